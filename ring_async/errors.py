@@ -1,0 +1,77 @@
+"""Every error a person may meet, by what it means for them.
+
+Owns: the hierarchy and the process exit codes. A message says what was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class RingAsyncError(Exception):
+    """Root of what this package raises on purpose. `exit_code` is the CLI's exit status for it."""
+
+    exit_code = 1
+
+
+class ConfigError(RingAsyncError):
+    """A configuration that cannot run: unknown key, wrong type, contradiction, impossible placement."""
+
+    exit_code = 2
+
+
+class RunError(RingAsyncError):
+    """A run that does not exist, is not in the state a command needs, or ended in failure."""
+
+
+class ActorFailedError(RingAsyncError):
+    """An actor ended, or could not go on, and the run cannot go on without it."""
+
+    exit_code = 3
+
+
+class DivergedError(ActorFailedError):
+    """The model's loss, gradient or weights became non-finite."""
+
+    exit_code = 4
+
+
+class TransportError(RingAsyncError):
+    """A channel could not do what was asked; the message names the peer."""
+
+
+class PeerTimeoutError(TransportError):
+    """A peer did not answer, acknowledge or grant credit before the deadline."""
+
+
+class RefusedError(TransportError):
+    """The peer understood and said no; the message is its reason."""
+
+
+class CodecError(TransportError):
+    """Bytes from the wire that are not one of our messages. `cause` is the label they are counted under."""
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.cause = cause
+
+
+class WeightsError(TransportError):
+    """A weight version that could not be published, staged or verified whole."""
+
+
+class StorageError(RingAsyncError):
+    """A durable store that cannot be read or written; the message names the path and the need."""
+
+
+class VerifierError(RingAsyncError):
+    """A verifier could not judge (crash, timeout, non-finite reward): `failed(cause)`, never a reward of 0."""
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.cause = cause
+
+
+class SandboxUnavailableError(VerifierError):
+    """Model-written code cannot be run safely on this machine; the message names the missing package."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("sandbox_unavailable", detail)

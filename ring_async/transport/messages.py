@@ -1,0 +1,246 @@
+"""Everything actors say to each other, as typed structs.
+
+Events are in the past tense, commands in the imperative. A message is a MessagePack header; arrays travel beside it as
+raw buffers, in the order that `ring_async.types` gives for the struct named in the message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ring_async.types import BatchPlan, GroupHeader, PolicyVersion, Reservation
+
+SCHEMA_VERSION = 1
+"""Grows with every incompatible change of a message; receivers refuse other versions."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Root of all messages: the tag is the class name."""
+
+
+# -- data: rollout → reward → replay → learner
+
+
+class GroupGenerated(Message, frozen=True):
+    """K responses, unscored. Buffers: `Group.buffers`."""
+
+    group: GroupHeader
+
+
+class GroupScored(Message, frozen=True):
+    """K responses, each with a reward by one verifier epoch. Buffers: `Group.buffers`."""
+
+    group: GroupHeader
+
+
+class RequestBatch(Message, frozen=True):
+    """The learner asks for batch `plan_number`; asking again for a planned number returns the same plan."""
+
+    plan_number: int
+    policy_version: PolicyVersion
+    wait_s: float
+    """How long replay may hold the question before it answers `BatchNotReady`."""
+
+
+class BatchReady(Message, frozen=True):
+    """Buffers: `PackedBatch.buffers`."""
+
+    plan: BatchPlan
+
+
+class BatchNotReady(Message, frozen=True):
+    reason: str
+
+
+# -- control: actors → controller
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One live actor, as the others need to know it."""
+
+    actor_id: str
+    role: str
+    incarnation: int
+    pid: int
+    host: str
+    control_endpoint: str
+    data_endpoint: str = ""
+    metrics_endpoint: str = ""
+
+
+class WeightsAnnouncement(msgspec.Struct, frozen=True):
+    """A published version and how to fetch it; `manifest` is the weight channel's own."""
+
+    policy_version: PolicyVersion
+    channel: str
+    manifest: dict[str, Any]
+
+
+class Register(Message, frozen=True):
+    member: Member
+
+
+class Registered(Message, frozen=True):
+    """The fleet as it stands."""
+
+    members: tuple[Member, ...]
+    weights: WeightsAnnouncement | None
+    is_paused: bool
+    verifier_epoch: int
+    resume_from: str
+    """Checkpoint folder to restore from, or empty."""
+    learner_incarnation: int
+
+
+class Heartbeat(Message, frozen=True):
+    """Sent every second from the event loop, whatever the actor computes."""
+
+    actor_id: str
+    incarnation: int
+    state: str
+    waiting_for: str = ""
+    waited_s: float = 0.0
+    counters: dict[str, float] = {}
+
+
+class ReserveGroups(Message, frozen=True):
+    """A rollout asks for work."""
+
+    num_groups: int
+    policy_version: PolicyVersion | None
+
+
+class GroupsReserved(Message, frozen=True):
+    """May be empty; then `reason` says what admission waits for."""
+
+    reservations: tuple[Reservation, ...]
+    reason: str = ""
+
+
+class RenewLeases(Message, frozen=True):
+    group_ids: tuple[str, ...]
+
+
+class LeasesRenewed(Message, frozen=True):
+    """`lost`: leases that had run out and belong to somebody else now; stop working on them."""
+
+    lost: tuple[str, ...] = ()
+
+
+class GroupsFailed(Message, frozen=True):
+    """Groups whose reservation returns: `cause` is an infrastructure fault or a verifier's failure."""
+
+    group_ids: tuple[str, ...]
+    cause: str
+
+
+class TrajectoryState(msgspec.Struct, frozen=True, array_like=True):
+    """One trajectory's new state in the ledger."""
+
+    trajectory_id: str
+    state: str
+    cause: str = ""
+    num_tokens: int = 0
+
+
+class TrajectoriesMoved(Message, frozen=True):
+    """Replay tells the ledger what became of trajectories, after its own durable commit."""
+
+    states: tuple[TrajectoryState, ...]
+
+
+class BufferReported(Message, frozen=True):
+    """What replay holds, for admission and for people."""
+
+    buffer_tokens: int
+    buffer_trajectories: int
+    next_plan_number: int
+    counters: dict[str, float] = {}
+
+
+class StepCompleted(Message, frozen=True):
+    """One optimizer batch was trained: a line of `metrics.jsonl`."""
+
+    plan_number: int
+    policy_version: PolicyVersion
+    metrics: dict[str, Any]
+
+
+class WeightsPublished(Message, frozen=True):
+    announcement: WeightsAnnouncement
+
+
+class WeightsAdopted(Message, frozen=True):
+    """A rollout's engine samples from this version now."""
+
+    policy_version: PolicyVersion
+    stage_s: float
+    pause_s: float
+
+
+class CheckpointSaved(Message, frozen=True):
+    """A durable learner checkpoint covers all plans up to and including `plan_number`."""
+
+    path: str
+    plan_number: int
+    policy_version: PolicyVersion
+
+
+class RunFailed(Message, frozen=True):
+    """An actor met an error the run must end with; `kind` is the error's class."""
+
+    actor_id: str
+    kind: str
+    detail: str
+
+
+# -- control: controller → actors
+
+
+class MembersChanged(Message, frozen=True):
+    members: tuple[Member, ...]
+
+
+class UseWeights(Message, frozen=True):
+    announcement: WeightsAnnouncement
+
+
+class Pause(Message, frozen=True):
+    """Stop taking new work; what is under way may finish."""
+
+
+class Resume(Message, frozen=True):
+    pass
+
+
+class SaveCheckpoint(Message, frozen=True):
+    path: str
+
+
+class CheckpointCovered(Message, frozen=True):
+    """Replay may let go of payloads and plans up to and including `plan_number`."""
+
+    plan_number: int
+
+
+class TuneKnobs(Message, frozen=True):
+    """Runtime-tunable settings by dotted name, to take effect at the next boundary."""
+
+    knobs: dict[str, Any]
+
+
+class Shutdown(Message, frozen=True):
+    """Finish within `deadline_s`: acknowledge or hand back what is held, then exit."""
+
+    deadline_s: float
+
+
+class Done(Message, frozen=True):
+    """The plain yes to a command."""
+
+
+def all_message_types() -> tuple[type[Message], ...]:
+    """Every concrete message, for the codec's tagged union."""
+    return tuple(Message.__subclasses__())
