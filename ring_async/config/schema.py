@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Role = Literal["controller", "rollout", "reward", "replay", "learner", "evaluator"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -182,9 +183,7 @@ class PlacementSection(Section):
     """What Ray sets aside for each actor."""
 
     num_cpus: Annotated[int, Field(ge=0)] = Field(0, description="CPUs Ray may hand out; 0: those of the machine.")
-    cpus: dict[Literal["controller", "rollout", "reward", "replay", "learner", "evaluator"], float] = Field(
-        default_factory=lambda: {"controller": 0.1, "rollout": 0.5, "reward": 0.2, "replay": 0.2, "learner": 0.5}
-    )
+    cpus: dict[Role, float] = {"controller": 0.1, "rollout": 0.5, "reward": 0.2, "replay": 0.2, "learner": 0.5}
     gpus: dict[Literal["rollout", "learner", "reward"], float] = Field(default_factory=dict)
     max_restarts: Annotated[int, Field(ge=0)] = Field(5, description="Of one actor within `restart_window_s`.")
     restart_window_s: PositiveFloat = 300.0
@@ -233,6 +232,19 @@ class Config(Section):
         """The bound in force: synchronous training admits none."""
         return 0 if self.mode == "sync" else self.replay.max_staleness
 
+    @property
+    def required_cpus(self) -> float:
+        """CPUs that Ray sets aside for the whole fleet."""
+        counts: dict[Role, int] = {
+            "controller": 1,
+            "rollout": self.rollout.num,
+            "reward": self.reward.num,
+            "replay": self.replay.num,
+            "learner": self.learner.num_ranks,
+            "evaluator": 1,
+        }
+        return sum(share * counts[role] for role, share in self.placement.cpus.items())
+
     @model_validator(mode="after")
     def _check_across(self) -> Config:
         problems = []
@@ -251,9 +263,11 @@ class Config(Section):
                 f"budget.minibatches_per_batch: {self.budget.minibatches_per_batch} does not divide "
                 f"budget.token_budget {self.global_token_budget}"
             )
-        for source in self.mixture:
-            if source not in self.sources:
-                problems.append(f"mixture.{source}: no such source; sources are {', '.join(sorted(self.sources))}")
+        problems += [
+            f"mixture.{name}: no such source; sources are {', '.join(sorted(self.sources))}"
+            for name in self.mixture
+            if name not in self.sources
+        ]
         if not any(weight > 0 for weight in self.mixture.values()):
             problems.append("mixture: every weight is 0; give at least one source a weight above 0")
         for name, source in self.sources.items():
@@ -262,6 +276,11 @@ class Config(Section):
                     f"sources.{name}.verifier: no verifier is called {source.verifier!r}; "
                     f"verifiers are {', '.join(sorted(self.verifiers)) or 'none'}"
                 )
+        if 0 < self.placement.num_cpus < self.required_cpus:
+            problems.append(
+                f"placement.num_cpus: {self.placement.num_cpus} is smaller than the {self.required_cpus:g} CPUs that "
+                "the actors of placement.cpus need together; raise it, start fewer actors or give each a smaller share"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
