@@ -105,6 +105,12 @@ class Heartbeat(Message, frozen=True):
     counters: dict[str, float] = {}
 
 
+class HeartbeatSeen(Message, frozen=True):
+    """`is_known` false: the controller has no such member (it restarted, or counted the actor dead); register again."""
+
+    is_known: bool
+
+
 class ReserveGroups(Message, frozen=True):
     """A rollout asks for work."""
 
@@ -194,6 +200,38 @@ class RunFailed(Message, frozen=True):
     actor_id: str
     kind: str
     detail: str
+
+
+# -- control: launcher ⇄ controller
+
+
+class ActorSpec(msgspec.Struct, frozen=True, order=True):
+    """One process the fleet should have."""
+
+    actor_id: str
+    role: str
+    incarnation: int
+
+
+class ActorExit(msgspec.Struct, frozen=True):
+    """A process that is gone, and what is known of why."""
+
+    actor_id: str
+    incarnation: int
+    cause: str
+
+
+class ReportFleet(Message, frozen=True):
+    """The launcher says what runs and what has ended since; the answer is what should run."""
+
+    exits: tuple[ActorExit, ...]
+
+
+class FleetWanted(Message, frozen=True):
+    actors: tuple[ActorSpec, ...]
+    is_finished: bool = False
+    failure: str = ""
+    """Why the run failed, or empty."""
 
 
 # -- control: controller → actors

@@ -1,0 +1,53 @@
+# What people and CI call. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make .venv with the pinned dependencies (idempotent)
+
+$(STAMP): pyproject.toml constraints.txt scripts/system-packages
+	@scripts/system-packages
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+check: setup  ## formatting, lint, types, import floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup  ## the whole test suite
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## unit tests alone
+	$(BIN)/python -m pytest tests/unit
+
+demo: setup  ## train the shipped tiny model for a few minutes and show that it learned
+	$(BIN)/python -m ring_async.cli demo
+
+demo-seeds: setup  ## the learning claim: five seeds, two controls, 1,000 held-out problems (about an hour)
+	$(BIN)/python benchmarks/demo_seeds.py
+
+tiny-model: setup  ## make the shipped starting point again (SFT from scratch)
+	$(BIN)/python -m ring_async.tiny_model
+
+fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel
+	$(BIN)/python -m tests.fuzz_transport --frames 1000000
+
+bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards: bench-%: setup
+	$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
+
+bench: bench-transport bench-weights bench-replay bench-rewards  ## all benchmarks that need no GPU
+
+clean:  ## remove what was built; runs and the virtual environment stay
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup check test test-fast demo demo-seeds tiny-model fuzz bench clean \
+	bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards

@@ -1,0 +1,287 @@
+"""What all actors share: a life cycle, heartbeats, commands, and knowledge of the other members.
+
+Owns: the control inbox of one actor, its registration with the controller, its heartbeat, and the links to other
+members' data inboxes. Does not own what the actor does.
+Invariants: the event loop never computes (compute has threads of its own), so heartbeats never wait on it; every wait
+names whom it waits for and has a deadline; an actor that left its loops has closed all it opened.
+
+    launcher ──starts──▶ open() ──▶ register ──▶ main() ┬ returns: the work is done, or `stopping` was set
+                                                        └ raises: the process ends, the controller decides
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from ring_async.clock import monotonic_s
+from ring_async.config.schema import Config
+from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
+from ring_async.monitoring.trace import Tracer
+from ring_async.storage.run_dir import RunDir
+from ring_async.transport.base import Inbox, Outbox, Transport
+from ring_async.transport.messages import (
+    ActorSpec,
+    Done,
+    Heartbeat,
+    HeartbeatSeen,
+    Member,
+    MembersChanged,
+    Message,
+    Register,
+    Registered,
+    RunFailed,
+    Shutdown,
+)
+
+log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S = 10.0
+"""How long an actor waits for the controller's answer before it asks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorContext:
+    """All an actor is given: who it is, the run it belongs to, and how to reach the controller."""
+
+    spec: ActorSpec
+    config: Config
+    run_dir: RunDir
+    transport: Transport
+    controller_endpoint: str
+    tracer: Tracer
+    metrics_endpoint: str = ""
+
+
+@dataclass(slots=True)
+class Waits:
+    """What an actor waits for at this moment, for `status` and for the error when a deadline passes."""
+
+    actor_id: str
+    _current: dict[object, tuple[str, float]] = field(default_factory=dict)
+
+    @contextlib.asynccontextmanager
+    async def on(self, whom: str, deadline_s: float) -> AsyncIterator[None]:
+        """Wait inside this block for `whom`, for at most `deadline_s`.
+
+        Raises:
+            ActorFailedError: the deadline passed; says who waited for whom.
+        """
+        key = object()
+        self._current[key] = (whom, monotonic_s())
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except TimeoutError:
+            raise ActorFailedError(f"{self.actor_id} waited {deadline_s:.0f} s for {whom}") from None
+        finally:
+            del self._current[key]
+
+    def longest(self) -> tuple[str, float]:
+        """The wait that has lasted longest, and its seconds; empty and 0 when there is none."""
+        if not self._current:
+            return "", 0.0
+        whom, since_s = min(self._current.values(), key=lambda wait: wait[1])
+        return whom, monotonic_s() - since_s
+
+
+class Actor:
+    """One long-lived process of the fleet. Subclasses give `open`, `main`, `on_command` and `close`."""
+
+    role: ClassVar[str]
+
+    def __init__(self, context: ActorContext) -> None:
+        self.context = context
+        self.config = context.config
+        self.actor_id = context.spec.actor_id
+        self.incarnation = context.spec.incarnation
+        self.tracer = context.tracer
+        self.waits = Waits(self.actor_id)
+        self.stopping = asyncio.Event()
+        self.stop_deadline_s = 0.0
+        self.state = "starting"
+        self.members: dict[str, Member] = {}
+        self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._data_links: dict[str, Outbox] = {}
+        self._control_inbox: Inbox = context.transport.open_inbox("control")
+        self._data_inbox: Inbox | None = None
+        self.controller: Outbox = context.transport.connect(context.controller_endpoint, peer="controller-0")
+
+    # -- what subclasses give
+
+    async def open(self) -> None:
+        """Load what the actor needs before it joins the fleet."""
+
+    async def joined(self, registered: Registered) -> None:
+        """The controller knows this actor now; called again when it registers anew."""
+
+    async def main(self) -> None:
+        """Do the actor's work until it is done or `stopping` is set."""
+        await self.stopping.wait()
+
+    async def on_command(self, message: Message) -> Message:
+        """Carry out a command of the controller."""
+        raise RefusedError(f"{self.actor_id} does not know the command {type(message).__name__}")
+
+    async def members_changed(self) -> None:
+        """`members` is new: somebody joined, left or moved."""
+
+    async def close(self) -> None:
+        """Release what `open` took."""
+
+    def counters(self) -> dict[str, float]:
+        """Figures for the heartbeat, for `status` and throughput."""
+        return {}
+
+    # -- links to other members
+
+    @property
+    def data_inbox(self) -> Inbox:
+        """This actor's data inbox, opened at first use."""
+        if self._data_inbox is None:
+            self._data_inbox = self.context.transport.open_inbox("data")
+        return self._data_inbox
+
+    def members_of(self, role: str) -> list[Member]:
+        """Registered members of a role, in a fixed order."""
+        return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
+
+    def data_link(self, actor_id: str) -> Outbox:
+        """The way to a member's data inbox."""
+        if actor_id not in self._data_links:
+            endpoint = self.members[actor_id].data_endpoint
+            self._data_links[actor_id] = self.context.transport.connect(endpoint, peer=actor_id)
+        return self._data_links[actor_id]
+
+    async def _adopt_members(self, members: Sequence[Member]) -> None:
+        before, self.members = self.members, {member.actor_id: member for member in members}
+        for actor_id, link in list(self._data_links.items()):
+            member = self.members.get(actor_id)
+            if member is None:
+                continue  # it may be on its way back; what is unacknowledged is kept for it
+            known = before.get(actor_id)
+            if known is None or (known.incarnation, known.data_endpoint) != (member.incarnation, member.data_endpoint):
+                await link.redirect(member.data_endpoint)
+        await self.members_changed()
+
+    # -- life
+
+    async def live(self) -> None:
+        """The whole life of the actor, from its first socket to its last."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                commands = tasks.create_task(self._serve_commands(), name="commands")
+                await self.open()
+                await self._register()
+                heartbeats = tasks.create_task(self._send_heartbeats(), name="heartbeats")
+                self.state = "running"
+                await self.main()
+                self.state = "done"
+                heartbeats.cancel()
+                commands.cancel()
+        except* RingAsyncError as failures:
+            await self._report(failures.exceptions[0])
+            raise
+        finally:
+            await self._release()
+
+    async def _release(self) -> None:
+        await self.close()
+        self.compute.shutdown(wait=True)
+        for link in self._data_links.values():
+            await link.close()
+        for inbox in (self._data_inbox, self._control_inbox):
+            if inbox is not None:
+                await inbox.close()
+        await self.controller.close(drain_s=2.0)
+        await self.context.transport.close()
+        self.tracer.close()
+
+    async def _report(self, failure: BaseException) -> None:
+        log.error("%s failed: %s", self.actor_id, failure)
+        message = RunFailed(self.actor_id, type(failure).__name__, str(failure))
+        with contextlib.suppress(RingAsyncError, OSError):
+            await self.controller.request(message, timeout_s=2.0)
+
+    async def _register(self) -> None:
+        context = self.context
+        member = Member(
+            actor_id=self.actor_id,
+            role=self.role,
+            incarnation=self.incarnation,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            control_endpoint=self._control_inbox.endpoint,
+            data_endpoint=self._data_inbox.endpoint if self._data_inbox else "",
+            metrics_endpoint=context.metrics_endpoint,
+        )
+        async with self.waits.on("registration with controller-0", self.config.placement.start_timeout_s):
+            while True:
+                try:
+                    answer = await self.controller.request(Register(member), timeout_s=REQUEST_TIMEOUT_S)
+                    break
+                except PeerTimeoutError:
+                    continue
+        registered = answer.message
+        assert isinstance(registered, Registered)
+        await self._adopt_members(registered.members)
+        await self.joined(registered)
+
+    async def _send_heartbeats(self) -> None:
+        """Consumes nothing / produces heartbeats / waits for the controller / freed by its answer or a time-out."""
+        monitoring = self.config.monitoring
+        last_answer_s = monotonic_s()
+        while True:
+            whom, waited_s = self.waits.longest()
+            beat = Heartbeat(self.actor_id, self.incarnation, self.state, whom, waited_s, self.counters())
+            try:
+                seen = (await self.controller.request(beat, timeout_s=REQUEST_TIMEOUT_S)).message
+                last_answer_s = monotonic_s()
+                if isinstance(seen, HeartbeatSeen) and not seen.is_known:
+                    await self._register()
+            except PeerTimeoutError:
+                silent_s = monotonic_s() - last_answer_s
+                log.warning("%s: no answer from controller-0 for %.0f s", self.actor_id, silent_s)
+                if silent_s > 4 * monitoring.heartbeat_timeout_s:
+                    raise ActorFailedError(f"{self.actor_id}: controller-0 silent for {silent_s:.0f} s") from None
+            await asyncio.sleep(monitoring.heartbeat_s)
+
+    async def _serve_commands(self) -> None:
+        """Consumes commands / produces their effects / waits for the next / freed by the controller."""
+        while True:
+            delivery = await self._control_inbox.receive()
+            try:
+                delivery.reply(await self._obey(delivery.message))
+            except RingAsyncError as refusal:
+                delivery.refuse(str(refusal))
+
+    async def _obey(self, message: Message) -> Message:
+        if isinstance(message, MembersChanged):
+            await self._adopt_members(message.members)
+            return Done()
+        if isinstance(message, Shutdown):
+            self.stop_deadline_s = monotonic_s() + message.deadline_s
+            self.state = "stopping"
+            self.stopping.set()
+            return Done()
+        return await self.on_command(message)
+
+
+async def until_stopped(stopping: asyncio.Event, *work: asyncio.Task[None]) -> None:
+    """Let long-lived tasks run until `stopping` is set, then cancel them; a task that fails raises here."""
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        done, _ = await asyncio.wait([stop, *work], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stop}:
+            task.result()
+    finally:
+        for task in (stop, *work):
+            task.cancel()
+        await asyncio.gather(stop, *work, return_exceptions=True)

@@ -1,0 +1,258 @@
+"""Learner: trains on exact Φ-token batches, and publishes every version.
+
+    replay ──BatchReady (Φ loss tokens, packed)──▶ train ──▶ version v+1 ──buckets──▶ rollouts
+       ▲ asked for one batch ahead, at the version it will be consumed at
+                                                     └─ publishing overlaps the next step
+
+Owns: the model and optimizer (behind a `TrainEngine`), the policy version, learner checkpoints. Waits for a batch and for
+nothing else. Does not choose what it trains on: the batch plan does.
+Invariant: plan number n is consumed at version n − 1 and makes version n, so a restart from the checkpoint of version n
+asks for plan n + 1 and is given the same plans, in the same order, as the lost lineage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
+from ring_async.clock import monotonic_s
+from ring_async.errors import ActorFailedError, PeerTimeoutError
+from ring_async.monitoring import metrics
+from ring_async.training.base import StepReport, TrainEngine
+from ring_async.training.checkpoint import CheckpointStore
+from ring_async.transport.messages import (
+    BatchNotReady,
+    BatchReady,
+    CheckpointSaved,
+    Done,
+    Message,
+    Pause,
+    Registered,
+    RequestBatch,
+    Resume,
+    SaveCheckpoint,
+    StepCompleted,
+    TuneKnobs,
+    WeightsPublished,
+)
+from ring_async.transport.weights import WeightSender
+from ring_async.types import PackedBatch, PolicyVersion
+
+log = logging.getLogger(__name__)
+
+BATCH_POLL_S = 5.0
+"""How long replay holds a question for a batch before it answers with what is missing."""
+
+
+class Learner(Actor):
+    """Args: `make_engine` builds the train engine from a model or checkpoint folder, on the compute thread."""
+
+    role: ClassVar[str] = "learner"
+
+    def __init__(
+        self, context: ActorContext, make_engine: Callable[[], TrainEngine], sender: WeightSender
+    ) -> None:
+        super().__init__(context)
+        self._make_engine = make_engine
+        self._sender = sender
+        self._engine: TrainEngine | None = None
+        self._version: PolicyVersion | None = None
+        self._resume_from: Path | None = None
+        self._lineage: int | None = None
+        self._started = asyncio.Event()
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+        self._idle = asyncio.Lock()
+        self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
+        self._publishing: asyncio.Task[None] | None = None
+        self._published_s = 0.0
+        self._not_ready = ""
+        self._num_steps = 0
+        self._busy_s = 0.0
+
+    async def open(self) -> None:
+        self._engine = await self._on_compute(self._make_engine)
+
+    async def joined(self, registered: Registered) -> None:
+        if registered.is_paused:
+            self._unpaused.clear()
+        if self._lineage is None:
+            self._lineage = registered.learner_incarnation
+            self._resume_from = Path(registered.resume_from) if registered.resume_from else None
+            self._started.set()
+
+    async def close(self) -> None:
+        self._sender.close()
+        if self._engine is not None:
+            await self._on_compute(self._engine.close)
+
+    def counters(self) -> dict[str, float]:
+        version = self._version.number if self._version else -1
+        return {"steps": self._num_steps, "busy_s": self._busy_s, "policy_version": version}
+
+    async def on_command(self, message: Message) -> Message:
+        match message:
+            case Pause():
+                self._unpaused.clear()
+            case Resume():
+                self._unpaused.set()
+            case TuneKnobs(knobs):
+                async with self._idle:
+                    await self._on_compute(self.engine.tune, knobs)
+            case SaveCheckpoint():
+                async with self._idle:
+                    return await self._save_checkpoint()
+            case _:
+                return await super().on_command(message)
+        return Done()
+
+    @property
+    def engine(self) -> TrainEngine:
+        if self._engine is None:
+            raise ActorFailedError(f"{self.actor_id}: the model is not loaded yet")
+        return self._engine
+
+    async def main(self) -> None:
+        training = asyncio.create_task(self._train(), name="train")
+        await until_stopped(self.stopping, training)
+        if self._publishing is not None:
+            await self._publishing
+
+    async def _train(self) -> None:
+        """Consumes batches / produces versions / waits for replay / freed by Φ eligible tokens."""
+        assert self._lineage is not None
+        number = await self._restore()
+        self._version = PolicyVersion(self._lineage, number)
+        await self._publish(self._version)
+        last_number = self.config.stop.policy_versions
+        ahead: asyncio.Task[PackedBatch] | None = None
+        try:
+            while number < last_number:
+                wait_began_s = monotonic_s()
+                batch = await (ahead or asyncio.create_task(self._next_batch(number + 1)))
+                ahead = None
+                if self.config.mode == "async" and number + 1 < last_number:
+                    ahead = asyncio.create_task(self._next_batch(number + 2), name="prefetch")
+                await self._unpaused.wait()
+                wait_s = monotonic_s() - wait_began_s
+                async with self._idle:
+                    report = await self._step(batch)
+                    number += 1
+                    self._version = PolicyVersion(self._lineage, number)
+                    await self._after_step(batch, report, wait_s)
+                    if number % self.config.checkpoint.every_versions == 0 or number == last_number:
+                        await self._save_checkpoint()
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+    # -- batches
+
+    async def _next_batch(self, plan_number: int) -> PackedBatch:
+        assert self._lineage is not None
+        ask = RequestBatch(plan_number, PolicyVersion(self._lineage, plan_number - 1), BATCH_POLL_S)
+        planner = "replay-0"
+        deadline_s = self.config.replay.batch_deadline_s
+        async with self.waits.on(f"{planner} to register", self.config.placement.start_timeout_s):
+            while planner not in self.members:
+                await asyncio.sleep(0.05)
+        asked_s = monotonic_s()
+        async with self.waits.on(f"batch {plan_number} from {planner}", 2 * deadline_s):
+            while True:
+                try:
+                    answer = await self.data_link(planner).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
+                except PeerTimeoutError:
+                    continue
+                match answer.message:
+                    case BatchReady(plan):
+                        self._not_ready = ""
+                        return PackedBatch.from_buffers(plan, answer.buffers)
+                    case BatchNotReady(reason):
+                        self._not_ready = reason
+                        if not self._unpaused.is_set():
+                            asked_s = monotonic_s()
+                        if monotonic_s() - asked_s > deadline_s:
+                            raise ActorFailedError(
+                                f"{self.actor_id} waited {deadline_s:.0f} s for batch {plan_number}: {reason}"
+                            )
+
+    async def _step(self, batch: PackedBatch) -> StepReport:
+        began_s = monotonic_s()
+        with self.tracer.span("train"):
+            report = await self._on_compute(self.engine.train_batch, batch)
+        self._busy_s += monotonic_s() - began_s
+        self._num_steps += 1
+        metrics.learner_steps.inc(report.num_optimizer_steps)
+        metrics.learner_loss_tokens.inc(report.loss_tokens)
+        metrics.learner_step_seconds.observe(report.seconds)
+        return report
+
+    async def _after_step(self, batch: PackedBatch, report: StepReport, wait_s: float) -> None:
+        assert self._version is not None
+        version = self._version
+        publish_s = self._published_s
+        if self._publishing is not None:
+            await self._publishing
+        self._publishing = asyncio.create_task(self._publish(version), name="publish")
+        plan = batch.plan
+        own = {
+            "token_budget": plan.token_budget,
+            "loss_tokens": report.loss_tokens,
+            "step_s": report.seconds,
+            "wait_batch_s": wait_s,
+            "publish_s": publish_s,
+            "tokens_per_s": report.loss_tokens / max(report.seconds + wait_s, 1e-9),
+            "verifier_epoch": plan.verifier_epoch,
+            "mixture_epoch": plan.mixture_epoch,
+        }
+        completed = StepCompleted(plan.plan_number, version, report.metrics | own)
+        sent = await self.controller.send(completed, message_id=f"step-{version}")
+        sent.add_done_callback(_log_failure)
+
+    # -- versions
+
+    async def _publish(self, version: PolicyVersion) -> None:
+        """Copy the weights on the compute thread, then publish the copy while the next step runs."""
+        began_s = monotonic_s()
+        with self.tracer.async_span("publish", str(version)):
+            tensors = await self._on_compute(self._copy_weights)
+            announcement = await asyncio.to_thread(self._sender.publish, version, tensors)
+        self._published_s = monotonic_s() - began_s
+        metrics.learner_publish_seconds.observe(self._published_s)
+        sent = await self.controller.send(WeightsPublished(announcement), message_id=f"weights-{version}")
+        sent.add_done_callback(_log_failure)
+
+    def _copy_weights(self) -> list[tuple[str, Any]]:
+        return [(name, tensor.clone()) for name, tensor in self.engine.named_weights()]
+
+    async def _save_checkpoint(self) -> CheckpointSaved:
+        """Runs between two steps. Plan n made version n, so the version's number is the last plan covered."""
+        assert self._version is not None
+        version = self._version
+        with self.tracer.span("checkpoint"):
+            path = await self._on_compute(self._checkpoints.save, version, version.number, self.engine.save)
+        saved = CheckpointSaved(str(path), version.number, version)
+        sent = await self.controller.send(saved, message_id=f"checkpoint-{version}")
+        sent.add_done_callback(_log_failure)
+        return saved
+
+    async def _restore(self) -> int:
+        await self._started.wait()
+        if self._resume_from is None:
+            return 0
+        checkpoint = await self._on_compute(self._checkpoints.read, self._resume_from)
+        await self._on_compute(self.engine.restore, self._resume_from)
+        log.info("%s: restored version %s from %s", self.actor_id, checkpoint.policy_version, self._resume_from)
+        return checkpoint.policy_version.number
+
+    async def _on_compute(self, function: Callable[..., Any], *args: object) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.compute, function, *args)
+
+
+def _log_failure(sent: asyncio.Future[None]) -> None:
+    if not sent.cancelled() and sent.exception() is not None:
+        log.warning("the controller refused a report: %s", sent.exception())

@@ -1,0 +1,138 @@
+"""Reward: judges groups.
+
+    rollouts ──GroupGenerated──▶ [data inbox] ──decode──▶ verifier ──▶ GroupScored ──▶ replay (shard of the group)
+                                     ▲ acknowledged only after replay's durable commit
+
+Owns: verifier instances and the tokenizer. Keeps nothing: a group is acknowledged to its rollout when replay has
+committed it, so a death here loses nothing. A verifier that cannot judge is `failed(cause)`, never a reward of 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import ClassVar
+
+import msgspec
+
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
+from ring_async.actors.replay import shard_of
+from ring_async.clock import monotonic_s
+from ring_async.data.text import TextCodec
+from ring_async.errors import PeerTimeoutError, RefusedError, VerifierError
+from ring_async.monitoring import metrics
+from ring_async.transport.base import Delivery
+from ring_async.transport.messages import GroupGenerated, GroupScored, GroupsFailed, Registered
+from ring_async.types import Group, GroupHeader, Verdict, VerifierStamp
+from ring_async.verifiers.base import Response, Verifier
+from ring_async.verifiers.registry import make_verifier
+from ring_async.verifiers.scoring import score_group
+
+log = logging.getLogger(__name__)
+
+
+class Reward(Actor):
+    role: ClassVar[str] = "reward"
+
+    def __init__(self, context: ActorContext) -> None:
+        super().__init__(context)
+        self._text: TextCodec | None = None
+        self._verifiers: dict[str, Verifier] = {}
+        self._epoch = 0
+        self._num_verdicts = 0
+        self._busy_s = 0.0
+
+    async def open(self) -> None:
+        self._text = await asyncio.to_thread(TextCodec.load, self.config.model.path)
+        used = {source.verifier for name, source in self.config.sources.items() if name in self.config.mixture}
+        for name in sorted(used):
+            self._verifiers[name] = await asyncio.to_thread(make_verifier, name, self.config.verifiers[name])
+        self.data_inbox  # noqa: B018 - opened here, so that registration can name it
+
+    async def joined(self, registered: Registered) -> None:
+        self._epoch = registered.verifier_epoch
+
+    async def close(self) -> None:
+        for verifier in self._verifiers.values():
+            verifier.close()
+
+    def counters(self) -> dict[str, float]:
+        return {"verdicts": self._num_verdicts, "busy_s": self._busy_s}
+
+    async def main(self) -> None:
+        async with asyncio.TaskGroup() as groups:
+            receiving = groups.create_task(self._receive(groups), name="receive")
+            await until_stopped(self.stopping, receiving)
+
+    async def _receive(self, groups: asyncio.TaskGroup) -> None:
+        """Consumes groups / produces scored groups / waits for a group / freed by any rollout.
+
+        The inbox's credits bound how many groups are judged at once.
+        """
+        while True:
+            delivery = await self.data_inbox.receive()
+            groups.create_task(self._judge(delivery), name="judge")
+
+    async def _judge(self, delivery: Delivery) -> None:
+        if not isinstance(delivery.message, GroupGenerated):
+            delivery.refuse(f"{self.actor_id} judges groups, not {type(delivery.message).__name__}")
+            return
+        group = Group.from_buffers(delivery.message.group, delivery.buffers)
+        header = group.header
+        verifier_name = self.config.sources[header.prompt.source].verifier
+        verifier = self._verifiers[verifier_name]
+        stamp = VerifierStamp(verifier_name, verifier.version, self._epoch)
+        began_s = monotonic_s()
+        try:
+            with self.tracer.span("score"):
+                verdicts = await score_group(
+                    verifier, header.prompt, self._responses(group), self.config.reward.timeout_s
+                )
+        except VerifierError as failure:
+            metrics.reward_failures.labels(verifier=verifier_name, cause=failure.cause).inc()
+            await self._return(header, failure)
+            delivery.ack()
+            return
+        self._busy_s += monotonic_s() - began_s
+        self._num_verdicts += len(verdicts)
+        metrics.reward_verdicts.labels(verifier=verifier_name).inc(len(verdicts))
+        await self._forward(delivery, scored(header, verdicts, stamp))
+
+    def _responses(self, group: Group) -> list[Response]:
+        assert self._text is not None
+        return [Response(self._text.decode(t.response_ids), t.header.num_tokens, t.header.finish_reason) for t in group]
+
+    async def _forward(self, delivery: Delivery, header: GroupHeader) -> None:
+        shard = shard_of(header.group_id, self.config.replay.num)
+        async with self.waits.on(f"{shard} to register", self.config.placement.start_timeout_s):
+            while shard not in self.members:
+                await asyncio.sleep(0.05)
+        link = self.data_link(shard)
+        async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
+            committed = await link.send(GroupScored(header), delivery.buffers, message_id=header.group_id)
+            try:
+                await committed
+            except RefusedError as refusal:
+                delivery.refuse(str(refusal))
+                return
+        delivery.ack()
+
+    async def _return(self, header: GroupHeader, failure: VerifierError) -> None:
+        log.warning("group %s of %s could not be judged: %s", header.group_id, header.prompt.source, failure)
+        while True:
+            try:
+                await self.controller.request(
+                    GroupsFailed((header.group_id,), f"verifier:{failure.cause}"), timeout_s=REQUEST_TIMEOUT_S
+                )
+                return
+            except PeerTimeoutError:
+                continue
+
+
+def scored(header: GroupHeader, verdicts: list[Verdict], stamp: VerifierStamp) -> GroupHeader:
+    """The group's header with a reward for each trajectory, all by one verifier epoch."""
+    trajectories = tuple(
+        msgspec.structs.replace(trajectory, reward=verdict.reward, reward_parts=verdict.parts)
+        for trajectory, verdict in zip(header.trajectories, verdicts, strict=True)
+    )
+    return msgspec.structs.replace(header, trajectories=trajectories, verifier=stamp)

@@ -1,0 +1,327 @@
+"""Rollout: generates groups of K responses, under the newest weights it holds.
+
+    controller ──reservations──▶ [generate K] ──GroupGenerated──▶ reward ──(acknowledged after replay's commit)──▶ done
+    learner ──weights──▶ stage (generation goes on) ──▶ swap between two tokens
+
+Owns: one engine, the version it samples from, and the groups it generated until they are acknowledged. Keeps the lease
+of each alive. Does not decide how much to generate: the controller's admission does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import ClassVar
+
+import numpy as np
+
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
+from ring_async.clock import monotonic_s
+from ring_async.data.text import TextCodec
+from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
+from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
+from ring_async.monitoring import metrics
+from ring_async.transport.messages import (
+    Done,
+    GroupGenerated,
+    GroupsFailed,
+    GroupsReserved,
+    LeasesRenewed,
+    Message,
+    Pause,
+    Registered,
+    RenewLeases,
+    ReserveGroups,
+    Resume,
+    UseWeights,
+    WeightsAdopted,
+    WeightsAnnouncement,
+)
+from ring_async.transport.weights import StagedWeights, WeightReceiver
+from ring_async.types import Generation, Group, GroupHeader, Int32, Reservation, Trajectory, TrajectoryHeader
+
+log = logging.getLogger(__name__)
+
+
+class Rollout(Actor):
+    """Args: `engine` generates; `receiver` fetches published weights; both are made by the launcher's factories."""
+
+    role: ClassVar[str] = "rollout"
+
+    def __init__(self, context: ActorContext, engine: RolloutEngine, receiver: WeightReceiver) -> None:
+        super().__init__(context)
+        self.engine = engine
+        self._receiver = receiver
+        self._text: TextCodec | None = None
+        self._unpaused = asyncio.Event()
+        self._unpaused.set()
+        self._announced: WeightsAnnouncement | None = None
+        self._news = asyncio.Event()
+        self._in_force: StagedWeights | None = None
+        self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._slot_freed = asyncio.Event()
+
+    async def open(self) -> None:
+        self._text = await asyncio.to_thread(TextCodec.load, self.config.model.path)
+        await self.engine.start()
+
+    async def joined(self, registered: Registered) -> None:
+        if registered.weights is not None:
+            self._hear_of(registered.weights)
+        if registered.is_paused:
+            self._unpaused.clear()
+
+    async def close(self) -> None:
+        await self.engine.close()
+        if self._in_force is not None:
+            self._in_force.close()
+        self._receiver.close()
+
+    def counters(self) -> dict[str, float]:
+        load = self.engine.load()
+        version = self.engine.policy_version
+        return {
+            "generated_tokens": load.generated_tokens,
+            "busy_s": load.busy_s,
+            "running": load.num_running,
+            "capacity": load.capacity,
+            "groups_in_flight": len(self._in_flight),
+            "policy_version": version.number if version else -1,
+        }
+
+    async def on_command(self, message: Message) -> Message:
+        match message:
+            case UseWeights(announcement):
+                self._hear_of(announcement)
+            case Pause():
+                self._unpaused.clear()
+            case Resume():
+                self._unpaused.set()
+            case _:
+                return await super().on_command(message)
+        return Done()
+
+    async def main(self) -> None:
+        async with asyncio.TaskGroup() as groups:
+            loops = [
+                groups.create_task(self._keep_weights_fresh(), name="weights"),
+                groups.create_task(self._take_work(groups), name="take_work"),
+                groups.create_task(self._keep_leases(), name="leases"),
+            ]
+            await until_stopped(self.stopping, *loops)
+            await self._let_go()
+
+    # -- weights
+
+    def _hear_of(self, announcement: WeightsAnnouncement) -> None:
+        if self._announced is None or announcement.policy_version > self._announced.policy_version:
+            self._announced = announcement
+            self._news.set()
+
+    async def _keep_weights_fresh(self) -> None:
+        """Consumes announcements / produces weights in force / waits for a version / freed by the learner.
+
+        Versions that were overtaken while another was staged are skipped.
+        """
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            announcement = self._announced
+            assert announcement is not None
+            began_s = time.monotonic()
+            with self.tracer.span("stage_weights"):
+                staged = await asyncio.to_thread(self._receiver.stage, announcement)
+            stage_s = time.monotonic() - began_s
+            report = await self.engine.swap_weights(
+                announcement.policy_version, staged.tensors, self.config.rollout.on_update
+            )
+            before, self._in_force = self._in_force, staged
+            if before is not None:
+                before.close()
+            metrics.rollout_swap_pause.observe(report.pause_s)
+            metrics.rollout_policy_version.set(announcement.policy_version.number)
+            self._slot_freed.set()
+            try:
+                adopted = WeightsAdopted(announcement.policy_version, stage_s, report.pause_s)
+                await self.controller.request(adopted, timeout_s=REQUEST_TIMEOUT_S)
+            except PeerTimeoutError:
+                log.warning("%s: controller-0 did not hear of version %s", self.actor_id, announcement.policy_version)
+
+    # -- groups
+
+    async def _take_work(self, groups: asyncio.TaskGroup) -> None:
+        """Consumes reservations / produces groups / waits for a slot, weights, admission / freed by each of them."""
+        deadline_s = self.config.replay.batch_deadline_s
+        group_size = self.config.rollout.group_size
+        while True:
+            await self._unpaused.wait()
+            async with self.waits.on("weights from learner-0", self.config.placement.start_timeout_s):
+                while self.engine.policy_version is None:
+                    self._slot_freed.clear()
+                    await self._slot_freed.wait()
+            load = self.engine.load()
+            free = load.capacity + group_size - 1 - load.num_running - load.num_waiting
+            if free < group_size:
+                self._slot_freed.clear()
+                async with self.waits.on("a free engine slot", deadline_s):
+                    await self._slot_freed.wait()
+                continue
+            reserved = await self._reserve(free // group_size)
+            for reservation in reserved.reservations:
+                task = groups.create_task(self._generate_group(reservation), name=reservation.group_id)
+                self._in_flight[reservation.group_id] = task
+            await asyncio.sleep(0)  # let the new requests reach the engine before its load is read again
+
+    async def _reserve(self, num_groups: int) -> GroupsReserved:
+        ask = ReserveGroups(num_groups, self.engine.policy_version)
+        async with self.waits.on("a reservation from controller-0", 4 * self.config.monitoring.heartbeat_timeout_s):
+            while True:
+                try:
+                    reserved = (await self.controller.request(ask, timeout_s=REQUEST_TIMEOUT_S)).message
+                    break
+                except PeerTimeoutError:
+                    continue
+                except RefusedError as refusal:
+                    log.info("%s: no reservation: %s", self.actor_id, refusal)
+                    await asyncio.sleep(self.config.monitoring.heartbeat_s)
+        assert isinstance(reserved, GroupsReserved)
+        return reserved
+
+    async def _generate_group(self, reservation: Reservation) -> None:
+        try:
+            group = await self._generate(reservation)
+            self._slot_freed.set()
+            metrics.rollout_groups.labels(source=reservation.prompt.source).inc()
+            await self._deliver(group)
+        finally:
+            self._in_flight.pop(reservation.group_id, None)
+            self._slot_freed.set()
+
+    async def _generate(self, reservation: Reservation) -> Group:
+        assert self._text is not None
+        prompt_ids = self._text.encode_prompt(reservation.prompt.text)
+        began_s = monotonic_s()
+        with self.tracer.async_span("generate_group", reservation.group_id):
+            generations = await asyncio.gather(
+                *(self._generate_one(reservation, index, prompt_ids) for index in range(reservation.group_size))
+            )
+        metrics.rollout_group_seconds.observe(monotonic_s() - began_s)
+        return group_of(reservation, prompt_ids, generations, engine_id=self.engine.engine_id)
+
+    async def _generate_one(self, reservation: Reservation, index: int, prompt_ids: Int32) -> Generation:
+        """One response; taken up again with its prefix when a swap aborted it."""
+        prefix: Generation | None = None
+        while True:
+            request = GenerationRequest(
+                request_id=f"{reservation.group_id}/{index}",
+                prompt_ids=prompt_ids,
+                sampling=reservation.sampling,
+                seed=reservation.seed * reservation.group_size + index,
+                prefix=prefix,
+            )
+            try:
+                return await self.engine.generate(request)
+            except GenerationAborted as aborted:
+                prefix = aborted.partial
+
+    async def _deliver(self, group: Group) -> None:
+        """Hand the group to a reward actor, and keep it until replay has committed it.
+
+        A reward actor that restarts gets it again from the channel; one that leaves the fleet is replaced by another.
+        """
+        group_id = group.header.group_id
+        while True:
+            async with self.waits.on("a reward actor", self.config.placement.start_timeout_s):
+                while not (rewards := self.members_of("reward")):
+                    await asyncio.sleep(0.05)
+            reward = min(rewards, key=lambda member: self.data_link(member.actor_id).num_unacknowledged).actor_id
+            sending = asyncio.ensure_future(self._send_to(reward, group))
+            try:
+                while not sending.done():
+                    await asyncio.wait([sending], timeout=1.0)
+                    if not sending.done() and reward not in self.members:
+                        break
+                else:
+                    await sending
+                    return
+            except RefusedError as refusal:
+                log.error("%s: group %s refused: %s", self.actor_id, group_id, refusal)
+                await self._hand_back((group_id,), f"refused: {refusal}")
+                return
+            finally:
+                sending.cancel()
+
+    async def _send_to(self, reward: str, group: Group) -> None:
+        async with self.waits.on(f"{reward} to judge and replay to commit", self.config.replay.batch_deadline_s):
+            acknowledged = await self.data_link(reward).send(
+                GroupGenerated(group.header), group.buffers, message_id=group.header.group_id
+            )
+            await acknowledged
+
+    # -- leases
+
+    async def _keep_leases(self) -> None:
+        """Consumes nothing / produces renewals / waits for a third of a lease / freed by time."""
+        while True:
+            await asyncio.sleep(self.config.rollout.lease_s / 3)
+            held = tuple(self._in_flight)
+            if not held:
+                continue
+            try:
+                renewed = (await self.controller.request(RenewLeases(held), timeout_s=REQUEST_TIMEOUT_S)).message
+            except PeerTimeoutError:
+                continue
+            if isinstance(renewed, LeasesRenewed):
+                for group_id in renewed.lost:
+                    if task := self._in_flight.get(group_id):
+                        log.info("%s: lease of %s is lost; dropping it", self.actor_id, group_id)
+                        task.cancel()
+
+    async def _let_go(self) -> None:
+        """Before leaving: let groups finish until the deadline, then hand back the rest."""
+        remaining_s = max(0.0, self.stop_deadline_s - monotonic_s() - 1.0)
+        if self._in_flight:
+            await asyncio.wait(self._in_flight.values(), timeout=remaining_s)
+        left = {group_id: task for group_id, task in self._in_flight.items() if not task.done()}
+        for task in left.values():
+            task.cancel()
+        if left:
+            await self._hand_back(tuple(left), "rollout_left")
+
+    async def _hand_back(self, group_ids: tuple[str, ...], cause: str) -> None:
+        try:
+            await self.controller.request(GroupsFailed(group_ids, cause), timeout_s=2.0)
+        except (PeerTimeoutError, ActorFailedError):
+            log.warning("%s: %d leases are left to run out", self.actor_id, len(group_ids))
+
+
+def group_of(
+    reservation: Reservation, prompt_ids: Int32, generations: list[Generation], *, engine_id: str
+) -> Group:
+    """Assemble K generations of one reservation into a columnar group."""
+    trajectories = [
+        Trajectory(
+            header=TrajectoryHeader(
+                trajectory_id=f"{reservation.group_id}/{index}",
+                num_tokens=len(generation.response_ids),
+                finish_reason=generation.finish_reason,
+                segments=generation.segments,
+            ),
+            response_ids=generation.response_ids,
+            behavior_logprobs=generation.behavior_logprobs,
+            loss_mask=np.ones(len(generation.response_ids), np.uint8),
+        )
+        for index, generation in enumerate(generations)
+    ]
+    header = GroupHeader(
+        group_id=reservation.group_id,
+        prompt=reservation.prompt,
+        seed=reservation.seed,
+        engine_id=engine_id,
+        mixture_epoch=reservation.mixture_epoch,
+        sampling=reservation.sampling,
+        num_prompt_tokens=len(prompt_ids),
+        trajectories=(),
+    )
+    return Group.from_trajectories(header, prompt_ids, trajectories)

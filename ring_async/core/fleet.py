@@ -1,0 +1,124 @@
+"""Which processes the run should have, and which of them are alive.
+
+Owns: the wanted actors with their incarnations, the registered members, and the decision to replace. Events in,
+effects out: the launcher starts and stops what `wanted` lists. Does not own processes, sockets, or time.
+Invariants: an actor id has at most one wanted incarnation; a message of an older incarnation never counts as alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ring_async.core.restart import RestartPolicy
+
+
+class ActorKey(NamedTuple):
+    """One process, by name: `incarnation` grows with every restart of the actor."""
+
+    actor_id: str
+    role: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetChange:
+    """What an event led to: `lost` left the fleet just now, `given_up` is why the run cannot go on, or empty."""
+
+    lost: ActorKey | None = None
+    notice: str = ""
+    given_up: str = ""
+
+
+@dataclass(slots=True)
+class _Wanted:
+    role: str
+    incarnation: int
+    start_at_s: float
+    last_seen_s: float | None = None
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The wanted fleet of one run.
+
+    Args:
+        heartbeat_timeout_s: a registered actor silent for longer is dead.
+        start_timeout_s: an actor that has not registered this long after its start is dead.
+    """
+
+    restart: RestartPolicy
+    heartbeat_timeout_s: float
+    start_timeout_s: float
+    _actors: dict[str, _Wanted] = field(default_factory=dict)
+
+    def want(self, role: str, num: int, now_s: float) -> list[ActorKey]:
+        """Set the number of actors of a role; returns those that leave (the newest first)."""
+        present = sorted((a for a, w in self._actors.items() if w.role == role), key=_ordinal)
+        for index in range(num):
+            actor_id = f"{role}-{index}"
+            if actor_id not in self._actors:
+                self._actors[actor_id] = _Wanted(role, 0, now_s)
+        leaving = [actor_id for actor_id in present if _ordinal(actor_id) >= num]
+        keys = [ActorKey(actor_id, role, self._actors[actor_id].incarnation) for actor_id in reversed(leaving)]
+        for actor_id in leaving:
+            del self._actors[actor_id]
+        return keys
+
+    def wanted(self, now_s: float) -> list[ActorKey]:
+        """The processes that should run at `now_s`; one whose restart is still delayed is not listed."""
+        return [ActorKey(a, w.role, w.incarnation) for a, w in self._actors.items() if now_s >= w.start_at_s]
+
+    def is_current(self, actor_id: str, incarnation: int) -> bool:
+        """Whether this is the incarnation wanted now."""
+        wanted = self._actors.get(actor_id)
+        return wanted is not None and wanted.incarnation == incarnation
+
+    def is_registered(self, actor_id: str) -> bool:
+        wanted = self._actors.get(actor_id)
+        return wanted is not None and wanted.last_seen_s is not None
+
+    def saw(self, actor_id: str, incarnation: int, now_s: float) -> bool:
+        """An actor registered or sent a heartbeat; False if it is not (or no longer) part of the fleet."""
+        if not self.is_current(actor_id, incarnation):
+            return False
+        self._actors[actor_id].last_seen_s = now_s
+        return True
+
+    def adopt(self, incarnations: Mapping[str, int]) -> None:
+        """Take over incarnation numbers from before a restart of the controller."""
+        for actor_id, incarnation in incarnations.items():
+            if actor_id in self._actors:
+                self._actors[actor_id].incarnation = max(self._actors[actor_id].incarnation, incarnation)
+
+    def incarnations(self) -> dict[str, int]:
+        return {actor_id: wanted.incarnation for actor_id, wanted in self._actors.items()}
+
+    def exited(self, actor_id: str, incarnation: int, cause: str, now_s: float) -> FleetChange:
+        """A process ended: replace it, or give the run up."""
+        if not self.is_current(actor_id, incarnation):
+            return FleetChange()
+        wanted = self._actors[actor_id]
+        lost = ActorKey(actor_id, wanted.role, incarnation)
+        decision = self.restart.on_death(actor_id, now_s, cause)
+        if decision.delay_s is None:
+            return FleetChange(lost, decision.reason, given_up=decision.reason)
+        self._actors[actor_id] = _Wanted(wanted.role, incarnation + 1, now_s + decision.delay_s)
+        return FleetChange(lost, decision.reason)
+
+    def expire(self, now_s: float) -> list[FleetChange]:
+        """Count silent actors dead; the launcher kills what is no longer wanted."""
+        changes = []
+        for actor_id, wanted in list(self._actors.items()):
+            if wanted.last_seen_s is not None:
+                silent_s, limit_s, what = now_s - wanted.last_seen_s, self.heartbeat_timeout_s, "no heartbeat"
+            else:
+                silent_s, limit_s, what = now_s - wanted.start_at_s, self.start_timeout_s, "did not register"
+            if silent_s > limit_s:
+                changes.append(self.exited(actor_id, wanted.incarnation, f"{what} for {silent_s:.0f} s", now_s))
+        return changes
+
+
+def _ordinal(actor_id: str) -> int:
+    return int(actor_id.rpartition("-")[2])

@@ -1,0 +1,77 @@
+"""Which source the next prompt comes from.
+
+Owns: the weights, their epoch, and the account of completed tokens per source. Steered on *completed* tokens, not
+on issued prompts: short answers come back sooner and would otherwise flood an asynchronous buffer.
+Invariant: over any window in which every source keeps completing, shares of completed tokens converge to the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Mixture:
+    """Chooses the source whose share of completed and expected tokens lags its weight the most.
+
+    A source's debt is `weight_share · total − own`, in tokens, where tokens of groups under way count at the source's
+    running mean. The choice is deterministic. A change of weights starts a new account, so that the past is not
+    paid back.
+    """
+
+    def __init__(self, weights: Mapping[str, float], *, epoch: int = 0) -> None:
+        self._mean_tokens: dict[str, float] = {}
+        self._completed: dict[str, float] = {}
+        self._in_flight: dict[str, int] = {}
+        self.set_weights(weights, epoch=epoch)
+
+    def set_weights(self, weights: Mapping[str, float], *, epoch: int) -> None:
+        """Put new weights in force.
+
+        Raises:
+            ValueError: no weight above 0, or a negative one.
+        """
+        if any(weight < 0 for weight in weights.values()) or not any(weight > 0 for weight in weights.values()):
+            raise ValueError("mixture weights must be 0 or more, and at least one above 0")
+        total = sum(weights.values())
+        self.epoch = epoch
+        self.shares = {source: weight / total for source, weight in weights.items()}
+        self._completed = dict.fromkeys(weights, 0.0)
+
+    def choose(self) -> str:
+        """The source of the next group; counts it as under way."""
+        expected = {source: self._account(source) for source in self.shares}
+        total = sum(expected.values()) + 1.0
+        source = max(
+            (source for source, share in self.shares.items() if share > 0),
+            key=lambda source: (self.shares[source] * total - expected[source], source),
+        )
+        self._in_flight[source] = self._in_flight.get(source, 0) + 1
+        return source
+
+    def completed(self, source: str, num_tokens: int) -> None:
+        """A group of this source ended with so many response tokens (0: it failed)."""
+        self._in_flight[source] = max(0, self._in_flight.get(source, 0) - 1)
+        if num_tokens:
+            mean = self._mean_tokens.get(source)
+            self._mean_tokens[source] = num_tokens if mean is None else mean + 0.05 * (num_tokens - mean)
+            if source in self._completed:
+                self._completed[source] += num_tokens
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain data for a checkpoint; groups under way are not part of it, for they are issued again."""
+        return {"epoch": self.epoch, "shares": self.shares, "mean": self._mean_tokens, "completed": self._completed}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take over accounts from a checkpoint, for sources that still exist. Weights stay the configured ones."""
+        self.epoch = max(self.epoch, int(snapshot["epoch"]))
+        for source, value in snapshot["mean"].items():
+            self._mean_tokens[source] = float(value)
+        if snapshot["shares"] == self.shares:
+            self._completed |= {s: float(v) for s, v in snapshot["completed"].items() if s in self._completed}
+
+    def _account(self, source: str) -> float:
+        known = self._mean_tokens.values()
+        typical = sum(known) / len(self._mean_tokens) if known else 1.0
+        mean = self._mean_tokens.get(source, typical)
+        return self._completed.get(source, 0.0) + self._in_flight.get(source, 0) * mean

@@ -1,0 +1,95 @@
+"""The layout of a run's folder, in one place.
+
+Owns: names of files and folders under `runs/<name>/`, the `latest` link, and small atomic JSON writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ring_async.errors import RunError
+
+
+class RunDir:
+    """Paths of one run. Nothing is created until `create`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.events = path / "events.jsonl"
+        self.replay = path / "replay"
+        self.journal = path / "journal"
+        self.checkpoints = path / "checkpoints"
+        self.logs = path / "logs"
+        self.trace_parts = path / "trace"
+        self.trace = path / "trace.json"
+        self.endpoints = path / "endpoints.json"
+        self.keys = path / "keys"
+        self.outcome = path / "outcome.json"
+
+    def create(self) -> None:
+        for folder in (self.path, self.replay, self.journal, self.checkpoints, self.logs, self.trace_parts):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def point_latest(self) -> None:
+        """Let `runs/latest` point here, atomically."""
+        link = self.path.parent / "latest"
+        fresh = self.path.parent / f".latest.{os.getpid()}"
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(self.path.name)
+        fresh.replace(link)
+
+    def read_endpoints(self) -> dict[str, Any]:
+        """What `up` wrote for clients.
+
+        Raises:
+            RunError: the run is not up.
+        """
+        try:
+            endpoints: dict[str, Any] = json.loads(self.endpoints.read_text())
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path}: not running (no endpoints.json); start it with: ring-async up CONFIG"
+            ) from None
+        return endpoints
+
+
+def find_run(runs: Path, name: str | None) -> RunDir:
+    """A run by name or path; None: the newest.
+
+    Raises:
+        RunError: there is none.
+    """
+    path = runs / "latest" if name is None else (Path(name) if "/" in name else runs / name)
+    if not path.is_dir():
+        what = "no run yet" if name is None else f"no run {name!r}"
+        raise RunError(f"{runs}/: {what}; start one with: ring-async up configs/local.yaml")
+    return RunDir(path.resolve())
+
+
+def write_json(path: Path, value: object, *, mode: int = 0o644) -> None:
+    """Write JSON so that a reader sees the old content or the new, never a part."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "w") as stream:
+        json.dump(value, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.replace(path)
+
+
+class JsonLines:
+    """Appends one JSON object a line, flushed at once so that readers can follow."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = path.open("a", buffering=1)
+
+    def append(self, value: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(value, default=float) + "\n")
+
+    def close(self) -> None:
+        self._stream.close()
