@@ -1,15 +1,36 @@
 """What a verifier is: something that judges a response, says which version of itself judged, and can check itself.
 
 Owns: the protocol. A verifier that cannot judge raises `VerifierError`; it never answers 0 for its own failure.
+
+Beyond `Verifier` a class may offer, found by name:
+
+* `isolation`: where its code runs, see `Isolation`.
+* `score_within(prompt, response, timeout_s)`: an async `score` that keeps the deadline itself, because its time starts
+  when a worker or sandbox is free rather than when it is called.
+* `score_batch(prompt, responses)`: judges a group in one call (a model on a GPU).
+* `distributions`: names of installed packages whose versions can change its judgement; they enter `version`.
+* `from_options(options, make)`: a constructor that builds further verifiers, for composites.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from ring_async.types import FinishReason, Prompt, Verdict
+
+Isolation = Literal["thread", "process", "guarded"]
+"""Where a verifier's code runs.
+
+* `thread`: in the reward actor. A call that never returns can be given up, but not stopped.
+* `process`: in worker processes, killed and replaced at the deadline.
+* `guarded`: as `process`, and a worker may neither write files, nor open sockets, nor start programs: for libraries
+  that evaluate what a model wrote.
+"""
+
+MakeVerifier = Callable[[str, Mapping[str, Any]], "Verifier"]
+"""`(name, {"use": …, "options": …}) -> verifier`, given to `from_options`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +70,34 @@ class Verifier(Protocol):
     def golden_cases(self) -> Sequence[GoldenCase]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class DeadlineVerifier(Protocol):
+    """A verifier that keeps deadlines itself: waiting for a free worker does not count."""
+
+    async def score_within(self, prompt: Prompt, response: Response, timeout_s: float) -> Verdict: ...
+
+
+@runtime_checkable
+class BatchVerifier(Protocol):
+    """A verifier that judges a group at once: one verdict per response, in order."""
+
+    def score_batch(
+        self, prompt: Prompt, responses: Sequence[Response]
+    ) -> Sequence[Verdict] | Awaitable[Sequence[Verdict]]: ...
+
+
+class VerifierBase:
+    """Defaults for what most verifiers need not write; `make_verifier` sets name and version. Optional."""
+
+    name: str = ""
+    version: str = ""
+    isolation: Isolation = "thread"
+    distributions: tuple[str, ...] = ()
+
+    def golden_cases(self) -> Sequence[GoldenCase]:
+        return ()
+
+    def close(self) -> None:
+        """Let go of workers and models; the default has none."""

@@ -1,0 +1,187 @@
+"""Judging a group: every call under a deadline, every failure typed, no failure a reward.
+
+Owns: how a verifier is called (threads for sync ones, the loop for async ones, one call for batches), deadlines, and
+what counts as a verdict. Does not own: worker processes (`isolated`), quarantine, or what becomes of a failed group.
+
+Invariants: `score_group` returns one finite verdict per response or raises `VerifierError`; it returns by its deadline
+unless the verifier keeps deadlines itself. A sync call past its deadline cannot be stopped: its thread is abandoned
+and counted, and past `MAX_ABANDONED` of them sync verifiers are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import inspect
+import math
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ring_async.errors import VerifierError
+from ring_async.types import Prompt, Verdict
+from ring_async.verifiers.base import BatchVerifier, DeadlineVerifier, Response, Verifier
+
+MAX_ABANDONED = 64
+_abandoned_threads: set[threading.Thread] = set()
+
+T = TypeVar("T")
+
+
+async def score_group(
+    verifier: Verifier, prompt: Prompt, responses: Sequence[Response], timeout_s: float
+) -> list[Verdict]:
+    """Judge K responses to one prompt, at once where the verifier allows.
+
+    Args:
+        verifier: from `make_verifier`.
+        prompt: what was asked, with the verifier's metadata.
+        responses: `[K]`.
+        timeout_s: longest time for one verdict; a batch verifier has K times as long for its one call.
+
+    Returns:
+        `[K]` verdicts in the order of the responses, each with a finite reward and its seconds.
+
+    Raises:
+        VerifierError: at least one response could not be judged; the cause is the first one's. The other calls are
+            cancelled.
+    """
+    if isinstance(verifier, BatchVerifier):
+        return await _score_batch(verifier, prompt, responses, timeout_s)
+    tasks = [asyncio.ensure_future(score_one(verifier, prompt, response, timeout_s)) for response in responses]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def score_one(verifier: Verifier, prompt: Prompt, response: Response, timeout_s: float) -> Verdict:
+    """Judge one response.
+
+    Raises:
+        VerifierError: `timeout`, `crash`, `non_finite`, `bad_verdict`, or the verifier's own cause.
+    """
+    started = time.perf_counter()
+    with _typed_failures(verifier, timeout_s):
+        if isinstance(verifier, DeadlineVerifier):
+            verdict = await verifier.score_within(prompt, response, timeout_s)
+        else:
+            verdict = await _call(verifier.score, (prompt, response), timeout_s)
+    return _checked(verifier, verdict, time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenFailure:
+    """A golden case that did not come out as declared; `problem` is one line for a person."""
+
+    index: int
+    problem: str
+
+
+async def check_golden_cases(verifier: Verifier, timeout_s: float) -> list[GoldenFailure]:
+    """Run a verifier's golden cases. An empty list means it may go into service."""
+    failures = []
+    for index, case in enumerate(verifier.golden_cases()):
+        try:
+            (verdict,) = await score_group(verifier, case.prompt, [case.response], timeout_s)
+        except VerifierError as error:
+            failures.append(GoldenFailure(index, f"{case.prompt.prompt_id}: could not be judged: {error}"))
+            continue
+        if abs(verdict.reward - case.reward) > case.tolerance:
+            problem = (
+                f"{case.prompt.prompt_id}: reward {verdict.reward:g}, declared {case.reward:g} ± {case.tolerance:g}"
+            )
+            failures.append(GoldenFailure(index, f"{problem} ({verdict.explanation})"))
+    return failures
+
+
+def num_abandoned_threads() -> int:
+    """Sync calls past their deadline that still run."""
+    _abandoned_threads.difference_update([thread for thread in _abandoned_threads if not thread.is_alive()])
+    return len(_abandoned_threads)
+
+
+async def _score_batch(verifier: Any, prompt: Prompt, responses: Sequence[Response], timeout_s: float) -> list[Verdict]:
+    started = time.perf_counter()
+    deadline_s = timeout_s * max(1, len(responses))
+    with _typed_failures(verifier, deadline_s):
+        verdicts = list(await _call(verifier.score_batch, (prompt, responses), deadline_s))
+    if len(verdicts) != len(responses):
+        detail = f"{verifier.name}: {len(verdicts)} verdicts for {len(responses)} responses"
+        raise VerifierError("bad_verdict", detail)
+    seconds = (time.perf_counter() - started) / max(1, len(responses))
+    return [_checked(verifier, verdict, seconds) for verdict in verdicts]
+
+
+class _typed_failures:  # noqa: N801 - a context manager, used like a function
+    """Turns whatever a verifier raises into a `VerifierError` with a cause."""
+
+    def __init__(self, verifier: Any, timeout_s: float) -> None:
+        self._name = getattr(verifier, "name", "") or type(verifier).__name__
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, VerifierError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, TimeoutError):
+            raise VerifierError("timeout", f"{self._name}: no verdict within {self._timeout_s:g} s") from error
+        raise VerifierError("crash", f"{self._name}: {type(error).__name__}: {error}") from error
+
+
+def _checked(verifier: Verifier, verdict: object, seconds: float) -> Verdict:
+    if not isinstance(verdict, Verdict):
+        raise VerifierError("bad_verdict", f"{verifier.name}: returned {type(verdict).__name__}, not a Verdict")
+    try:
+        reward = float(verdict.reward)
+        parts = {str(name): float(value) for name, value in verdict.parts.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise VerifierError("bad_verdict", f"{verifier.name}: {error}") from error
+    if not math.isfinite(reward) or not all(math.isfinite(value) for value in parts.values()):
+        raise VerifierError("non_finite", f"{verifier.name}: reward {reward}, parts {parts}")
+    return dataclasses.replace(verdict, reward=reward, parts=parts, seconds=verdict.seconds or seconds)
+
+
+async def _call(function: Callable[..., Any], arguments: tuple[Any, ...], timeout_s: float) -> Any:
+    async with asyncio.timeout(timeout_s):
+        if inspect.iscoroutinefunction(function):
+            return await function(*arguments)
+        outcome = await _in_thread(function, arguments)
+        return await outcome if isinstance(outcome, Awaitable) else outcome
+
+
+async def _in_thread(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    """Run a sync call in a thread of its own: a pool's thread that never returns would starve the pool."""
+    if num_abandoned_threads() >= MAX_ABANDONED:
+        names = ", ".join(sorted({thread.name for thread in _abandoned_threads}))
+        raise VerifierError("stalled", f"{MAX_ABANDONED} earlier calls never returned ({names})")
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(setter: str, value: Any) -> None:
+        if not future.done():
+            getattr(future, setter)(value)
+
+    def work() -> None:
+        try:
+            outcome = ("set_result", function(*arguments))
+        except Exception as error:
+            outcome = ("set_exception", error)  # type: ignore[assignment]
+        try:
+            loop.call_soon_threadsafe(settle, *outcome)
+        except RuntimeError:  # the loop ended while an abandoned call still ran
+            pass
+
+    thread = threading.Thread(target=work, name=f"verifier-{getattr(function, '__qualname__', '?')}", daemon=True)
+    thread.start()
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if thread.is_alive():
+            _abandoned_threads.add(thread)
+        raise
