@@ -1,0 +1,192 @@
+"""Every metric of the fleet, declared once: name, unit, labels, and what it means.
+
+Owns: the declarations, in one registry for each process. Does not own: serving them (`exporter`) or where Prometheus
+finds them (`discovery`).
+Invariants: a metric called `ring_<actor>_<noun>_<unit>` is the attribute `<actor>_<noun>` here; counters end in
+`_total` on the wire. No label has unbounded values: prompt, group and trajectory ids belong in the trace and the run's
+files, never here. Which actor a series belongs to is said by the scrape target (`discovery`), since a process holds one
+actor; where several share a process (tests), their counters add up.
+
+    metrics.rollout_generated_tokens.inc(31)
+    with metrics.waiting(metrics.learner_waiting_seconds, "batch"):
+        ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from ring_async.clock import monotonic_s
+
+REGISTRY = CollectorRegistry()
+"""This process's metrics. Not prometheus-client's default one, to which any library may add."""
+
+ProcessCollector(registry=REGISTRY)  # CPU seconds, resident bytes, open files: what leaks show up in
+
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
+_VERSIONS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+
+class Declaration(NamedTuple):
+    """One metric as people need to know it."""
+
+    name: str
+    """As in a query, `_total` included."""
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+_declarations: list[Declaration] = []
+
+
+def declarations() -> tuple[Declaration, ...]:
+    """All metrics in the order of this file: what `docs/monitoring.md` lists, and a test holds dashboards to."""
+    return tuple(_declarations)
+
+
+def _counter(name: str, meaning: str, *labels: str) -> Counter:
+    _declarations.append(Declaration(f"{name}_total", "counter", labels, meaning))
+    return Counter(name, meaning, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, meaning: str, *labels: str) -> Gauge:
+    _declarations.append(Declaration(name, "gauge", labels, meaning))
+    return Gauge(name, meaning, labels, registry=REGISTRY)
+
+
+def _histogram(name: str, meaning: str, *labels: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+    _declarations.append(Declaration(name, "histogram", labels, meaning))
+    return Histogram(name, meaning, labels, buckets=buckets, registry=REGISTRY)
+
+
+# -- every actor
+
+actor_event_loop_lag = _histogram(
+    "ring_actor_event_loop_lag_seconds", "How late the event loop woke; grows when something computes on it."
+)
+
+# -- rollout
+
+rollout_generated_tokens = _counter("ring_rollout_generated_tokens", "Response tokens sampled.")
+rollout_groups = _counter("ring_rollout_groups", "Groups generated whole.", "source")
+rollout_failed_groups = _counter("ring_rollout_failed_groups", "Groups whose reservation went back.", "cause")
+rollout_group_seconds = _histogram(
+    "ring_rollout_group_seconds", "From a group's reservation to its last token.", buckets=(*_SECONDS, 1000.0, 3000.0)
+)
+rollout_running_requests = _gauge("ring_rollout_running_requests", "Responses being sampled now.")
+rollout_waiting_requests = _gauge("ring_rollout_waiting_requests", "Responses waiting for a slot of the engine.")
+rollout_busy_seconds = _counter("ring_rollout_busy_seconds", "Time the engine computed.")
+rollout_stage_seconds = _histogram("ring_rollout_stage_seconds", "Fetching a weight version while generation went on.")
+rollout_swap_pause = _histogram(
+    "ring_rollout_swap_pause_seconds", "No token was sampled for this long because weights were swapped."
+)
+rollout_policy_version = _gauge("ring_rollout_policy_version", "Number of the version sampled from.")
+rollout_waiting_seconds = _counter(
+    "ring_rollout_waiting_seconds", "Time idle: for a reservation, for weights, for credit.", "cause"
+)
+
+# -- reward
+
+reward_verdicts = _counter("ring_reward_verdicts", "Responses judged.", "verifier")
+reward_verdict_seconds = _histogram("ring_reward_verdict_seconds", "Judging one group.", "verifier")
+reward_failures = _counter("ring_reward_failures", "Groups no verdict could be had for.", "verifier", "cause")
+reward_value = _histogram(
+    "ring_reward_value", "Rewards given.", "source", buckets=(-1.0, 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1.0)
+)
+reward_verifier_epoch = _gauge("ring_reward_verifier_epoch", "Verifier epoch that scores new groups.")
+reward_waiting_seconds = _counter(
+    "ring_reward_waiting_seconds", "Time idle: for a group, for a sandbox slot, for credit.", "cause"
+)
+
+# -- replay
+
+replay_buffer_tokens = _gauge("ring_replay_buffer_tokens", "Response tokens kept and not yet trained.")
+replay_buffer_trajectories = _gauge("ring_replay_buffer_trajectories", "Trajectories kept and not yet retired.")
+replay_eligible_tokens = _gauge("ring_replay_eligible_tokens", "Tokens that the next batch could take.")
+replay_evicted = _counter("ring_replay_evicted_trajectories", "Trajectories past max_staleness.")
+replay_dropped = _counter("ring_replay_dropped_trajectories", "Trajectories dropped for a reason.", "cause")
+replay_commits = _counter("ring_replay_commits", "Durable commits of the store.")
+replay_commit_seconds = _histogram("ring_replay_commit_seconds", "One durable commit.")
+replay_store_bytes = _gauge("ring_replay_store_bytes", "Size of the store on disk.")
+replay_batch_wait_seconds = _histogram("ring_replay_batch_wait_seconds", "From the learner's question to its batch.")
+replay_staleness = _histogram(
+    "ring_replay_staleness_versions", "Staleness of a trajectory when it was planned.", buckets=_VERSIONS
+)
+replay_waiting_seconds = _counter("ring_replay_waiting_seconds", "Time a question waited for tokens.", "cause")
+
+# -- learner
+
+learner_steps = _counter("ring_learner_steps", "Optimizer steps taken.")
+learner_loss_tokens = _counter("ring_learner_loss_tokens", "Tokens trained; Φ for each batch, exactly.")
+learner_step_seconds = _histogram("ring_learner_step_seconds", "Training one batch.")
+learner_publish_seconds = _histogram("ring_learner_publish_seconds", "Publishing one version, beside the next step.")
+learner_checkpoint_seconds = _histogram("ring_learner_checkpoint_seconds", "Writing one durable checkpoint.")
+learner_waiting_seconds = _counter("ring_learner_waiting_seconds", "Time idle: for a batch.", "cause")
+learner_policy_version = _gauge("ring_learner_policy_version", "Number of the version being trained.")
+learner_effective_sample_size = _gauge(
+    "ring_learner_effective_sample_size_ratio", "(Σw)²/(n·Σw²) of the last batch; falls before collapse."
+)
+learner_entropy = _gauge("ring_learner_entropy_nats", "Mean policy entropy over the last batch.")
+learner_grad_norm = _gauge("ring_learner_grad_norm", "Gradient norm of the last step, before clipping.")
+learner_reward_mean = _gauge("ring_learner_reward_mean", "Mean reward of the last batch.", "source")
+learner_masked_ratio = _gauge(
+    "ring_learner_masked_tokens_ratio", "Share of the last batch's tokens that the correction masked."
+)
+learner_staleness = _gauge("ring_learner_staleness_versions", "Staleness of the last batch.", "statistic")
+learner_nonfinite_tokens = _counter("ring_learner_nonfinite_tokens", "Tokens masked for a non-finite ratio.")
+
+# -- evaluator
+
+evaluator_reward_mean = _gauge("ring_evaluator_reward_mean", "Mean reward on held-out prompts.", "source")
+evaluator_policy_version = _gauge("ring_evaluator_policy_version", "Number of the version last evaluated.")
+
+# -- controller
+
+controller_reservations = _counter("ring_controller_reservations", "Groups reserved.", "source")
+controller_reissued = _counter("ring_controller_reissued_groups", "Reservations issued again.", "cause")
+controller_trajectories = _gauge("ring_controller_ledger_trajectories", "Trajectories by ledger state.", "state")
+controller_members = _gauge("ring_controller_members", "Live actors.", "role")
+controller_restarts = _counter("ring_controller_restarts", "Actors started again.", "role")
+controller_heartbeat_age = _gauge("ring_controller_heartbeat_age_seconds", "Since an actor was heard.", "actor")
+controller_admission_open = _gauge("ring_controller_admission_open", "1 while reservations are granted, else 0.")
+controller_events = _counter("ring_controller_events", "Changes that a person or a rule made.", "kind")
+
+# -- transport, inside any actor
+
+transport_rejected_frames = _counter("ring_transport_rejected_frames", "Messages refused on arrival.", "cause")
+transport_sent = _counter("ring_transport_sent_bytes", "Bytes sent.", "peer")
+transport_received = _counter("ring_transport_received_bytes", "Bytes received.", "peer")
+transport_unacknowledged = _gauge("ring_transport_unacknowledged_messages", "Sent, not yet safe there.", "peer")
+transport_resent = _counter("ring_transport_resent_messages", "Sent again after a peer was lost.", "peer")
+transport_credit_wait_seconds = _counter("ring_transport_credit_wait_seconds", "Waited for credit.", "peer")
+
+
+@contextlib.contextmanager
+def waiting(counter: Counter, cause: str) -> Iterator[None]:
+    """Count the seconds spent inside the block under `cause`, also when it ends in an exception."""
+    began_s = monotonic_s()
+    try:
+        yield
+    finally:
+        counter.labels(cause=cause).inc(monotonic_s() - began_s)
+
+
+def values(registry: CollectorRegistry = REGISTRY) -> dict[str, float]:
+    """Counters and gauges as `{'ring_reward_failures_total{cause=timeout,verifier=math}': 2.0}`: for logs and tests.
+
+    Histograms appear as their `_sum` and `_count`.
+    """
+    result = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            if sample.name.endswith(("_bucket", "_created")):
+                continue
+            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
+            result[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return result

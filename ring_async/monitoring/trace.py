@@ -1,0 +1,326 @@
+"""The timeline of a run: which process did what, when, on one clock, to be opened in Perfetto.
+
+Owns: recording spans and counters in one file for each process, merging them into `trace.json`, and measuring how much
+two kinds of span overlap (the proof that training is asynchronous).
+Invariants: recording never blocks on anything but a rare small write, and never raises; a file is bounded by
+`max_bytes`, the oldest half is given up first; a torn last line (a killed process) costs that line alone.
+
+Events are Chrome trace events, one JSON object a line. Times are microseconds since the epoch, taken from the monotonic
+clock and anchored once, so that spans of one process never run backwards and those of one host line up.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+_encode = msgspec.json.Encoder().encode
+_FLUSH_EVENTS = 512
+_FLUSH_US = 1_000_000
+PARTS_FOLDER = "trace"
+"""Under the run's folder: one `<actor>.jsonl` for each process."""
+
+
+def _anchored_us() -> Callable[[], float]:
+    anchor_us = time.time_ns() / 1e3 - time.perf_counter_ns() / 1e3
+    return lambda: anchor_us + time.perf_counter_ns() / 1e3
+
+
+class Tracer:
+    """Records what one process does. Safe to use from several threads; each gets its own track.
+
+    Args:
+        path: the file to append to; None records nothing, at next to no cost.
+        process_name: shown in the timeline, e.g. `rollout-0`.
+        max_bytes: bound of this file together with its predecessor `<path>.1`.
+        now_us: microseconds since the epoch; for tests.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        process_name: str,
+        *,
+        max_bytes: int = 32 << 20,
+        now_us: Callable[[], float] | None = None,
+    ) -> None:
+        self._path = path
+        self._now_us = now_us or _anchored_us()
+        self._pid = os.getpid()
+        self._process_name = process_name
+        self._max_file_bytes = max_bytes // 2
+        self._events: deque[dict[str, Any]] = deque()
+        self._flush_lock = threading.Lock()
+        self._flushed_us = self._now_us()
+        self._num_bytes = 0
+        self._needs_break = False
+        self._named_tracks: set[int] = set()
+        self.num_lost = 0
+        """Events that could not be written, e.g. because the disk was full."""
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._num_bytes = path.stat().st_size if path.exists() else 0
+            # A predecessor that was killed may have left half a line; the break keeps ours whole.
+            self._needs_break = self._num_bytes > 0
+            self._name_process()
+
+    @property
+    def is_on(self) -> bool:
+        return self._path is not None
+
+    def span(self, name: str, **args: Any) -> _Span:
+        """Record the block as one bar on this thread's track. Spans of one thread must nest.
+
+        For work of several coroutines that interleave, use `async_span`.
+        """
+        return _Span(self, name, args)
+
+    def async_span(self, name: str, span_id: str, **args: Any) -> _AsyncSpan:
+        """Record the block as one bar on a track of its own; spans with the same name may overlap freely."""
+        return _AsyncSpan(self, name, span_id, args)
+
+    def complete(self, name: str, began_us: float, ended_us: float, **args: Any) -> None:
+        """Record a bar after the fact, from two readings of `now_us`."""
+        event = {"ph": "X", "name": name, "ts": began_us, "dur": ended_us - began_us}
+        if args:
+            event["args"] = args
+        self._record(event)
+
+    def counter(self, name: str, **series: float) -> None:
+        """Record values as they are now, drawn as stacked areas."""
+        self._record({"ph": "C", "name": name, "ts": self._now_us(), "args": series})
+
+    def instant(self, name: str, **args: Any) -> None:
+        """Record something that happened at once, e.g. a swap."""
+        self._record({"ph": "i", "s": "p", "name": name, "ts": self._now_us(), "args": args})
+
+    def now_us(self) -> float:
+        """The tracer's clock, for `complete`."""
+        return self._now_us()
+
+    def flush(self) -> None:
+        """Write what is recorded. Called by itself every second or 512 events."""
+        if self._path is None:
+            return
+        with self._flush_lock:
+            # Other threads append meanwhile: what they add is left for the next flush, never lost.
+            events = [self._events.popleft() for _ in range(len(self._events))]
+            self._flushed_us = self._now_us()
+            if not events:
+                return
+            lines = b"\n".join(map(_encode, events)) + b"\n"
+            try:
+                if self._num_bytes + len(lines) > self._max_file_bytes:
+                    self._rotate()
+                with self._path.open("ab") as stream:
+                    stream.write(b"\n" + lines if self._needs_break else lines)
+                self._num_bytes += len(lines)
+                self._needs_break = False
+            except OSError:
+                # A timeline is worth less than the run: what can't be written is counted and let go.
+                self.num_lost += len(events)
+                self._needs_break = True
+
+    def close(self) -> None:
+        """Write the rest. Idempotent; events recorded later are written by the next flush."""
+        self.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _record(self, event: dict[str, Any]) -> None:
+        if self._path is None:
+            return
+        event["pid"] = self._pid
+        event["tid"] = track = threading.get_ident()
+        if track not in self._named_tracks:
+            self._name_track(track)
+        events = self._events
+        events.append(event)
+        if len(events) >= _FLUSH_EVENTS or event["ts"] - self._flushed_us > _FLUSH_US:
+            self.flush()
+
+    def _name_process(self) -> None:
+        self._events.append({"ph": "M", "name": "process_name", "pid": self._pid, "args": {"name": self._process_name}})
+
+    def _name_track(self, track: int) -> None:
+        self._named_tracks.add(track)
+        name = threading.current_thread().name
+        self._events.append({"ph": "M", "name": "thread_name", "pid": self._pid, "tid": track, "args": {"name": name}})
+
+    def _rotate(self) -> None:
+        assert self._path is not None
+        self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        self._num_bytes = 0
+        self._named_tracks.clear()
+        self._name_process()
+
+
+class _Span:
+    __slots__ = ("_args", "_began_us", "_name", "_tracer")
+
+    def __init__(self, tracer: Tracer, name: str, args: dict[str, Any]) -> None:
+        self._tracer, self._name, self._args = tracer, name, args
+
+    def __enter__(self) -> None:
+        self._began_us = self._tracer._now_us()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        event = {"ph": "X", "name": self._name, "ts": self._began_us}
+        event["dur"] = self._tracer._now_us() - self._began_us
+        if self._args:
+            event["args"] = self._args
+        self._tracer._record(event)
+
+
+class _AsyncSpan:
+    __slots__ = ("_args", "_name", "_span_id", "_tracer")
+
+    def __init__(self, tracer: Tracer, name: str, span_id: str, args: dict[str, Any]) -> None:
+        self._tracer, self._name, self._span_id, self._args = tracer, name, span_id, args
+
+    def __enter__(self) -> None:
+        self._mark("b")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._mark("e")
+
+    def _mark(self, phase: str) -> None:
+        tracer = self._tracer
+        event = {"ph": phase, "cat": "async", "name": self._name, "id": self._span_id, "ts": tracer._now_us()}
+        if self._args:
+            event["args"] = self._args
+        tracer._record(event)
+
+
+# -- reading
+
+
+def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """All events under a run's folder, part by part, oldest file first; torn lines are left out.
+
+    Events carry `part`, the actor whose file they were read from.
+    """
+    parts = sorted((run_dir / PARTS_FOLDER).glob("*.jsonl"))
+    for part in parts:
+        for path in (part.with_name(f"{part.name}.1"), part):
+            if not path.exists():
+                continue
+            with path.open("rb") as stream:
+                for line in stream:
+                    try:
+                        event = msgspec.json.decode(line)
+                    except (msgspec.DecodeError, UnicodeDecodeError):
+                        continue
+                    if isinstance(event, dict):
+                        event["part"] = part.stem
+                        yield event
+
+
+def merge_traces(run_dir: Path) -> Path:
+    """Join all parts into `<run_dir>/trace.json`, which https://ui.perfetto.dev opens. Written whole or not at all.
+
+    Processes are numbered anew, since those of two hosts may share a pid; times begin at 0.
+    """
+    numbers: dict[tuple[str, int], int] = {}
+    start_us = min((event["ts"] for event in read_events(run_dir) if "ts" in event), default=0.0)
+    target = run_dir / "trace.json"
+    fresh = run_dir / f".trace.json.{os.getpid()}"
+    with fresh.open("wb") as stream:
+        stream.write(b'{"displayTimeUnit":"ms","traceEvents":[')
+        for index, event in enumerate(read_events(run_dir)):
+            process = (event.pop("part"), event.get("pid", 0))
+            event["pid"] = numbers.setdefault(process, len(numbers) + 1)
+            if "ts" in event:
+                event["ts"] = round(event["ts"] - start_us, 3)
+            if "id" in event:
+                event["id"] = f"{event['pid']}/{event['id']}"
+            stream.write(b",\n" if index else b"\n")
+            stream.write(_encode(event))
+        stream.write(b"\n]}\n")
+    fresh.replace(target)
+    return target
+
+
+Interval = tuple[float, float]
+
+
+def busy_intervals(run_dir: Path, name: str) -> list[Interval]:
+    """When at least one span called `name` was open anywhere: disjoint intervals in seconds since the epoch, in order.
+
+    A span whose end was lost (a killed process) counts until its process's last event.
+    """
+    intervals: list[Interval] = []
+    opened: dict[tuple[str, int, str], float] = {}
+    last_us: dict[tuple[str, int], float] = {}
+    for event in read_events(run_dir):
+        process = (event["part"], event.get("pid", 0))
+        if "ts" in event:
+            last_us[process] = max(last_us.get(process, 0.0), event["ts"] + event.get("dur", 0.0))
+        if event.get("name") != name:
+            continue
+        if event["ph"] == "X":
+            intervals.append((event["ts"], event["ts"] + event["dur"]))
+        elif event["ph"] == "b":
+            opened[(*process, event["id"])] = event["ts"]
+        elif event["ph"] == "e" and (*process, event["id"]) in opened:
+            intervals.append((opened.pop((*process, event["id"])), event["ts"]))
+    intervals += [(began_us, last_us[part, pid]) for (part, pid, _), began_us in opened.items()]
+    return [(began / 1e6, ended / 1e6) for began, ended in _union(intervals)]
+
+
+def busy_overlap(run_dir: Path, a: str = "generate", b: str = "train") -> float:
+    """How much of the shorter of two kinds of work went on while the other did: 0 … 1.
+
+    Seconds in which both a span `a` and a span `b` were open, in whatever processes, over the smaller of the two
+    totals. 0 when either never happened. Spans must cover computing, not waiting, or the share is flattered.
+    """
+    first, second = busy_intervals(run_dir, a), busy_intervals(run_dir, b)
+    shorter_s = min(_total(first), _total(second))
+    return _total(_intersection(first, second)) / shorter_s if shorter_s > 0 else 0.0
+
+
+def _union(intervals: list[Interval]) -> list[Interval]:
+    merged: list[Interval] = []
+    for began, ended in sorted(intervals):
+        if merged and began <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], ended))
+        else:
+            merged.append((began, ended))
+    return merged
+
+
+def _intersection(first: list[Interval], second: list[Interval]) -> list[Interval]:
+    """Of two lists of disjoint, ordered intervals."""
+    common: list[Interval] = []
+    i = j = 0
+    while i < len(first) and j < len(second):
+        began, ended = max(first[i][0], second[j][0]), min(first[i][1], second[j][1])
+        if began < ended:
+            common.append((began, ended))
+        if first[i][1] < second[j][1]:
+            i += 1
+        else:
+            j += 1
+    return common
+
+
+def _total(intervals: list[Interval]) -> float:
+    return sum(ended - began for began, ended in intervals)
