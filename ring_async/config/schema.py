@@ -150,6 +150,7 @@ class WeightsSection(Section):
     channel: Literal["shm", "zmq", "nccl"] = "shm"
     bucket_bytes: PositiveInt = 32 << 20
     deadline_s: PositiveFloat = Field(60.0, description="Longest wait for a receiver.")
+    retain_versions: PositiveInt = Field(2, description="Newest versions that stay fetchable.")
 
 
 class TransportSection(Section):
