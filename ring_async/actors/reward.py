@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
 from ring_async.actors.replay import shard_of
 from ring_async.clock import monotonic_s
-from ring_async.data.text import TextCodec
+from ring_async.engines.tokenizer import decode_response, encode_prompt, load_tokenizer
+from ring_async.models import resolve_model_path
 from ring_async.errors import PeerTimeoutError, RefusedError, VerifierError
 from ring_async.monitoring import metrics
 from ring_async.transport.base import Delivery
@@ -36,14 +37,14 @@ class Reward(Actor):
 
     def __init__(self, context: ActorContext) -> None:
         super().__init__(context)
-        self._text: TextCodec | None = None
+        self._tokenizer: Any = None
         self._verifiers: dict[str, Verifier] = {}
         self._epoch = 0
         self._num_verdicts = 0
         self._busy_s = 0.0
 
     async def open(self) -> None:
-        self._text = await asyncio.to_thread(TextCodec.load, self.config.model.path)
+        self._tokenizer = await asyncio.to_thread(load_tokenizer, resolve_model_path(self.config.model.path))
         used = {source.verifier for name, source in self.config.sources.items() if name in self.config.mixture}
         for name in sorted(used):
             self._verifiers[name] = await asyncio.to_thread(make_verifier, name, self.config.verifiers[name])
@@ -99,8 +100,10 @@ class Reward(Actor):
         await self._forward(delivery, scored(header, verdicts, stamp))
 
     def _responses(self, group: Group) -> list[Response]:
-        assert self._text is not None
-        return [Response(self._text.decode(t.response_ids), t.header.num_tokens, t.header.finish_reason) for t in group]
+        return [
+            Response(decode_response(self._tokenizer, t.response_ids), t.header.num_tokens, t.header.finish_reason)
+            for t in group
+        ]
 
     async def _forward(self, delivery: Delivery, header: GroupHeader) -> None:
         shard = shard_of(header.group_id, self.config.replay.num)

@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
 from ring_async.clock import monotonic_s
-from ring_async.data.text import TextCodec
+from ring_async.engines.tokenizer import decode_response, encode_prompt, load_tokenizer
+from ring_async.models import resolve_model_path
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
 from ring_async.monitoring import metrics
@@ -53,7 +54,7 @@ class Rollout(Actor):
         super().__init__(context)
         self.engine = engine
         self._receiver = receiver
-        self._text: TextCodec | None = None
+        self._tokenizer: Any = None
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self._announced: WeightsAnnouncement | None = None
@@ -63,7 +64,7 @@ class Rollout(Actor):
         self._slot_freed = asyncio.Event()
 
     async def open(self) -> None:
-        self._text = await asyncio.to_thread(TextCodec.load, self.config.model.path)
+        self._tokenizer = await asyncio.to_thread(load_tokenizer, resolve_model_path(self.config.model.path))
         await self.engine.start()
 
     async def joined(self, registered: Registered) -> None:
@@ -199,8 +200,7 @@ class Rollout(Actor):
             self._slot_freed.set()
 
     async def _generate(self, reservation: Reservation) -> Group:
-        assert self._text is not None
-        prompt_ids = self._text.encode_prompt(reservation.prompt.text)
+        prompt_ids = encode_prompt(self._tokenizer, reservation.prompt.text)
         began_s = monotonic_s()
         with self.tracer.async_span("generate_group", reservation.group_id):
             generations = await asyncio.gather(

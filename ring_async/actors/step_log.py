@@ -1,0 +1,60 @@
+"""What the controller writes down while a run goes on: one line per step, one line per change.
+
+Owns: `metrics.jsonl` (a line for each optimizer batch: the learner's figures joined with the fleet's) and
+`events.jsonl` (who changed what, when, before and after). Does not own what the figures mean.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from ring_async.clock import monotonic_s, wall_s
+from ring_async.monitoring import metrics
+from ring_async.storage.run_dir import JsonLines, RunDir
+from ring_async.transport.messages import StepCompleted
+
+NUM_RECENT = 50
+
+
+class StepLog:
+    """The two files of one run, and the last lines in memory for `status`."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._metrics = JsonLines(run_dir.metrics)
+        self._events = JsonLines(run_dir.events)
+        self._began_s = monotonic_s()
+        self._last = (self._began_s, 0.0)
+        self.recent_steps: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+        self.recent_events: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+
+    def step(self, completed: StepCompleted, *, generated_tokens: float, buffer: dict[str, float]) -> None:
+        """Write a step's line. `generated_tokens` counts all rollouts since the start; `buffer` is replay's report."""
+        now_s = monotonic_s()
+        since_s, generated_before = self._last
+        self._last = (now_s, generated_tokens)
+        rate = max(0.0, generated_tokens - generated_before) / max(now_s - since_s, 1e-6)
+        line = {
+            "policy_version": completed.policy_version.number,
+            "incarnation": completed.policy_version.incarnation,
+            "stage": "rl",
+            "time": wall_s(),
+            "wall_s": now_s - self._began_s,
+            "generated_tokens_per_s": rate,
+            "buffer_tokens": buffer.get("buffer_tokens", 0),
+            "evicted": buffer.get("evicted", 0),
+            **completed.metrics,
+        }
+        self._metrics.append(line)
+        self.recent_steps.append(line)
+
+    def event(self, kind: str, *, author: str, **details: object) -> None:
+        """Write down a change or an incident."""
+        metrics.controller_events.labels(kind=kind).inc()
+        line = {"time": wall_s(), "kind": kind, "author": author, **details}
+        self._events.append(line)
+        self.recent_events.append(line)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._events.close()

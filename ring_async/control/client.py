@@ -1,0 +1,44 @@
+"""The CLI's side of the control API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+
+from ring_async.errors import RunError
+from ring_async.storage.run_dir import RunDir
+
+
+class ControlClient:
+    """Talks to the controller of one run, by its `endpoints.json`.
+
+    Raises:
+        RunError: from every method, when the run is not up, does not answer, or refuses.
+    """
+
+    def __init__(self, run_dir: RunDir, *, timeout_s: float = 10.0) -> None:
+        self._run_dir = run_dir
+        self._timeout_s = timeout_s
+
+    def get(self, path: str) -> Any:
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        return self._call("POST", path, body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        endpoints = self._run_dir.read_endpoints()
+        headers = {"authorization": f"Bearer {endpoints['token']}"}
+        try:
+            # trust_env off: a proxy in the environment must not carry the run's token.
+            with httpx.Client(base_url=endpoints["api"], timeout=self._timeout_s, trust_env=False) as client:
+                answer = client.request(method, path, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise RunError(
+                f"{self._run_dir.path}: the controller at {endpoints['api']} does not answer ({error}); "
+                "look at logs/controller-0.log, and go on with: ring-async up CONFIG --resume"
+            ) from error
+        if answer.status_code >= 400:
+            raise RunError(f"{method} {path}: {answer.status_code}: {answer.text}")
+        return answer.json()

@@ -1,0 +1,121 @@
+"""Who holds which reservation: leases, owners, returns, and what is issued again.
+
+Owns: open reservations and the queue of those to issue again. Events in, effects out; time is an argument. Does not own
+trajectory states (`ledger`) nor how many groups may be open (`admission`).
+Invariants: a group is open at most once, with one owner; every open lease has an end; a group that came back goes to
+the head of the queue, so that its prompt is not lost, nor postponed for being long.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from ring_async.types import Reservation
+
+
+@dataclass(slots=True)
+class OpenReservation:
+    """A reservation under way."""
+
+    reservation: Reservation
+    owner: str
+    lease_end_s: float
+    attempt: int
+    """1 for the first issue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A group that came back from `owner`: `is_failed` when it was tried too often and is given up."""
+
+    reservation: Reservation
+    owner: str
+    cause: str
+    is_failed: bool
+
+
+@dataclass(slots=True)
+class ReservationDesk:
+    """Open reservations of one run.
+
+    Args:
+        max_attempts: issues of one group before it is given up as failed.
+    """
+
+    max_attempts: int = 3
+    _open: dict[str, OpenReservation] = field(default_factory=dict)
+    _again: deque[tuple[Reservation, int]] = field(default_factory=deque)
+
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
+    @property
+    def num_waiting(self) -> int:
+        """Groups to issue again before any new prompt."""
+        return len(self._again)
+
+    def is_open(self, group_id: str) -> bool:
+        return group_id in self._open
+
+    def next_again(self) -> tuple[Reservation, int] | None:
+        """Take the first group to issue again, with the number of its next attempt."""
+        return self._again.popleft() if self._again else None
+
+    def issue(self, reservation: Reservation, owner: str, now_s: float, attempt: int = 1) -> None:
+        """Open a lease."""
+        lease_end_s = now_s + reservation.lease_s
+        self._open[reservation.group_id] = OpenReservation(reservation, owner, lease_end_s, attempt)
+
+    def renew(self, owner: str, group_ids: Iterable[str], now_s: float) -> tuple[str, ...]:
+        """Extend leases; returns those that `owner` does not hold (any more)."""
+        lost = []
+        for group_id in group_ids:
+            held = self._open.get(group_id)
+            if held is None or held.owner != owner:
+                lost.append(group_id)
+            else:
+                held.lease_end_s = now_s + held.reservation.lease_s
+        return tuple(lost)
+
+    def complete(self, group_id: str) -> OpenReservation | None:
+        """The group is durable in replay, or ended otherwise; None if it was not open.
+
+        A group that waits to be issued again completes too: its first owner's copy arrived after all.
+        """
+        for entry in self._again:
+            if entry[0].group_id == group_id:
+                self._again.remove(entry)
+                return OpenReservation(entry[0], "", 0.0, entry[1])
+        return self._open.pop(group_id, None)
+
+    def give_back(self, group_ids: Iterable[str], cause: str, *, owner: str | None = None) -> list[Returned]:
+        """Groups come back unfinished. With `owner`, only those that it still holds."""
+        returned = []
+        for group_id in group_ids:
+            held = self._open.get(group_id)
+            if held is not None and owner in (None, held.owner):
+                returned.append(self._return(held, cause))
+        return returned
+
+    def owner_lost(self, owner: str, cause: str) -> list[Returned]:
+        """An owner died: all it held comes back."""
+        return [self._return(held, cause) for held in list(self._open.values()) if held.owner == owner]
+
+    def expire(self, now_s: float) -> list[Returned]:
+        """Leases that ran out come back."""
+        late = [held for held in self._open.values() if now_s > held.lease_end_s]
+        return [self._return(held, "lease_expired") for held in late]
+
+    def restore(self, open_before: Sequence[Reservation]) -> None:
+        """After a restart of the controller: what was open then is issued again first, in its old order."""
+        self._again.extend((reservation, 1) for reservation in open_before)
+
+    def _return(self, held: OpenReservation, cause: str) -> Returned:
+        del self._open[held.reservation.group_id]
+        is_failed = held.attempt >= self.max_attempts
+        if not is_failed:
+            self._again.append((held.reservation, held.attempt + 1))
+        return Returned(held.reservation, held.owner, cause, is_failed)
