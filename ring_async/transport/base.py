@@ -112,7 +112,7 @@ class Outbox(Protocol):
 class Transport(Protocol):
     """Makes both ends, in the name of one actor."""
 
-    def open_inbox(self, name: str, *, credits: int | None = None) -> Inbox:
+    def open_inbox(self, name: str, *, credits: int | None = None) -> Inbox:  # noqa: A002
         """Open a receiving end.
 
         Args:

@@ -1,0 +1,357 @@
+"""Bytes on the wire ⇄ typed structs, within limits.
+
+Owns: the frames of one message, `[header, buffer, buffer, …]`; the envelopes that the session protocol puts around
+messages; every check of bytes that come from outside, and the cause under which a bad one is counted.
+Does not own: sockets, credits, order (`outbox`, `inbox`), what messages mean.
+
+Invariants: a header is MessagePack, decoded by msgspec into declared types alone: nothing is unpickled and no code is
+chosen by the wire. Buffers are never copied: they go out as the memory they were given in, and come in as views into
+the received frames. Whatever the bytes are, decoding returns a struct or raises `CodecError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Protocol, TypeVar, Union
+
+import msgspec
+from msgspec import Meta
+
+from ring_async.config.schema import TransportSection
+from ring_async.errors import CodecError
+from ring_async.transport.messages import SCHEMA_VERSION, Message, all_message_types
+from ring_async.types import Buffer
+
+MAX_NESTING = 32
+"""Deepest nesting of lists and maps in the untyped parts of a message (`Prompt.metadata`, manifests, knobs)."""
+
+MAX_ID_CHARS = 512
+"""Longest actor id, message id."""
+
+Count = Annotated[int, Meta(ge=-1, le=2**62)]
+Identifier = Annotated[str, Meta(max_length=MAX_ID_CHARS)]
+
+
+class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Root of what the two ends of a session tell each other. `docs/transport.md` draws the exchange."""
+
+    schema_version: int
+
+
+class Hello(Envelope, frozen=True, tag=1):
+    """Sender → inbox, on every new connection and when it has been silent: who I am and what I have heard."""
+
+    number: Count
+    """Grows with every hello of this sender; the welcome repeats it."""
+    sender: Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
+    session: Count
+    """The session last welcomed, or 0."""
+    heard: Count
+    """Number of the last outcome heard in that session."""
+
+
+class Carry(Envelope, frozen=True, tag=2):
+    """Sender → inbox: one message. Buffers follow as further frames."""
+
+    seq: Count
+    """Grows with every message of this sender."""
+    after: Count
+    """The message carried before this one; accepted only if that one was accepted last: so none goes missing."""
+    session: Count
+    heard: Count
+    is_request: bool
+    message_id: Identifier
+    message: msgspec.Raw
+
+
+class Heard(Envelope, frozen=True, tag=3):
+    """Sender → inbox: lets go of outcomes when no other message says so."""
+
+    session: Count
+    heard: Count
+
+
+class Welcome(Envelope, frozen=True, tag=11):
+    """Inbox → sender: the state of your session here."""
+
+    number: Count
+    """Of the hello answered, or -1 for the notice that a message is missing."""
+    instance: Count
+    """Random, one per life of the inbox: whoever sees it change knows that requests under way are lost."""
+    session: Count
+    """Random, one per memory of this sender."""
+    credits: Count
+    accepted: Count
+    """`seq` of the last message accepted; everything after it is to be sent again."""
+
+
+class Settled(Envelope, frozen=True, tag=12):
+    """Inbox → sender: messages acknowledged (None) or refused (the reason)."""
+
+    session: Count
+    number: Count
+    """Of the first outcome here; outcomes are numbered from 1 in every session."""
+    outcomes: tuple[tuple[Count, str | None], ...]
+    """(seq, reason)."""
+
+
+class Answered(Envelope, frozen=True, tag=13):
+    """Inbox → sender: the answer to a request. Buffers follow as further frames."""
+
+    session: Count
+    number: Count
+    seq: Count
+    message: msgspec.Raw
+
+
+class Unknown(Envelope, frozen=True, tag=14):
+    """Inbox → sender: I have no session with you; say hello."""
+
+
+ToInbox = Hello | Carry | Heard
+ToSender = Welcome | Settled | Answered | Unknown
+
+_TAGS_TO_INBOX = {1, 2, 3}
+_TAGS_TO_SENDER = {11, 12, 13, 14}
+
+
+class Frame(Protocol):
+    """A received frame: `zmq.Frame`, or anything else that keeps its memory alive through views."""
+
+    @property
+    def buffer(self) -> memoryview: ...
+
+    def __len__(self) -> int: ...
+
+
+E = TypeVar("E", bound=Envelope)
+
+
+class Codec:
+    """Encodes and decodes under one set of limits.
+
+    Args:
+        limits: most frames and bytes of a message, in both directions.
+    """
+
+    def __init__(self, limits: TransportSection) -> None:
+        self.max_frames = limits.max_frames
+        self.max_frame_bytes = limits.max_frame_bytes
+        self.max_header_bytes = limits.max_header_bytes
+        types = all_message_types()
+        self._message_tags = {tag_of(message_type) for message_type in types}
+        self._encoder = msgspec.msgpack.Encoder()
+        self._messages: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[types])  # noqa: UP007
+        self._to_inbox: msgspec.msgpack.Decoder[ToInbox] = msgspec.msgpack.Decoder(ToInbox)
+        self._to_sender: msgspec.msgpack.Decoder[ToSender] = msgspec.msgpack.Decoder(ToSender)
+        self._untyped = {message_type: _untyped_parts(message_type) for message_type in types}
+
+    # -- out
+
+    def encode_message(self, message: Message) -> bytes:
+        """Serialize a message now, so that later changes to mutable parts of it do not travel.
+
+        Raises:
+            CodecError: `header_too_large`, `nesting`, or `unencodable`.
+        """
+        try:
+            encoded = self._encoder.encode(message)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise CodecError("unencodable", f"{type(message).__name__}: {error}") from error
+        # 1 KiB is left for the envelope around it.
+        if len(encoded) + 1024 + 4 * MAX_ID_CHARS > self.max_header_bytes:
+            raise CodecError(
+                "header_too_large",
+                f"{type(message).__name__} takes {len(encoded)} bytes; transport.max_header_bytes is "
+                f"{self.max_header_bytes}; send arrays as buffers",
+            )
+        return encoded
+
+    def check_buffers(self, buffers: Sequence[Buffer]) -> tuple[memoryview, ...]:
+        """View buffers as bytes, uncopied.
+
+        Raises:
+            CodecError: `too_many_frames`, `frame_too_large`, `not_contiguous`.
+        """
+        if len(buffers) >= self.max_frames:
+            raise CodecError(
+                "too_many_frames", f"{len(buffers)} buffers and a header; transport.max_frames is {self.max_frames}"
+            )
+        views = []
+        for position, buffer in enumerate(buffers):
+            view = memoryview(buffer)  # type: ignore[arg-type]
+            if not view.c_contiguous:
+                raise CodecError("not_contiguous", f"buffer {position} is a strided view; pass a contiguous copy")
+            if view.nbytes > self.max_frame_bytes:
+                raise CodecError(
+                    "frame_too_large",
+                    f"buffer {position} has {view.nbytes} bytes; transport.max_frame_bytes is {self.max_frame_bytes}",
+                )
+            views.append(view.cast("B") if view.nbytes else memoryview(b""))
+        return tuple(views)
+
+    def encode_envelope(self, envelope: Envelope) -> bytes:
+        return self._encoder.encode(envelope)
+
+    # -- in
+
+    def decode_to_inbox(self, frames: Sequence[Frame]) -> ToInbox:
+        """Read what a sender says. Raises: CodecError."""
+        envelope: ToInbox = self._decode_envelope(self._to_inbox, _TAGS_TO_INBOX, frames)
+        return envelope
+
+    def decode_to_sender(self, frames: Sequence[Frame]) -> ToSender:
+        """Read what an inbox says. Raises: CodecError."""
+        envelope: ToSender = self._decode_envelope(self._to_sender, _TAGS_TO_SENDER, frames)
+        return envelope
+
+    def decode_message(self, raw: msgspec.Raw) -> Message:
+        """Read a message out of its envelope.
+
+        Raises:
+            CodecError: `unknown_type`, `invalid`, `malformed`, `nesting`.
+        """
+        try:
+            message: Message = self._messages.decode(raw)
+        except RecursionError as error:
+            raise CodecError("nesting", "deeper than the decoder goes") from error
+        except msgspec.ValidationError as error:
+            raise CodecError(*self._diagnose_message(raw, error)) from error
+        except (ValueError, OverflowError) as error:
+            raise CodecError("malformed", str(error)) from error
+        untyped = self._untyped[type(message)]
+        if untyped is not None:
+            for part in untyped(message):
+                if _is_deeper(part, MAX_NESTING):
+                    raise CodecError("nesting", f"{type(message).__name__} nests deeper than {MAX_NESTING}")
+        return message
+
+    def _decode_envelope(self, decoder: msgspec.msgpack.Decoder[Any], tags: set[int], frames: Sequence[Frame]) -> Any:
+        if not frames:
+            raise CodecError("malformed", "no frames")
+        if len(frames) > self.max_frames:
+            raise CodecError("too_many_frames", f"{len(frames)}; the limit is {self.max_frames}")
+        if len(frames[0]) > self.max_header_bytes:
+            raise CodecError("header_too_large", f"{len(frames[0])} bytes; the limit is {self.max_header_bytes}")
+        for frame in frames[1:]:
+            if len(frame) > self.max_frame_bytes:
+                raise CodecError("frame_too_large", f"{len(frame)} bytes; the limit is {self.max_frame_bytes}")
+        header = frames[0].buffer
+        try:
+            envelope = decoder.decode(header)
+        except RecursionError as error:
+            raise CodecError("nesting", "deeper than the decoder goes") from error
+        except msgspec.ValidationError as error:
+            raise CodecError(*_diagnose_envelope(header, tags, error)) from error
+        except (ValueError, OverflowError) as error:
+            raise CodecError("truncated" if "truncated" in str(error) else "malformed", str(error)) from error
+        if envelope.schema_version != SCHEMA_VERSION:
+            raise CodecError("wrong_version", f"{envelope.schema_version}; this side speaks {SCHEMA_VERSION}")
+        return envelope
+
+    def _diagnose_message(self, raw: msgspec.Raw, error: Exception) -> tuple[str, str]:
+        try:
+            tag = _PEEK_MESSAGE.decode(raw).type
+        except (ValueError, OverflowError, RecursionError):
+            return "invalid", str(error)
+        if tag not in self._message_tags:
+            return "unknown_type", repr(tag)[:80]
+        return "invalid", f"{tag}: {error}"
+
+
+class _Peek(msgspec.Struct):
+    type: str
+
+
+_PEEK_MESSAGE = msgspec.msgpack.Decoder(_Peek)
+_PEEK_ENVELOPE = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_PEEK_INT = msgspec.msgpack.Decoder(int)
+
+
+def _diagnose_envelope(header: memoryview, tags: set[int], error: Exception) -> tuple[str, str]:
+    """Tell a newer peer from rubbish: the tag and version come first in every envelope, of whatever version."""
+    try:
+        fields = _PEEK_ENVELOPE.decode(header)
+        tag, version = _PEEK_INT.decode(fields[0]), _PEEK_INT.decode(fields[1])
+    except (ValueError, OverflowError, IndexError, RecursionError):
+        return "invalid", str(error)
+    if version != SCHEMA_VERSION:
+        return "wrong_version", f"{version}; this side speaks {SCHEMA_VERSION}"
+    if tag not in tags:
+        return "unknown_type", f"envelope {tag}"
+    return "invalid", str(error)
+
+
+def tag_of(message_type: type[Message]) -> str:
+    """The name under which a message type travels."""
+    return str(message_type.__struct_config__.tag)
+
+
+def _untyped_parts(message_type: type[Message]) -> Callable[[Any], Iterator[Any]] | None:
+    """A function that yields the parts of a message whose type is Any, or None if it has none.
+
+    msgspec bounds the nesting of typed parts by their types; only these need a check of their own.
+    """
+    return _untyped_in(msgspec.inspect.type_info(message_type))
+
+
+def _untyped_in(info: msgspec.inspect.Type) -> Callable[[Any], Iterator[Any]] | None:
+    inspect = msgspec.inspect
+    if isinstance(info, inspect.AnyType):
+        return _yield_itself
+    if isinstance(info, inspect.DictType):
+        return _yield_itself if _untyped_in(info.value_type) else None
+    if isinstance(info, inspect.StructType):
+        fields = [(field.name, found) for field in info.fields if (found := _untyped_in(field.type))]
+        return _in_fields(fields) if fields else None
+    if isinstance(info, (inspect.ListType, inspect.VarTupleType)):
+        found = _untyped_in(info.item_type)
+        return _in_items(found) if found else None
+    if isinstance(info, inspect.UnionType):
+        alternatives = [found for alternative in info.types if (found := _untyped_in(alternative))]
+        return _in_optional(alternatives[0]) if alternatives else None
+    return None
+
+
+def _yield_itself(part: Any) -> Iterator[Any]:
+    yield part
+
+
+def _in_fields(fields: Sequence[tuple[str, Callable[[Any], Iterator[Any]]]]) -> Callable[[Any], Iterator[Any]]:
+    def walk(struct: Any) -> Iterator[Any]:
+        for name, found in fields:
+            yield from found(getattr(struct, name))
+
+    return walk
+
+
+def _in_items(found: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
+    def walk(items: Any) -> Iterator[Any]:
+        for item in items:
+            yield from found(item)
+
+    return walk
+
+
+def _in_optional(found: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
+    def walk(value: Any) -> Iterator[Any]:
+        if value is not None:
+            yield from found(value)
+
+    return walk
+
+
+def _is_deeper(part: Any, limit: int) -> bool:
+    """Whether lists and maps nest more than `limit` deep. Iterative: the answer must not overflow the stack."""
+    level = [part]
+    for _ in range(limit + 1):
+        below: list[Any] = []
+        for value in level:
+            if type(value) is dict:
+                below.extend(v for v in value.values() if type(v) is dict or type(v) is list)
+            elif type(value) is list:
+                below.extend(v for v in value if type(v) is dict or type(v) is list)
+        if not below:
+            return False
+        level = below
+    return True

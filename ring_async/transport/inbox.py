@@ -1,0 +1,381 @@
+"""The receiving end of sessions with many senders.
+
+Owns: what each sender has had accepted, which of it is unsettled, and outcomes the sender has not heard. Does not own:
+how frames travel (`ReplyLink`), nor durability: the actor acknowledges after its own commit.
+
+Invariants:
+
+* Messages of one sender are accepted in the order sent, without a gap, each once per session.
+* A sender has at most `credits` messages unsettled here; what comes above that is counted and not accepted, so memory
+  is bounded by senders × credits, whatever the other side does.
+* An outcome is kept until its sender says that it heard it, so a lost frame loses nothing.
+* A message acknowledged recently and sent again (a restarted sender) is acknowledged again, without another delivery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from ring_async.errors import CodecError, TransportError
+from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
+from ring_async.transport.messages import SCHEMA_VERSION, Done, Message
+from ring_async.transport.rejections import Rejections
+from ring_async.types import Buffer
+
+MAX_SESSIONS = 4096
+"""Senders remembered; further ones are turned away, and counted."""
+
+SESSION_IDLE_S = 60.0
+SESSION_UNHEARD_IDLE_S = 600.0
+"""Silence after which a session with nothing unsettled (and with outcomes unheard) may be forgotten for another."""
+
+MAX_ACKNOWLEDGED_IDS = 8192
+
+
+class ReplyLink(Protocol):
+    """A way for frames to reach the senders of one inbox. It may drop, repeat or reorder them."""
+
+    def transmit(self, address: bytes, frames: Sequence[bytes | memoryview]) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+class _Answer(msgspec.Struct):
+    seq: int
+    encoded: bytes
+    buffers: tuple[memoryview, ...]
+
+
+class _Session:
+    """What this inbox knows of one sender's outbox."""
+
+    __slots__ = (
+        "accepted",
+        "address",
+        "first_unheard",
+        "has_complained",
+        "last_seen_s",
+        "next_number",
+        "number",
+        "outcomes",
+        "pending",
+        "sender",
+        "transmitted",
+    )
+
+    def __init__(self, address: bytes, sender: str, now_s: float) -> None:
+        self.address = address
+        self.sender = sender
+        self.number = secrets.randbits(62) | 1
+        self.accepted = -1
+        self.pending: set[int] = set()
+        self.outcomes: deque[tuple[int, str | None] | _Answer] = deque()
+        self.first_unheard = 1
+        """Number of `outcomes[0]`."""
+        self.transmitted = 0
+        """Number of the last outcome handed to the link."""
+        self.has_complained = False
+        """A gap was pointed out, and nothing was accepted since."""
+        self.last_seen_s = now_s
+
+    def hear(self, heard: int) -> None:
+        # A receipt for what was never transmitted is a lie or a fault: it forgets nothing.
+        while self.first_unheard <= min(heard, self.transmitted):
+            self.outcomes.popleft()
+            self.first_unheard += 1
+
+
+class SessionDelivery:
+    """One received message. See `base.Delivery`."""
+
+    __slots__ = (
+        "_inbox",
+        "_is_settled",
+        "_seq",
+        "_session",
+        "buffers",
+        "is_request",
+        "message",
+        "message_id",
+        "sender",
+    )
+
+    def __init__(
+        self,
+        inbox: SessionInbox,
+        session: _Session,
+        carry: Carry,
+        message: Message,
+        buffers: tuple[memoryview, ...],
+    ) -> None:
+        self.sender = session.sender
+        self.message = message
+        self.message_id = carry.message_id
+        self.is_request = carry.is_request
+        self.buffers = buffers
+        self._inbox = inbox
+        self._session = session
+        self._seq = carry.seq
+        self._is_settled = False
+
+    def ack(self) -> None:
+        """Tell the sender that the message is safe here. A request acknowledged is answered `Done()`. Idempotent."""
+        if self.is_request:
+            self.reply(Done())
+            return
+        if not self._is_settled:
+            self._is_settled = True
+            self._inbox._settle(self._session, self._seq, (self._seq, None), self.message_id)
+
+    def reply(self, message: Message, buffers: Sequence[Buffer] = ()) -> None:
+        """Answer a request. The buffers must not change until the sender has heard it. Idempotent.
+
+        Raises:
+            CodecError: the answer is over the limits; the request is refused with that reason.
+            TransportError: the message was sent, not asked: acknowledge it.
+        """
+        if not self.is_request:
+            raise TransportError(f"{type(self.message).__name__} from {self.sender} asked nothing: ack() it instead")
+        if self._is_settled:
+            return
+        try:
+            encoded, views = self._inbox.codec.encode_message(message), self._inbox.codec.check_buffers(buffers)
+        except CodecError as error:
+            self.refuse(f"the answer cannot be sent: {error}")
+            raise
+        self._is_settled = True
+        self._inbox._settle(self._session, self._seq, _Answer(self._seq, encoded, views), None)
+
+    def refuse(self, reason: str) -> None:
+        """Say no: the sender's `request` or `send` raises `RefusedError(reason)`. Idempotent."""
+        if not self._is_settled:
+            self._is_settled = True
+            self._inbox._settle(self._session, self._seq, (self._seq, reason), None)
+
+
+class SessionInbox:
+    """An `Inbox` over any link. Belongs to one event loop; not thread-safe.
+
+    Args:
+        endpoint: where outboxes connect.
+        owner: actor id and name, for the log.
+        num_credits: messages one sender may have unsettled here.
+        codec: decodes and bounds messages.
+    """
+
+    def __init__(self, *, endpoint: str, owner: str, num_credits: int, codec: Codec) -> None:
+        self.endpoint = endpoint
+        self.codec = codec
+        self.rejected: Counter[str] = Counter()
+        """Messages dropped because of what they were, by cause."""
+        self._rejections = Rejections(self.rejected, owner)
+        self._credits = num_credits
+        self._loop = asyncio.get_running_loop()
+        self._link: ReplyLink | None = None
+        self._instance = secrets.randbits(62) | 1
+        self._sessions: dict[bytes, _Session] = {}
+        self._ready: deque[SessionDelivery] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._acknowledged: dict[tuple[str, str], None] = {}
+        self._unflushed: dict[bytes, _Session] = {}
+        self._is_flush_due = False
+        self._is_closed = False
+
+    # -- what actors call
+
+    async def receive(self) -> SessionDelivery:
+        """Wait for the next message. Messages of one sender arrive in the order sent.
+
+        Raises:
+            TransportError: this inbox is closed.
+        """
+        while not self._ready:
+            if self._is_closed:
+                raise TransportError(f"the inbox at {self.endpoint} is closed")
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+                elif not waiter.cancelled():
+                    # The message this task was woken for goes to another.
+                    self._wake_one()
+                raise
+        return self._ready.popleft()
+
+    def receive_nowait(self) -> SessionDelivery | None:
+        """The next message, if one is here already."""
+        return self._ready.popleft() if self._ready else None
+
+    @property
+    def num_waiting(self) -> int:
+        """Messages received that nobody has taken yet."""
+        return len(self._ready)
+
+    @property
+    def num_unsettled(self) -> int:
+        """Messages accepted and not yet acknowledged, answered or refused."""
+        return sum(len(session.pending) for session in self._sessions.values())
+
+    async def close(self) -> None:
+        """Stop receiving and release the endpoint. Unacknowledged messages are sent again to a successor."""
+        if self._is_closed:
+            return
+        self._flush()
+        self._is_closed = True
+        self._ready.clear()
+        self._sessions.clear()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+        if self._link is not None:
+            self._link.close()
+
+    # -- what the link calls
+
+    def attach(self, link: ReplyLink) -> None:
+        self._link = link
+
+    def on_frames(self, address: bytes, frames: Sequence[Frame]) -> None:
+        """One message from the sender at `address`. Whatever its bytes are, this returns."""
+        if self._is_closed:
+            return
+        session = self._sessions.get(address)
+        try:
+            envelope = self.codec.decode_to_inbox(frames)
+            if type(envelope) is Carry:
+                if session is None or envelope.session != session.number:
+                    self._transmit(address, Unknown(SCHEMA_VERSION))
+                else:
+                    self._on_carry(session, envelope, frames)
+            elif type(envelope) is Hello:
+                self._on_hello(session, address, envelope)
+            elif type(envelope) is Heard and session is not None and envelope.session == session.number:
+                session.last_seen_s = self._loop.time()
+                session.hear(envelope.heard)
+        except CodecError as error:
+            self._rejections.count(session.sender if session else f"a stranger ({address[:64]!r})", error)
+
+    # -- protocol
+
+    def _on_hello(self, session: _Session | None, address: bytes, hello: Hello) -> None:
+        now_s = self._loop.time()
+        if session is None:
+            self._forget_idle(now_s)
+            if len(self._sessions) >= MAX_SESSIONS:
+                raise CodecError("too_many_senders", f"{hello.sender} is one above {MAX_SESSIONS}")
+            session = self._sessions[address] = _Session(address, hello.sender, now_s)
+        session.last_seen_s = now_s
+        session.has_complained = False
+        if hello.session == session.number:
+            session.hear(hello.heard)
+        self._welcome(session, hello.number)
+        session.transmitted = session.first_unheard - 1
+        self._flush_session(session)
+
+    def _on_carry(self, session: _Session, carry: Carry, frames: Sequence[Frame]) -> None:
+        session.last_seen_s = self._loop.time()
+        session.hear(carry.heard)
+        if carry.seq <= session.accepted:
+            return
+        if carry.after != session.accepted:
+            if not session.has_complained:
+                session.has_complained = True
+                self._welcome(session, -1)
+            return
+        if len(session.pending) >= self._credits:
+            raise CodecError("over_credit", f"{session.sender} has {self._credits} messages unsettled here")
+        session.has_complained = False
+        session.accepted = carry.seq
+        session.pending.add(carry.seq)
+        if not carry.is_request and (session.sender, carry.message_id) in self._acknowledged:
+            self._settle(session, carry.seq, (carry.seq, None), None)
+            return
+        try:
+            message = self.codec.decode_message(carry.message)
+        except CodecError as error:
+            self._settle(session, carry.seq, (carry.seq, f"it is not a message this side knows: {error}"), None)
+            raise
+        buffers = tuple([frame.buffer for frame in frames[1:]])
+        self._ready.append(SessionDelivery(self, session, carry, message, buffers))
+        self._wake_one()
+
+    def _settle(
+        self, session: _Session, seq: int, outcome: tuple[int, str | None] | _Answer, acknowledged_id: str | None
+    ) -> None:
+        if self._is_closed:
+            return
+        if acknowledged_id is not None:
+            self._acknowledged[(session.sender, acknowledged_id)] = None
+            if len(self._acknowledged) > MAX_ACKNOWLEDGED_IDS:
+                del self._acknowledged[next(iter(self._acknowledged))]
+        session.pending.discard(seq)
+        session.outcomes.append(outcome)
+        self._unflushed[session.address] = session
+        if not self._is_flush_due:
+            # One flush per turn of the loop: acknowledgements of one commit travel together.
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        if self._is_closed:
+            return
+        unflushed, self._unflushed = self._unflushed, {}
+        for session in unflushed.values():
+            self._flush_session(session)
+
+    def _flush_session(self, session: _Session) -> None:
+        """Hand outcomes not yet transmitted to the link. If it fails, the sender's next hello asks again."""
+        position = session.transmitted + 1 - session.first_unheard
+        outcomes = list(session.outcomes)[position:] if position else list(session.outcomes)
+        settled: list[tuple[int, str | None]] = []
+        for outcome in outcomes:
+            session.transmitted += 1
+            if isinstance(outcome, _Answer):
+                self._transmit_settled(session, settled, session.transmitted - len(settled))
+                settled = []
+                answered = Answered(
+                    SCHEMA_VERSION, session.number, session.transmitted, outcome.seq, msgspec.Raw(outcome.encoded)
+                )
+                self._transmit(session.address, answered, outcome.buffers)
+            else:
+                settled.append(outcome)
+        self._transmit_settled(session, settled, session.transmitted + 1 - len(settled))
+
+    def _transmit_settled(self, session: _Session, settled: list[tuple[int, str | None]], number: int) -> None:
+        if settled:
+            self._transmit(session.address, Settled(SCHEMA_VERSION, session.number, number, tuple(settled)))
+
+    def _welcome(self, session: _Session, number: int) -> None:
+        welcome = Welcome(SCHEMA_VERSION, number, self._instance, session.number, self._credits, session.accepted)
+        self._transmit(session.address, welcome)
+
+    def _transmit(
+        self, address: bytes, envelope: Welcome | Settled | Answered | Unknown, buffers: Sequence[memoryview] = ()
+    ) -> None:
+        if self._link is not None:
+            self._link.transmit(address, (self.codec.encode_envelope(envelope), *buffers))
+
+    def _forget_idle(self, now_s: float) -> None:
+        """Forget senders that are long gone. One that returns is welcomed anew and sends what it has unsettled."""
+        for address, session in list(self._sessions.items()):
+            limit_s = SESSION_UNHEARD_IDLE_S if session.outcomes else SESSION_IDLE_S
+            if not session.pending and now_s - session.last_seen_s > limit_s:
+                del self._sessions[address]
+
+    def _wake_one(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return

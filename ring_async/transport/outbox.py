@@ -1,0 +1,441 @@
+"""The sending end of a session: keeps what it sends until the other end has settled it.
+
+Owns: order, credits, repetition, deadlines of requests. Does not own: how frames travel (`Link`: `channel` over ZMQ,
+`memory` in process), nor what the receiver remembers (`inbox`).
+
+Invariants:
+
+* A message is forgotten only when the inbox settled it, or the caller closed this end.
+* At most `credits` messages are unsettled; `send` and `request` wait for room, and `waiting_for` says so.
+* Messages go out in the order given, each naming the one before it, so that the inbox accepts them without a gap,
+  whatever the link drops, repeats or reorders. After a gap or a new connection everything unaccepted is sent again.
+* A request reaches at most one life of the inbox: when that ends before it answered, the request fails at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from ring_async.errors import CodecError, PeerTimeoutError, RefusedError, TransportError
+from ring_async.transport.base import Answer
+from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
+from ring_async.transport.messages import SCHEMA_VERSION, Message
+from ring_async.transport.rejections import Rejections
+from ring_async.types import Buffer
+
+PROBE_FIRST_S = 0.25
+PROBE_MAX_S = 4.0
+"""While something is unsettled and the inbox silent, say hello after this long, doubling up to the maximum."""
+
+HEARD_DELAY_S = 0.02
+"""How long outcomes heard may wait for a message that carries the receipt."""
+
+
+class Link(Protocol):
+    """A way for frames to reach one inbox. It may drop, repeat or reorder them."""
+
+    def transmit(self, frames: Sequence[bytes | memoryview]) -> bool:
+        """Hand over the frames of one message; False when there is no connection or no room."""
+        ...
+
+    def redirect(self, endpoint: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One message that is not settled."""
+
+    seq: int
+    kind: str
+    message_id: str
+    is_request: bool
+    encoded: bytes
+    buffers: tuple[memoryview, ...]
+    future: asyncio.Future[Any]
+    is_transmitted: bool = False
+    is_abandoned: bool = False
+
+
+class SessionOutbox:
+    """An `Outbox` over any link. Belongs to one event loop; not thread-safe.
+
+    Args:
+        endpoint: where the inbox lives.
+        sender: actor id of this side.
+        peer: actor id of the inbox's owner, for messages to people.
+        codec: encodes and bounds messages.
+    """
+
+    def __init__(self, *, endpoint: str, sender: str, peer: str, codec: Codec) -> None:
+        self.endpoint = endpoint
+        self.rejected: Counter[str] = Counter()
+        """Frames from the inbox that were no message of ours, by cause."""
+        self._rejections = Rejections(self.rejected, f"{sender} ← {peer}")
+        self._sender = sender
+        self._peer = peer
+        self._codec = codec
+        self._loop = asyncio.get_running_loop()
+        self._link: Link | None = None
+        self._is_open = False
+        self._is_closed = False
+        self._entries: dict[int, _Entry] = {}
+        self._untransmitted: deque[_Entry] = deque()
+        self._num_in_flight = 0
+        self._next_seq = 0
+        self._last_transmitted = -1
+        self._credits = 0
+        self._instance = 0
+        self._session = 0
+        self._heard = 0
+        self._heard_told = 0
+        self._heard_timer: asyncio.TimerHandle | None = None
+        self._hello_number = 0
+        self._welcomed_number = 0
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._probe_s = PROBE_FIRST_S
+        self._last_news_s = self._loop.time()
+        self._waiters: deque[tuple[asyncio.Future[None], float]] = deque()
+        self._num_promised = 0
+        """Credits given to waiters that have not run yet."""
+        self._drained: asyncio.Event | None = None
+
+    # -- what actors call
+
+    async def send(self, message: Message, buffers: Sequence[Buffer] = (), *, message_id: str) -> asyncio.Future[None]:
+        """Hand over a message, waiting for credit first. The buffers must not change until it is acknowledged.
+
+        Returns:
+            A future that resolves when the receiver acknowledges, and raises `RefusedError` if it refuses.
+
+        Raises:
+            CodecError: the message is over the limits.
+            TransportError: this outbox is closed.
+        """
+        encoded, views = self._codec.encode_message(message), self._codec.check_buffers(buffers)
+        if not self._has_room():
+            await self._wait_for_credit()
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._submit(_Entry(self._next_seq, type(message).__name__, message_id, False, encoded, views, future))
+        return future
+
+    async def request(self, message: Message, buffers: Sequence[Buffer] = (), *, timeout_s: float) -> Answer:
+        """Ask and wait for the answer.
+
+        Raises:
+            PeerTimeoutError: no credit or no answer before the deadline, or the peer restarted before it answered.
+            RefusedError: the peer said no, with its reason.
+            CodecError: the message is over the limits, or the answer is not one of our messages.
+            TransportError: this outbox is closed.
+        """
+        kind = type(message).__name__
+        encoded, views = self._codec.encode_message(message), self._codec.check_buffers(buffers)
+        entry: _Entry | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                if not self._has_room():
+                    await self._wait_for_credit()
+                future: asyncio.Future[Answer] = self._loop.create_future()
+                entry = _Entry(self._next_seq, kind, "", True, encoded, views, future)
+                self._submit(entry)
+                return await future
+        except TimeoutError:
+            lacked = "answer" if entry is not None else "grant credit for"
+            raise PeerTimeoutError(
+                f"{self._peer} at {self.endpoint} did not {lacked} {kind} within {timeout_s:g} s"
+            ) from None
+        finally:
+            if entry is not None and entry.seq in self._entries:
+                self._abandon(entry)
+
+    async def redirect(self, endpoint: str) -> None:
+        """The peer lives at another endpoint now: connect there and send what was unacknowledged again."""
+        if endpoint == self.endpoint or self._is_closed:
+            return
+        self.endpoint = endpoint
+        self._is_open = False
+        if self._link is not None:
+            self._link.redirect(endpoint)
+
+    @property
+    def num_unacknowledged(self) -> int:
+        return len(self._entries)
+
+    @property
+    def waiting_for(self) -> str | None:
+        """`credit from replay-0, 12 s` while a sender waits, else None."""
+        if not self._waiters:
+            return None
+        return f"credit from {self._peer}, {self._loop.time() - self._waiters[0][1]:.0f} s"
+
+    async def close(self, *, drain_s: float = 0.0) -> None:
+        """Wait up to `drain_s` for acknowledgements, then let go: what is still unsettled raises `TransportError`."""
+        if self._is_closed:
+            return
+        if drain_s > 0 and self._entries:
+            self._drained = asyncio.Event()
+            try:
+                async with asyncio.timeout(drain_s):
+                    await self._drained.wait()
+            except TimeoutError:
+                pass
+        self._is_closed = True
+        self._is_open = False
+        for timer in (self._probe_timer, self._heard_timer):
+            if timer is not None:
+                timer.cancel()
+        self._tell_heard()
+        closed = TransportError(f"the channel to {self._peer} was closed before it settled this message")
+        for entry in self._entries.values():
+            _fail(entry.future, closed)
+        self._entries.clear()
+        self._untransmitted.clear()
+        while self._waiters:
+            _fail(self._waiters.popleft()[0], closed)
+        if self._link is not None:
+            self._link.close()
+
+    # -- what the link calls
+
+    def attach(self, link: Link) -> None:
+        self._link = link
+
+    def on_connected(self) -> None:
+        """A connection stands: introduce ourselves; the welcome says what to send again."""
+        self._greet()
+
+    def on_disconnected(self) -> None:
+        self._is_open = False
+
+    def on_frames(self, frames: Sequence[Frame]) -> None:
+        """One message from the inbox. Whatever its bytes are, this returns."""
+        if self._is_closed:
+            return
+        try:
+            envelope = self._codec.decode_to_sender(frames)
+        except CodecError as error:
+            self._rejections.count(self._peer, error)
+            return
+        self._last_news_s = self._loop.time()
+        self._probe_s = PROBE_FIRST_S
+        if type(envelope) is Settled:
+            self._on_settled(envelope)
+        elif type(envelope) is Answered:
+            self._on_answered(envelope, frames)
+        elif type(envelope) is Welcome:
+            self._on_welcome(envelope)
+        elif type(envelope) is Unknown and self._is_open:
+            self._is_open = False
+            self._greet()
+
+    # -- protocol
+
+    def _submit(self, entry: _Entry) -> None:
+        self._next_seq += 1
+        self._entries[entry.seq] = entry
+        self._untransmitted.append(entry)
+        self._transmit_ready()
+        self._arm_probe()
+
+    def _transmit_ready(self) -> None:
+        link, queue = self._link, self._untransmitted
+        if link is None:
+            return
+        while queue and self._is_open and self._num_in_flight < self._credits:
+            entry = queue[0]
+            if entry.is_abandoned:
+                queue.popleft()
+                self._forget(entry)
+                continue
+            carry = Carry(
+                SCHEMA_VERSION,
+                entry.seq,
+                self._last_transmitted,
+                self._session,
+                self._heard,
+                entry.is_request,
+                entry.message_id,
+                msgspec.Raw(entry.encoded),
+            )
+            if not link.transmit((self._codec.encode_envelope(carry), *entry.buffers)):
+                return
+            queue.popleft()
+            entry.is_transmitted = True
+            self._last_transmitted = entry.seq
+            self._num_in_flight += 1
+            self._heard_told = self._heard
+
+    def _greet(self) -> None:
+        if self._is_closed or self._link is None:
+            return
+        self._hello_number += 1
+        hello = Hello(SCHEMA_VERSION, self._hello_number, self._sender, self._session, self._heard)
+        if self._link.transmit((self._codec.encode_envelope(hello),)):
+            self._arm_probe()
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        if welcome.number == -1:
+            if welcome.session != self._session or not self._is_open:
+                return
+        elif welcome.number <= self._welcomed_number:
+            return
+        else:
+            self._welcomed_number = welcome.number
+        if welcome.instance != self._instance:
+            if self._instance:
+                self._fail_requests_of_lost_inbox()
+            self._instance = welcome.instance
+        if welcome.session != self._session:
+            self._session = welcome.session
+            self._heard = self._heard_told = 0
+        self._credits = welcome.credits
+        self._is_open = True
+        accepted = welcome.accepted
+        self._untransmitted = deque(entry for entry in self._entries.values() if entry.seq > accepted)
+        self._num_in_flight = len(self._entries) - len(self._untransmitted)
+        self._last_transmitted = accepted
+        self._transmit_ready()
+        self._wake_waiters()
+
+    def _fail_requests_of_lost_inbox(self) -> None:
+        for entry in [entry for entry in self._entries.values() if entry.is_request and entry.is_transmitted]:
+            self._forget(entry)
+            _fail(
+                entry.future,
+                PeerTimeoutError(f"{self._peer} at {self.endpoint} restarted before it answered {entry.kind}"),
+            )
+
+    def _on_settled(self, settled: Settled) -> None:
+        if not self._is_next(settled.session, settled.number):
+            return
+        for number, (seq, reason) in enumerate(settled.outcomes, settled.number):
+            if number <= self._heard:
+                continue
+            self._heard = number
+            entry = self._entries.get(seq)
+            if entry is None:
+                continue
+            self._settle(entry)
+            if entry.future.done():
+                continue
+            if reason is not None:
+                entry.future.set_exception(RefusedError(f"{self._peer} refused {entry.kind}: {reason}"))
+            else:
+                entry.future.set_result(None)
+        self._after_outcomes()
+
+    def _on_answered(self, answered: Answered, frames: Sequence[Frame]) -> None:
+        if not self._is_next(answered.session, answered.number) or answered.number <= self._heard:
+            return
+        self._heard = answered.number
+        entry = self._entries.get(answered.seq)
+        if entry is not None:
+            self._settle(entry)
+            if not entry.future.done() and entry.is_request:
+                try:
+                    message = self._codec.decode_message(answered.message)
+                except CodecError as error:
+                    self._rejections.count(self._peer, error)
+                    entry.future.set_exception(error)
+                else:
+                    buffers = tuple(frame.buffer for frame in frames[1:])
+                    entry.future.set_result(Answer(message, buffers))
+        self._after_outcomes()
+
+    def _is_next(self, session: int, number: int) -> bool:
+        """Whether these outcomes follow on those heard; otherwise some were lost, and a hello asks for them."""
+        if session == self._session and number <= self._heard + 1:
+            return True
+        self._greet()
+        return False
+
+    def _settle(self, entry: _Entry) -> None:
+        # An entry settled while it waits to be sent again had been accepted before; it must not go out once more.
+        if entry.seq <= self._last_transmitted:
+            self._num_in_flight -= 1
+        else:
+            self._untransmitted.remove(entry)
+        del self._entries[entry.seq]
+
+    def _forget(self, entry: _Entry) -> None:
+        self._entries.pop(entry.seq, None)
+
+    def _abandon(self, entry: _Entry) -> None:
+        """Nobody waits for this answer any more. What was transmitted holds its credit until the inbox settles it."""
+        entry.is_abandoned = True
+        entry.buffers = ()
+        if entry in self._untransmitted:
+            self._untransmitted.remove(entry)
+            self._forget(entry)
+            self._wake_waiters()
+
+    def _after_outcomes(self) -> None:
+        self._transmit_ready()
+        self._wake_waiters()
+        if self._heard > self._heard_told and self._heard_timer is None:
+            self._heard_timer = self._loop.call_later(HEARD_DELAY_S, self._tell_heard)
+        if not self._entries and self._drained is not None:
+            self._drained.set()
+
+    def _tell_heard(self) -> None:
+        self._heard_timer = None
+        if self._heard > self._heard_told and self._link is not None:
+            self._heard_told = self._heard
+            self._link.transmit((self._codec.encode_envelope(Heard(SCHEMA_VERSION, self._session, self._heard)),))
+
+    # -- waiting
+
+    def _has_room(self) -> bool:
+        return not self._is_closed and not self._waiters and len(self._entries) + self._num_promised < self._credits
+
+    async def _wait_for_credit(self) -> None:
+        if self._is_closed:
+            raise TransportError(f"the channel to {self._peer} is closed")
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append((waiter, self._loop.time()))
+        self._arm_probe()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._num_promised -= 1
+            self._waiters = deque(other for other in self._waiters if other[0] is not waiter)
+            self._wake_waiters()
+            raise
+        self._num_promised -= 1
+
+    def _wake_waiters(self) -> None:
+        while self._waiters and len(self._entries) + self._num_promised < self._credits:
+            waiter, _ = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                self._num_promised += 1
+
+    def _arm_probe(self) -> None:
+        if self._probe_timer is None and not self._is_closed:
+            self._probe_timer = self._loop.call_later(self._probe_s, self._probe)
+
+    def _probe(self) -> None:
+        """Ask an inbox that has been silent while something is unsettled: either side may have missed something."""
+        self._probe_timer = None
+        if not self._entries and not self._waiters and self._is_open:
+            return
+        if self._loop.time() - self._last_news_s >= self._probe_s:
+            self._probe_s = min(2 * self._probe_s, PROBE_MAX_S)
+            self._greet()
+        if self._entries or self._waiters:
+            self._arm_probe()
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Retrieved here: whoever let go of the future need not be told that the channel closed.
+        future.exception()
