@@ -231,6 +231,15 @@ class Reservation(msgspec.Struct, frozen=True):
     lease_s: float
 
 
+class TrajectoryState(msgspec.Struct, frozen=True, array_like=True):
+    """One trajectory's new state in the ledger (`core.ledger` lists the states)."""
+
+    trajectory_id: str
+    state: str
+    cause: str = ""
+    num_tokens: int = 0
+
+
 class TokenInterval(msgspec.Struct, frozen=True, order=True, array_like=True):
     """Response tokens `[start, end)` of one trajectory: the unit in which consumption is accounted."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ring_async.types import BatchPlan, GroupHeader, PolicyVersion, Reservation
+from ring_async.types import BatchPlan, GroupHeader, PolicyVersion, Reservation, TrajectoryState
 
 SCHEMA_VERSION = 1
 """Grows with every incompatible change of a message; receivers refuse other versions."""
@@ -140,15 +140,6 @@ class GroupsFailed(Message, frozen=True):
 
     group_ids: tuple[str, ...]
     cause: str
-
-
-class TrajectoryState(msgspec.Struct, frozen=True, array_like=True):
-    """One trajectory's new state in the ledger."""
-
-    trajectory_id: str
-    state: str
-    cause: str = ""
-    num_tokens: int = 0
 
 
 class TrajectoriesMoved(Message, frozen=True):

@@ -1,0 +1,177 @@
+"""How many groups may be under way.
+
+Owns: the limit on tokens that wait or run ahead of the learner, and the running means it is computed from. Events in
+(`observe_*`), a number out (`grantable`). Does not own leases (`leases`), states (`ledger`), or what is eligible.
+Invariants: a limiter that exists cannot deadlock, for it grants while nothing is under way and the learner waits. A
+refused change leaves the limiter as it was.
+Source: algorithm.md §4; the same account as AReaL's (arXiv 2505.24298 §5.1), in tokens instead of responses.
+
+The account, with `version` the newest published and `planned` the batches already handed out:
+
+    buffered + expected of what runs  <  (version + max_staleness + 1 − planned) · Φ
+
+so that everything admitted is consumed within `max_staleness` versions. With max_staleness 0 it alternates: while the
+learner trains a batch, planned = version + 1 and nothing is granted.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from ring_async.errors import ConfigError
+from ring_async.types import PolicyVersion
+
+MAX_NO_SIGNAL_SHARE = 0.9
+"""Groups without a signal are made up for up to this share; beyond it the prompts are at fault, not their number."""
+
+
+class AdmissionRules(msgspec.Struct, frozen=True):
+    """What a limiter is built from.
+
+    Attributes:
+        token_budget: Φ over all ranks.
+        max_staleness: versions; 0 is the synchronous control.
+        max_group_tokens: the longest a group can be, `group_size · max_tokens`.
+        max_buffer_tokens: replay's retention bound; None: `2 (max_staleness + 1) Φ`.
+        max_reuse: how often one token is trained.
+        max_groups: most groups under way at once, or None.
+    """
+
+    token_budget: int
+    max_staleness: int
+    max_group_tokens: int
+    max_buffer_tokens: int | None = None
+    max_reuse: int = 1
+    max_groups: int | None = None
+
+    def check(self) -> None:
+        """Refuse settings that cannot run, or can come to a standstill.
+
+        Raises:
+            ConfigError: says which setting, and what would happen.
+        """
+        if self.token_budget <= 0 or self.max_group_tokens <= 0 or self.max_reuse <= 0:
+            raise ConfigError("token_budget, max_reuse and the longest group must be above 0")
+        if self.max_staleness < 0:
+            raise ConfigError(f"replay.max_staleness: {self.max_staleness} is below 0: nothing could ever be trained")
+        if self.max_groups is not None and self.max_groups < 1:
+            raise ConfigError("at most 0 groups under way: nothing would ever be generated")
+        if self.max_buffer_tokens is not None and self.max_buffer_tokens < self.token_budget + self.max_group_tokens:
+            raise ConfigError(
+                f"replay.max_buffer_tokens: {self.max_buffer_tokens:,} cannot hold one batch of {self.token_budget:,} "
+                f"tokens and one group of up to {self.max_group_tokens:,}: replay would evict what the learner waits "
+                f"for, and both would wait for ever; set at least {self.token_budget + self.max_group_tokens:,}"
+            )
+
+
+class AdmissionState(msgspec.Struct):
+    """What survives a restart."""
+
+    version_number: int = 0
+    num_planned: int = 0
+    group_tokens: float = 0.0
+    """Running mean of response tokens of a group; 0: none seen yet."""
+    no_signal_share: float = 0.0
+
+
+class Grant(msgspec.Struct, frozen=True):
+    """How many groups may be granted now; if none, `reason` says what admission waits for."""
+
+    num_groups: int
+    reason: str = ""
+
+
+class AdmissionLimiter:
+    """See the module.
+
+    Raises:
+        ConfigError: at construction and in `tune`, for rules that can deadlock.
+    """
+
+    def __init__(self, rules: AdmissionRules, state: AdmissionState | None = None, *, smoothing: float = 0.02) -> None:
+        rules.check()
+        self.rules = rules
+        self.state = state or AdmissionState()
+        self._smoothing = smoothing
+        self._buffer_tokens = 0
+        self._is_learner_waiting = False
+
+    def tune(self, **changes: int | None) -> None:
+        """Put changed rules in force from the next grant on.
+
+        Raises:
+            ConfigError: they could deadlock; the old rules stay.
+        """
+        rules = msgspec.structs.replace(self.rules, **changes)
+        rules.check()
+        self.rules = rules
+
+    # -- events
+
+    def observe_version(self, version: PolicyVersion) -> None:
+        """The learner published a version; after a restart its number may be smaller."""
+        self.state.version_number = version.number
+
+    def observe_buffer(self, buffer_tokens: int, next_plan_number: int, *, is_learner_waiting: bool = False) -> None:
+        """Replay reported what it holds. `is_learner_waiting`: a request for a batch stands unanswered."""
+        self._buffer_tokens = buffer_tokens
+        self.state.num_planned = next_plan_number - 1
+        self._is_learner_waiting = is_learner_waiting
+
+    def observe_group(self, num_tokens: int, *, has_signal: bool) -> None:
+        """A group ended: `num_tokens` response tokens over its K trajectories."""
+        state, rate = self.state, self._smoothing
+        state.group_tokens = num_tokens if not state.group_tokens else _mix(state.group_tokens, num_tokens, rate)
+        state.no_signal_share = _mix(state.no_signal_share, 0.0 if has_signal else 1.0, rate)
+
+    # -- decision
+
+    @property
+    def limit_tokens(self) -> int:
+        """Tokens that may be buffered or expected ahead of the learner now."""
+        ahead = self.state.version_number + self.rules.max_staleness + 1 - self.state.num_planned
+        limit = max(0, ahead) * self.rules.token_budget
+        if self.rules.max_buffer_tokens is not None:
+            limit = min(limit, self.rules.max_buffer_tokens - self.rules.max_group_tokens)
+        return limit
+
+    @property
+    def expected_group_tokens(self) -> float:
+        """Loss tokens that one more group is expected to bring, over all its uses and net of groups without signal.
+
+        Before any group was seen: half of the longest.
+        """
+        mean = self.state.group_tokens or self.rules.max_group_tokens / 2
+        return max(1.0, mean * self.rules.max_reuse * (1 - min(self.state.no_signal_share, MAX_NO_SIGNAL_SHARE)))
+
+    def grantable(self, num_running: int, policy_version: PolicyVersion | None = None) -> Grant:
+        """How many further groups may be granted.
+
+        Args:
+            num_running: groups granted and not yet in the buffer, dropped or failed.
+            policy_version: what the asking rollout samples from; one too old for the bound gets nothing.
+        """
+        state, rules = self.state, self.rules
+        if policy_version is not None and policy_version.number < state.version_number - rules.max_staleness:
+            return Grant(
+                0, f"holds version {policy_version}, beyond max_staleness {rules.max_staleness}: weights first"
+            )
+        if rules.max_groups is not None and num_running >= rules.max_groups:
+            return Grant(0, f"{num_running} groups are under way, the most allowed")
+        per_group = self.expected_group_tokens
+        ahead = self._buffer_tokens + num_running * per_group
+        free = self.limit_tokens - ahead
+        if free > 0:
+            num_groups = -int(-free // per_group)
+            if rules.max_groups is not None:
+                num_groups = min(num_groups, rules.max_groups - num_running)
+            return Grant(num_groups)
+        if num_running == 0 and self._is_learner_waiting:
+            return Grant(1)
+        return Grant(
+            0, f"{ahead:,.0f} tokens buffered or under way, {self.limit_tokens:,} allowed ahead of the learner"
+        )
+
+
+def _mix(mean: float, value: float, rate: float) -> float:
+    return mean + rate * (value - mean)

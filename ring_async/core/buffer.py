@@ -1,0 +1,383 @@
+"""What replay holds, and what becomes of it: the index over buffered groups.
+
+Owns: eligibility, the progress of every trajectory through its uses, eviction, retention, and when a payload may go.
+Does not own payloads, files, or time.
+Invariants: methods that decide return a `Change` and leave the buffer alone; `apply` puts it in force, after the caller
+has made it durable. A token is trained at most `max_reuse` times and never beyond `max_staleness`. A payload is kept
+until a checkpoint covers every batch that used it.
+
+    add ──▶ open ──plan──▶ ... ──plan──▶ used up ──cover──▶ retired ──▶ payload released
+             └─────────── evict, retain, drop ───────────▶ ended ──cover──▶ payload released
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from ring_async.core.packing import lay_out
+from ring_async.core.progress import (
+    Change,
+    GroupProgress,
+    GroupRecord,
+    Progress,
+    is_finished,
+    num_loss_tokens,
+    token_interval,
+)
+from ring_async.core.staleness import Lineage, StalenessMeasure, staleness
+from ring_async.core.token_budget import Candidate, Order, Shortfall, choose_tokens, order_candidates
+from ring_async.errors import ConfigError
+from ring_async.types import BatchPlan, PackedSequence, PolicyVersion, TrajectoryHeader, TrajectoryState
+
+
+class BufferRules(msgspec.Struct, frozen=True):
+    """Settings of the buffer.
+
+    Attributes:
+        token_budget: Φ over all ranks.
+        carry: the cut remainder stays and is trained next; otherwise it is dropped. With max_staleness 0 nothing can
+            be trained next, so remainders are dropped whatever this says.
+        max_buffer_tokens: retention bound in trainable loss tokens; None: `2 (max_staleness + 1) Φ`.
+        source_shares: by-domain quotas of loss tokens, or None.
+        seed: of the order's random ties.
+    """
+
+    token_budget: int
+    token_capacity: int
+    num_ranks: int = 1
+    max_staleness: int = 4
+    staleness_measure: StalenessMeasure = "oldest"
+    max_reuse: int = 1
+    order: Order = "oldest_version"
+    carry: bool = True
+    max_buffer_tokens: int | None = None
+    source_shares: dict[str, float] | None = None
+    seed: int = 0
+
+    @property
+    def carries(self) -> bool:
+        return self.carry and self.max_staleness > 0
+
+    @property
+    def retention_tokens(self) -> int:
+        return self.max_buffer_tokens or 2 * (self.max_staleness + 1) * self.token_budget * self.max_reuse
+
+
+@dataclass(slots=True)
+class _Entry:
+    record: GroupRecord
+    progress: GroupProgress
+
+
+class ReplayBuffer:
+    """See the module. `last_plan`, `covered` and `lineage` come from the store after a restart."""
+
+    def __init__(
+        self, rules: BufferRules, *, last_plan: int = 0, covered: int = 0, lineage: Lineage | None = None
+    ) -> None:
+        self.rules = rules
+        self.last_plan = last_plan
+        self.covered = covered
+        self.lineage = lineage or Lineage()
+        self._entries: dict[str, _Entry] = {}
+        self._next_arrival = 1
+        self._trainable = 0
+
+    # -- content
+
+    def __contains__(self, group_id: object) -> bool:
+        return group_id in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def next_arrival(self) -> int:
+        return self._next_arrival
+
+    @property
+    def trainable_tokens(self) -> int:
+        """Loss tokens that may still be trained, over all their uses."""
+        return self._trainable
+
+    @property
+    def num_open(self) -> int:
+        """Trajectories that may still be trained."""
+        return sum(1 for entry in self._entries.values() for progress in entry.progress if progress.is_open)
+
+    def record(self, group_id: str) -> GroupRecord:
+        return self._entries[group_id].record
+
+    def progress(self, group_id: str) -> GroupProgress:
+        return self._entries[group_id].progress
+
+    def add(self, record: GroupRecord, progress: GroupProgress) -> None:
+        """Take in a group that is durable: fresh from `admit`, or read back after a restart."""
+        group_id = record.header.group_id
+        if group_id in self._entries:
+            return
+        self._entries[group_id] = _Entry(record, progress)
+        self._next_arrival = max(self._next_arrival, record.arrival + 1)
+        self._trainable += self._trainable_of(record, progress)
+
+    def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
+        """First progress of a new group's trajectories: open, or dropped at once with the cause.
+
+        Dropped are responses that are masked (`truncated`), carry no loss token (`no_loss_tokens`), or do not fit into
+        a packed row with their prompt (`row_too_short`).
+        """
+        header = record.header
+        result = []
+        for index, (trajectory, masked) in enumerate(zip(header.trajectories, is_masked, strict=True)):
+            cause = ""
+            if masked:
+                cause = "truncated"
+            elif not num_loss_tokens(record, index):
+                cause = "no_loss_tokens"
+            elif header.num_prompt_tokens + trajectory.num_tokens > self.rules.token_capacity:
+                cause = "row_too_short"
+            result.append(Progress(state="dropped", cause=cause, is_open=False) if cause else Progress())
+        return tuple(result)
+
+    def apply(self, change: Change) -> None:
+        """Put a durable change in force."""
+        for group_id, progress in change.progress.items():
+            entry = self._entries[group_id]
+            self._trainable += self._trainable_of(entry.record, progress)
+            self._trainable -= self._trainable_of(entry.record, entry.progress)
+            entry.progress = progress
+        for group_id in change.released:
+            entry = self._entries.pop(group_id)
+            self._trainable -= self._trainable_of(entry.record, entry.progress)
+        if change.plan is not None:
+            self.last_plan = change.plan.plan_number
+        if change.covered is not None:
+            self.covered = change.covered
+        if change.lineage is not None:
+            self.lineage = change.lineage
+
+    def tune(self, rules: BufferRules) -> None:
+        """Put changed rules in force from the next decision on.
+
+        Raises:
+            ConfigError: the batch could never be filled under them.
+        """
+        check_rules(rules)
+        self.rules = rules
+        self._trainable = sum(self._trainable_of(entry.record, entry.progress) for entry in self._entries.values())
+
+    # -- decisions
+
+    def evict(self, learner: PolicyVersion) -> Change:
+        """End what is beyond `max_staleness` at the learner's version, and what exceeds the retention bound.
+
+        Retention takes the oldest first. A trajectory all of whose tokens were trained at least once has lost nothing:
+        it is merely not used again.
+        """
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        excess = self._trainable - self.rules.retention_tokens
+
+        def end(group_id: str, index: int, cause: str) -> None:
+            nonlocal excess
+            record = self._entries[group_id].record
+            progress = touched.setdefault(group_id, list(self._entries[group_id].progress))
+            excess -= self._trainable_one(record, index, progress[index])
+            progress[index] = self._ended(record, index, progress[index], "evicted", cause)
+            if progress[index].state == "evicted":
+                moved.append(_moved(record, index, progress[index], self._untrained(record, index, progress[index])))
+
+        fresh: list[tuple[int, int, str, int]] = []
+        for group_id, index, trajectory, _ in self._open():
+            if self._staleness(learner, trajectory) > self.rules.max_staleness:
+                end(group_id, index, "stale")
+            elif excess > 0:
+                record = self._entries[group_id].record
+                fresh.append((self.lineage.number(trajectory.oldest_version), record.arrival, group_id, index))
+        if excess > 0:
+            for _, _, group_id, index in sorted(fresh):
+                if excess <= 0:
+                    break
+                end(group_id, index, "retention")
+        return self._change(touched, moved)
+
+    def plan(self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False) -> Change | Shortfall:
+        """Decide on the next batch: exactly Φ loss tokens, or why not yet. Assumes that `evict` was applied.
+
+        Raises:
+            ValueError: `plan_number` is not the next one.
+        """
+        if plan_number != self.last_plan + 1:
+            raise ValueError(f"batch {plan_number} was asked for, but the next one is {self.last_plan + 1}")
+        rules = self.rules
+        where: list[tuple[str, int]] = []
+        candidates: list[Candidate] = []
+        for group_id, index, trajectory, progress in self._open():
+            record = self._entries[group_id].record
+            age = self._staleness(learner, trajectory)
+            if age > rules.max_staleness:
+                continue
+            where.append((group_id, index))
+            candidates.append(
+                Candidate(
+                    trajectory_id=trajectory.trajectory_id,
+                    group_id=group_id,
+                    source=record.header.prompt.source,
+                    num_loss_tokens=num_loss_tokens(record, index) - progress.position,
+                    can_split=not rules.carries or age < rules.max_staleness,
+                    is_remainder=progress.position > 0,
+                    num_uses=progress.num_uses,
+                    oldest_number=self.lineage.number(trajectory.oldest_version),
+                    arrival=record.arrival,
+                    abs_advantage=abs(record.advantages[index]),
+                )
+            )
+        ordered = order_candidates(candidates, rules.order, salt=rules.seed + plan_number, shares=rules.source_shares)
+        choice = choose_tokens(candidates, ordered, rules.token_budget, is_final=is_final)
+        if isinstance(choice, Shortfall):
+            return choice
+        return self._planned(
+            plan_number, learner, [(*where[i], num_tokens) for i, num_tokens in choice.taken], is_final
+        )
+
+    def cover(self, plan_number: int) -> Change:
+        """A durable learner checkpoint covers all batches up to `plan_number`: retire and release what they used up."""
+        covered = max(plan_number, self.covered)
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        for group_id, entry in self._entries.items():
+            for index, progress in enumerate(entry.progress):
+                if progress.state == "consumed" and not progress.is_open and progress.last_plan <= covered:
+                    retired = msgspec.structs.replace(progress, state="retired")
+                    touched.setdefault(group_id, list(entry.progress))[index] = retired
+                    moved.append(_moved(entry.record, index, retired))
+        return self._change(touched, moved, covered=covered)
+
+    def fork(self, incarnation: int) -> Change:
+        """The learner came back as a new incarnation; it will train the logged batches again, then go on from there."""
+        return Change({}, lineage=self.lineage.forked(incarnation, self.last_plan))
+
+    # -- parts
+
+    def _open(self) -> Iterator[tuple[str, int, TrajectoryHeader, Progress]]:
+        for group_id, entry in self._entries.items():
+            for index, progress in enumerate(entry.progress):
+                if progress.is_open:
+                    yield group_id, index, entry.record.header.trajectories[index], progress
+
+    def _staleness(self, learner: PolicyVersion, trajectory: TrajectoryHeader) -> int:
+        return staleness(learner, trajectory.segments, self.lineage, self.rules.staleness_measure)
+
+    def _trainable_one(self, record: GroupRecord, index: int, progress: Progress) -> int:
+        if not progress.is_open:
+            return 0
+        return (self.rules.max_reuse - progress.num_uses) * num_loss_tokens(record, index) - progress.position
+
+    def _trainable_of(self, record: GroupRecord, progress: GroupProgress) -> int:
+        return sum(self._trainable_one(record, index, one) for index, one in enumerate(progress))
+
+    def _untrained(self, record: GroupRecord, index: int, progress: Progress) -> int:
+        """Loss tokens that no batch has trained."""
+        return 0 if progress.num_uses else num_loss_tokens(record, index) - progress.position
+
+    def _ended(self, record: GroupRecord, index: int, progress: Progress, state: str, cause: str) -> Progress:
+        if not self._untrained(record, index, progress):
+            return msgspec.structs.replace(progress, is_open=False)
+        return msgspec.structs.replace(progress, is_open=False, state=state, cause=cause)
+
+    def _change(
+        self, touched: Mapping[str, list[Progress]], moved: list[TrajectoryState], *, covered: int | None = None
+    ) -> Change:
+        progress = {group_id: tuple(group) for group_id, group in touched.items()}
+        horizon = self.covered if covered is None else covered
+        looked_at = self._entries if covered is not None else progress
+        released = tuple(
+            group_id
+            for group_id in looked_at
+            if is_finished(progress.get(group_id) or self._entries[group_id].progress, horizon)
+        )
+        return Change(progress, released, tuple(moved), covered=covered)
+
+    def _planned(
+        self, plan_number: int, learner: PolicyVersion, taken: list[tuple[str, int, int]], is_final: bool
+    ) -> Change:
+        rules = self.rules
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        lengths = []
+        for group_id, index, _ in taken:
+            header = self._entries[group_id].record.header
+            lengths.append(header.num_prompt_tokens + header.trajectories[index].num_tokens)
+        layout = lay_out(lengths, rules.token_capacity, rules.num_ranks)
+        sequences = []
+        for place, (group_id, index, num_tokens) in enumerate(taken):
+            record = self._entries[group_id].record
+            before = self._entries[group_id].progress[index]
+            after = self._advanced(record, index, before, num_tokens, plan_number)
+            touched.setdefault(group_id, list(self._entries[group_id].progress))[index] = after
+            moved.append(_moved(record, index, after))
+            trajectory = record.header.trajectories[index]
+            sequences.append(
+                PackedSequence(
+                    trajectory_id=trajectory.trajectory_id,
+                    source=record.header.prompt.source,
+                    row=layout.rows[place],
+                    offset=layout.offsets[place],
+                    num_prompt_tokens=record.header.num_prompt_tokens,
+                    num_response_tokens=trajectory.num_tokens,
+                    interval=token_interval(record, index, before.position, before.position + num_tokens),
+                    reward=trajectory.reward if trajectory.reward is not None else float("nan"),
+                    advantage=record.advantages[index],
+                    staleness=staleness(learner, trajectory.segments, self.lineage),
+                )
+            )
+        headers = [self._entries[group_id].record.header for group_id in touched]
+        plan = BatchPlan(
+            plan_number=plan_number,
+            policy_version=learner,
+            token_budget=rules.token_budget,
+            num_rows=layout.num_rows,
+            token_capacity=rules.token_capacity,
+            num_ranks=rules.num_ranks,
+            sequences=tuple(sequences),
+            verifier_epoch=max(header.verifier.epoch if header.verifier else 0 for header in headers),
+            mixture_epoch=max(header.mixture_epoch for header in headers),
+            is_final=is_final,
+        )
+        return Change({g: tuple(group) for g, group in touched.items()}, (), tuple(moved), plan)
+
+    def _advanced(
+        self, record: GroupRecord, index: int, before: Progress, num_tokens: int, plan_number: int
+    ) -> Progress:
+        position = before.position + num_tokens
+        after = msgspec.structs.replace(before, position=position, last_plan=plan_number, state="consumed")
+        if position == num_loss_tokens(record, index):
+            num_uses = before.num_uses + 1
+            is_open = num_uses < self.rules.max_reuse
+            return msgspec.structs.replace(after, position=0, num_uses=num_uses, is_open=is_open)
+        if not self.rules.carries:
+            return self._ended(record, index, after, "dropped", "leftover")
+        return after
+
+
+def check_rules(rules: BufferRules) -> None:
+    """Refuse rules under which no batch could ever be filled.
+
+    Raises:
+        ConfigError: says which.
+    """
+    if rules.retention_tokens < rules.token_budget:
+        raise ConfigError(
+            f"replay.max_buffer_tokens: {rules.retention_tokens:,} is smaller than one batch of {rules.token_budget:,}"
+        )
+    if rules.max_staleness < 0 or rules.max_reuse < 1:
+        raise ConfigError("replay.max_staleness must be 0 or more, replay.max_reuse 1 or more")
+
+
+def _moved(record: GroupRecord, index: int, progress: Progress, num_tokens: int | None = None) -> TrajectoryState:
+    trajectory = record.header.trajectories[index]
+    tokens = trajectory.num_tokens if num_tokens is None else num_tokens
+    return TrajectoryState(trajectory.trajectory_id, progress.state, progress.cause, tokens)

@@ -1,0 +1,311 @@
+"""The account of every trajectory: where each one that was ever reserved is now.
+
+    generating ──▶ generated ──▶ scored ──▶ buffered ──▶ consumed ──▶ retired
+        └───────────────┴───────────┴──▶ failed(cause) · dropped(cause)  └──▶ evicted(stale) · dropped(rescored)
+
+Owns: the states, the transitions between them, and the counts. Records in (`apply`), what changed out; the same records
+in the same order give the same ledger, so a journal of them is the ledger. Does not own the file, leases, or payloads.
+Invariants: reserved = sum of all states; a record applied twice changes nothing; a late message never moves a
+trajectory back.
+
+The unit is the trajectory; a reservation covers one group of K. A trajectory that was partly trained before its rest
+was evicted or dropped ends as `evicted` or `dropped`: the state says what became of its last token.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Final
+
+import msgspec
+
+from ring_async.errors import RunError
+from ring_async.types import Reservation, TrajectoryState
+
+LIVE_STATES: Final = ("generating", "generated", "scored", "buffered", "consumed")
+END_STATES: Final = ("retired", "evicted", "dropped", "failed")
+STATES: Final = LIVE_STATES + END_STATES
+_RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
+_ENDS_AFTER: Final = {
+    "retired": ("buffered", "consumed"),
+    "evicted": LIVE_STATES,
+    "dropped": LIVE_STATES,
+    "failed": LIVE_STATES,
+}
+
+MAX_REMEMBERED_GROUPS = 65_536
+"""Ended groups whose states are still known by id, to recognise late messages. Older ones live on in the counts."""
+
+
+class LedgerError(RunError):
+    """The account does not add up, or a transition is impossible; the message names the trajectory."""
+
+
+class Record(msgspec.Struct, frozen=True, tag=True):
+    """Root of what the journal holds."""
+
+
+class GroupReserved(Record, frozen=True):
+    """K trajectories `group_id/0 … group_id/K-1` were granted to `owner`."""
+
+    reservation: Reservation
+    owner: str
+
+
+class GroupReissued(Record, frozen=True):
+    """The lease ran out, or its owner died: the same group belongs to `owner` now."""
+
+    group_id: str
+    owner: str
+
+
+class GroupReturned(Record, frozen=True):
+    """The group will not come: those of its trajectories that are not durable in replay are `failed(cause)`."""
+
+    group_id: str
+    cause: str
+
+
+class StatesMoved(Record, frozen=True):
+    """Replay (or another actor) says what became of trajectories."""
+
+    states: tuple[TrajectoryState, ...]
+
+
+class Noted(Record, frozen=True):
+    """The newest value of something small that must survive with the ledger: cursors, epochs, the last checkpoint."""
+
+    key: str
+    value: Any
+
+
+class LedgerSnapshot(Record, frozen=True):
+    """A whole ledger: where a rotated journal begins."""
+
+    counts: dict[str, int]
+    causes: dict[str, int]
+    live: dict[str, tuple[Reservation | None, str, tuple[str, ...]]]
+    ended: dict[str, tuple[str, ...]]
+    notes: dict[str, Any]
+    num_reserved: int
+    num_reissued: int
+    num_adopted: int
+
+
+AnyRecord = GroupReserved | GroupReissued | GroupReturned | StatesMoved | Noted | LedgerSnapshot
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What a record changed: trajectories that moved, and groups all of whose trajectories have now ended."""
+
+    moved: tuple[TrajectoryState, ...] = ()
+    ended_groups: tuple[str, ...] = ()
+
+
+class LiveGroup(msgspec.Struct):
+    """A group with at least one trajectory that has not ended. `reservation` is None if replay knew it first."""
+
+    reservation: Reservation | None
+    owner: str
+    states: list[str]
+
+    @property
+    def is_under_way(self) -> bool:
+        """Not durable in replay yet, so its owner must still deliver it."""
+        return any(state in ("generating", "generated", "scored") for state in self.states)
+
+
+class Ledger:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, LiveGroup] = {}
+        self.notes: dict[str, Any] = {}
+        self._ended: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._counts = dict.fromkeys(STATES, 0)
+        self._causes: dict[str, int] = {}
+        self._num_reserved = 0
+        self._num_reissued = 0
+        self._num_adopted = 0
+
+    def apply(self, record: AnyRecord) -> Applied:
+        """Take in one record.
+
+        Raises:
+            LedgerError: a transition that cannot happen. The ledger is unchanged.
+        """
+        match record:
+            case GroupReserved(reservation, owner):
+                return self._reserve(reservation.group_id, reservation.group_size, reservation, owner)
+            case GroupReissued(group_id, owner):
+                if (group := self.live.get(group_id)) and group.is_under_way:
+                    group.owner = owner
+                    self._num_reissued += 1
+                return Applied()
+            case GroupReturned(group_id, cause):
+                return self._return(group_id, cause)
+            case StatesMoved(states):
+                return self._move(states)
+            case Noted(key, value):
+                self.notes[key] = value
+                return Applied()
+            case LedgerSnapshot():
+                self._restore(record)
+                return Applied()
+
+    def counts(self) -> dict[str, int]:
+        """`reserved`, each state, and flows: `reissued`, and `adopted` (known to replay but not to the journal)."""
+        return {
+            "reserved": self._num_reserved,
+            **self._counts,
+            "reissued": self._num_reissued,
+            "adopted": self._num_adopted,
+        }
+
+    def causes(self) -> dict[str, int]:
+        """Ended trajectories by `state(cause)`."""
+        return dict(self._causes)
+
+    def check(self) -> None:
+        """Prove the invariant, by counting again.
+
+        Raises:
+            LedgerError: it does not hold.
+        """
+        total = sum(self._counts.values())
+        if total != self._num_reserved:
+            raise LedgerError(f"{self._num_reserved} trajectories were reserved, but the states add up to {total}")
+        recount = dict.fromkeys(STATES, 0)
+        for group in self.live.values():
+            for state in group.states:
+                recount[state] += 1
+        for state in LIVE_STATES:
+            if recount[state] != self._counts[state]:
+                raise LedgerError(f"{self._counts[state]} trajectories counted {state}, but {recount[state]} are")
+
+    def state_of(self, trajectory_id: str) -> str | None:
+        """The present state; None for one that is unknown, or ended too long ago to be known by id."""
+        group_id, index = split_id(trajectory_id)
+        states = group.states if (group := self.live.get(group_id)) else self._ended.get(group_id, ())
+        return states[index] if index < len(states) else None
+
+    def snapshot(self) -> LedgerSnapshot:
+        return LedgerSnapshot(
+            counts=dict(self._counts),
+            causes=dict(self._causes),
+            live={g: (group.reservation, group.owner, tuple(group.states)) for g, group in self.live.items()},
+            ended=dict(self._ended),
+            notes=dict(self.notes),
+            num_reserved=self._num_reserved,
+            num_reissued=self._num_reissued,
+            num_adopted=self._num_adopted,
+        )
+
+    # -- transitions
+
+    def _reserve(self, group_id: str, group_size: int, reservation: Reservation | None, owner: str) -> Applied:
+        if group_id in self.live or group_id in self._ended:
+            return Applied()
+        self.live[group_id] = LiveGroup(reservation, owner, ["generating"] * group_size)
+        self._num_reserved += group_size
+        self._counts["generating"] += group_size
+        return Applied(tuple(TrajectoryState(f"{group_id}/{k}", "generating") for k in range(group_size)))
+
+    def _return(self, group_id: str, cause: str) -> Applied:
+        group = self.live.get(group_id)
+        if group is None:
+            return Applied()
+        return self._move(
+            tuple(
+                TrajectoryState(f"{group_id}/{index}", "failed", cause)
+                for index, state in enumerate(group.states)
+                if state in ("generating", "generated", "scored")
+            )
+        )
+
+    def _move(self, states: tuple[TrajectoryState, ...]) -> Applied:
+        for moved in states:
+            self._check_move(moved)
+        done = tuple(moved for moved in states if self._move_one(moved))
+        touched = dict.fromkeys(split_id(moved.trajectory_id)[0] for moved in done)
+        return Applied(done, tuple(group_id for group_id in touched if self._close_if_ended(group_id)))
+
+    def _check_move(self, moved: TrajectoryState) -> None:
+        if moved.state not in STATES:
+            raise LedgerError(f"trajectory {moved.trajectory_id}: there is no state {moved.state!r}")
+        before = self.state_of(moved.trajectory_id)
+        if before in END_STATES and before not in ("failed", moved.state) and moved.state in END_STATES:
+            raise LedgerError(f"trajectory {moved.trajectory_id}: {before} cannot become {moved.state}")
+        if moved.state == "retired" and before is not None and before in ("generating", "generated", "scored"):
+            raise LedgerError(f"trajectory {moved.trajectory_id}: {before} cannot become retired")
+
+    def _move_one(self, moved: TrajectoryState) -> bool:
+        group_id, index = split_id(moved.trajectory_id)
+        self._make_room(group_id, index, moved.state)
+        group = self.live.get(group_id)
+        before = group.states[index] if group and index < len(group.states) else self.state_of(moved.trajectory_id)
+        if before is None or not _advances(before, moved.state):
+            return False
+        if group is None:  # counted as failed, yet it arrived: replay's store is right
+            group = LiveGroup(None, "", list(self._ended.pop(group_id)))
+            self.live[group_id] = group
+        group.states[index] = moved.state
+        self._counts[before] -= 1
+        self._counts[moved.state] += 1
+        if moved.state in END_STATES:
+            label = f"{moved.state}({moved.cause})" if moved.cause else moved.state
+            self._causes[label] = self._causes.get(label, 0) + 1
+        return True
+
+    def _make_room(self, group_id: str, index: int, state: str) -> None:
+        """Adopt a trajectory that replay holds and the journal never heard of."""
+        if group_id in self._ended or state not in ("buffered", "consumed"):
+            return
+        group = self.live.setdefault(group_id, LiveGroup(None, "", []))
+        missing = index + 1 - len(group.states)
+        if missing > 0:
+            group.states.extend(["generating"] * missing)
+            self._num_reserved += missing
+            self._num_adopted += missing
+            self._counts["generating"] += missing
+
+    def _close_if_ended(self, group_id: str) -> bool:
+        group = self.live[group_id]
+        if not all(state in END_STATES for state in group.states):
+            return False
+        del self.live[group_id]
+        self._ended[group_id] = tuple(group.states)
+        while len(self._ended) > MAX_REMEMBERED_GROUPS:
+            self._ended.popitem(last=False)
+        return True
+
+    def _restore(self, snapshot: LedgerSnapshot) -> None:
+        self.live = {g: LiveGroup(r, owner, list(states)) for g, (r, owner, states) in snapshot.live.items()}
+        self.notes = dict(snapshot.notes)
+        self._ended = OrderedDict(snapshot.ended)
+        self._counts = dict.fromkeys(STATES, 0) | snapshot.counts
+        self._causes = dict(snapshot.causes)
+        self._num_reserved = snapshot.num_reserved
+        self._num_reissued = snapshot.num_reissued
+        self._num_adopted = snapshot.num_adopted
+
+
+def split_id(trajectory_id: str) -> tuple[str, int]:
+    """`(group_id, index)` of a trajectory id.
+
+    Raises:
+        LedgerError: it is not of the form `group/index`.
+    """
+    group_id, slash, index = trajectory_id.rpartition("/")
+    if not slash or not index.isdecimal():
+        raise LedgerError(f"trajectory id {trajectory_id!r} is not of the form group/index")
+    return group_id, int(index)
+
+
+def _advances(before: str, after: str) -> bool:
+    """Whether `after` is news; if not, the message is a repeat or late."""
+    if before == "failed":
+        return after in ("buffered", "consumed", "retired", "evicted", "dropped")
+    if before in END_STATES:
+        return False
+    return after in END_STATES or _RANK[after] > _RANK[before]

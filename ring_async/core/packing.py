@@ -1,0 +1,135 @@
+"""Rows of one fixed shape, filled with prompts and responses, balanced over learner ranks.
+
+Owns: where a sequence lies (`lay_out`) and the arrays of a packed batch (`pack_batch`). Does not own which sequences.
+Invariants: every rank has the same number of rows; a sequence lies whole in one row; rows hold at most
+`token_capacity` tokens; the packed loss mask is exactly the plan's intervals.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ring_async.core.staleness import Lineage, token_staleness
+from ring_async.types import BatchPlan, Group, Int32, PackedBatch, Trajectory
+
+ATTENTION_COST_PER_TOKEN = 1.0 / 12_288.0
+"""Weight of the quadratic part: attention costs as much as all else at about 6 · hidden size tokens (hidden 2,048)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each sequence lies.
+
+    Attributes:
+        rows, offsets: one entry per sequence, in the order given.
+        num_rows: a multiple of the number of ranks.
+        rank_costs: estimated compute of each rank, in tokens of linear work.
+    """
+
+    rows: tuple[int, ...]
+    offsets: tuple[int, ...]
+    num_rows: int
+    rank_costs: tuple[float, ...]
+
+
+def sequence_cost(num_tokens: int) -> float:
+    """Compute of one sequence, in tokens of linear work: `n + c · n²`."""
+    return num_tokens + ATTENTION_COST_PER_TOKEN * num_tokens * num_tokens
+
+
+def lay_out(lengths: Sequence[int], token_capacity: int, num_ranks: int) -> Layout:
+    """Place sequences into rows and rows onto ranks.
+
+    Best fit, longest first; then rows go to ranks, costliest first, to the rank with the least compute that still has
+    room. Rows are added, empty, until the ranks have equal counts.
+
+    Raises:
+        ValueError: a sequence is longer than a row.
+    """
+    free: list[tuple[int, int]] = []  # (free tokens, bin), ascending
+    bins: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        length = lengths[i]
+        if length > token_capacity:
+            raise ValueError(f"a sequence of {length} tokens does not fit into a row of {token_capacity}")
+        at = bisect.bisect_left(free, (length, -1))
+        room, row = free.pop(at) if at < len(free) else (token_capacity, len(bins))
+        if row == len(bins):
+            bins.append([])
+        bins[row].append(i)
+        bisect.insort(free, (room - length, row))
+    rows_per_rank = max(1, -(-len(bins) // num_ranks))
+    costs = [sum(sequence_cost(lengths[i]) for i in members) for members in bins]
+    rank_costs = [0.0] * num_ranks
+    rank_rows = [0] * num_ranks
+    rows, offsets = [0] * len(lengths), [0] * len(lengths)
+    for row in sorted(range(len(bins)), key=lambda row: (-costs[row], row)):
+        rank = min((r for r in range(num_ranks) if rank_rows[r] < rows_per_rank), key=lambda r: (rank_costs[r], r))
+        position = rank * rows_per_rank + rank_rows[rank]
+        rank_rows[rank] += 1
+        rank_costs[rank] += costs[row]
+        offset = 0
+        for i in bins[row]:
+            rows[i], offsets[i] = position, offset
+            offset += lengths[i]
+    return Layout(tuple(rows), tuple(offsets), rows_per_rank * num_ranks, tuple(rank_costs))
+
+
+def padding_fraction(plan: BatchPlan) -> float:
+    """Share of a batch's positions that hold no token."""
+    used = sum(sequence.num_prompt_tokens + sequence.num_response_tokens for sequence in plan.sequences)
+    return 1.0 - used / (plan.num_rows * plan.token_capacity)
+
+
+def pack_batch(plan: BatchPlan, groups: Iterable[Group], lineage: Lineage | None = None) -> PackedBatch:
+    """Fill the rows that `plan` lays out with the tokens of `groups`.
+
+    Raises:
+        ValueError: a planned trajectory is not among the groups, or differs from the plan.
+    """
+    lineage = lineage or Lineage()
+    found: dict[str, tuple[Int32, float, Trajectory]] = {
+        trajectory.header.trajectory_id: (group.prompt_ids, group.header.sampling.temperature, trajectory)
+        for group in groups
+        for trajectory in group
+    }
+    shape = (plan.num_rows, plan.token_capacity)
+    batch = PackedBatch(
+        plan=plan,
+        input_ids=np.zeros(shape, np.int32),
+        position_ids=np.zeros(shape, np.int32),
+        sequence_ids=np.zeros(shape, np.int32),
+        loss_mask=np.zeros(shape, np.uint8),
+        behavior_logprobs=np.zeros(shape, np.float32),
+        advantages=np.zeros(shape, np.float32),
+        token_staleness=np.zeros(shape, np.int32),
+        temperatures=np.ones(shape, np.float32),
+    )
+    for index, sequence in enumerate(plan.sequences):
+        if sequence.trajectory_id not in found:
+            raise ValueError(f"plan {plan.plan_number}: trajectory {sequence.trajectory_id} is not in the buffer")
+        prompt_ids, temperature, trajectory = found[sequence.trajectory_id]
+        num_tokens = trajectory.header.num_tokens
+        if (prompt_ids.size, num_tokens) != (sequence.num_prompt_tokens, sequence.num_response_tokens):
+            raise ValueError(f"plan {plan.plan_number}: trajectory {sequence.trajectory_id} is not the planned one")
+        first = sequence.offset
+        start = first + prompt_ids.size
+        end = start + num_tokens
+        row = sequence.row
+        batch.input_ids[row, first:start] = prompt_ids
+        batch.input_ids[row, start:end] = trajectory.response_ids
+        batch.position_ids[row, first:end] = np.arange(end - first, dtype=np.int32)
+        batch.sequence_ids[row, first:end] = index + 1
+        cut = slice(sequence.interval.start, sequence.interval.end)
+        batch.loss_mask[row, start + cut.start : start + cut.stop] = trajectory.loss_mask[cut]
+        batch.behavior_logprobs[row, start:end] = trajectory.behavior_logprobs
+        batch.advantages[row, start:end] = sequence.advantage
+        batch.token_staleness[row, start:end] = token_staleness(
+            plan.policy_version, trajectory.header.segments, lineage, num_tokens
+        )
+        batch.temperatures[row, first:end] = temperature
+    return batch

@@ -1,0 +1,115 @@
+"""What is kept about a buffered group, and how far each of its trajectories came.
+
+Owns: the stored records, their loss-token arithmetic, and `Change`, the form in which decisions about them travel from
+`buffer` to the store. Does not own the decisions.
+Invariants: a `GroupRecord` never changes; a `Progress` is replaced, never mutated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from ring_async.core.staleness import Lineage
+from ring_async.types import BatchPlan, GroupHeader, Int32, TokenInterval, TrajectoryState, UInt8
+
+
+class GroupRecord(msgspec.Struct, frozen=True):
+    """What never changes about a buffered group, stored beside its payload.
+
+    Attributes:
+        advantages: one per trajectory, frozen when it was scored.
+        arrival: order of commits.
+        loss_positions: per trajectory, int32 bytes of the positions that carry loss, or None where all do.
+    """
+
+    header: GroupHeader
+    advantages: tuple[float, ...]
+    arrival: int
+    loss_positions: tuple[bytes | None, ...]
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """How far one trajectory came.
+
+    Attributes:
+        num_uses: passes completed over all of its loss tokens.
+        position: loss tokens trained in the present pass.
+        last_plan: number of the last batch that used it; 0: none.
+        state: of the ledger: buffered, consumed, or how it ended.
+        is_open: it may still be trained.
+    """
+
+    num_uses: int = 0
+    position: int = 0
+    last_plan: int = 0
+    state: str = "buffered"
+    cause: str = ""
+    is_open: bool = True
+
+
+GroupProgress = tuple[Progress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a decision does to the buffer, to be made durable before `apply`.
+
+    Attributes:
+        progress: new progress of the groups touched.
+        released: groups whose payload may be deleted now.
+        moved: what the ledger must hear.
+        plan: the batch decided on, if any.
+        covered: the newest plan number that a checkpoint covers, if this says so.
+        lineage: the learner's lineage, if it changed.
+    """
+
+    progress: dict[str, GroupProgress]
+    released: tuple[str, ...] = ()
+    moved: tuple[TrajectoryState, ...] = ()
+    plan: BatchPlan | None = None
+    covered: int | None = None
+    lineage: Lineage | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.progress or self.released or self.plan or self.covered is not None or self.lineage)
+
+
+def make_record(header: GroupHeader, advantages: Iterable[float], loss_mask: UInt8, arrival: int) -> GroupRecord:
+    """A group's record from its header, advantages `[K]` and loss mask `[N]`."""
+    positions: list[bytes | None] = []
+    start = 0
+    for trajectory in header.trajectories:
+        mask = loss_mask[start : start + trajectory.num_tokens]
+        positions.append(None if mask.all() else np.flatnonzero(mask).astype(np.int32).tobytes())
+        start += trajectory.num_tokens
+    return GroupRecord(header, tuple(float(advantage) for advantage in advantages), arrival, tuple(positions))
+
+
+def num_loss_tokens(record: GroupRecord, index: int) -> int:
+    """Loss tokens of one trajectory."""
+    positions = record.loss_positions[index]
+    return record.header.trajectories[index].num_tokens if positions is None else len(positions) // 4
+
+
+def token_interval(record: GroupRecord, index: int, start: int, end: int) -> TokenInterval:
+    """The response tokens that hold loss tokens `[start, end)`; the intervals of one pass tile the response."""
+    trajectory = record.header.trajectories[index]
+    raw = record.loss_positions[index]
+    if raw is None:
+        return TokenInterval(trajectory.trajectory_id, start, end)
+    positions: Int32 = np.frombuffer(raw, np.int32)
+    first = 0 if start == 0 else int(positions[start - 1]) + 1
+    last = trajectory.num_tokens if end == positions.size else int(positions[end - 1]) + 1
+    return TokenInterval(trajectory.trajectory_id, first, last)
+
+
+def is_finished(progress: GroupProgress, covered: int) -> bool:
+    """Nothing of the group can be trained, now or again after a learner's crash, and every state is final."""
+    return all(
+        not one.is_open and one.state not in ("buffered", "consumed") and one.last_plan <= covered for one in progress
+    )

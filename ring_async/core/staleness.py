@@ -1,0 +1,80 @@
+"""How old tokens are, in versions, also across restarts of the learner.
+
+Owns: the lineage of policy versions and the three measures of a trajectory's staleness. Does not own the bound.
+Invariants: staleness is never negative; a token of a lost lineage never counts as newer than the point where the
+surviving lineage left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+from ring_async.types import Int32, PolicyVersion, Segment
+
+StalenessMeasure = Literal["oldest", "newest", "mean"]
+
+
+class Lineage(msgspec.Struct, frozen=True):
+    """Where each incarnation of the learner left its predecessor: `forks[i] = (incarnation, number)`.
+
+    A version of an earlier incarnation is comparable with the surviving one only up to the fork, so its tokens are
+    measured from there. A restart that trains the logged plans again, in order, makes the lost versions anew from the
+    same tokens: its fork is the last version those plans make, not the checkpoint's. Were it the checkpoint's, every
+    restart would evict a buffer that is as fresh as before.
+    """
+
+    forks: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def incarnation(self) -> int:
+        """The newest incarnation known."""
+        return self.forks[-1][0] if self.forks else 0
+
+    def forked(self, incarnation: int, number: int) -> Lineage:
+        """The lineage after the learner came back as `incarnation` and left the old one at version `number`.
+
+        Raises:
+            ValueError: the incarnation is not newer than those known.
+        """
+        if incarnation <= self.incarnation:
+            raise ValueError(f"learner incarnation {incarnation} is not newer than {self.incarnation}")
+        return Lineage((*self.forks, (incarnation, number)))
+
+    def number(self, version: PolicyVersion) -> int:
+        """The newest version number of the surviving lineage that `version` contains."""
+        return min(
+            [version.number, *(number for incarnation, number in self.forks if incarnation > version.incarnation)]
+        )
+
+
+def staleness(
+    learner: PolicyVersion, segments: Sequence[Segment], lineage: Lineage, measure: StalenessMeasure = "oldest"
+) -> int:
+    """Versions between the learner's weights and those that sampled a trajectory.
+
+    `mean` weighs segments by their tokens and rounds up.
+    """
+    numbers = [lineage.number(segment.policy_version) for segment in segments]
+    if measure == "oldest":
+        gap = learner.number - min(numbers)
+    elif measure == "newest":
+        gap = learner.number - max(numbers)
+    else:
+        lengths = [segment.end - segment.start for segment in segments]
+        weighted = sum(
+            length * max(0, learner.number - number) for length, number in zip(lengths, numbers, strict=True)
+        )
+        gap = -(-weighted // sum(lengths))
+    return max(0, gap)
+
+
+def token_staleness(learner: PolicyVersion, segments: Iterable[Segment], lineage: Lineage, num_tokens: int) -> Int32:
+    """Staleness of every token of a response: int32 `[T]`."""
+    result = np.zeros(num_tokens, np.int32)
+    for segment in segments:
+        result[segment.start : segment.end] = max(0, learner.number - lineage.number(segment.policy_version))
+    return result

@@ -1,0 +1,155 @@
+"""Which token intervals make one batch of exactly Φ loss tokens.
+
+Owns: the order of candidates, the choice, and the rule for cutting the response that crosses Φ. Does not own what is
+eligible (`buffer` says) nor where tokens lie (`packing`).
+Invariants: a choice holds exactly Φ loss tokens, or nothing; at most one response is cut; with carry, a response is cut
+only if its remainder can still be trained.
+Source: C3PO, arXiv 2506.14731 §3.2; algorithm.md §1.
+Differs: Eq. 3 read literally keeps the boundary response whole; Fig. 3 and this code cut it by loss mask.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Order = Literal["oldest_version", "fifo", "random", "abs_advantage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One trajectory that may be trained now.
+
+    Attributes:
+        num_loss_tokens: loss tokens not yet trained in this pass, > 0.
+        can_split: its remainder could still be trained with the next batch (or may be dropped).
+        is_remainder: an earlier batch cut it; the rest comes first.
+        num_uses: how often all of it was trained before.
+        oldest_number: version number of its oldest token, in the surviving lineage.
+        arrival: order in which its group was committed.
+        abs_advantage: |advantage|.
+    """
+
+    trajectory_id: str
+    group_id: str
+    source: str
+    num_loss_tokens: int
+    can_split: bool
+    is_remainder: bool
+    num_uses: int
+    oldest_number: int
+    arrival: int
+    abs_advantage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to train: candidates by index, with the number of loss tokens of each. They add up to Φ."""
+
+    taken: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """Why there is no batch yet, in words a person can act on."""
+
+    reason: str
+
+
+def order_candidates(
+    candidates: Sequence[Candidate],
+    order: Order,
+    *,
+    salt: int,
+    shares: Mapping[str, float] | None = None,
+) -> list[int]:
+    """Indices in the order of choice: remainders first, then the least used, then `order`.
+
+    Ties are broken at random by group (a hash of `salt` and the group's id): by arrival would favour short responses,
+    for they finish first. With `shares`, sources are interleaved so that the loss tokens of every prefix follow them.
+    """
+
+    def tie(candidate: Candidate) -> int:
+        return zlib.crc32(f"{salt}:{candidate.group_id}".encode())
+
+    def rank(candidate: Candidate) -> tuple[float, ...]:
+        if order == "oldest_version":
+            return (candidate.oldest_number, tie(candidate))
+        if order == "fifo":
+            return (candidate.arrival,)
+        if order == "random":
+            return (tie(candidate),)
+        return (-candidate.abs_advantage, tie(candidate))
+
+    ordered = sorted(
+        range(len(candidates)),
+        key=lambda i: (not candidates[i].is_remainder, candidates[i].num_uses, rank(candidates[i]), i),
+    )
+    return ordered if shares is None else _interleave(candidates, ordered, shares)
+
+
+def choose_tokens(
+    candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: int, *, is_final: bool = False
+) -> Choice | Shortfall:
+    """Choose exactly `token_budget` loss tokens: whole responses in order, the one that crosses the line cut.
+
+    A response that may not be cut and does not fit whole is passed over. If that leaves the batch short although there
+    are tokens enough, the responses that may not be cut are placed first, whole, and the others fill up around them.
+    `is_final` is a stage's declared end: it takes all there is if that is less than the budget.
+    """
+    available = sum(candidates[i].num_loss_tokens for i in ordered)
+    if available <= token_budget and (is_final or available == token_budget) and available > 0:
+        return Choice(tuple((i, candidates[i].num_loss_tokens) for i in ordered))
+    if available < token_budget or available == 0:
+        return Shortfall(f"{available:,} of {token_budget:,} eligible tokens")
+    taken = _fill(candidates, ordered, token_budget)
+    if taken is None:
+        rigid_first = sorted(ordered, key=lambda i: candidates[i].can_split)
+        taken = _fill(candidates, rigid_first, token_budget)
+    if taken is None:
+        rigid = sum(1 for i in ordered if not candidates[i].can_split)
+        return Shortfall(
+            f"{available:,} eligible tokens, but {rigid} of {len(ordered)} responses are at max_staleness, may not be "
+            f"split, and do not add up to {token_budget:,}; waiting for a fresher response"
+        )
+    return Choice(tuple(taken))
+
+
+def _fill(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: int) -> list[tuple[int, int]] | None:
+    taken: list[tuple[int, int]] = []
+    missing = token_budget
+    for i in ordered:
+        candidate = candidates[i]
+        if candidate.num_loss_tokens <= missing:
+            taken.append((i, candidate.num_loss_tokens))
+            missing -= candidate.num_loss_tokens
+        elif candidate.can_split:
+            taken.append((i, missing))
+            missing = 0
+        if missing == 0:
+            return taken
+    return None
+
+
+def _interleave(candidates: Sequence[Candidate], ordered: Sequence[int], shares: Mapping[str, float]) -> list[int]:
+    """Merge the sources' lists, always taking from the one furthest behind its share of tokens.
+
+    A source without candidates gives its part to the others; one without a share comes last.
+    """
+    queues: dict[str, list[int]] = {}
+    for i in reversed(ordered):
+        queues.setdefault(candidates[i].source, []).append(i)
+    given = dict.fromkeys(queues, 0)
+    merged = []
+    while queues:
+        source = min(
+            queues, key=lambda s: (given[s] / shares[s] if shares.get(s, 0) > 0 else float("inf"), -shares.get(s, 0), s)
+        )
+        i = queues[source].pop()
+        if not queues[source]:
+            del queues[source]
+        given[source] += candidates[i].num_loss_tokens
+        merged.append(i)
+    return merged
