@@ -5,14 +5,16 @@ Owns: finding the answer and calling the task's scorer. Does not own: the tasks,
 `prompt.metadata` holds `task` (reasoning-gym's name), `entry` (its entry as plain data) and `options` (the task's
 settings, without size and seed). The answer stands in the last `<answer>…</answer>`; without one the reward is 0.
 
-Several scorers evaluate the answer as Python (`eval`, sympy's `parse_expr`), so a response can run code and
-`9**9**9**9` never ends: this verifier is `guarded`, in killable workers that can reach nothing.
+Several scorers evaluate the answer as Python (`eval`, sympy's `parse_expr`): a response could run code, choose its own
+reward, or never end (`9**9**9**9`). So answers to those tasks must look like answers (else the reward is 0), and the
+verifier is `guarded`: what gets through runs in killable workers that can reach nothing.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,6 +26,22 @@ from ring_async.verifiers.answers import tagged_answer
 from ring_async.verifiers.base import GoldenCase, Isolation, Response, VerifierBase
 
 _MAX_DATASETS = 256
+_MAX_EXPRESSION_CHARACTERS = 2000
+_PARSED_TASKS = frozenset(
+    {"countdown", "puzzle24", "polynomial_multiplication", "simple_integration", "intermediate_integration"}
+)
+"""Their scorers call sympy's `parse_expr`."""
+_EVALUATED_TASKS = frozenset({"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"})
+"""Their scorers call `eval` where they expect a list."""
+_EXPRESSION = re.compile(r"[\w\s+\-*/^().,|]*")
+_LIST_OR_BOARD = re.compile(r"[\w\s,.\-\[\]'\"|]*")
+_NAME = re.compile(r"[^\W\d]\w*")
+_FUNCTIONS = frozenset(
+    {"sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "arcsin", "arccos", "arctan", "sinh", "cosh"}
+    | {"tanh", "asinh", "acosh", "atanh", "exp", "log", "ln", "sqrt", "pi", "abs", "Abs", "Integral"}
+)
+_ATTRIBUTE = re.compile(r"\.\s*[^\W\d]")
+_POWER_TOWER = re.compile(r"(?:\*\*|\^)[\s(\-+]*(?:\d{3,}|[\d.]+[\s)]*(?:\*\*|\^))")
 _TUPLED_TASKS = frozenset({"arc_agi", "rearc"})
 """Their scorers compare boards as tuples, which plain data (lists) never equals."""
 
@@ -49,6 +67,9 @@ class LogicVerifier(VerifierBase):
         if answer is None:
             return Verdict(0.0, {"answered": 0.0}, "no <answer>…</answer>", time.perf_counter() - started)
         task, entry, dataset = self._dataset(prompt)
+        if not is_plausible_answer(task, answer):
+            explanation = f"{task}: {_shown(answer)} is not an answer to this kind of task"
+            return Verdict(0.0, {"answered": 1.0, "refused": 1.0}, explanation, time.perf_counter() - started)
         credit = float(dataset.score_answer(answer=answer, entry=entry))
         reward = credit if self._threshold is None else float(credit >= self._threshold)
         return Verdict(
@@ -90,6 +111,25 @@ class LogicVerifier(VerifierBase):
         else:
             self._datasets.move_to_end(key)
         return task, entry, dataset
+
+
+def is_plausible_answer(task: str, answer: str) -> bool:
+    """Whether an answer to a task whose scorer evaluates it holds nothing but what an answer needs.
+
+    Expressions: numbers, one-letter symbols, elementary functions, operators, no attributes, no towers of powers.
+    Lists and boards: words, numbers, quotes and brackets, but nothing that calls or computes.
+    """
+    if task in _EVALUATED_TASKS:
+        return _LIST_OR_BOARD.fullmatch(answer) is not None
+    if task in _PARSED_TASKS:
+        return (
+            len(answer) <= _MAX_EXPRESSION_CHARACTERS
+            and _EXPRESSION.fullmatch(answer) is not None
+            and _ATTRIBUTE.search(answer) is None
+            and _POWER_TOWER.search(answer) is None
+            and all(len(name) == 1 or name in _FUNCTIONS for name in _NAME.findall(answer))
+        )
+    return True
 
 
 def _tupled(value: Any) -> Any:

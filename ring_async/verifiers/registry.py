@@ -39,17 +39,39 @@ def registered_names() -> tuple[str, ...]:
     return tuple(sorted(plugins | set(REGISTERED)))
 
 
-def make_verifier(name: str, section: VerifierSection) -> Verifier:
-    """Build the verifier that `verifiers.<name>` describes.
+def make_verifier(name: str, section: VerifierSection, *, num_workers: int = 1) -> Verifier:
+    """Build the verifier that `verifiers.<name>` describes, with worker processes where its isolation asks for them.
+
+    Args:
+        name: its key under `verifiers`.
+        section: what to load and its options.
+        num_workers: worker processes of an isolated verifier (`reward.num_workers`).
 
     Raises:
         ConfigError: it cannot be loaded or does not take these options; says where and what to do.
+    """
+    verifier = load_verifier(name, section, num_workers=num_workers)
+    isolation: Any = getattr(verifier, "isolation", "thread")
+    if isolation == "thread":
+        return verifier
+    if isolation not in ("process", "guarded"):
+        raise ConfigError(f"verifiers.{name}.use: isolation {isolation!r} is none of thread, process, guarded")
+    from ring_async.verifiers.isolated import IsolatedVerifier
+
+    return IsolatedVerifier(verifier, section, isolation, num_workers=num_workers)
+
+
+def load_verifier(name: str, section: VerifierSection, *, num_workers: int = 1) -> Verifier:
+    """Build the verifier itself, to run in this process whatever its isolation.
+
+    Raises:
+        ConfigError: as `make_verifier`.
     """
     where = f"verifiers.{name}"
     verifier_class, content = _load_class(where, section.use)
     try:
         if hasattr(verifier_class, "from_options"):
-            verifier = verifier_class.from_options(section.options, _make_inner(where))
+            verifier = verifier_class.from_options(section.options, _make_inner(where, num_workers))
         else:
             verifier = verifier_class(**section.options)
     except TypeError as error:
@@ -65,13 +87,13 @@ def make_verifier(name: str, section: VerifierSection) -> Verifier:
     return verifier  # type: ignore[no-any-return]
 
 
-def _make_inner(where: str) -> Any:
+def _make_inner(where: str, num_workers: int) -> Any:
     def make(name: str, description: Mapping[str, Any]) -> Verifier:
         try:
             section = VerifierSection.model_validate(description)
         except ValidationError as error:
             raise ConfigError(f"{where}.options: {name}: {error}") from error
-        return make_verifier(name, section)
+        return make_verifier(name, section, num_workers=num_workers)
 
     return make
 
