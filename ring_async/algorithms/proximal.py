@@ -1,0 +1,31 @@
+"""The proximal policy without a forward pass of its own: interpolated between behaviour and policy.
+
+Owns: `correction.proximal = loglinear`. `recompute` is a forward pass and belongs to the train engine.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def loglinear_proximal(
+    policy_logprobs: Tensor, behavior_logprobs: Tensor, token_staleness: Tensor, versions_ahead: float
+) -> Tensor:
+    """Interpolate: log π_prox ≈ log μ + a·(sg(log π_θ) − log μ), a = (v_prox − v_μ) / (v_θ − v_μ) in [0, 1].
+
+    Args:
+        policy_logprobs: `[T]`; used without its gradient.
+        behavior_logprobs: `[T]`.
+        token_staleness: int `[T]`, v_prox − v_μ, in versions.
+        versions_ahead: v_θ − v_prox, in versions: the share of the batch's optimizer steps already taken (0 before the
+            first, as one batch makes one version).
+
+    Returns:
+        `[T]`, no gradient. Where v_θ = v_μ, sg(log π_θ): there is nothing to interpolate.
+    """
+    policy = policy_logprobs.detach()
+    staleness = token_staleness.to(policy.dtype).clamp(min=0)
+    age = staleness + versions_ahead
+    share = torch.where(age > 0, staleness / age.clamp(min=1e-12), torch.ones_like(age))
+    return behavior_logprobs + share * (policy - behavior_logprobs)

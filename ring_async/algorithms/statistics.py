@@ -1,0 +1,131 @@
+"""What is always logged of a batch: the learner's share of a `metrics.jsonl` line.
+
+Owns: the names and formulas of these numbers. Gathers detached per-token values over microbatches and summarizes them
+once. Ratios are those of the whole batch's loss tokens; with M > 1 every token is counted once, in its minibatch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ring_async.algorithms.corrections import Corrected, TokenBatch
+from ring_async.types import BatchPlan
+
+LOW_EFFECTIVE_SAMPLE_SIZE = 0.3
+"""`effective_sample_size` below this raises `effective_sample_size_low`: it falls before a run collapses."""
+
+QUANTILES = (0.01, 0.5, 0.99)
+
+_Array = npt.NDArray[Any]
+
+
+class BatchStatistics:
+    """Per-token values of one batch, microbatch by microbatch."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Tensor]] = {}
+
+    def add(self, tokens: TokenBatch, corrected: Corrected, entropy: Tensor, kl: Tensor | None) -> None:
+        """Take in one microbatch; keeps detached values of its loss tokens alone."""
+        chosen = tokens.is_loss
+        columns = {
+            "is_used": corrected.is_used,
+            "is_masked": corrected.is_masked,
+            "is_clipped": corrected.is_clipped,
+            "advantage": tokens.advantages,
+            "staleness": tokens.token_staleness,
+            "log_w": corrected.log_behavior_ratio,
+            "log_r": corrected.log_total_ratio,
+            "entropy": entropy,
+            "surrogate": corrected.surrogate,
+            **{f"filtered_{name}": mask for name, mask in corrected.filtered.items()},
+        }
+        if kl is not None:
+            columns["kl"] = kl
+        for name, values in columns.items():
+            self._columns.setdefault(name, []).append(values.detach()[chosen])
+
+    def log_behavior_ratios(self) -> tuple[Tensor, Tensor]:
+        """Values of log w, and staleness, of the finite loss tokens so far."""
+        used = torch.cat(self._columns["is_used"])
+        return torch.cat(self._columns["log_w"])[used], torch.cat(self._columns["staleness"])[used]
+
+    def summary(self) -> dict[str, Any]:
+        """Numbers by the names they are logged under. `docs/algorithm.md` explains each."""
+        table = {name: torch.cat(parts).cpu().numpy() for name, parts in self._columns.items()}
+        num_tokens = int(table["is_used"].size)
+        used = table.pop("is_used")
+        table = {name: values[used] for name, values in table.items()}
+        staleness = table["staleness"]
+        log_w = table["log_w"].astype(np.float64)
+        log_r = table["log_r"].astype(np.float64)
+        fresh = log_w[staleness == 0]
+        sample_size = effective_sample_size(log_w)
+        masked = table["is_masked"]
+        signs = {"positive": table["advantage"] > 0, "negative": table["advantage"] < 0}
+        ages = {str(age): staleness == age for age in np.unique(staleness).tolist()}
+        return {
+            "loss_tokens": num_tokens,
+            "nonfinite_tokens": num_tokens - int(used.sum()),
+            "surrogate": _mean(table["surrogate"]),
+            "entropy": _mean(table["entropy"]),
+            "kl": _mean(table["kl"]) if "kl" in table else None,
+            "behavior_kl": _mean(np.expm1(log_r) - log_r),
+            "effective_sample_size": sample_size,
+            "effective_sample_size_low": sample_size < LOW_EFFECTIVE_SAMPLE_SIZE,
+            "behavior_ratio_mean": _mean(np.exp(log_w)),
+            "behavior_ratio_masked": _mean(masked),
+            "behavior_ratio_masked_by_staleness": {age: _mean(masked[chosen]) for age, chosen in ages.items()},
+            "behavior_ratio_masked_by_sign": {sign: _mean(masked[chosen]) for sign, chosen in signs.items()},
+            "behavior_ratio_quantiles": {age: _quantiles(log_w[chosen]) for age, chosen in ages.items()},
+            "loss_tokens_by_staleness": {age: int(chosen.sum()) for age, chosen in ages.items()},
+            "policy_ratio_clipped": _mean(table["is_clipped"]),
+            "mismatch_ratio": _mean(np.exp(fresh)) if fresh.size else None,
+            "mismatch_ratio_quantiles": _quantiles(fresh) if fresh.size else None,
+            "mismatch_tokens": int(fresh.size),
+            "filtered": {
+                name.removeprefix("filtered_"): int(table[name].sum()) for name in table if "filtered_" in name
+            },
+        }
+
+
+def effective_sample_size(log_weights: _Array) -> float:
+    """(Σw)² / (n·Σw²), in (0, 1]: 1 when all weights are equal, 1/n when one rules. 0 for no tokens."""
+    if log_weights.size == 0:
+        return 0.0
+    weights = np.exp(log_weights - log_weights.max())
+    return float(weights.sum() ** 2 / (weights.size * np.square(weights).sum()))
+
+
+def plan_statistics(plan: BatchPlan) -> dict[str, Any]:
+    """What a plan says without its tokens: rewards, staleness, padding. Means run over its sequences."""
+    sequences = plan.sequences
+    sources: dict[str, list[float]] = {}
+    for sequence in sequences:
+        sources.setdefault(sequence.source, []).append(sequence.reward)
+    staleness = [sequence.staleness for sequence in sequences]
+    rewards = [sequence.reward for sequence in sequences]
+    num_tokens = sum(sequence.num_prompt_tokens + sequence.num_response_tokens for sequence in sequences)
+    num_positions = plan.num_rows * plan.token_capacity
+    return {
+        "reward_mean": sum(rewards) / len(rewards) if rewards else 0.0,
+        "reward_by_source": {source: sum(values) / len(values) for source, values in sorted(sources.items())},
+        "staleness_mean": sum(staleness) / len(staleness) if staleness else 0.0,
+        "staleness_max": max(staleness, default=0),
+        "padding_fraction": 1 - num_tokens / num_positions if num_positions else 0.0,
+        "num_sequences": len(sequences),
+    }
+
+
+def _mean(values: _Array) -> float:
+    return float(values.mean(dtype=np.float64)) if values.size else 0.0
+
+
+def _quantiles(log_ratios: _Array) -> dict[str, float]:
+    values = np.exp(np.quantile(log_ratios, QUANTILES))
+    return {f"p{100 * q:02.0f}": float(value) for q, value in zip(QUANTILES, values, strict=True)}
