@@ -84,10 +84,10 @@ async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
     from ring_async.monitoring.exporter import Exporter
     from ring_async.monitoring.trace import Tracer
     from ring_async.transport.channel import ZmqTransport
-    from ring_async.transport.curve import load_keys
+    from ring_async.transport.curve import CurveKeys
 
     spec = launch.spec
-    keys = load_keys(run_dir.keys) if config.transport.kind == "tcp" else None
+    keys = CurveKeys.load(run_dir.keys) if config.transport.kind == "tcp" else None
     transport = ZmqTransport(spec.actor_id, config.transport, Path(launch.socket_dir), keys)
     part = run_dir.trace_parts / f"{spec.actor_id}.jsonl"
     tracer = Tracer(part if config.monitoring.trace else None, spec.actor_id)
@@ -221,6 +221,7 @@ class Launcher:
         self._stop_requests = 0
         self._policy = RestartPolicy(config.placement.max_restarts, config.placement.restart_window_s)
         self._controller_incarnation = 0
+        self._is_stop_passed_on = False
 
     async def run(self) -> Outcome:
         """Run until the controller says it is finished, or nothing can go on.
@@ -245,15 +246,15 @@ class Launcher:
                 self._run_dir.endpoints.unlink(missing_ok=True)
 
     def _prepare(self) -> None:
-        from ring_async.transport.curve import make_run_keys
+        from ring_async.transport.curve import CurveKeys
 
         self._run_dir.create()
         self._run_dir.endpoints.unlink(missing_ok=True)
         self._run_dir.outcome.unlink(missing_ok=True)
         self._run_dir.config.write_text(dump_config(self._config))
         self._run_dir.point_latest()
-        if self._config.transport.kind == "tcp":
-            make_run_keys(self._run_dir.keys)
+        if self._config.transport.kind == "tcp" and not self._run_dir.keys.exists():
+            CurveKeys.make_run_keys(self._run_dir.keys)
 
     def _on_signal(self) -> None:
         self._stop_requests += 1
@@ -284,10 +285,10 @@ class Launcher:
                 await asyncio.sleep(RECONCILE_S)
 
     async def _pass_on_stop(self) -> None:
-        if self._stop_requests == 1 and not getattr(self, "_stop_passed_on", False):
+        if self._stop_requests == 1 and not self._is_stop_passed_on:
             from ring_async.control.client import ControlClient
 
-            self._stop_passed_on = True
+            self._is_stop_passed_on = True
             with contextlib.suppress(RunError):
                 await asyncio.to_thread(ControlClient(self._run_dir).post, "/v1/down", {"deadline_s": 20.0})
 
@@ -402,9 +403,9 @@ class Launcher:
     @contextlib.asynccontextmanager
     async def _channel(self, endpoint: str) -> AsyncIterator[Any]:
         from ring_async.transport.channel import ZmqTransport
-        from ring_async.transport.curve import load_keys
+        from ring_async.transport.curve import CurveKeys
 
-        keys = load_keys(self._run_dir.keys) if self._config.transport.kind == "tcp" else None
+        keys = CurveKeys.load(self._run_dir.keys) if self._config.transport.kind == "tcp" else None
         transport = ZmqTransport("launcher", self._config.transport, self._socket_dir, keys)
         try:
             yield transport.connect(endpoint, peer="controller-0")
@@ -448,7 +449,7 @@ def _ray_cluster(config: Config) -> Any:
 
 @contextlib.contextmanager
 def _socket_dir() -> Any:
-    from ring_async.transport.channel import make_socket_dir
+    from ring_async.transport.curve import make_socket_dir
 
     path = make_socket_dir()
     try:

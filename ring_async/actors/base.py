@@ -108,6 +108,7 @@ class Actor:
         self.stop_deadline_s = 0.0
         self.state = "starting"
         self.members: dict[str, Member] = {}
+        self._members_moved = asyncio.Condition()
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._data_links: dict[str, Outbox] = {}
         self._control_inbox: Inbox = context.transport.open_inbox("control")
@@ -130,9 +131,6 @@ class Actor:
         """Carry out a command of the controller."""
         raise RefusedError(f"{self.actor_id} does not know the command {type(message).__name__}")
 
-    async def members_changed(self) -> None:
-        """`members` is new: somebody joined, left or moved."""
-
     async def close(self) -> None:
         """Release what `open` took."""
 
@@ -153,6 +151,19 @@ class Actor:
         """Registered members of a role, in a fixed order."""
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
 
+    async def registered(self, role: str, actor_id: str = "") -> list[Member]:
+        """Wait until there is a member of this role (and of this id, if given); returns those there are.
+
+        Raises:
+            ActorFailedError: nobody registered in time.
+        """
+        whom = f"{actor_id or f'a {role}'} to register"
+        async with self.waits.on(whom, self.config.placement.start_timeout_s), self._members_moved:
+            await self._members_moved.wait_for(
+                lambda: actor_id in self.members if actor_id else bool(self.members_of(role))
+            )
+        return self.members_of(role)
+
     def data_link(self, actor_id: str) -> Outbox:
         """The way to a member's data inbox."""
         if actor_id not in self._data_links:
@@ -169,7 +180,8 @@ class Actor:
             known = before.get(actor_id)
             if known is None or (known.incarnation, known.data_endpoint) != (member.incarnation, member.data_endpoint):
                 await link.redirect(member.data_endpoint)
-        await self.members_changed()
+        async with self._members_moved:
+            self._members_moved.notify_all()
 
     # -- life
 

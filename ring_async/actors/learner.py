@@ -4,8 +4,8 @@
        ▲ asked for one batch ahead, at the version it will be consumed at
                                                      └─ publishing overlaps the next step
 
-Owns: the model and optimizer (behind a `TrainEngine`), the policy version, learner checkpoints. Waits for a batch and for
-nothing else. Does not choose what it trains on: the batch plan does.
+Owns: the model and optimizer (behind a `TrainEngine`), the policy version, learner checkpoints. Waits for a batch and
+for nothing else. Does not choose what it trains on: the batch plan does.
 Invariant: plan number n is consumed at version n − 1 and makes version n, so a restart from the checkpoint of version n
 asks for plan n + 1 and is given the same plans, in the same order, as the lost lineage.
 """
@@ -53,9 +53,7 @@ class Learner(Actor):
 
     role: ClassVar[str] = "learner"
 
-    def __init__(
-        self, context: ActorContext, make_engine: Callable[[], TrainEngine], sender: WeightSender
-    ) -> None:
+    def __init__(self, context: ActorContext, make_engine: Callable[[], TrainEngine], sender: WeightSender) -> None:
         super().__init__(context)
         self._make_engine = make_engine
         self._sender = sender
@@ -121,6 +119,8 @@ class Learner(Actor):
         await until_stopped(self.stopping, training)
         if self._publishing is not None:
             await self._publishing
+        async with self.waits.on("the controller to end the run", 4 * self.config.monitoring.heartbeat_timeout_s):
+            await self.stopping.wait()
 
     async def _train(self) -> None:
         """Consumes batches / produces versions / waits for replay / freed by Φ eligible tokens."""
@@ -157,9 +157,7 @@ class Learner(Actor):
         ask = RequestBatch(plan_number, PolicyVersion(self._lineage, plan_number - 1), BATCH_POLL_S)
         planner = "replay-0"
         deadline_s = self.config.replay.batch_deadline_s
-        async with self.waits.on(f"{planner} to register", self.config.placement.start_timeout_s):
-            while planner not in self.members:
-                await asyncio.sleep(0.05)
+        await self.registered("replay", planner)
         asked_s = monotonic_s()
         async with self.waits.on(f"batch {plan_number} from {planner}", 2 * deadline_s):
             while True:

@@ -18,9 +18,9 @@ import msgspec
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
 from ring_async.actors.replay import shard_of
 from ring_async.clock import monotonic_s
-from ring_async.engines.tokenizer import decode_response, encode_prompt, load_tokenizer
-from ring_async.models import resolve_model_path
+from ring_async.engines.tokenizer import decode_response, load_tokenizer
 from ring_async.errors import PeerTimeoutError, RefusedError, VerifierError
+from ring_async.models import resolve_model_path
 from ring_async.monitoring import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages import GroupGenerated, GroupScored, GroupsFailed, Registered
@@ -107,9 +107,7 @@ class Reward(Actor):
 
     async def _forward(self, delivery: Delivery, header: GroupHeader) -> None:
         shard = shard_of(header.group_id, self.config.replay.num)
-        async with self.waits.on(f"{shard} to register", self.config.placement.start_timeout_s):
-            while shard not in self.members:
-                await asyncio.sleep(0.05)
+        await self.registered("replay", shard)
         link = self.data_link(shard)
         async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
             committed = await link.send(GroupScored(header), delivery.buffers, message_id=header.group_id)

@@ -18,10 +18,10 @@ import numpy as np
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
 from ring_async.clock import monotonic_s
-from ring_async.engines.tokenizer import decode_response, encode_prompt, load_tokenizer
-from ring_async.models import resolve_model_path
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
+from ring_async.engines.tokenizer import encode_prompt, load_tokenizer
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
+from ring_async.models import resolve_model_path
 from ring_async.monitoring import metrics
 from ring_async.transport.messages import (
     Done,
@@ -232,9 +232,7 @@ class Rollout(Actor):
         """
         group_id = group.header.group_id
         while True:
-            async with self.waits.on("a reward actor", self.config.placement.start_timeout_s):
-                while not (rewards := self.members_of("reward")):
-                    await asyncio.sleep(0.05)
+            rewards = await self.registered("reward")
             reward = min(rewards, key=lambda member: self.data_link(member.actor_id).num_unacknowledged).actor_id
             sending = asyncio.ensure_future(self._send_to(reward, group))
             try:
@@ -296,9 +294,7 @@ class Rollout(Actor):
             log.warning("%s: %d leases are left to run out", self.actor_id, len(group_ids))
 
 
-def group_of(
-    reservation: Reservation, prompt_ids: Int32, generations: list[Generation], *, engine_id: str
-) -> Group:
+def group_of(reservation: Reservation, prompt_ids: Int32, generations: list[Generation], *, engine_id: str) -> Group:
     """Assemble K generations of one reservation into a columnar group."""
     trajectories = [
         Trajectory(

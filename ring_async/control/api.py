@@ -124,5 +124,5 @@ class _Server(uvicorn.Server):
     """Leaves signals to the process it lives in."""
 
     @contextlib.contextmanager
-    def capture_signals(self):  # noqa: ANN202 - the base's signature
+    def capture_signals(self):
         yield

@@ -1,0 +1,453 @@
+"""Controller: admits work, keeps the account, knows the fleet.
+
+    rollouts ──ReserveGroups──▶ admission ──▶ prompt desk ──▶ journal ──GroupsReserved──▶ rollouts
+    replay   ──TrajectoriesMoved, BufferReported──▶ ledger, admission
+    learner  ──StepCompleted, WeightsPublished, CheckpointSaved──▶ metrics.jsonl, news to rollouts and replay
+    launcher ──ReportFleet──▶ fleet ──FleetWanted──▶ launcher
+    people   ──control API──▶ pause, resume, checkpoint, down, status
+
+Owns: the run: membership, restarts, news of versions and members, checkpoints, pause, the end.
+Decides nothing that `core` decides: who lives (`Fleet`), what is granted (`WorkDesk`).
+Invariants: a reservation is durable before a rollout hears of it; the event loop never waits on an actor without a
+deadline; the run ends once, with one reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from ring_async.actors.base import ActorContext
+from ring_async.actors.member_links import MemberLinks
+from ring_async.actors.step_log import StepLog
+from ring_async.actors.work_desk import WorkDesk
+from ring_async.clock import monotonic_s
+from ring_async.core.admission import Grant
+from ring_async.core.fleet import Fleet, FleetChange
+from ring_async.core.reservations import Returned
+from ring_async.core.restart import RestartPolicy
+from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, RunError
+from ring_async.monitoring import metrics
+from ring_async.storage.run_dir import write_json
+from ring_async.transport.base import Delivery
+from ring_async.transport.messages import (
+    ActorSpec,
+    BufferReported,
+    CheckpointCovered,
+    CheckpointSaved,
+    Done,
+    FleetWanted,
+    GroupsFailed,
+    GroupsReserved,
+    Heartbeat,
+    HeartbeatSeen,
+    LeasesRenewed,
+    Member,
+    MembersChanged,
+    Message,
+    Pause,
+    Register,
+    Registered,
+    RenewLeases,
+    ReportFleet,
+    ReserveGroups,
+    Resume,
+    RunFailed,
+    SaveCheckpoint,
+    Shutdown,
+    StepCompleted,
+    TrajectoriesMoved,
+    UseWeights,
+    WeightsAdopted,
+    WeightsAnnouncement,
+    WeightsPublished,
+)
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+LONG_POLL_S = 1.0
+"""How long a question for work is held before it is answered with the reason why there is none."""
+STOP_DEADLINE_S = 10.0
+FATAL_KINDS = ("DivergedError", "ConfigError")
+
+
+class Controller:
+    """See the module. Args: `is_resumed` says whether to go on from the run's journal and newest checkpoint."""
+
+    def __init__(self, context: ActorContext, *, is_resumed: bool) -> None:
+        self.context = context
+        self.config = config = context.config
+        self._inbox = context.transport.open_inbox("control")
+        self.endpoint = self._inbox.endpoint
+        self._links = MemberLinks(context.transport)
+        self._members: dict[str, Member] = {}
+        self._beats: dict[str, tuple[Heartbeat, float]] = {}
+        placement = config.placement
+        self._fleet = Fleet(
+            RestartPolicy(placement.max_restarts, placement.restart_window_s),
+            config.monitoring.heartbeat_timeout_s,
+            placement.start_timeout_s,
+        )
+        self._work = WorkDesk(config, context.run_dir.journal, is_resumed=is_resumed)
+        noted = self._work.noted("learner_incarnation")
+        self._learner_incarnation = -1 if noted is None else int(noted)
+        self._steps = StepLog(context.run_dir)
+        self._admission_moved = asyncio.Condition()
+        self._weights: WeightsAnnouncement | None = None
+        self._checkpoint: dict[str, Any] | None = self._work.noted("checkpoint") if is_resumed else None
+        self._is_paused = False
+        self._stopping = ""
+        self._failure = ""
+        self._is_finished = False
+        self._told_launcher = asyncio.Event()
+        self._everybody_left = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._generated_before = 0.0
+        self._steps.event("controller_started", author="controller-0", is_resumed=is_resumed)
+
+    # -- life
+
+    async def live(self) -> None:
+        """Serve until the run has ended and the launcher knows."""
+        now_s = monotonic_s()
+        config = self.config
+        for role, num in (
+            ("replay", config.replay.num),
+            ("learner", 1),
+            ("reward", config.reward.num),
+            ("rollout", config.rollout.num),
+        ):
+            self._fleet.want(role, num, now_s)
+        loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
+        try:
+            told = asyncio.create_task(self._told_launcher.wait())
+            done, _ = await asyncio.wait([told, *loops], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {told}:
+                task.result()
+            await asyncio.sleep(TICK_S)  # the answer that told the launcher is still on its way
+        finally:
+            for task in (told, *loops, *self._tasks):
+                task.cancel()
+            await asyncio.gather(told, *loops, *self._tasks, return_exceptions=True)
+            await self._links.close()
+            await self._inbox.close()
+            await self.context.transport.close()
+            self._work.close()
+            self._steps.close()
+            self.context.tracer.close()
+
+    async def _serve(self) -> None:
+        """Consumes messages of actors and launcher / produces answers / waits for the next / freed by anybody."""
+        while True:
+            delivery = await self._inbox.receive()
+            if isinstance(delivery.message, ReserveGroups):
+                self._spawn(self._reserve(delivery))  # may wait for admission; nobody else does
+                continue
+            try:
+                delivery.reply(await self._handle(delivery.sender, delivery.message))
+            except RingAsyncError as refusal:
+                delivery.refuse(str(refusal))
+
+    async def _tick(self) -> None:
+        """Consumes time / produces expiries and the end of the run / waits a moment / freed by time."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            now_s = monotonic_s()
+            for change in self._fleet.expire(now_s):
+                await self._apply_fleet(change)
+            self._record_failures(self._work.expire())
+            self._work.ledger.check()
+            self._export(now_s)
+            async with self._admission_moved:
+                self._admission_moved.notify_all()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the controller failed", exc_info=error)
+            self._fail(f"the controller: {error!r}")
+
+    # -- messages
+
+    async def _handle(self, sender: str, message: Message) -> Message:
+        match message:
+            case Heartbeat(actor_id, incarnation):
+                return self._beat(message, self._fleet.saw(actor_id, incarnation, monotonic_s()))
+            case Register(member):
+                return await self._register(member)
+            case RenewLeases(group_ids):
+                return LeasesRenewed(self._work.renew(sender, group_ids))
+            case GroupsFailed(group_ids, cause):
+                self._record_failures(self._work.give_back(group_ids, cause))
+            case TrajectoriesMoved(states):
+                self._work.moved(states)
+            case BufferReported():
+                self._work.observe_buffer(sender, message)
+            case StepCompleted():
+                self._step(message)
+            case WeightsPublished(announcement):
+                self._publish(announcement)
+            case WeightsAdopted():
+                pass
+            case CheckpointSaved():
+                self._checkpoint_saved(message)
+            case RunFailed(actor_id, kind, detail):
+                self._incident(actor_id, kind, detail)
+            case ReportFleet(exits):
+                for gone in exits:
+                    await self._apply_fleet(
+                        self._fleet.exited(gone.actor_id, gone.incarnation, gone.cause, monotonic_s())
+                    )
+                return self._wanted()
+            case _:
+                raise RefusedError(f"the controller does not take {type(message).__name__}")
+        return Done()
+
+    # -- work
+
+    async def _reserve(self, delivery: Delivery) -> None:
+        ask = delivery.message
+        assert isinstance(ask, ReserveGroups)
+        deadline_s = monotonic_s() + LONG_POLL_S
+        while True:
+            grant = self._grant(delivery.sender, ask)
+            remaining_s = deadline_s - monotonic_s()
+            if grant.num_groups or remaining_s <= 0:
+                break
+            async with self._admission_moved:
+                try:
+                    await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
+                except TimeoutError:
+                    break
+        reservations = self._work.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
+        delivery.reply(GroupsReserved(reservations, grant.reason))
+
+    def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
+        if self._stopping or self._is_paused:
+            return Grant(0, "the run is paused" if self._is_paused else "the run is ending")
+        if sender not in self._members:
+            return Grant(0, "not registered")
+        return self._work.grantable(ask.policy_version)
+
+    def _record_failures(self, given_up: list[Returned]) -> None:
+        for back in given_up:
+            group_id = back.reservation.group_id
+            self._steps.event("group_failed", author=back.owner, group_id=group_id, cause=back.cause)
+
+    # -- versions
+
+    def _publish(self, announcement: WeightsAnnouncement) -> None:
+        self._weights = announcement
+        self._work.observe_version(announcement.policy_version)
+        for member in self._members.values():
+            if member.role == "rollout":
+                self._links.tell(member.actor_id, UseWeights(announcement))
+
+    def _step(self, completed: StepCompleted) -> None:
+        generated = self._generated_tokens()
+        self._steps.step(completed, generated_tokens=generated, buffer=self._work.buffer_report())
+
+    def _generated_tokens(self) -> float:
+        alive = sum(
+            beat.counters.get("generated_tokens", 0.0)
+            for actor_id, (beat, _) in self._beats.items()
+            if actor_id.startswith("rollout")
+        )
+        return self._generated_before + alive
+
+    def _checkpoint_saved(self, saved: CheckpointSaved) -> None:
+        number = saved.policy_version.number
+        self._checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
+        self._work.note("checkpoint", self._checkpoint)
+        for member in self._members.values():
+            if member.role == "replay":
+                self._links.tell(member.actor_id, CheckpointCovered(saved.plan_number))
+        if number >= self.config.stop.policy_versions:
+            self.shut_down("all policy versions trained", STOP_DEADLINE_S)
+
+    # -- fleet
+
+    async def _register(self, member: Member) -> Message:
+        if not self._fleet.saw(member.actor_id, member.incarnation, monotonic_s()):
+            raise RefusedError(f"{member.actor_id} incarnation {member.incarnation} is not part of this fleet")
+        is_new = self._members.get(member.actor_id) != member
+        self._members[member.actor_id] = member
+        if is_new:
+            self._links.open(member)
+            if member.role == "learner":
+                self._learner_incarnation += 1
+                self._work.note("learner_incarnation", self._learner_incarnation)
+            self._steps.event("joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid)
+            self._tell_members()
+        return Registered(
+            members=tuple(self._members.values()),
+            weights=self._weights,
+            is_paused=self._is_paused,
+            verifier_epoch=0,
+            resume_from=self._checkpoint["path"] if self._checkpoint else "",
+            learner_incarnation=max(0, self._learner_incarnation),
+        )
+
+    def _beat(self, beat: Heartbeat, is_current: bool) -> HeartbeatSeen:
+        if is_current:
+            self._beats[beat.actor_id] = (beat, monotonic_s())
+        return HeartbeatSeen(is_known=is_current and beat.actor_id in self._members)
+
+    async def _apply_fleet(self, change: FleetChange) -> None:
+        if change.lost is None:
+            return
+        actor_id = change.lost.actor_id
+        self._members.pop(actor_id, None)
+        if not self._members:
+            self._everybody_left.set()
+        self._links.drop(actor_id)
+        gone = self._beats.pop(actor_id, None)
+        if gone is not None and change.lost.role == "rollout":
+            self._generated_before += gone[0].counters.get("generated_tokens", 0.0)
+        if self._stopping:
+            return
+        log.warning(change.notice)
+        self._steps.event("actor_lost", author="controller-0", actor=actor_id, notice=change.notice)
+        metrics.controller_restarts.labels(role=change.lost.role).inc()
+        self._record_failures(self._work.owner_lost(actor_id))
+        self._tell_members()
+        if change.given_up:
+            self._fail(change.given_up)
+
+    def _tell_members(self) -> None:
+        news = MembersChanged(tuple(self._members.values()))
+        for actor_id in self._members:
+            self._links.tell(actor_id, news)
+
+    def _wanted(self) -> FleetWanted:
+        if self._is_finished:
+            self._told_launcher.set()
+            return FleetWanted((), is_finished=True, failure=self._failure)
+        specs = (ActorSpec(*key) for key in self._fleet.wanted(monotonic_s()))
+        return FleetWanted(tuple(spec for spec in specs if not self._stopping or spec.actor_id in self._members))
+
+    def _incident(self, actor_id: str, kind: str, detail: str) -> None:
+        self._steps.event("actor_failed", author=actor_id, error=kind, detail=detail)
+        if kind in FATAL_KINDS:
+            self._fail(f"{actor_id}: {kind}: {detail}")
+
+    # -- what people may do (`control.api.Operations`)
+
+    def status(self) -> dict[str, Any]:
+        """The run as a person wants to see it: plain data."""
+        now_s = monotonic_s()
+        return {
+            "run": self.config.run.name,
+            "state": self._stopping or ("paused" if self._is_paused else "running"),
+            "policy_version": self._work.version_number,
+            "policy_versions": self.config.stop.policy_versions,
+            "actors": [
+                {
+                    "actor_id": key.actor_id,
+                    "role": key.role,
+                    "incarnation": key.incarnation,
+                    "pid": self._members[key.actor_id].pid if key.actor_id in self._members else None,
+                    **self._actor_status(key.actor_id, now_s),
+                }
+                for key in self._fleet.wanted(now_s)
+            ],
+            "reservations_open": self._work.num_open,
+            "ledger": self._work.ledger.counts(),
+            "causes": self._work.ledger.causes(),
+            "buffer": self._work.buffer_report(),
+            "checkpoint": self._checkpoint,
+            "last_step": self._steps.recent_steps[-1] if self._steps.recent_steps else None,
+            "events": list(self._steps.recent_events)[-10:],
+        }
+
+    def _actor_status(self, actor_id: str, now_s: float) -> dict[str, Any]:
+        if actor_id not in self._beats:
+            return {"state": "starting", "waiting_for": "", "waited_s": 0.0, "heartbeat_age_s": None, "counters": {}}
+        beat, seen_s = self._beats[actor_id]
+        return {
+            "state": beat.state,
+            "waiting_for": beat.waiting_for,
+            "waited_s": beat.waited_s,
+            "heartbeat_age_s": now_s - seen_s,
+            "counters": beat.counters,
+        }
+
+    def live_members(self) -> list[Member]:
+        return list(self._members.values())
+
+    async def pause(self) -> None:
+        """Stop granting work and training; what is under way finishes."""
+        self._is_paused = True
+        self._steps.event("paused", author="api")
+        self._tell_all(Pause())
+
+    async def resume(self) -> None:
+        self._is_paused = False
+        self._steps.event("resumed", author="api")
+        self._tell_all(Resume())
+
+    async def checkpoint(self) -> str:
+        """Have the learner write a checkpoint between two steps; returns its path."""
+        try:
+            saved = await self._links.command("learner-0", SaveCheckpoint(""), timeout_s=300.0)
+        except PeerTimeoutError as error:
+            raise RunError(f"no checkpoint: {error}") from error
+        assert isinstance(saved, CheckpointSaved)
+        self._steps.event("checkpoint", author="api", path=saved.path)
+        return saved.path
+
+    def shut_down(self, reason: str, deadline_s: float) -> None:
+        """End the run: a checkpoint where it is people who end it, then everybody leaves within the deadline."""
+        if not self._stopping:
+            self._stopping = reason
+            self._steps.event("stopping", author="controller-0", reason=reason)
+            self._spawn(self._stop(deadline_s))
+
+    def _fail(self, reason: str) -> None:
+        if not self._failure:
+            self._failure = reason
+            log.error("the run failed: %s", reason)
+            self._steps.event("failed", author="controller-0", reason=reason)
+        self.shut_down("failed", STOP_DEADLINE_S)
+
+    async def _stop(self, deadline_s: float) -> None:
+        end_s = monotonic_s() + deadline_s
+        if not self._failure and self._work.version_number < self.config.stop.policy_versions:
+            try:
+                await self._links.command("learner-0", SaveCheckpoint(""), timeout_s=deadline_s / 2)
+            except (PeerTimeoutError, RefusedError) as error:
+                log.warning("no checkpoint before stopping: %s", error)
+        self._everybody_left.clear() if self._members else self._everybody_left.set()
+        for actor_id in list(self._members):
+            self._links.tell(actor_id, Shutdown(max(1.0, (end_s - monotonic_s()) / 2)))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._everybody_left.wait(), max(0.0, end_s - monotonic_s()))
+        killed = sorted(self._members)
+        outcome = {"reason": self._stopping, "failure": self._failure, "killed": killed}
+        self._steps.event("stopped", author="controller-0", **outcome)
+        write_json(self.context.run_dir.outcome, outcome | {"policy_version": self._work.version_number})
+        self._is_finished = True
+
+    def _tell_all(self, news: Message) -> None:
+        for actor_id, member in self._members.items():
+            if member.role in ("rollout", "learner"):
+                self._links.tell(actor_id, news)
+
+    # -- exporting
+
+    def _export(self, now_s: float) -> None:
+        for state, number in self._work.ledger.counts().items():
+            metrics.controller_trajectories.labels(state=state).set(number)
+        for actor_id, (_, seen_s) in self._beats.items():
+            metrics.controller_heartbeat_age.labels(actor=actor_id).set(now_s - seen_s)
+        for role in ("rollout", "reward", "replay", "learner"):
+            alive = sum(member.role == role for member in self._members.values())
+            metrics.controller_members.labels(role=role).set(alive)
