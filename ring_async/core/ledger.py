@@ -26,12 +26,6 @@ LIVE_STATES: Final = ("generating", "generated", "scored", "buffered", "consumed
 END_STATES: Final = ("retired", "evicted", "dropped", "failed")
 STATES: Final = LIVE_STATES + END_STATES
 _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
-_ENDS_AFTER: Final = {
-    "retired": ("buffered", "consumed"),
-    "evicted": LIVE_STATES,
-    "dropped": LIVE_STATES,
-    "failed": LIVE_STATES,
-}
 
 MAX_REMEMBERED_GROUPS = 65_536
 """Ended groups whose states are still known by id, to recognise late messages. Older ones live on in the counts."""
@@ -153,6 +147,16 @@ class Ledger:
                 self._restore(record)
                 return Applied()
 
+    def check_record(self, record: AnyRecord) -> None:
+        """Whether `apply` would take this record; changes nothing.
+
+        Raises:
+            LedgerError: it would not.
+        """
+        if isinstance(record, StatesMoved):
+            for moved in record.states:
+                self._check_move(moved)
+
     def counts(self) -> dict[str, int]:
         """`reserved`, each state, and flows: `reissued`, and `adopted` (known to replay but not to the journal)."""
         return {
@@ -224,8 +228,7 @@ class Ledger:
         )
 
     def _move(self, states: tuple[TrajectoryState, ...]) -> Applied:
-        for moved in states:
-            self._check_move(moved)
+        self.check_record(StatesMoved(states))
         done = tuple(moved for moved in states if self._move_one(moved))
         touched = dict.fromkeys(split_id(moved.trajectory_id)[0] for moved in done)
         return Applied(done, tuple(group_id for group_id in touched if self._close_if_ended(group_id)))
