@@ -136,6 +136,17 @@ def make_weight_sender(
             from ring_async.transport.weights_shm import ShmWeightSender
 
             return ShmWeightSender(bucket_bytes=weights.bucket_bytes, retain_versions=weights.retain_versions)
+        case "zmq":
+            from ring_async.transport.weights_zmq import ZmqWeightSender
+
+            return ZmqWeightSender(
+                f"weights-{actor_id}",
+                transport=config.transport,
+                socket_dir=socket_dir,
+                keys=keys,
+                bucket_bytes=weights.bucket_bytes,
+                retain_versions=weights.retain_versions,
+            )
         case other:
             raise WeightsError(f"weights.channel: {other} is not available")
 
@@ -150,6 +161,10 @@ def make_weight_receiver(
             from ring_async.transport.weights_shm import ShmWeightReceiver
 
             return ShmWeightReceiver()
+        case "zmq":
+            from ring_async.transport.weights_zmq import ZmqWeightReceiver
+
+            return ZmqWeightReceiver(keys=keys, deadline_s=weights.deadline_s)
         case other:
             raise WeightsError(f"weights.channel: {other} is not available")
 

@@ -28,14 +28,12 @@ import socket
 import struct
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-import xxhash
 
-from ring_async.core.weight_plan import Layout, Manifest
+from ring_async.core.weight_plan import Manifest
 from ring_async.errors import WeightsError
 from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import (
@@ -48,14 +46,13 @@ from ring_async.transport.weights import (
     source_field,
     view_tensors,
 )
+from ring_async.transport.weights_host import pack, verify
 from ring_async.types import PolicyVersion, UInt8
 
 CHANNEL = "shm"
 HEADER_BYTES = 4096
 _HEADER = struct.Struct("<8sqqQ")
 _MAGIC = b"ringwts1"
-_CHUNK_BYTES = 1 << 20
-"""Copied, then hashed while still in the cache."""
 _MAX_IDLE_SLABS = 1
 
 
@@ -79,14 +76,12 @@ class ShmWeightSender:
     def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
         layout, flat = describe(tensors, self._bucket_bytes)
-        if any(tensor.is_cuda for tensor in flat):
-            torch.cuda.current_stream().synchronize()
         with self._lock:
             if policy_version in self._published:
                 raise WeightsError(f"version {policy_version} was published before")
             slab = self._take_slab(layout.num_bytes)
             try:
-                checksums = _fill(slab, layout, flat, self._num_threads)
+                checksums = pack(layout, flat, slab.content, self._num_threads)
             except BaseException:
                 slab.close()
                 raise
@@ -145,7 +140,7 @@ class ShmWeightReceiver:
         manifest = read_manifest(announcement, CHANNEL)
         mapping = _map(version, manifest)
         content = np.frombuffer(mapping, dtype=np.uint8, count=manifest.layout.num_bytes, offset=HEADER_BYTES)
-        _verify(version, manifest, content, self._num_threads)
+        verify(version, manifest, content, self._num_threads)
         if content.size:
             flat = torch.frombuffer(mapping, dtype=torch.uint8, count=content.size, offset=HEADER_BYTES)
         else:
@@ -215,32 +210,6 @@ class _Slab:
         self._fd = -1
 
 
-def _fill(slab: _Slab, layout: Layout, flat: list[torch.Tensor], num_threads: int) -> tuple[int, ...]:
-    """Copy all buckets into the slab; return their checksums, of the bytes as they lie there."""
-    arrays = [None if tensor.is_cuda else tensor.numpy() for tensor in flat]
-
-    def fill_bucket(bucket: int) -> int:
-        digest = xxhash.xxh3_64()
-        for piece in layout.pieces(bucket):
-            for done in range(0, piece.num_bytes, _CHUNK_BYTES):
-                size = min(_CHUNK_BYTES, piece.num_bytes - done)
-                target = slab.content[piece.start + done : piece.start + done + size]
-                if piece.tensor is None:
-                    target.fill(0)
-                else:
-                    first = piece.offset + done
-                    array = arrays[piece.tensor]
-                    if array is None:
-                        torch.from_numpy(target).copy_(flat[piece.tensor][first : first + size])
-                    else:
-                        np.copyto(target, array[first : first + size])
-                digest.update(target.data)
-        return digest.intdigest()
-
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="weights-copy") as pool:
-        return tuple(pool.map(fill_bucket, range(layout.num_buckets)))
-
-
 def _map(version: PolicyVersion, manifest: Manifest) -> mmap.mmap:
     """Map a slab under a shared lock, once it is certain that it holds this version.
 
@@ -276,25 +245,3 @@ def _map(version: PolicyVersion, manifest: Manifest) -> mmap.mmap:
     finally:
         # The mapping keeps its own duplicate of the descriptor, and with it the lock.
         os.close(fd)
-
-
-def _verify(version: PolicyVersion, manifest: Manifest, content: UInt8, num_threads: int) -> None:
-    """Compare every bucket with its checksum.
-
-    Raises:
-        WeightsError: a bucket differs.
-    """
-
-    def is_right(bucket: int) -> bool:
-        start, end = manifest.layout.bucket_range(bucket)
-        return xxhash.xxh3_64_intdigest(content[start:end].data) == manifest.checksums[bucket]
-
-    buckets = range(manifest.layout.num_buckets)
-    if num_threads == 1:
-        verdicts = [is_right(bucket) for bucket in buckets]
-    else:
-        with ThreadPoolExecutor(num_threads, thread_name_prefix="weights-verify") as pool:
-            verdicts = list(pool.map(is_right, buckets))
-    wrong = [bucket for bucket, right in enumerate(verdicts) if not right]
-    if wrong:
-        raise WeightsError(f"version {version}: {len(wrong)} of {len(verdicts)} buckets corrupt, first {wrong[0]}")
