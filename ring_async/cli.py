@@ -246,12 +246,13 @@ def demo(
     code = _up(resolved, run_dir, resume=False)
     if code:
         raise typer.Exit(code)
-    last = json.loads(run_dir.outcome.read_text())["policy_version"]
+    outcome = json.loads(run_dir.outcome.read_text())
+    last = outcome["policy_version"]
     print_summary(run_dir.path, out)
     with out.status(f"evaluating start and version {last} on {resolved.eval.num_problems} held-out problems"):
         results = {
             "start": evaluate_model(resolved.model.path, resolved),
-            f"version {last}": evaluate_model(str(run_dir.checkpoints / str(last)), resolved),
+            f"version {last}": evaluate_model(outcome["checkpoint"], resolved),
         }
     print_evaluation(results, out)
     pictures = write_report(run_dir.path)

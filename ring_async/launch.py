@@ -19,7 +19,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -354,8 +354,8 @@ class Launcher:
         handle = (
             _host_class()
             .options(  # type: ignore[attr-defined]
-                num_cpus=placement.cpus.get(spec.role, 0.1),
-                num_gpus=placement.gpus.get(spec.role, 0),
+                num_cpus=_share(placement.cpus, spec.role),
+                num_gpus=_share(placement.gpus, spec.role),
                 max_restarts=0,
             )
             .remote()
@@ -392,7 +392,7 @@ class Launcher:
         there = ray.cluster_resources()
         placement = self._config.placement
         for what, ray_name, shares in (("cpus", "CPU", placement.cpus), ("gpus", "GPU", placement.gpus)):
-            need = {role: count(self._config) * shares.get(role, 0.0) for role, count in ROLE_COUNTS.items()}
+            need = {role: count(self._config) * _share(shares, role) for role, count in ROLE_COUNTS.items()}
             if sum(need.values()) > there.get(ray_name, 0.0) + 1e-6:
                 parts = ", ".join(f"{role} {amount:g}" for role, amount in need.items() if amount)
                 raise ConfigError(
@@ -411,6 +411,10 @@ class Launcher:
             yield transport.connect(endpoint, peer="controller-0")
         finally:
             await transport.close()
+
+
+def _share(shares: Mapping[Any, float], role: str) -> float:
+    return shares.get(role, 0.0)
 
 
 def _host_class() -> Any:

@@ -28,7 +28,7 @@ from ring_async.core.admission import Grant
 from ring_async.core.fleet import Fleet, FleetChange
 from ring_async.core.reservations import Returned
 from ring_async.core.restart import RestartPolicy
-from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, RunError
+from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, RunError, StorageError
 from ring_async.monitoring import metrics
 from ring_async.storage.run_dir import write_json
 from ring_async.transport.base import Delivery
@@ -227,7 +227,12 @@ class Controller:
                     await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
                 except TimeoutError:
                     break
-        reservations = self._work.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
+        try:
+            reservations = self._work.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
+        except StorageError as full:  # stop admitting and say so; it goes on once there is space
+            log.error("no reservation: %s", full)
+            delivery.reply(GroupsReserved((), str(full)))
+            return
         delivery.reply(GroupsReserved(reservations, grant.reason))
 
     def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
@@ -433,7 +438,8 @@ class Controller:
         killed = sorted(self._members)
         outcome = {"reason": self._stopping, "failure": self._failure, "killed": killed}
         self._steps.event("stopped", author="controller-0", **outcome)
-        write_json(self.context.run_dir.outcome, outcome | {"policy_version": self._work.version_number})
+        where = {"policy_version": self._work.version_number, "checkpoint": (self._checkpoint or {}).get("path")}
+        write_json(self.context.run_dir.outcome, outcome | where)
         self._is_finished = True
 
     def _tell_all(self, news: Message) -> None:

@@ -24,8 +24,8 @@ from ring_async.core.reservations import ReservationDesk, Returned
 from ring_async.data.registry import make_source
 from ring_async.monitoring import metrics
 from ring_async.storage.journal import Journal
-from ring_async.transport.messages import BufferReported, TrajectoryState
-from ring_async.types import PolicyVersion, Reservation
+from ring_async.transport.messages import BufferReported
+from ring_async.types import PolicyVersion, Reservation, TrajectoryState
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,90 @@
+"""Which processes run, who counts as alive, and when an actor is given up."""
+
+from __future__ import annotations
+
+import pytest
+
+from ring_async.core.fleet import ActorKey, Fleet
+from ring_async.core.restart import RestartPolicy
+
+
+def make_fleet(*, max_restarts: int = 2, heartbeat_timeout_s: float = 10.0, start_timeout_s: float = 60.0) -> Fleet:
+    return Fleet(RestartPolicy(max_restarts, window_s=100.0), heartbeat_timeout_s, start_timeout_s)
+
+
+def test_wanted_actors_are_numbered_within_their_role():
+    fleet = make_fleet()
+    fleet.want("rollout", 2, now_s=0.0)
+    fleet.want("reward", 1, now_s=0.0)
+    assert fleet.wanted(0.0) == [
+        ActorKey("rollout-0", "rollout", 0),
+        ActorKey("rollout-1", "rollout", 0),
+        ActorKey("reward-0", "reward", 0),
+    ]
+
+
+def test_scaling_down_names_the_newest_first():
+    fleet = make_fleet()
+    fleet.want("rollout", 12, now_s=0.0)
+    leaving = fleet.want("rollout", 9, now_s=1.0)
+    assert [key.actor_id for key in leaving] == ["rollout-11", "rollout-10", "rollout-9"]
+    assert len(fleet.wanted(1.0)) == 9
+
+
+def test_a_dead_actor_comes_back_as_the_next_incarnation_after_a_delay():
+    fleet = make_fleet()
+    fleet.want("reward", 1, now_s=0.0)
+    change = fleet.exited("reward-0", 0, "its process was killed", now_s=5.0)
+    assert change.lost == ActorKey("reward-0", "reward", 0)
+    assert change.given_up == ""
+    assert fleet.wanted(5.1) == []
+    assert fleet.wanted(5.2) == [ActorKey("reward-0", "reward", 1)]
+
+
+def test_messages_of_an_older_incarnation_do_not_count():
+    fleet = make_fleet()
+    fleet.want("reward", 1, now_s=0.0)
+    fleet.exited("reward-0", 0, "killed", now_s=1.0)
+    assert not fleet.saw("reward-0", 0, now_s=2.0)
+    assert fleet.saw("reward-0", 1, now_s=2.0)
+    assert fleet.exited("reward-0", 0, "killed", now_s=3.0).lost is None, "a late report of a death already handled"
+
+
+def test_delays_double_and_the_actor_is_given_up():
+    fleet = make_fleet(max_restarts=2)
+    fleet.want("reward", 1, now_s=0.0)
+    delays = []
+    for incarnation in range(2):
+        now_s = float(incarnation)
+        assert not fleet.exited("reward-0", incarnation, "killed", now_s).given_up
+        delays.append(next(d / 10 for d in range(100) if fleet.wanted(now_s + d / 10 + 1e-9)))
+    assert delays == [0.2, 0.4]
+    given_up = fleet.exited("reward-0", 2, "killed", now_s=3.0).given_up
+    assert given_up == "reward-0 died 3 times within 100 s, last: killed"
+
+
+def test_deaths_outside_the_window_are_forgotten():
+    fleet = make_fleet(max_restarts=1)
+    fleet.want("reward", 1, now_s=0.0)
+    for incarnation in range(5):
+        assert not fleet.exited("reward-0", incarnation, "killed", now_s=200.0 * incarnation).given_up
+
+
+def test_silent_and_unregistered_actors_expire():
+    fleet = make_fleet(heartbeat_timeout_s=10.0, start_timeout_s=60.0)
+    fleet.want("rollout", 2, now_s=0.0)
+    fleet.saw("rollout-0", 0, now_s=1.0)
+    assert fleet.expire(11.0) == []
+    (silent,) = fleet.expire(11.5)
+    assert silent.lost == ActorKey("rollout-0", "rollout", 0)
+    assert "no heartbeat" in silent.notice
+    (late,) = [change for change in fleet.expire(60.5) if change.lost.actor_id == "rollout-1"]
+    assert "did not register" in late.notice
+
+
+@pytest.mark.parametrize("known", [3, 0])
+def test_incarnations_survive_a_restart_of_the_controller(known: int):
+    fleet = make_fleet()
+    fleet.want("rollout", 1, now_s=0.0)
+    fleet.adopt({"rollout-0": known, "gone-7": 5})
+    assert fleet.incarnations() == {"rollout-0": known}
