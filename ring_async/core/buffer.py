@@ -108,6 +108,9 @@ class ReplayBuffer:
         """Trajectories that may still be trained."""
         return sum(1 for entry in self._entries.values() for progress in entry.progress if progress.is_open)
 
+    def group_ids(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
     def record(self, group_id: str) -> GroupRecord:
         return self._entries[group_id].record
 
@@ -191,8 +194,10 @@ class ReplayBuffer:
                 moved.append(_moved(record, index, progress[index], self._untrained(record, index, progress[index])))
 
         fresh: list[tuple[int, int, str, int]] = []
-        for group_id, index, trajectory, _ in self._open():
-            if self._staleness(learner, trajectory) > self.rules.max_staleness:
+        for group_id, index, trajectory, progress in self._open():
+            if progress.num_uses >= self.rules.max_reuse:  # max_reuse was lowered meanwhile
+                end(group_id, index, "")
+            elif self._staleness(learner, trajectory) > self.rules.max_staleness:
                 end(group_id, index, "stale")
             elif excess > 0:
                 record = self._entries[group_id].record

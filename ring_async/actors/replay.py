@@ -1,0 +1,397 @@
+"""Replay: keeps scored groups durably, and hands out batches of exactly Φ loss tokens.
+
+    reward ──GroupScored──▶ [pending] ──one commit──▶ acknowledged ──▶ buffer
+    learner ──RequestBatch──▶ plan ──logged──▶ BatchReady (packed rows)
+    controller ◀──TrajectoriesMoved, BufferReported── what became of every trajectory
+
+Owns: one `ReplayShard` and the thread it lives on. Does not decide what is trained or dropped: the shard's core does.
+Invariants: a group is acknowledged after its commit; a batch leaves after its plan is logged; the controller hears of
+every trajectory, if need be from the store after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import zlib
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+
+from ring_async.actors.base import Actor, ActorContext, until_stopped
+from ring_async.clock import monotonic_s
+from ring_async.config.schema import Config
+from ring_async.core.advantages import AdvantageRules
+from ring_async.core.buffer import BufferRules
+from ring_async.core.token_budget import Shortfall
+from ring_async.errors import ConfigError, RefusedError, RingAsyncError, StorageError
+from ring_async.monitoring import metrics
+from ring_async.storage.replay_shard import Receipt, ReplayShard
+from ring_async.storage.replay_store import ReplayStore
+from ring_async.transport.base import Delivery
+from ring_async.transport.messages import (
+    BatchNotReady,
+    BatchReady,
+    BufferReported,
+    CheckpointCovered,
+    Done,
+    GroupScored,
+    Message,
+    Pause,
+    Registered,
+    RequestBatch,
+    Resume,
+    TrajectoriesMoved,
+    TuneKnobs,
+)
+from ring_async.types import Group
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAX_COMMIT_BYTES = 64 << 20
+"""Payload of one commit; more waits for the next, so that acknowledgements stay prompt."""
+
+REPORT_INTERVAL_S = 0.05
+STORAGE_RETRY_S = 1.0
+MAX_STATES_PER_MESSAGE = 2_048
+
+TUNABLE = {
+    "budget.token_budget": "token_budget",
+    "budget.order": "order",
+    "replay.max_staleness": "max_staleness",
+    "replay.max_reuse": "max_reuse",
+    "replay.max_buffer_tokens": "max_buffer_tokens",
+}
+"""Knobs that may change while running, and the buffer rule each sets."""
+
+
+class Replay(Actor):
+    role: ClassVar[str] = "replay"
+
+    def __init__(self, context: ActorContext) -> None:
+        super().__init__(context)
+        self._shard: ReplayShard | None = None
+        self._pending: list[tuple[Delivery, Group]] = []
+        self._arrived = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._report_due = asyncio.Event()
+        self._num_waiting_questions = 0
+        self._num_reports = 0
+        self._num_reporting = 0
+        self._last_reported = 0
+        self._num_evictions_exported = 0
+        self._trouble = ""
+
+    # -- life
+
+    async def open(self) -> None:
+        self._shard = await self._on_compute(self._open_shard)
+        log.info(
+            "%s: %d groups and %d trainable tokens read back, next batch is %d",
+            self.actor_id, len(self.shard.buffer), self.shard.buffer.trainable_tokens, self.shard.buffer.last_plan + 1,
+        )  # fmt: skip
+        self.data_inbox  # noqa: B018 - opened here, so that registration can name it
+
+    async def joined(self, registered: Registered) -> None:
+        """Tell a controller that may have restarted what is held; it knows most of it, and repeats change nothing."""
+        self._last_reported = 0
+        states = await self._on_compute(self.shard.present_states)
+        for first in range(0, len(states), MAX_STATES_PER_MESSAGE):
+            await self._tell(TrajectoriesMoved(states[first : first + MAX_STATES_PER_MESSAGE]), "present")
+        self._report_due.set()
+
+    async def close(self) -> None:
+        if self._shard is not None:
+            await self._on_compute(self._shard.close)
+
+    @property
+    def shard(self) -> ReplayShard:
+        assert self._shard is not None, "the store is not open yet"
+        return self._shard
+
+    def counters(self) -> dict[str, float]:
+        if self._shard is None:
+            return {}
+        buffer = self._shard.buffer
+        return {
+            "groups": len(buffer),
+            "trainable_tokens": buffer.trainable_tokens,
+            "next_plan_number": buffer.last_plan + 1,
+            "pending_groups": len(self._pending),
+            **{name: float(value) for name, value in dict(self._shard.counters).items()},
+        }
+
+    async def main(self) -> None:
+        async with asyncio.TaskGroup() as questions:
+            loops = [
+                questions.create_task(self._receive(questions), name="receive"),
+                questions.create_task(self._commit_groups(), name="commit"),
+                questions.create_task(self._report_news(), name="report"),
+            ]
+            await until_stopped(self.stopping, *loops)
+
+    async def on_command(self, message: Message) -> Message:
+        match message:
+            case CheckpointCovered(plan_number):
+                await self._on_compute(self.shard.cover, plan_number)
+                await self._news()
+            case TuneKnobs(knobs):
+                await self._on_compute(self._tune, knobs)
+                await self._news()
+            case Pause() | Resume():
+                pass  # what is generated while the run pauses is kept; the learner asks for nothing
+            case _:
+                return await super().on_command(message)
+        return Done()
+
+    # -- groups
+
+    async def _receive(self, questions: asyncio.TaskGroup) -> None:
+        """Consumes groups and questions / produces work for the other loops / waits for both / freed by any sender.
+
+        The inbox's credits bound how many groups wait for a commit.
+        """
+        while True:
+            delivery = await self.data_inbox.receive()
+            message = delivery.message
+            if isinstance(message, GroupScored):
+                try:
+                    group = Group.from_buffers(message.group, delivery.buffers)
+                except ValueError as error:
+                    delivery.refuse(str(error))
+                    continue
+                self._pending.append((delivery, group))
+                self._arrived.set()
+            elif isinstance(message, RequestBatch):
+                questions.create_task(self._answer(delivery, message), name=f"batch {message.plan_number}")
+            else:
+                delivery.refuse(f"{self.actor_id} keeps scored groups, not {type(message).__name__}")
+
+    async def _commit_groups(self) -> None:
+        """Consumes pending groups / produces commits and acknowledgements / waits for groups, for disk space / freed by
+        reward actors, by space.
+
+        While one commit is being synced the next gathers; it waits `commit_interval_s` at most for company.
+        """
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(self.config.replay.commit_interval_s)
+            batch = self._take_pending()
+            began_s = monotonic_s()
+            try:
+                receipts = await self._on_compute(self.shard.put, [group for _, group in batch])
+            except StorageError as error:
+                self._pending[:0] = batch
+                await self._wait_for_space(error)
+                continue
+            except ValueError as error:
+                await self._commit_one_by_one(batch, error)
+                continue
+            metrics.replay_commit_seconds.observe(monotonic_s() - began_s)
+            self._acknowledge(batch, receipts)
+            await self._news()
+
+    def _take_pending(self) -> list[tuple[Delivery, Group]]:
+        batch: list[tuple[Delivery, Group]] = []
+        num_bytes = 0
+        while self._pending and num_bytes < MAX_COMMIT_BYTES:
+            delivery, group = self._pending[len(batch)]
+            batch.append((delivery, group))
+            num_bytes += sum(memoryview(buffer).nbytes for buffer in delivery.buffers)
+            if len(batch) == len(self._pending):
+                break
+        del self._pending[: len(batch)]
+        if not self._pending:
+            self._arrived.clear()
+        return batch
+
+    def _acknowledge(self, batch: list[tuple[Delivery, Group]], receipts: list[Receipt]) -> None:
+        metrics.replay_commits.inc()
+        self._trouble = ""
+        for (delivery, _), receipt in zip(batch, receipts, strict=True):
+            delivery.ack()
+            if receipt.outcome == "dropped":
+                metrics.replay_dropped.labels(cause="no_signal").inc()
+
+    async def _commit_one_by_one(self, batch: list[tuple[Delivery, Group]], error: ValueError) -> None:
+        """A group in the batch is not fit to keep: find it, refuse it, keep the others."""
+        log.warning("%s: %s", self.actor_id, error)
+        for delivery, group in batch:
+            try:
+                receipts = await self._on_compute(self.shard.put, [group])
+            except ValueError as unfit:
+                delivery.refuse(str(unfit))
+            except StorageError as full:
+                self._pending.append((delivery, group))
+                self._arrived.set()
+                await self._wait_for_space(full)
+            else:
+                self._acknowledge([(delivery, group)], receipts)
+        await self._news()
+
+    async def _wait_for_space(self, error: StorageError) -> None:
+        """Nothing is acknowledged meanwhile, so senders keep their groups and run out of credit."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.error("%s: %s", self.actor_id, error)
+        async with self.waits.on(f"disk space: {error}", 2 * STORAGE_RETRY_S):
+            await asyncio.sleep(STORAGE_RETRY_S)
+
+    # -- batches
+
+    async def _answer(self, delivery: Delivery, ask: RequestBatch) -> None:
+        """One question of the learner, held for as long as it allows."""
+        began_s = monotonic_s()
+        while True:
+            seen = self._num_reports
+            try:
+                with self.tracer.span("plan"):
+                    outcome = await self._on_compute(self.shard.batch, ask.plan_number, ask.policy_version)
+            except StorageError as error:
+                outcome = Shortfall(f"the plan cannot be logged: {error}")
+            except RingAsyncError as error:
+                delivery.refuse(str(error))
+                return
+            if not isinstance(outcome, Shortfall):
+                delivery.reply(BatchReady(outcome.plan), outcome.buffers)
+                metrics.replay_batch_wait_seconds.observe(monotonic_s() - began_s)
+                for sequence in outcome.plan.sequences:
+                    metrics.replay_staleness.observe(sequence.staleness)
+                await self._news()
+                return
+            remaining_s = began_s + ask.wait_s - monotonic_s()
+            if remaining_s <= 0:
+                delivery.reply(BatchNotReady(self._trouble or outcome.reason))
+                return
+            await self._wait_for_news(seen, outcome.reason, remaining_s)
+
+    async def _wait_for_news(self, seen: int, reason: str, remaining_s: float) -> None:
+        self._num_waiting_questions += 1
+        self._report_due.set()
+        try:
+            with metrics.waiting(metrics.replay_waiting_seconds, "tokens"):
+                async with self.waits.on(f"rollouts: {reason}", remaining_s + 60.0), self._changed:
+                    try:
+                        await asyncio.wait_for(self._changed.wait_for(lambda: self._num_reports != seen), remaining_s)
+                    except TimeoutError:
+                        pass
+        finally:
+            self._num_waiting_questions -= 1
+
+    # -- what the controller hears
+
+    async def _news(self) -> None:
+        """The shard changed: wake questions that wait, and let the controller know soon."""
+        self._num_reports += 1
+        self._report_due.set()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _report_news(self) -> None:
+        """Consumes news / produces reports / waits for the controller's credit / freed by its answers."""
+        while True:
+            await self._report_due.wait()
+            self._report_due.clear()
+            for number, states in await self._on_compute(self.shard.unheard_after, self._last_reported):
+                self._last_reported = number
+                message_id = f"{self.actor_id}-moved-{number}"
+                heard = await self.controller.send(TrajectoriesMoved(states), message_id=message_id)
+                heard.add_done_callback(functools.partial(self._heard, number))
+            await self._tell(await self._on_compute(self._buffer_report), "buffer")
+            await asyncio.sleep(REPORT_INTERVAL_S)
+
+    def _heard(self, number: int, sent: asyncio.Future[None]) -> None:
+        """The controller has report `number` durably, or will never take it; else it is sent again after a restart."""
+        if sent.cancelled():
+            return
+        if (error := sent.exception()) is not None:
+            log.error("%s: report %d did not reach the ledger: %s", self.actor_id, number, error)
+            if not isinstance(error, RefusedError):
+                return
+        asyncio.get_running_loop().run_in_executor(self.compute, self.shard.heard, (number,))
+
+    async def _tell(self, message: Message, kind: str) -> None:
+        self._num_reporting += 1
+        message_id = f"{self.actor_id}.{self.incarnation}-{kind}-{self._num_reporting}"
+        sent = await self.controller.send(message, message_id=message_id)
+        sent.add_done_callback(_log_failure)
+
+    def _buffer_report(self) -> BufferReported:
+        shard = self.shard
+        buffer = shard.buffer
+        num_open = buffer.num_open
+        metrics.replay_buffer_tokens.set(buffer.trainable_tokens)
+        metrics.replay_buffer_trajectories.set(num_open)
+        metrics.replay_store_bytes.set(shard.store.used_bytes)
+        metrics.replay_evicted.inc(shard.counters["evicted"] - self._num_evictions_exported)
+        self._num_evictions_exported = shard.counters["evicted"]
+        counters = {name: float(value) for name, value in shard.counters.items()}
+        counters["is_learner_waiting"] = float(self._num_waiting_questions > 0)
+        return BufferReported(buffer.trainable_tokens, num_open, buffer.last_plan + 1, counters)
+
+    # -- the shard's thread
+
+    async def _on_compute(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.compute, function, *args)
+
+    def _open_shard(self) -> ReplayShard:
+        path = self.context.run_dir.replay / self.actor_id
+        store = ReplayStore(path, self.config.replay.map_size_bytes)
+        return ReplayShard(store, buffer_rules(self.config), advantage_rules(self.config))
+
+    def _tune(self, knobs: dict[str, Any]) -> None:
+        self.shard.tune(tuned_rules(self.shard.buffer.rules, knobs))
+
+
+def buffer_rules(config: Config) -> BufferRules:
+    """The buffer's rules from a run's configuration."""
+    return BufferRules(
+        token_budget=config.global_token_budget,
+        token_capacity=config.learner.token_capacity,
+        num_ranks=config.learner.num_ranks,
+        max_staleness=config.max_staleness,
+        staleness_measure=config.replay.staleness_measure,
+        max_reuse=config.replay.max_reuse,
+        order=config.budget.order,
+        carry=config.budget.leftover == "carry",
+        max_buffer_tokens=config.replay.max_buffer_tokens,
+        seed=config.seed,
+    )
+
+
+def advantage_rules(config: Config) -> AdvantageRules:
+    """The estimator's settings from a run's configuration."""
+    advantage = config.advantage
+    return AdvantageRules(
+        estimator=advantage.estimator,
+        no_signal_tolerance=advantage.no_signal_tolerance,
+        truncated=advantage.truncated,
+        soft_cache_tokens=advantage.soft_cache_tokens,
+        masked_in_mean=advantage.masked_in_mean,
+    )
+
+
+def tuned_rules(rules: BufferRules, knobs: dict[str, Any]) -> BufferRules:
+    """`rules` with the knobs that are replay's; others are somebody else's and pass by.
+
+    Raises:
+        ConfigError: a value of the wrong type.
+    """
+    changes = {TUNABLE[name]: value for name, value in knobs.items() if name in TUNABLE}
+    try:
+        return msgspec.convert(msgspec.structs.asdict(rules) | changes, BufferRules)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{', '.join(sorted(changes))}: {error}") from error
+
+
+def shard_of(group_id: str, num_shards: int) -> str:
+    """Actor id of the shard that keeps a group: the same in every process and after every restart."""
+    return f"replay-{zlib.crc32(group_id.encode()) % num_shards}"
+
+
+def _log_failure(sent: asyncio.Future[None]) -> None:
+    if not sent.cancelled() and sent.exception() is not None:
+        log.warning("the controller refused a report: %s", sent.exception())

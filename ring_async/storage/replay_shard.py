@@ -1,0 +1,254 @@
+"""One shard of replay: the pure buffer and the durable store, kept in step.
+
+Owns: the order "decide, make durable, put in force", packing what was decided, and the queue of what the controller
+must hear. Does not own the network or threads: all calls come from one thread.
+Invariant: the buffer never shows what the store does not hold, so a process that dies at any instant comes back to a
+state that somebody has seen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from ring_async.core.advantages import AdvantageRules, RewardSpread, group_advantages
+from ring_async.core.buffer import BufferRules, ReplayBuffer, check_rules
+from ring_async.core.ledger import split_id
+from ring_async.core.packing import pack_batch
+from ring_async.core.progress import Change, GroupProgress, Progress, make_record
+from ring_async.core.staleness import Lineage
+from ring_async.core.token_budget import Shortfall
+from ring_async.errors import RefusedError
+from ring_async.storage.replay_store import PlanEntry, ReplayStore, StoredGroup, Writes
+from ring_async.types import BatchPlan, Group, GroupHeader, PackedBatch, PolicyVersion, TrajectoryState
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one group that was put."""
+
+    group_id: str
+    outcome: Literal["buffered", "dropped", "duplicate"]
+
+
+class ReplayShard:
+    """Args: `store` is owned from here on. What it holds is read back at once."""
+
+    def __init__(self, store: ReplayStore, rules: BufferRules, advantage_rules: AdvantageRules) -> None:
+        check_rules(rules)
+        self.store = store
+        self.advantage_rules = advantage_rules
+        self.counters: Counter[str] = Counter()
+        self._spread = RewardSpread()
+        self._heard: list[int] = []
+        with store.read() as reader:
+            self.buffer = ReplayBuffer(
+                rules,
+                last_plan=reader.meta("last_plan", int, 0),
+                covered=reader.meta("covered", int, 0),
+                lineage=reader.meta("lineage", Lineage, Lineage()),
+            )
+            for record, progress in sorted(reader.records(), key=lambda pair: pair[0].arrival):
+                self.buffer.add(record, progress)
+            self.unheard = dict(reader.unheard())
+        self._next_unheard = max(self.unheard, default=self._unheard_floor()) + 1
+
+    # -- groups in
+
+    def put(self, groups: Sequence[Group]) -> list[Receipt]:
+        """Take in scored groups with one durable commit. The first durable copy of a group wins.
+
+        Raises:
+            StorageError: none was taken in.
+            ValueError: a group has no finite rewards.
+        """
+        receipts: list[Receipt] = []
+        puts: dict[str, StoredGroup] = {}
+        ended: dict[str, GroupProgress] = {}
+        moved: list[TrajectoryState] = []
+        known = self._known([group.header.group_id for group in groups])
+        arrival = self.buffer.next_arrival
+        for group in groups:
+            header = group.header
+            group_id = header.group_id
+            if group_id in known or group_id in puts or group_id in ended:
+                receipts.append(Receipt(group_id, "duplicate"))
+                continue
+            scored = group_advantages(header, self.advantage_rules, self._spread)
+            record = make_record(header, scored.advantages.tolist(), group.loss_mask, arrival)
+            if scored.has_signal:
+                progress = self.buffer.admit(record, scored.is_masked.tolist())
+            else:
+                dropped = Progress(state="dropped", cause="no_signal", is_open=False)
+                progress = (dropped,) * len(header.trajectories)
+            moved += _states(header, progress)
+            if any(one.is_open for one in progress):
+                puts[group_id] = StoredGroup(record, progress, group.buffers)
+                arrival += 1
+                receipts.append(Receipt(group_id, "buffered"))
+            else:
+                ended[group_id] = progress
+                receipts.append(Receipt(group_id, "dropped"))
+        if puts or ended:
+            self._commit(Writes(puts=tuple(puts.values()), ended=ended), moved)
+        for stored in puts.values():
+            self.buffer.add(stored.record, stored.progress)
+        return receipts
+
+    def _known(self, group_ids: Sequence[str]) -> set[str]:
+        with self.store.read() as reader:
+            return {g for g in group_ids if g in self.buffer or reader.ended(g) is not None}
+
+    # -- batches out
+
+    def batch(self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False) -> PackedBatch | Shortfall:
+        """The batch `plan_number`: the logged one if there is one, else a new plan, durable before this returns.
+
+        Raises:
+            RefusedError: the number is neither logged nor next, its payload is gone, or the learner is of a lost
+                lineage.
+            StorageError: the plan could not be logged; nothing was changed.
+        """
+        buffer = self.buffer
+        if learner.incarnation < buffer.lineage.incarnation:
+            raise RefusedError(
+                f"learner version {learner} is of a lost lineage; incarnation {buffer.lineage.incarnation} took over"
+            )
+        if learner.incarnation > buffer.lineage.incarnation:
+            self._put_in_force(buffer.fork(learner.incarnation))
+        if plan_number <= buffer.last_plan:
+            return self._logged(plan_number, learner)
+        if plan_number != buffer.last_plan + 1:
+            raise RefusedError(f"batch {plan_number} was asked for, but the next one is {buffer.last_plan + 1}")
+        self._put_in_force(buffer.evict(learner))
+        change = buffer.plan(plan_number, learner, is_final=is_final)
+        if isinstance(change, Shortfall):
+            return change
+        self._put_in_force(change)
+        assert change.plan is not None
+        return self._packed(change.plan)
+
+    def cover(self, plan_number: int) -> None:
+        """A checkpoint covers all batches up to `plan_number`: let go of what only they needed."""
+        self._put_in_force(self.buffer.cover(min(plan_number, self.buffer.last_plan)))
+
+    def tune(self, rules: BufferRules) -> None:
+        """Put changed rules in force from the next decision on.
+
+        Raises:
+            ConfigError: no batch could ever be filled under them; the old rules stay.
+        """
+        self.buffer.tune(rules)
+
+    # -- what the controller must hear
+
+    def unheard_after(self, number: int) -> list[tuple[int, tuple[TrajectoryState, ...]]]:
+        """Reports with a greater number that the controller has not acknowledged, in order."""
+        return sorted((n, states) for n, states in self.unheard.items() if n > number)
+
+    def heard(self, numbers: Iterable[int]) -> None:
+        """The controller has these reports durably; forgotten with the next commit."""
+        for number in numbers:
+            if self.unheard.pop(number, None) is not None:
+                self._heard.append(number)
+
+    def present_states(self) -> tuple[TrajectoryState, ...]:
+        """The state of every trajectory held, for a controller that starts anew."""
+        return tuple(
+            state
+            for group_id in self.buffer.group_ids()
+            for state in _states(self.buffer.record(group_id).header, self.buffer.progress(group_id))
+        )
+
+    def close(self) -> None:
+        self.store.close()
+
+    # -- parts
+
+    def _unheard_floor(self) -> int:
+        with self.store.read() as reader:
+            return int(reader.meta("unheard_floor", int, 0))
+
+    def _commit(self, writes: Writes, moved: Sequence[TrajectoryState]) -> None:
+        """One durable commit, together with what the controller must hear of it."""
+        number = self._next_unheard
+        if moved:
+            writes.unheard = {number: tuple(moved)}
+            writes.meta = {**writes.meta, "unheard_floor": number}
+        writes.heard = tuple(self._heard)
+        self.store.commit(writes)
+        self._heard.clear()
+        self.counters["commits"] += 1
+        for state in moved:
+            self.counters[state.state] += 1
+            if state.cause:
+                self.counters[f"{state.state}_{state.cause}"] += 1
+        if moved:
+            self.unheard[number] = tuple(moved)
+            self._next_unheard = number + 1
+
+    def _put_in_force(self, change: Change) -> None:
+        if change.is_empty:
+            return
+        meta: dict[str, object] = {}
+        if change.covered is not None:
+            meta["covered"] = change.covered
+        if change.lineage is not None:
+            meta["lineage"] = change.lineage
+        plans: tuple[PlanEntry, ...] = ()
+        if change.plan is not None:
+            meta["last_plan"] = change.plan.plan_number
+            plans = (self._entry(change.plan),)
+        writes = Writes(progress=change.progress, released=change.released, plans=plans, meta=meta)
+        self._commit(writes, change.moved)
+        self.buffer.apply(change)
+
+    def _entry(self, plan: BatchPlan) -> PlanEntry:
+        rules = self.buffer.rules
+        segments = []
+        for sequence in plan.sequences:
+            group_id, index = split_id(sequence.trajectory_id)
+            segments.append(self.buffer.record(group_id).header.trajectories[index].segments)
+        return PlanEntry(
+            plan=plan,
+            max_staleness=rules.max_staleness,
+            staleness_measure=rules.staleness_measure,
+            max_reuse=rules.max_reuse,
+            lineage=self.buffer.lineage,
+            segments=tuple(segments),
+        )
+
+    def _logged(self, plan_number: int, learner: PolicyVersion) -> PackedBatch:
+        with self.store.read() as reader:
+            entry = reader.plan(plan_number)
+        assert entry is not None, f"plan {plan_number} is missing from the log"
+        if plan_number <= self.buffer.covered:
+            raise RefusedError(
+                f"batch {plan_number} is covered by a checkpoint and its payload is gone; resume the learner from a "
+                f"checkpoint that covers batch {self.buffer.covered}"
+            )
+        if learner.number != entry.plan.policy_version.number:
+            raise RefusedError(
+                f"batch {plan_number} was planned at version {entry.plan.policy_version}, asked for at {learner}"
+            )
+        if learner != entry.plan.policy_version and learner not in entry.replayed_as:
+            entry = msgspec.structs.replace(entry, replayed_as=(*entry.replayed_as, learner))
+            self._commit(Writes(plans=(entry,)), ())
+        return self._packed(msgspec.structs.replace(entry.plan, policy_version=learner))
+
+    def _packed(self, plan: BatchPlan) -> PackedBatch:
+        group_ids = dict.fromkeys(split_id(sequence.trajectory_id)[0] for sequence in plan.sequences)
+        with self.store.read() as reader:
+            groups = (reader.group(group_id) for group_id in group_ids)
+            return pack_batch(plan, (group for group in groups if group is not None), self.buffer.lineage)
+
+
+def _states(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:
+    return [
+        TrajectoryState(trajectory.trajectory_id, one.state, one.cause, trajectory.num_tokens)
+        for trajectory, one in zip(header.trajectories, progress, strict=True)
+    ]

@@ -1,0 +1,329 @@
+"""Replay's durable store: groups, how far each came, batch plans, and what the controller has not heard yet.
+
+Owns: one LMDB environment, its tables and value format. Does not own any decision (`core.buffer`).
+Invariants: one `commit` is one synced transaction, all of it or nothing; a group is read only if its checksum holds;
+readers see a group's arrays without a copy, inside `read()` only, because an open read transaction keeps pages alive.
+
+    groups    group_id    → checksum · GroupRecord · arrays        written once
+    progress  group_id    → [Progress × K]                         rewritten as batches use the group
+    ended     group_id    → [Progress × K]                         what became of a group whose payload is gone
+    plans     plan_number → PlanEntry                              all of the run, for the audit
+    unheard   number      → [TrajectoryState …]                    until the controller acknowledges
+    meta      name        → value
+
+Rejected: `writemap`, where a full disk is a SIGBUS; long read transactions, under which the file grows without bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+import xxhash
+
+from ring_async.core.progress import GroupProgress, GroupRecord
+from ring_async.core.staleness import Lineage, StalenessMeasure
+from ring_async.errors import StorageError
+from ring_async.types import BatchPlan, Buffer, Group, GroupHeader, PolicyVersion, Segment, TrajectoryState
+
+FORMAT: Final = 1
+_HEAD: Final = struct.Struct("<QIxxxx")
+"""xxh3-64 of all that follows the head, length of the encoded record; 16 bytes, so that arrays stay aligned."""
+
+_TABLES: Final = ("groups", "progress", "ended", "plans", "unheard", "meta")
+_RESERVE_FRACTION: Final = 0.1
+_RESERVE_BYTES: Final = 64 << 20
+"""New groups are refused while less is free: plans and deletions need room too, and deletions are what makes room."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_record_decoder = msgspec.msgpack.Decoder(GroupRecord)
+_progress_decoder = msgspec.msgpack.Decoder(GroupProgress)
+_states_decoder = msgspec.msgpack.Decoder(tuple[TrajectoryState, ...])
+
+
+class PlanEntry(msgspec.Struct, frozen=True):
+    """A batch plan as it was decided, with what the audit needs to judge it.
+
+    Attributes:
+        segments: of each planned sequence, in the plan's order.
+        replayed_as: the learner's versions under which it was handed out again after a crash.
+    """
+
+    plan: BatchPlan
+    max_staleness: int
+    staleness_measure: StalenessMeasure
+    max_reuse: int
+    lineage: Lineage
+    segments: tuple[tuple[Segment, ...], ...]
+    replayed_as: tuple[PolicyVersion, ...] = ()
+
+
+_plan_decoder = msgspec.msgpack.Decoder(PlanEntry)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGroup:
+    """A group to put: its record, first progress, and arrays in wire order (`Group.buffers`)."""
+
+    record: GroupRecord
+    progress: GroupProgress
+    buffers: Sequence[Buffer]
+
+
+@dataclass(slots=True)
+class Writes:
+    """All of one commit. `released` groups lose their payload; their last progress is kept as `ended`."""
+
+    puts: Sequence[StoredGroup] = ()
+    progress: Mapping[str, GroupProgress] = field(default_factory=dict)
+    ended: Mapping[str, GroupProgress] = field(default_factory=dict)
+    released: Iterable[str] = ()
+    plans: Sequence[PlanEntry] = ()
+    unheard: Mapping[int, tuple[TrajectoryState, ...]] = field(default_factory=dict)
+    heard: Iterable[int] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class StoreReader:
+    """A consistent view of the store. What it returns points into the map: it is valid until the view is closed."""
+
+    def __init__(self, path: Path, transaction: lmdb.Transaction, tables: Mapping[str, Any]) -> None:
+        self._path = path
+        self._transaction = transaction
+        self._tables = tables
+
+    def group(self, group_id: str) -> Group | None:
+        """A group, its arrays uncopied; None if it is not stored.
+
+        Raises:
+            StorageError: its checksum does not hold.
+        """
+        value = self._transaction.get(group_id.encode(), db=self._tables["groups"])
+        return None if value is None else Group.from_buffers(*self._split(group_id, memoryview(value)))
+
+    def records(self) -> Iterator[tuple[GroupRecord, GroupProgress]]:
+        """All stored groups without their arrays, in the order of their ids."""
+        with self._transaction.cursor(self._tables["groups"]) as cursor:
+            for key, value in cursor:
+                progress = self._transaction.get(key, db=self._tables["progress"])
+                assert progress is not None, f"group {bytes(key)!r} has no progress"
+                yield self._record(memoryview(value)), _progress_decoder.decode(progress)
+
+    def group_ids(self) -> list[str]:
+        with self._transaction.cursor(self._tables["groups"]) as cursor:
+            return [bytes(key).decode() for key in cursor.iternext(values=False)]
+
+    def ended(self, group_id: str) -> GroupProgress | None:
+        """What became of a group whose payload is gone; None if it never ended here."""
+        value = self._transaction.get(group_id.encode(), db=self._tables["ended"])
+        return None if value is None else _progress_decoder.decode(value)
+
+    def all_ended(self) -> Iterator[tuple[str, GroupProgress]]:
+        with self._transaction.cursor(self._tables["ended"]) as cursor:
+            for key, value in cursor:
+                yield bytes(key).decode(), _progress_decoder.decode(value)
+
+    def plan(self, plan_number: int) -> PlanEntry | None:
+        value = self._transaction.get(_number_key(plan_number), db=self._tables["plans"])
+        return None if value is None else _plan_decoder.decode(value)
+
+    def plans_after(self, plan_number: int) -> Iterator[PlanEntry]:
+        """Plans with a greater number, in order."""
+        with self._transaction.cursor(self._tables["plans"]) as cursor:
+            if cursor.set_range(_number_key(plan_number + 1)):
+                for _, value in cursor:
+                    yield _plan_decoder.decode(value)
+
+    def unheard(self) -> Iterator[tuple[int, tuple[TrajectoryState, ...]]]:
+        """What the controller has not acknowledged, oldest first."""
+        with self._transaction.cursor(self._tables["unheard"]) as cursor:
+            for key, value in cursor:
+                yield int.from_bytes(bytes(key), "big"), _states_decoder.decode(value)
+
+    def meta(self, name: str, kind: Any, default: Any) -> Any:
+        """A small value, decoded as `kind`."""
+        value = self._transaction.get(name.encode(), db=self._tables["meta"])
+        return default if value is None else msgspec.msgpack.decode(value, type=kind)
+
+    def _record(self, value: memoryview) -> GroupRecord:
+        _, length = _HEAD.unpack_from(value)
+        return _record_decoder.decode(value[_HEAD.size : _HEAD.size + length])
+
+    def _split(self, group_id: str, value: memoryview) -> tuple[GroupHeader, list[memoryview]]:
+        checksum, length = _HEAD.unpack_from(value)
+        if xxhash.xxh3_64_intdigest(value[_HEAD.size :]) != checksum:
+            raise StorageError(f"{self._path}: group {group_id} is damaged on disk: its checksum does not hold")
+        record = _record_decoder.decode(value[_HEAD.size : _HEAD.size + length])
+        header = record.header
+        position = _HEAD.size + length + -length % 8
+        num_tokens = header.num_response_tokens
+        buffers = []
+        for num_bytes in (4 * header.num_prompt_tokens, 4 * num_tokens, 4 * num_tokens, num_tokens):
+            buffers.append(value[position : position + num_bytes])
+            position += num_bytes
+        return header, buffers
+
+
+class ReplayStore:
+    """One shard's store, in the folder `path`.
+
+    Args:
+        map_size_bytes: most the store may hold on disk.
+        is_readonly: for the audit: nothing is made or changed.
+
+    Raises:
+        StorageError: the folder cannot be opened, or holds another format.
+    """
+
+    def __init__(self, path: Path, map_size_bytes: int, *, is_readonly: bool = False) -> None:
+        self.path = path
+        self.map_size_bytes = map_size_bytes
+        self._is_readonly = is_readonly
+        self._environment: lmdb.Environment | None = None
+        self._tables: dict[str, Any] = {}
+        self._open()
+        with self.read() as reader:
+            found = reader.meta("format", int, FORMAT)
+        if found != FORMAT:
+            raise StorageError(f"{path}: a replay store of format {found}, this version reads {FORMAT}")
+        if not is_readonly:
+            self.commit(Writes(meta={"format": FORMAT}))
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of pages in use; the file itself never shrinks, freed pages are used again."""
+        environment = self._opened()
+        page_bytes = environment.stat()["psize"]
+        with environment.begin() as transaction:
+            pages = 0
+            for table in self._tables.values():
+                stat = transaction.stat(table)
+                pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return int(pages * page_bytes)
+
+    def commit(self, writes: Writes) -> None:
+        """Make `writes` durable, in one synced transaction.
+
+        Raises:
+            StorageError: nothing was changed; names the path and the need. May succeed later, when there is space.
+        """
+        values = [(stored.record.header.group_id.encode(), encode_group(stored)) for stored in writes.puts]
+        needed = sum(len(value) for _, value in values)
+        if values:
+            self._check_room(needed)
+        try:
+            with self._opened().begin(write=True) as transaction:
+                self._write(transaction, values, writes)
+        except lmdb.MapFullError as error:
+            raise self._failed(error, needed) from error
+        except lmdb.Error as error:
+            self.close()  # after an I/O error the environment must be opened anew
+            raise self._failed(error, needed) from error
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[StoreReader]:
+        """A short look at the store: leave the block before anything that takes long.
+
+        Raises:
+            StorageError: the store cannot be opened or read.
+        """
+        try:
+            environment = self._opened()
+            with environment.begin(buffers=True) as transaction:
+                yield StoreReader(self.path, transaction, self._tables)
+        except lmdb.Error as error:
+            raise StorageError(f"{self.path}: the replay store cannot be read: {error}") from error
+
+    def close(self) -> None:
+        if self._environment is not None:
+            self._environment.close()
+            self._environment = None
+
+    # -- parts
+
+    def _opened(self) -> lmdb.Environment:
+        if self._environment is None:
+            self._open()
+        assert self._environment is not None
+        return self._environment
+
+    def _open(self) -> None:
+        try:
+            if not self._is_readonly:
+                self.path.mkdir(parents=True, exist_ok=True)
+            environment = lmdb.open(
+                str(self.path),
+                map_size=self.map_size_bytes,
+                max_dbs=len(_TABLES),
+                readonly=self._is_readonly,
+                create=not self._is_readonly,
+                metasync=True,
+                sync=True,
+                writemap=False,
+            )
+        except (lmdb.Error, OSError) as error:
+            raise StorageError(f"{self.path}: the replay store cannot be opened: {error}") from error
+        try:
+            for table in _TABLES:
+                self._tables[table] = environment.open_db(table.encode(), create=not self._is_readonly)
+        except lmdb.Error as error:
+            environment.close()
+            raise self._failed(error, 0) from error
+        self._environment = environment
+
+    def _write(self, transaction: lmdb.Transaction, values: Sequence[tuple[bytes, bytes]], writes: Writes) -> None:
+        tables = self._tables
+        for (key, value), stored in zip(values, writes.puts, strict=True):
+            transaction.put(key, value, db=tables["groups"])
+            transaction.put(key, _encode(stored.progress), db=tables["progress"])
+        for group_id, progress in writes.progress.items():
+            transaction.put(group_id.encode(), _encode(progress), db=tables["progress"])
+        for group_id in writes.released:
+            key = group_id.encode()
+            last = transaction.pop(key, db=tables["progress"])
+            assert last is not None, f"group {group_id} has no progress"
+            transaction.put(key, last, db=tables["ended"])
+            transaction.delete(key, db=tables["groups"])
+        for group_id, progress in writes.ended.items():
+            transaction.put(group_id.encode(), _encode(progress), db=tables["ended"])
+        for entry in writes.plans:
+            transaction.put(_number_key(entry.plan.plan_number), _encode(entry), db=tables["plans"])
+        for number, states in writes.unheard.items():
+            transaction.put(_number_key(number), _encode(states), db=tables["unheard"])
+        for number in writes.heard:
+            transaction.delete(_number_key(number), db=tables["unheard"])
+        for name, value in writes.meta.items():
+            transaction.put(name.encode(), _encode(value), db=tables["meta"])
+
+    def _check_room(self, needed: int) -> None:
+        reserve = min(int(self.map_size_bytes * _RESERVE_FRACTION), _RESERVE_BYTES)
+        free = self.map_size_bytes - self.used_bytes - reserve
+        if needed > free:
+            raise StorageError(
+                f"{self.path}: the replay store is full: {needed:,} bytes needed, {max(0, free):,} free of "
+                f"replay.map_size_bytes {self.map_size_bytes:,}; no group is admitted until batches are covered by a "
+                "checkpoint, nothing acknowledged is lost"
+            )
+
+    def _failed(self, error: lmdb.Error, needed: int) -> StorageError:
+        return StorageError(
+            f"{self.path}: the replay store cannot be written: {error}; {needed:,} bytes needed. No group is admitted "
+            "until there is space on a writable disk; nothing acknowledged is lost"
+        )
+
+
+def encode_group(stored: StoredGroup) -> bytes:
+    """A group's value in the table `groups`."""
+    record = _encode(stored.record)
+    body = b"".join([record, b"\0" * (-len(record) % 8), *stored.buffers])  # type: ignore[list-item]
+    return _HEAD.pack(xxhash.xxh3_64_intdigest(body), len(record)) + body
+
+
+def _number_key(number: int) -> bytes:
+    return number.to_bytes(8, "big")
