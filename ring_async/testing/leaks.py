@@ -17,6 +17,8 @@ from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory, not a temporary file
 _HARMLESS_TARGETS = ("/dev/null", "/dev/urandom", "/dev/random", "/proc/", "/sys/", "/dev/nvidia")
+_KEPT_SUFFIXES = (".ttf", ".so")
+"""matplotlib keeps fonts open that it has drawn with."""
 _KEPT_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """multiprocessing starts these once and keeps them until the interpreter ends."""
 _KEPT_THREADS = ("TMonitor", "pydevd")
@@ -87,11 +89,13 @@ def _descendants(pid: int) -> Iterator[int]:
 
 
 def _command(pid: int) -> str:
+    """What a process runs; empty if it is gone. The command line is empty for a moment in `exec`, and for zombies."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        return words or f"({Path(f'/proc/{pid}/comm').read_text().strip()}, ended but not waited for)"
+        name, state = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(") ")[::2]
     except OSError:
         return ""
+    return f"({name}, ended but not waited for)" if state.startswith("Z") else words or f"({name})"
 
 
 def _descriptors() -> Iterator[tuple[tuple[int, str], str]]:
@@ -100,7 +104,7 @@ def _descriptors() -> Iterator[tuple[tuple[int, str], str]]:
             target = str(entry.readlink())
         except OSError:
             continue  # the listing's own descriptor, closed by now
-        if not target.startswith(_HARMLESS_TARGETS):
+        if not target.startswith(_HARMLESS_TARGETS) and not target.endswith(_KEPT_SUFFIXES):
             yield (int(entry.name), target), f"{entry.name}: {target}"
 
 
