@@ -151,6 +151,11 @@ class WeightsSection(Section):
     bucket_bytes: PositiveInt = 32 << 20
     deadline_s: PositiveFloat = Field(60.0, description="Longest wait for a receiver.")
     retain_versions: PositiveInt = Field(2, description="Newest versions that stay fetchable.")
+    nccl_retain: bool = Field(
+        True,
+        description="nccl: keep a packed copy on the learner's GPU, which serves late joiners and lets training go on "
+        "at once. false: two buckets of memory; publishing waits for all receivers, joiners for the next version.",
+    )
 
 
 class TransportSection(Section):

@@ -116,9 +116,9 @@ def _apply_sparse(kind: str, payload: UInt8, words: UInt16) -> None:
             if payload.size < bitmap_bytes:
                 raise ValueError(f"delta bitmap with {payload.size} bytes")
             is_changed = np.unpackbits(payload[:bitmap_bytes], count=words.size).view(np.bool_)
-            values = payload[bitmap_bytes:].copy()
-            if values.size != int(np.count_nonzero(is_changed)) * _WORD_BYTES:
-                raise ValueError(f"delta bitmap with {values.size} bytes of values")
-            words[is_changed] = values.view(np.uint16)
+            value_bytes = payload[bitmap_bytes:].copy()
+            if value_bytes.size != int(np.count_nonzero(is_changed)) * _WORD_BYTES:
+                raise ValueError(f"delta bitmap with {value_bytes.size} bytes of values")
+            words[is_changed] = value_bytes.view(np.uint16)
         case _:
             raise ValueError(f"unknown delta kind {kind!r}")

@@ -33,6 +33,9 @@ from ring_async.types import PolicyVersion
 if TYPE_CHECKING:
     from ring_async.transport.curve import CurveKeys
 
+NCCL_MIN_BUCKET_BYTES = 256 << 20
+"""NCCL needs large messages: between two H200s 32 MiB reach 88 % of the speed of 512 MiB, 256 MiB nearly all of it."""
+
 Tensors = Iterable[tuple[str, torch.Tensor]]
 """Names (Hugging Face's) and tensors on any device. Held until `publish` returns."""
 
@@ -147,8 +150,20 @@ def make_weight_sender(
                 bucket_bytes=weights.bucket_bytes,
                 retain_versions=weights.retain_versions,
             )
-        case other:
-            raise WeightsError(f"weights.channel: {other} is not available")
+        case "nccl":
+            from ring_async.transport.weights_device import CudaDevice
+            from ring_async.transport.weights_nccl import NcclWeightSender
+
+            return NcclWeightSender(
+                f"weights-{actor_id}",
+                device=CudaDevice(),
+                transport=config.transport,
+                socket_dir=socket_dir,
+                keys=keys,
+                bucket_bytes=max(weights.bucket_bytes, NCCL_MIN_BUCKET_BYTES),
+                is_retaining=weights.nccl_retain,
+                deadline_s=weights.deadline_s,
+            )
 
 
 def make_weight_receiver(
@@ -165,8 +180,11 @@ def make_weight_receiver(
             from ring_async.transport.weights_zmq import ZmqWeightReceiver
 
             return ZmqWeightReceiver(keys=keys, deadline_s=weights.deadline_s)
-        case other:
-            raise WeightsError(f"weights.channel: {other} is not available")
+        case "nccl":
+            from ring_async.transport.weights_device import CudaDevice
+            from ring_async.transport.weights_nccl_receiver import NcclWeightReceiver
+
+            return NcclWeightReceiver(actor_id, device=CudaDevice(), keys=keys, deadline_s=weights.deadline_s)
 
 
 # -- shared by the channels

@@ -1,7 +1,7 @@
 """What the two ends of a weight channel say to each other over ZMQ, and the receivers' sockets.
 
-Owns: the messages of `weights_zmq` (fetching), their encoding, the options of sockets. Does not own: who says what
-when, nor the senders' sockets (`weights_service`).
+Owns: the messages of `weights_zmq` (fetching) and `weights_nccl` (rounds), their encoding, the options of sockets. Does
+not own: who says what when, nor the senders' sockets (`weights_service`).
 
 Invariants: a message is one MessagePack header frame of a declared struct, and for `Chunk` one raw frame. Nothing else
 is understood.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
+from ring_async.core.weight_plan import Layout
 from ring_async.errors import WeightsError
 from ring_async.types import PolicyVersion
 
@@ -104,3 +105,87 @@ def set_options(socket: zmq.Socket[bytes], max_message_bytes: int) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, max_message_bytes)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 10_000)
+
+
+# -- weights_nccl
+
+
+class Join(Wire, frozen=True, tag=31):
+    """Receiver: I am here, holding `version`; on first contact, and when told that I am not known."""
+
+    member: str
+    version: PolicyVersion | None
+
+
+class Alive(Wire, frozen=True, tag=32):
+    """Receiver: a sign of life."""
+
+    member: str
+
+
+class Ready(Wire, frozen=True, tag=33):
+    """Receiver: I stand at the gate, with memory to receive into."""
+
+    member: str
+    round: int
+
+
+class Staged(Wire, frozen=True, tag=34):
+    """Receiver: the version is here, whole and verified."""
+
+    member: str
+    round: int
+
+
+class Failed(Wire, frozen=True, tag=35):
+    """Receiver: I cannot take part, or got something else than what was sent."""
+
+    member: str
+    round: int
+    reason: str
+
+
+class Leave(Wire, frozen=True, tag=36):
+    """Receiver: goodbye."""
+
+    member: str
+
+
+class Offer(Wire, frozen=True, tag=41):
+    """Sender: a broadcast is about to start. `unique_id` is empty where the communicator is one you have."""
+
+    round: int
+    version: PolicyVersion
+    layout: Layout
+    communicator: int
+    num_ranks: int
+    rank: int
+    unique_id: bytes
+
+
+class Go(Wire, frozen=True, tag=42):
+    """Sender: everybody is at the gate; enter."""
+
+    round: int
+
+
+class Off(Wire, frozen=True, tag=43):
+    """Sender: the round is off; abort what you have begun."""
+
+    round: int
+    reason: str
+
+
+class Checksums(Wire, frozen=True, tag=44):
+    """Sender: fold64 of every bucket of the round."""
+
+    round: int
+    checksums: tuple[int, ...]
+
+
+class Welcome(Wire, frozen=True, tag=45):
+    """Sender: I am alive, and you are known to me."""
+
+
+class NotKnown(Wire, frozen=True, tag=46):
+    """Sender: I am alive, and do not know you; join."""

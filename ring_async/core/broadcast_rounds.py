@@ -1,0 +1,285 @@
+"""Who takes part in the next broadcast of weights, and what happens when somebody does not.
+
+Owns: the membership of a weight broadcast, its gate, its deadlines. Does not own: sockets, communicators, memory.
+Events in, effects out; time comes with the events.
+
+    idle ── some member lacks the current version ─▶ gathering ── all ready ─▶ sending ── all staged, sent ─▶ idle
+                                                        │ gate_s                  │ lost_s, round_s, a failure
+                                                        ▼                         ▼
+                                                drop the silent, cancel     abort ─▶ ending ── worker ended ─▶ idle
+
+Invariants:
+* Nobody enters a collective before every member of the round has said that it is ready to: a member dead at the gate
+  costs `gate_s`, not a hang.
+* A round's members are fixed. Who joins meanwhile takes part in the next round, with whoever lacks the version then.
+* A communicator is used again only by a round of the same members, after a round that ended well. Numbers of rounds and
+  communicators are never used twice.
+* Every state but idle has a deadline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ring_async.types import PolicyVersion
+
+MAX_FAILURES = 3
+"""Rounds in a row that a member may fail before it is dropped."""
+ENDING_S = 5.0
+"""How long an aborted worker may take to let go; after that it is abandoned."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRound:
+    """Tell these members of the round; their rank is their position + 1, the sender's is 0."""
+
+    round: int
+    version: PolicyVersion
+    members: tuple[str, ...]
+    communicator: int
+    is_new_communicator: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StartRound:
+    """Everyone is at the gate: tell them, and broadcast."""
+
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRound:
+    """The round is off before it started."""
+
+    round: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AbortRound:
+    """The round is off half-way: abort the communicator, on every side that still lives."""
+
+    round: int
+    members: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropMember:
+    """Forget a member until it joins again."""
+
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """No round is under way, and no member lacks the current version."""
+
+
+Effect = OfferRound | StartRound | CancelRound | AbortRound | DropMember | Settled
+
+
+@dataclass(slots=True)
+class _Member:
+    version: PolicyVersion | None
+    heard_s: float
+    num_failures: int = 0
+
+
+@dataclass(slots=True)
+class _Round:
+    number: int
+    version: PolicyVersion
+    members: tuple[str, ...]
+    deadline_s: float
+    phase: Literal["gathering", "sending", "ending"] = "gathering"
+    ready: set[str] = field(default_factory=set)
+    staged: set[str] = field(default_factory=set)
+    is_sent: bool = False
+
+
+class BroadcastRounds:
+    """The sender's decisions.
+
+    Args:
+        gate_s: from the offer to the last "ready".
+        round_s: from the start to the last "staged".
+        lost_s: silence after which a member is lost; members speak up at least four times as often.
+    """
+
+    def __init__(self, *, gate_s: float, round_s: float, lost_s: float) -> None:
+        self._gate_s = gate_s
+        self._round_s = round_s
+        self._lost_s = lost_s
+        self._version: PolicyVersion | None = None
+        self._members: dict[str, _Member] = {}
+        self._round: _Round | None = None
+        self._num_rounds = 0
+        self._communicator = 0
+        self._communicator_members: tuple[str, ...] = ()
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(sorted(self._members))
+
+    @property
+    def waiting_for(self) -> str | None:
+        """Whom the round under way waits for, for people."""
+        if self._round is None:
+            return None
+        arrived = self._round.ready if self._round.phase == "gathering" else self._round.staged
+        missing = [member for member in self._round.members if member not in arrived]
+        return f"{self._round.phase} round {self._round.number}: {', '.join(missing) or 'own work'}"
+
+    # -- events
+
+    def join(self, member: str, version: PolicyVersion | None, now_s: float) -> list[Effect]:
+        """A receiver is here, holding `version`. If it was a member of the round under way, that life of it is over."""
+        effects: list[Effect] = []
+        if self._round is not None and member in self._round.members and self._round.phase != "ending":
+            effects += self._end_early(f"{member} started anew", now_s)
+        self._members[member] = _Member(version, now_s)
+        return effects + self._go_on(now_s)
+
+    def leave(self, member: str, now_s: float) -> list[Effect]:
+        """A receiver says goodbye."""
+        return self._drop([member], "left", now_s) + self._go_on(now_s)
+
+    def hear(self, member: str, now_s: float) -> bool:
+        """A sign of life. False: not a member, it should join."""
+        known = self._members.get(member)
+        if known is not None:
+            known.heard_s = now_s
+        return known is not None
+
+    def publish(self, version: PolicyVersion | None, now_s: float) -> list[Effect]:
+        """This is the current version; None: there is none now, so let the round under way end and start no other."""
+        self._version = version
+        return self._go_on(now_s)
+
+    def ready(self, round_number: int, member: str, now_s: float) -> list[Effect]:
+        """A member stands at the gate, with memory to receive into."""
+        current = self._round
+        if current is None or current.number != round_number or current.phase != "gathering":
+            return []
+        current.ready.add(member)
+        if not current.ready.issuperset(current.members):
+            return []
+        current.phase = "sending"
+        current.deadline_s = now_s + self._round_s
+        return [StartRound(round_number)]
+
+    def staged(self, round_number: int, member: str, now_s: float) -> list[Effect]:
+        """A member holds the version, whole and verified."""
+        current = self._round
+        if current is None or current.number != round_number:
+            return []
+        current.staged.add(member)
+        if member in self._members:
+            self._members[member].version = current.version
+            self._members[member].num_failures = 0
+        return self._finish(now_s)
+
+    def failed(self, round_number: int, member: str, reason: str, now_s: float) -> list[Effect]:
+        """A member could not take part or got something else than what was sent."""
+        current = self._round
+        if current is None or current.number != round_number or member not in self._members:
+            return []
+        self._members[member].num_failures += 1
+        effects = self._end_early(f"{member}: {reason}", now_s)
+        if self._members[member].num_failures >= MAX_FAILURES:
+            effects += self._drop([member], reason, now_s)
+        return effects + self._go_on(now_s)
+
+    def sent(self, round_number: int, now_s: float) -> list[Effect]:
+        """The sender's own work ended well."""
+        current = self._round
+        if current is None or current.number != round_number:
+            return []
+        current.is_sent = True
+        return self._finish(now_s)
+
+    def broken(self, round_number: int, reason: str, now_s: float) -> list[Effect]:
+        """The sender's own work ended with an error, or because it was aborted."""
+        current = self._round
+        if current is None or current.number != round_number:
+            return []
+        effects = [] if current.phase == "ending" else self._end_early(reason, now_s)
+        self._round = None
+        return effects + self._go_on(now_s)
+
+    def tick(self, now_s: float) -> list[Effect]:
+        """Time passed."""
+        effects: list[Effect] = []
+        lost = [name for name, member in self._members.items() if now_s - member.heard_s > self._lost_s]
+        current = self._round
+        if current is not None:
+            is_late = now_s > current.deadline_s
+            if current.phase == "ending":
+                if is_late or current.is_sent:
+                    self._round = None
+            elif is_late or any(name in current.members for name in lost):
+                arrived = current.ready if current.phase == "gathering" else current.staged
+                culprits = [name for name in current.members if name in lost]
+                if not culprits:
+                    culprits = [name for name in current.members if name not in arrived]
+                late = f"not {'ready' if current.phase == 'gathering' else 'staged'} in time"
+                effects += self._end_early("lost " + ", ".join(culprits), now_s)
+                effects += self._drop(culprits, late, now_s)
+                lost = [name for name in lost if name not in culprits]
+        effects += self._drop(lost, f"silent for {self._lost_s} s", now_s)
+        return effects + self._go_on(now_s) if effects or current is not self._round else effects
+
+    # -- steps
+
+    def _go_on(self, now_s: float) -> list[Effect]:
+        """Start a round if there is reason to."""
+        if self._round is not None:
+            return []
+        version = self._version
+        lacking = tuple(name for name in self.members if self._members[name].version != version)
+        if version is None or not lacking:
+            return [Settled()]
+        is_new = lacking != self._communicator_members
+        if is_new:
+            self._communicator += 1
+            self._communicator_members = lacking
+        self._num_rounds += 1
+        self._round = _Round(self._num_rounds, version, lacking, now_s + self._gate_s)
+        return [OfferRound(self._num_rounds, version, lacking, self._communicator, is_new)]
+
+    def _finish(self, now_s: float) -> list[Effect]:
+        current = self._round
+        assert current is not None
+        if current.phase == "ending":
+            if not current.is_sent:
+                return []
+        elif not (current.is_sent and current.staged.issuperset(current.members)):
+            return []
+        self._round = None
+        return self._go_on(now_s)
+
+    def _end_early(self, reason: str, now_s: float) -> list[Effect]:
+        """Call the round off. Before the start nothing runs yet; afterwards the workers must let go first."""
+        current = self._round
+        if current is None or current.phase == "ending":
+            return []
+        self._communicator_members = ()
+        if current.phase == "gathering":
+            self._round = None
+            return [CancelRound(current.number, current.members)]
+        current.phase = "ending"
+        current.deadline_s = now_s + ENDING_S
+        return [AbortRound(current.number, current.members, reason)]
+
+    def _drop(self, members: list[str], reason: str, now_s: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for member in members:
+            if self._members.pop(member, None) is None:
+                continue
+            if self._round is not None and member in self._round.members:
+                effects += self._end_early(f"{member}: {reason}", now_s)
+            effects.append(DropMember(member, reason))
+        return effects

@@ -1,0 +1,175 @@
+"""A device and communicators without a GPU: host memory, and UNIX sockets between processes.
+
+The same interface as `transport.weights_device.CudaDevice` and `cupy.cuda.nccl.NcclCommunicator`, and the same manners:
+building a communicator blocks until all ranks came, and a broadcast hangs for ever on a peer that died, until somebody
+aborts. Lanes do their work at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import secrets
+import socket
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+from ring_async.core.fold64 import fold64
+from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, Mark
+
+UNIQUE_ID_BYTES = 128
+_CHUNK_BYTES = 64 << 10
+
+
+class FakeNcclError(RuntimeError):
+    """What NCCL's own error is to CuPy."""
+
+
+class HostDevice:
+    """Host memory in the part of a GPU.
+
+    Args:
+        bytes_per_s: speed of a broadcast, to be able to interrupt one; None: as fast as it goes.
+    """
+
+    def __init__(self, *, bytes_per_s: float | None = None) -> None:
+        self._bytes_per_s = bytes_per_s
+
+    def empty(self, num_bytes: int) -> torch.Tensor:
+        return torch.empty(num_bytes, dtype=torch.uint8)
+
+    def lane(self) -> Lane:
+        return _HostLane()
+
+    def callers_mark(self) -> Mark:
+        return _DoneMark()
+
+    def make_unique_id(self) -> bytes:
+        path = Path(tempfile.gettempdir()) / f"fake-nccl-{secrets.token_hex(8)}"
+        return str(path).encode().ljust(UNIQUE_ID_BYTES, b"\0")
+
+    def connect(self, unique_id: bytes, num_ranks: int, rank: int) -> Communicator:
+        return FakeCommunicator(num_ranks, unique_id, rank, self._bytes_per_s)
+
+    def enter_thread(self) -> None:
+        """Nothing to choose: there is one host."""
+
+
+class _DoneMark:
+    def is_done(self) -> bool:
+        return True
+
+
+class _HostLane:
+    handle = 0
+
+    def after(self, mark: Mark) -> None:
+        """Done already."""
+
+    def mark(self) -> Mark:
+        return _DoneMark()
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        target.copy_(source)
+
+    def fill_zero(self, target: torch.Tensor) -> None:
+        target.zero_()
+
+    def zeros(self, num_sums: int) -> torch.Tensor:
+        return torch.zeros(num_sums, dtype=torch.int64)
+
+    def fold64(self, content: torch.Tensor, sums: torch.Tensor, index: int) -> None:
+        value = fold64(content.numpy())
+        sums[index] = value - 2**64 if value >= 2**63 else value
+
+    def read(self, sums: torch.Tensor) -> tuple[int, ...]:
+        return tuple(value % 2**64 for value in sums.tolist())
+
+
+class FakeCommunicator:
+    """One rank. Rank 0 listens at the path in the unique id, and is the only root there is.
+
+    Args:
+        num_ranks: of the communicator.
+        unique_id: from `HostDevice.make_unique_id`.
+        rank: of this one.
+        bytes_per_s: speed of the root; None: unbounded.
+    """
+
+    def __init__(self, num_ranks: int, unique_id: bytes, rank: int, bytes_per_s: float | None = None) -> None:
+        self._rank = rank
+        self._bytes_per_s = bytes_per_s
+        self._aborted = threading.Event()
+        path = unique_id.rstrip(b"\0").decode()
+        if rank == 0:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(path)
+                listener.listen(num_ranks)
+                self._peers = [listener.accept()[0] for _ in range(num_ranks - 1)]
+            Path(path).unlink()
+        else:
+            self._peers = [_connect(path)]
+
+    def broadcast(  # noqa: PLR0917 - CuPy's signature
+        self, sendbuf: int, recvbuf: int, count: int, datatype: int, root: int, stream: int
+    ) -> None:
+        """As NCCL's, on host memory and at once.
+
+        Raises:
+            FakeNcclError: aborted, before or meanwhile.
+        """
+        if datatype != NCCL_UINT8 or root != 0 or stream != 0:
+            raise FakeNcclError(f"datatype {datatype}, root {root}, stream {stream} are not faked")
+        memory = memoryview((ctypes.c_char * count).from_address(recvbuf if self._rank else sendbuf)).cast("B")
+        try:
+            for start in range(0, count, _CHUNK_BYTES):
+                chunk = memory[start : start + _CHUNK_BYTES]
+                if self._rank == 0:
+                    self._send(chunk)
+                else:
+                    self._receive(chunk)
+        except OSError as error:
+            # A GPU's kernel would spin here, waiting for a peer that is gone.
+            self._aborted.wait()
+            raise FakeNcclError(f"aborted ({error})") from error
+
+    def abort(self) -> None:
+        """Free whoever is in `broadcast`; the communicator is of no use any more. Idempotent."""
+        self._aborted.set()
+        for peer in self._peers:
+            with contextlib.suppress(OSError):
+                peer.shutdown(socket.SHUT_RDWR)
+            peer.close()
+
+    def destroy(self) -> None:
+        self.abort()
+
+    def _send(self, chunk: memoryview) -> None:
+        if self._bytes_per_s is not None:
+            time.sleep(len(chunk) / self._bytes_per_s)
+        for peer in self._peers:
+            peer.sendall(chunk)
+
+    def _receive(self, chunk: memoryview) -> None:
+        while chunk:
+            num_bytes = self._peers[0].recv_into(chunk)
+            if num_bytes == 0:
+                raise ConnectionResetError("the root is gone")
+            chunk = chunk[num_bytes:]
+
+
+def _connect(path: str) -> socket.socket:
+    """Wait for rank 0 as long as it takes, like NCCL's bootstrap."""
+    while True:
+        peer = socket.socket(socket.AF_UNIX)
+        try:
+            peer.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            peer.close()
+            time.sleep(0.005)
+        else:
+            return peer

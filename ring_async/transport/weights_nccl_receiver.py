@@ -1,0 +1,333 @@
+"""The receiving end of `weights_nccl`: takes part in broadcasts on its own, so that versions are here when asked for.
+
+Owns: the staging buffer, the conversation with the sender, the receiver's part of a round. Does not own: putting a
+version in force.
+
+Invariants:
+* A buffer is offered for receiving only when nobody holds it: staged weights that were handed out are never written to.
+* A version is staged when every bucket has the checksum that the sender computed of what it packed, else not at all.
+* A sender that dies in the middle costs `deadline_s` at most; the version in force stays.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+import zmq
+
+from ring_async.errors import WeightsError
+from ring_async.transport.messages import WeightsAnnouncement
+from ring_async.transport.weights import StagedWeights, StageReport, seconds_since, view_tensors
+from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, WeightDevice, wait
+from ring_async.transport.weights_nccl import ALIVE_S, CHANNEL, Attempt
+from ring_async.transport.weights_wire import (
+    Alive,
+    Checksums,
+    Failed,
+    Go,
+    Join,
+    Leave,
+    NotKnown,
+    Off,
+    Offer,
+    Ready,
+    Staged,
+    Welcome,
+    Wire,
+    encode,
+    open_dealer,
+)
+from ring_async.types import PolicyVersion
+
+if TYPE_CHECKING:
+    from ring_async.transport.curve import CurveKeys
+
+
+class NcclWeightReceiver:
+    """Receives versions into this GPU.
+
+    Args:
+        member: name among the receivers of the sender, e.g. the actor's id.
+        device: where versions are to lie.
+        keys: of the run, for CURVE on TCP.
+        deadline_s: longest wait of `stage`, and longest broadcast.
+    """
+
+    def __init__(
+        self, member: str, *, device: WeightDevice, keys: CurveKeys | None = None, deadline_s: float = 60.0
+    ) -> None:
+        self._member = member
+        self._device = device
+        self._keys = keys
+        self._deadline_s = deadline_s
+        self._link: _Link | None = None
+
+    def stage(self, announcement: WeightsAnnouncement) -> StagedWeights:
+        """See `WeightReceiver.stage`. The first call joins the sender's broadcasts; later versions come unasked."""
+        start = time.perf_counter()
+        version = announcement.policy_version
+        source = announcement.manifest.get("source")
+        endpoint = source.get("endpoint") if isinstance(source, dict) else None
+        if announcement.channel != CHANNEL or not isinstance(endpoint, str):
+            raise WeightsError(f"version {version}: not an announcement of the {CHANNEL} channel")
+        link = self.join(endpoint)
+        offer, content = link.take(version, time.monotonic() + self._deadline_s)
+        report = StageReport(content.numel(), content.numel(), seconds_since(start))
+        return StagedWeights(version, view_tensors(offer.layout, content), report)
+
+    def join(self, endpoint: str) -> _Link:
+        """Take part in the broadcasts of the sender at this control endpoint, from now on."""
+        if self._link is not None and self._link.endpoint != endpoint:
+            self._link.close()
+            self._link = None
+        if self._link is None:
+            self._link = _Link(self._member, endpoint, self._device, self._keys, self._deadline_s)
+        return self._link
+
+    def close(self) -> None:
+        """See `WeightReceiver.close`."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+
+class _Link:
+    """The conversation with one sender, in a thread; `take` hands over what it brought."""
+
+    def __init__(
+        self, member: str, endpoint: str, device: WeightDevice, keys: CurveKeys | None, deadline_s: float
+    ) -> None:
+        self.endpoint = endpoint
+        self._member = member
+        self._device = device
+        self._deadline_s = deadline_s
+        self._condition = threading.Condition()
+        self._staged: tuple[Offer, torch.Tensor] | None = None
+        """The newest version staged and not yet taken."""
+        self._held: PolicyVersion | None = None
+        self._trouble = "the sender has not answered yet"
+        self._is_closed = False
+        self._round: _Round | None = None
+        self._communicator: tuple[int, Communicator] | None = None
+        self._outgoing: deque[Wire] = deque()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            self._dealer = open_dealer(self._context, endpoint, keys)
+        except WeightsError:
+            self._context.destroy(linger=0)
+            os.close(self._wake_fd)
+            raise
+        self._thread = threading.Thread(target=self._converse, name=f"weights-{member}", daemon=True)
+        self._thread.start()
+
+    def take(self, version: PolicyVersion, deadline_s: float) -> tuple[Offer, torch.Tensor]:
+        """Wait for a version.
+
+        Raises:
+            WeightsError: a newer one is here instead, the deadline passed, or the link was closed.
+        """
+        with self._condition:
+            while True:
+                if self._is_closed:
+                    raise WeightsError("the weight channel was closed")
+                if self._staged is not None and self._staged[0].version == version:
+                    staged, self._staged = self._staged, None
+                    return staged
+                if self._held is not None and self._held >= version:
+                    raise WeightsError(f"version {version}: superseded by {self._held}; stage a newer announcement")
+                remaining_s = deadline_s - time.monotonic()
+                if remaining_s <= 0:
+                    raise WeightsError(f"version {version}: not received from {self.endpoint}: {self._trouble}")
+                self._condition.wait(remaining_s)
+
+    def close(self) -> None:
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify_all()
+        os.eventfd_write(self._wake_fd, 1)
+        self._thread.join()
+        os.close(self._wake_fd)
+
+    # -- in the link's thread
+
+    def _converse(self) -> None:
+        """Keep in touch until closed.
+
+        Consumes: what the sender says; what the round's thread has to say.
+        Produces: Join, Alive, Ready, Staged, Failed, Leave.
+        Waits for: either, `ALIVE_S` at most.
+        Unblocked by: the sender, the round's thread, `close`.
+        """
+        decoder = msgspec.msgpack.Decoder(Offer | Go | Off | Checksums | Welcome | NotKnown)
+        poller = zmq.Poller()
+        poller.register(self._dealer, zmq.POLLIN)
+        poller.register(self._wake_fd, zmq.POLLIN)
+        self._device.enter_thread()
+        self._send(Join(self._member, None))
+        spoken_s = time.monotonic()
+        try:
+            while not self._is_closed:
+                ready = dict(poller.poll(int(ALIVE_S * 1000)))
+                if self._wake_fd in ready:
+                    os.eventfd_read(self._wake_fd)
+                    while self._outgoing:
+                        self._send(self._outgoing.popleft())
+                if self._dealer in ready:
+                    header = self._dealer.recv_multipart()[0]
+                    try:
+                        self._on_message(decoder.decode(header))
+                    except msgspec.DecodeError:
+                        continue
+                if time.monotonic() - spoken_s >= ALIVE_S:
+                    self._send(Alive(self._member))
+                    spoken_s = time.monotonic()
+            self._send(Leave(self._member))
+        finally:
+            self._end_round("closed")
+            if self._communicator is not None:
+                self._communicator[1].abort()
+            self._dealer.close(linger=200)
+            self._context.term()
+
+    def _on_message(self, message: Offer | Go | Off | Checksums | Welcome | NotKnown) -> None:
+        current = self._round
+        match message:
+            case Offer():
+                self._end_round("a newer round was offered")
+                self._accept(message)
+            case Go() if current is not None and current.offer.round == message.round:
+                current.go.set()
+            case Checksums() if current is not None and current.offer.round == message.round:
+                current.checksums = message.checksums
+                current.has_checksums.set()
+            case Off() if current is not None and current.offer.round == message.round:
+                self._end_round(message.reason)
+            case NotKnown():
+                self._end_round("the sender does not know this receiver any more")
+                self._send(Join(self._member, self._held))
+            case _:
+                pass
+
+    def _accept(self, offer: Offer) -> None:
+        """Take memory, and come to the gate."""
+        with self._condition:
+            self._staged = None  # Whoever comes for it now is told of the newer version; its memory is needed.
+        try:
+            content = self._device.empty(offer.layout.num_bytes)
+        except WeightsError as error:
+            self._send(Failed(self._member, offer.round, str(error)))
+            self._set_trouble(str(error))
+            return
+        # Lanes of its own: an earlier round's may hold what an aborted communicator left.
+        lane = self._device.lane()
+        # The memory may have belonged to weights whose last use is still queued.
+        lane.after(self._device.callers_mark())
+        self._round = _Round(offer, content, lane)
+        current = self._round
+        current.attempt = Attempt(
+            f"weights-round-{offer.round}",
+            lambda attempt: self._receive(attempt, current),
+            lambda reason: self._on_end(current, reason),
+        )
+        current.attempt.thread.start()
+        self._send(Ready(self._member, offer.round))
+
+    def _end_round(self, reason: str) -> None:
+        """Abort the round under way, if any, and wait for its thread to let go."""
+        current, self._round = self._round, None
+        if current is None or current.is_over:
+            return
+        current.off_reason = reason
+        self._set_trouble(reason)
+        attempt = current.attempt
+        assert attempt is not None
+        attempt.abort()
+        current.go.set()
+        current.has_checksums.set()
+        attempt.thread.join(timeout=1.0)
+        self._communicator = None
+
+    def _set_trouble(self, reason: str) -> None:
+        with self._condition:
+            self._trouble = reason
+
+    def _send(self, message: Wire) -> None:
+        self._dealer.send(encode(message))
+
+    # -- in the round's thread
+
+    def _on_end(self, current: _Round, reason: str | None) -> None:
+        current.is_over = True
+        if current.off_reason:
+            return
+        if reason is None:
+            with self._condition:
+                self._staged = (current.offer, current.content)
+                self._held = current.offer.version
+                self._condition.notify_all()
+            self._outgoing.append(Staged(self._member, current.offer.round))
+        else:
+            self._communicator = None
+            self._set_trouble(reason)
+            self._outgoing.append(Failed(self._member, current.offer.round, reason))
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _receive(self, attempt: Attempt, current: _Round) -> None:
+        """Receive all buckets and compare their checksums.
+
+        Raises:
+            Exception: NCCL's, or WeightsError, when the sender fails or the round is off.
+        """
+        offer, content = current.offer, current.content
+        self._device.enter_thread()
+        deadline_s = time.monotonic() + self._deadline_s
+        if not current.go.wait(self._deadline_s) or attempt.is_aborted:
+            raise WeightsError(f"round {offer.round} did not start")
+        if self._communicator is None or self._communicator[0] != offer.communicator:
+            if not offer.unique_id:
+                raise WeightsError(f"communicator {offer.communicator} is not here")
+            communicator = self._device.connect(offer.unique_id, offer.num_ranks, offer.rank)
+            attempt.use(communicator)
+            self._communicator = (offer.communicator, communicator)
+        else:
+            communicator = self._communicator[1]
+            attempt.use(communicator)
+        lane, fold_lane = current.lane, self._device.lane()
+        layout = offer.layout
+        sums = fold_lane.zeros(layout.num_buckets)
+        for bucket in range(layout.num_buckets):
+            start, end = layout.bucket_range(bucket)
+            address = content.data_ptr() + start
+            communicator.broadcast(address, address, end - start, NCCL_UINT8, 0, lane.handle)
+            fold_lane.after(lane.mark())
+            fold_lane.fold64(content[start:end], sums, bucket)
+        wait(fold_lane.mark(), deadline_s, "broadcast")
+        if not current.has_checksums.wait(max(0.0, deadline_s - time.monotonic())) or attempt.is_aborted:
+            raise WeightsError(f"round {offer.round}: no checksums")
+        received = fold_lane.read(sums)
+        pairs = zip(received, current.checksums, strict=True)
+        corrupt = [bucket for bucket, (got, sent) in enumerate(pairs) if got != sent]
+        if corrupt:
+            raise WeightsError(f"{len(corrupt)} of {layout.num_buckets} buckets corrupt, first {corrupt[0]}")
+
+
+class _Round:
+    """The round under way here: what was offered, and what has been heard since."""
+
+    def __init__(self, offer: Offer, content: torch.Tensor, lane: Lane) -> None:
+        self.offer = offer
+        self.content = content
+        self.lane = lane
+        self.attempt: Attempt | None = None
+        self.go = threading.Event()
+        self.has_checksums = threading.Event()
+        self.checksums: tuple[int, ...] = ()
+        self.off_reason = ""
+        self.is_over = False
