@@ -29,6 +29,7 @@ from ring_async.verifiers.base import Verifier
 ENTRY_POINT_GROUP = "ring_async.verifiers"
 
 REGISTERED: Mapping[str, str] = {
+    "code": "ring_async.verifiers.code:CodeVerifier",
     "reasoning_gym": "ring_async.verifiers.logic:LogicVerifier",
 }
 
@@ -69,11 +70,14 @@ def load_verifier(name: str, section: VerifierSection, *, num_workers: int = 1) 
     """
     where = f"verifiers.{name}"
     verifier_class, content = _load_class(where, section.use)
+    options = dict(section.options)
+    if "num_workers" in inspect.signature(verifier_class).parameters:
+        options.setdefault("num_workers", num_workers)
     try:
         if hasattr(verifier_class, "from_options"):
             verifier = verifier_class.from_options(section.options, _make_inner(where, num_workers))
         else:
-            verifier = verifier_class(**section.options)
+            verifier = verifier_class(**options)
     except TypeError as error:
         takes = inspect.signature(verifier_class)
         raise ConfigError(f"{where}.options: {section.use} takes {takes}; {error}") from error

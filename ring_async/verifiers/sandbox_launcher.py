@@ -94,7 +94,7 @@ def _readable_copy(prefix: str) -> str:
     call(libc.unshare(_NEW_MOUNT_NAMESPACE), "unsharing the mount namespace")
     call(libc.mount(b"none", b"/", None, _RECURSIVE | _PRIVATE, None), "making mounts private")
     held = os.open(prefix, os.O_PATH)  # within the new namespace, before the tmpfs can cover it
-    call(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", 0, b"mode=0755,size=64k"), "mounting a tmpfs")  # noqa: S108
+    call(libc.mount(b"tmpfs", b"/tmp", b"tmpfs", 0, b"mode=0755,size=64k"), "mounting a tmpfs")
     Path(_STAGE).mkdir()
     call(libc.mount(f"/proc/self/fd/{held}".encode(), _STAGE.encode(), None, _BIND, None), "binding the interpreter")
     os.close(held)

@@ -6,21 +6,24 @@ One file, standard library only: it is compiled and handed into the sandbox, whe
 
 As process 1 it cannot be killed or stopped from inside, and its end ends everything in the sandbox.
 
-Frames on descriptors 0 and 1: a 4-byte length, then JSON.
+Starting fast matters more than comfort: a sandbox serves one program. So no `json` (it loads `re`) and no `signal` (it
+loads `enum`): together they take longer than the interpreter itself.
+
+Frames: a 4-byte length, then marshal on descriptor 0 (from the trusted side), JSON on descriptor 1 (to it).
     in:  {"language", "source", "limits"}, answered by {"prepared"} or {"refused", "output"}
-    in:  {"stdin"} or {"function", "args", "kwargs"}, answered by a result: status, exit_code, stdout, stderr, value,
-         cpu_s, wall_s
+    in:  {"stdin"} or {"function", "args", "kwargs"}, each with "wall_s", answered by a result: status, exit_code,
+         stdout, stderr, value, cpu_s, wall_s
 """
 
+import _signal as signal
 import builtins
-import json
+import marshal
 import os
 import resource
 import select
-import signal
 import sys
 import time
-import types
+from _json import encode_basestring_ascii
 
 _ERROR_BYTES = 4096
 _COMPILED = "/tmp/program"  # noqa: S108 - the sandbox's own tmpfs
@@ -32,7 +35,7 @@ _CHUNK_BYTES = 1 << 16
 
 def _receive():
     prefix = _read_exactly(4)
-    return json.loads(_read_exactly(int.from_bytes(prefix, "big")))
+    return marshal.loads(_read_exactly(int.from_bytes(prefix, "big")))  # noqa: S302
 
 
 def _read_exactly(size):
@@ -46,7 +49,7 @@ def _read_exactly(size):
 
 
 def _send(message):
-    body = json.dumps(message).encode()
+    body = _json(message).encode()
     view = memoryview(len(body).to_bytes(4, "big") + body)
     while view:
         view = view[os.write(1, view) :]
@@ -65,8 +68,9 @@ def _limit_self(limits):
         number = getattr(resource, name)
         hard = resource.getrlimit(number)[1]
         if hard != resource.RLIM_INFINITY:
-            value = min(value, hard)
-        resource.setrlimit(number, (value, value))
+            resource.setrlimit(number, (min(value, hard),) * 2)
+        else:
+            resource.setrlimit(number, (value, value))
 
 
 def _limit_child(limits, cpu_s):
@@ -76,103 +80,137 @@ def _limit_child(limits, cpu_s):
     resource.setrlimit(resource.RLIMIT_STACK, (limits["stack_bytes"], limits["stack_bytes"]))
 
 
+class _Pipes:
+    """A child's standard streams and its result, as seen from here, and a pipe that wakes us when a child ends."""
+
+    def __init__(self, stdin, bound):
+        self._child_ends = []
+        self._left = memoryview(stdin)
+        self._bound = bound
+        self._poll = select.poll()
+        child_in, self._stdin = os.pipe()
+        os.set_blocking(self._stdin, False)
+        self._child_ends.append(child_in)
+        self.captured = {}
+        for _ in ("stdout", "stderr", "result"):
+            reader, writer = os.pipe()
+            self._child_ends.append(writer)
+            self.captured[reader] = bytearray()
+            self._poll.register(reader, select.POLLIN)
+        self._wake, wake_writer = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(wake_writer, False)
+        self._wake_writer = wake_writer
+        self._poll.register(self._wake, select.POLLIN)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+
+    def become_child(self):
+        """In the child: put its ends where programs expect them, close all else."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        stdin, stdout, stderr, result = self._child_ends
+        os.dup2(result, _HIGH_FD)
+        for source, target in ((stdin, 0), (stdout, 1), (stderr, 2), (_HIGH_FD, _RESULT_FD)):
+            os.dup2(source, target)
+        os.closerange(_RESULT_FD + 1, _HIGH_FD + 1)
+
+    def become_parent(self):
+        for descriptor in self._child_ends:
+            os.close(descriptor)
+        if self._left:
+            self._poll.register(self._stdin, select.POLLOUT)
+        else:
+            os.close(self._stdin)
+
+    def serve(self, timeout_s):
+        """Move what can be moved, for at most this long. Returns whether a bound was passed."""
+        for descriptor, _ in self._poll.poll(timeout_s * 1000):
+            if descriptor == self._wake:
+                try:
+                    os.read(self._wake, 4096)
+                except BlockingIOError:
+                    pass
+            elif descriptor == self._stdin:
+                self._feed()
+            else:
+                chunk = os.read(descriptor, _CHUNK_BYTES)
+                self.captured[descriptor] += chunk
+                if not chunk:
+                    self._poll.unregister(descriptor)
+        return self._is_over()
+
+    def finish(self):
+        """Take what is left in pipes that nobody writes to any more. Returns whether a bound was passed."""
+        signal.set_wakeup_fd(-1)
+        if self._left:
+            os.close(self._stdin)
+        for descriptor, content in self.captured.items():
+            while len(content) <= self._bound:
+                chunk = os.read(descriptor, _CHUNK_BYTES)
+                if not chunk:
+                    break
+                content.extend(chunk)
+            os.close(descriptor)
+        os.close(self._wake)
+        os.close(self._wake_writer)
+        return self._is_over()
+
+    def _feed(self):
+        try:
+            self._left = self._left[os.write(self._stdin, self._left[:_CHUNK_BYTES]) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it closed its standard input
+            self._left = self._left[:0]
+        if not self._left:
+            self._poll.unregister(self._stdin)
+            os.close(self._stdin)
+
+    def _is_over(self):
+        return any(len(content) > self._bound for content in self.captured.values())
+
+
 def _run(limits, cpu_s, wall_s, stdin, become):
     """Fork a child that calls `become`, feed it, capture it, and leave no process behind.
 
     Returns:
-        (status, exit code, stdout, stderr, result, cpu_s, wall_s)
+        (status, exit code, [stdout, stderr, result], cpu_s, wall_s)
     """
-    in_r, in_w = os.pipe()
-    out_r, out_w = os.pipe()
-    err_r, err_w = os.pipe()
-    res_r, res_w = os.pipe()
-    wake_r, wake_w = os.pipe()
-    os.set_blocking(wake_r, False)
-    os.set_blocking(wake_w, False)
-    os.set_blocking(in_w, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+    pipes = _Pipes(stdin, limits["output_bytes"])
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         code = 1
         try:
-            os.dup2(res_w, _HIGH_FD)
-            for source, target in ((in_r, 0), (out_w, 1), (err_w, 2), (_HIGH_FD, _RESULT_FD)):
-                os.dup2(source, target)
-            os.closerange(_RESULT_FD + 1, _HIGH_FD + 1)
+            pipes.become_child()
             os.setsid()
             _limit_child(limits, cpu_s)
             code = become()
         finally:
             os._exit(code)
-    for descriptor in (in_r, out_w, err_w, res_w):
-        os.close(descriptor)
-    captured = {out_r: bytearray(), err_r: bytearray(), res_r: bytearray()}
-    bounds = {out_r: limits["output_bytes"], err_r: limits["output_bytes"], res_r: limits["output_bytes"]}
-    status, left = "", memoryview(stdin)
-    poll = select.poll()
-    for descriptor in (*captured, wake_r):
-        poll.register(descriptor, select.POLLIN)
-    if left:
-        poll.register(in_w, select.POLLOUT)
-    else:
-        os.close(in_w)
-    ended = None
-    while ended is None:
+    pipes.become_parent()
+    status, ended = "", None
+    while ended is None and not status:
         left_s = wall_s - (time.monotonic() - started)
         if left_s <= 0:
             status = "wall"
-            break
-        for descriptor, _ in poll.poll(left_s * 1000):
-            if descriptor == wake_r:
-                try:
-                    os.read(wake_r, 4096)
-                except BlockingIOError:
-                    pass
-            elif descriptor == in_w:
-                try:
-                    left = left[os.write(in_w, left[:_CHUNK_BYTES]) :]
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    left = left[:0]
-                if not left:
-                    poll.unregister(in_w)
-                    os.close(in_w)
-            else:
-                chunk = os.read(descriptor, _CHUNK_BYTES)
-                captured[descriptor] += chunk
-                if not chunk:
-                    poll.unregister(descriptor)
-                if len(captured[descriptor]) > bounds[descriptor]:
-                    status = "output"
-        if status:
-            break
-        ended = _reap(pid)
+        elif pipes.serve(left_s):
+            status = "output"
+        else:
+            ended = _reap(pid)
     killed = _kill_all(pid)
-    ended = ended or killed
+    code, cpu = ended or killed
     wall = time.monotonic() - started
-    if left:
-        os.close(in_w)
-    signal.set_wakeup_fd(-1)
-    for descriptor, content in captured.items():
-        _drain(descriptor, content, bounds[descriptor])
-        if len(content) > bounds[descriptor]:
-            status = status or "output"
-        os.close(descriptor)
-    os.close(wake_r)
-    os.close(wake_w)
-    code, cpu = ended
+    if pipes.finish():
+        status = status or "output"
     if not status:
         if cpu > cpu_s or code == -signal.SIGXCPU:
             status = "cpu"
         else:
             status = "ok" if code == 0 else "signal" if code < 0 else "error"
-    return status, code, captured[out_r], captured[err_r], captured[res_r], cpu, wall
+    return status, code, list(pipes.captured.values()), cpu, wall
 
 
 def _reap(pid):
@@ -205,31 +243,22 @@ def _kill_all(pid):
             found = (os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime)
 
 
-def _drain(descriptor, content, bound):
-    """What is left in a pipe that nobody writes to any more."""
-    while len(content) <= bound:
-        chunk = os.read(descriptor, _CHUNK_BYTES)
-        if not chunk:
-            return
-        content += chunk
-
-
 def _python(source, call):
     """Run a Python program as `__main__`, then a function of it if asked. Returns the exit code."""
-    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115, PTH123
-    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115, PTH123
+    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     os.chdir("/tmp")  # noqa: S108
     sys.argv = ["program.py"]
-    main = types.ModuleType("__main__")
+    main = type(sys)("__main__")
     sys.modules["__main__"] = main
     code = 0
     try:
         exec(compile(source, "program.py", "exec", dont_inherit=True), main.__dict__)  # noqa: S102
         if call is not None:
             value = _function(main, call["function"])(*call["args"], **call["kwargs"])
-            with open(_RESULT_FD, "w", closefd=False) as stream:  # noqa: PTH123
-                json.dump(_plain(value), stream)
+            with open(_RESULT_FD, "w", closefd=False) as stream:
+                stream.write(_json(value))
     except SystemExit as ending:
         if isinstance(ending.code, str):
             sys.stderr.write(ending.code)
@@ -255,22 +284,26 @@ def _function(module, name):
     return getattr(getattr(module, owner)(), method)
 
 
-def _plain(value):
-    """A returned value as JSON can hold it: tuples become lists, sets sorted lists, keys text."""
-    if isinstance(value, (bool, str, type(None))):
-        return value
+def _json(value):
+    """JSON text of plain data: tuples become lists, sets sorted lists, keys text.
+
+    Raises:
+        TypeError: something in it is not plain data.
+    """
+    if value is None or value is True or value is False:
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return encode_basestring_ascii(str(value))
     if isinstance(value, int):
-        return int(value)
+        return int.__repr__(value)
     if isinstance(value, float):
-        return float(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted((_plain(item) for item in value), key=repr)
+        return float.__repr__(value).replace("inf", "Infinity").replace("nan", "NaN")
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return "{" + ",".join(f"{encode_basestring_ascii(str(key))}:{_json(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (set, frozenset)):
+        return "[" + ",".join(sorted(_json(item) for item in value)) + "]"
     if hasattr(value, "__iter__"):
-        return [_plain(item) for item in value]
+        return "[" + ",".join(_json(item) for item in value) + "]"
     raise TypeError(f"the function returned a {type(value).__name__}, which is not plain data")
 
 
@@ -283,7 +316,7 @@ def _compile_cpp(source, limits):
         os.execv("/usr/bin/g++", command)  # noqa: S606
 
     generous = {**limits, "memory_bytes": max(limits["memory_bytes"], 2 << 30)}
-    status, code, out, err, *_ = _run(generous, limits["compile_s"], limits["compile_s"] * 2, b"", become)
+    status, code, (out, err, _), *_ = _run(generous, limits["compile_s"], limits["compile_s"] * 2, b"", become)
     return status == "ok", _text(out + err) or f"{status} {code}"
 
 
@@ -322,8 +355,8 @@ def main():
             os._exit(0)
         call = test if "function" in test else None
         stdin = test.get("stdin", "").encode("utf-8", "surrogatepass")
-        status, code, out, err, value, cpu, wall = _run(
-            limits, limits["cpu_s"], limits["wall_s"], stdin, lambda call=call: become(call)
+        status, code, (out, err, value), cpu, wall = _run(
+            limits, limits["cpu_s"], test["wall_s"], stdin, lambda call=call: become(call)
         )
         _send(
             {

@@ -151,12 +151,16 @@ async def _call(function: Callable[..., Any], arguments: tuple[Any, ...], timeou
     async with asyncio.timeout(timeout_s):
         if inspect.iscoroutinefunction(function):
             return await function(*arguments)
-        outcome = await _in_thread(function, arguments)
+        outcome = await run_in_thread(function, arguments)
         return await outcome if isinstance(outcome, Awaitable) else outcome
 
 
-async def _in_thread(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    """Run a sync call in a thread of its own: a pool's thread that never returns would starve the pool."""
+async def run_in_thread(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    """Run a sync call in a thread of its own: a pool's thread that never returns would starve the pool.
+
+    Raises:
+        VerifierError: `stalled`, too many earlier calls never returned.
+    """
     if num_abandoned_threads() >= MAX_ABANDONED:
         names = ", ".join(sorted({thread.name for thread in _abandoned_threads}))
         raise VerifierError("stalled", f"{MAX_ABANDONED} earlier calls never returned ({names})")

@@ -88,7 +88,8 @@ _REFUSED: _Table = {
     # scheduling and placement
     "mbind": (237, 235), "set_mempolicy": (238, 237), "set_mempolicy_home_node": (450, 450),
     "move_pages": (279, 239), "migrate_pages": (256, 238), "sched_setscheduler": (144, 119),
-    "sched_setattr": (314, 274), "sched_setparam": (142, 118), "ioprio_set": (251, 30),
+    "sched_setattr": (314, 274), "sched_setparam": (142, 118), "ioprio_set": (251, 30), "setpriority": (141, 140),
+    "sched_setaffinity": (203, 122),
 }
 
 _GUARD_ALLOWED: _Table = {
@@ -111,7 +112,7 @@ _GUARD_ALLOWED: _Table = {
 # fmt: on
 
 _OPEN, _OPENAT = (2, None), (257, 56)
-_CLONE, _CLONE3, _IOCTL, _FCNTL = (56, 220), (435, 435), (16, 29), (72, 25)
+_CLONE, _CLONE3, _IOCTL, _FCNTL, _PRLIMIT = (56, 220), (435, 435), (16, 29), (72, 25), (302, 261)
 
 
 class UnsupportedMachineError(OSError):
@@ -121,8 +122,8 @@ class UnsupportedMachineError(OSError):
 def sandbox_filter(machine: str | None = None) -> bytes:
     """The filter for sandboxed programs, as bubblewrap's `--seccomp` reads it.
 
-    Everything is allowed but: the table above, namespaces through `clone`, writing into a terminal's input, and system
-    calls newer than the table. `clone3` is absent (its flags lie in memory, out of a filter's sight; C libraries fall
+    Everything is allowed but: the table above, namespaces through `clone`, writing into a terminal's input, setting the
+    limits of other processes (process 1 of the sandbox has the same user), and system calls newer than the table. `clone3` is absent (its flags lie in memory, out of a filter's sight; C libraries fall
     back to `clone`).
 
     Raises:
@@ -135,6 +136,7 @@ def sandbox_filter(machine: str | None = None) -> bytes:
     program.when(_CLONE3, [_instruction(_RETURN, _ABSENT)])
     program.when(_CLONE, _refuse_if_any_bit(0, _NEW_NAMESPACES))
     program.when(_IOCTL, _return_if_argument(1, _TERMINAL_INJECTION, _REFUSE, otherwise=_ALLOW))
+    program.when(_PRLIMIT, _return_if_argument(0, (0,), _ALLOW, otherwise=_REFUSE))
     return program.end(_ALLOW)
 
 

@@ -25,11 +25,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 _MAX_MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 8
 _PARENT_DEATH_SIGNAL = 1
+_CHILD_SUBREAPER = 36
 _REAP_INTERVAL_S = 0.2
 _END_TIMEOUT_S = 5.0
 
@@ -164,6 +166,7 @@ def serve(link: socket.socket, become: Callable[[list[int]], None]) -> None:
         become: what a forked child does with the descriptors it was given; must not return.
     """
     children: set[int] = set()
+    _adopt_orphans()
     link.send(b'{"ready": true}')
     try:
         while True:
@@ -183,15 +186,28 @@ def serve(link: socket.socket, become: Callable[[list[int]], None]) -> None:
     except (ConnectionError, BrokenPipeError):
         return
     finally:
-        for pid in children:
-            os.kill(pid, signal.SIGKILL)
-        for pid in children:
-            os.waitpid(pid, 0)
+        _kill_descendants()
 
 
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent's thread ends."""
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent dies: they are reaped here, not left to whoever is init."""
+    ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _kill_descendants() -> None:
+    """Kill and reap children, and whatever they leave behind, until none is left."""
+    while True:
+        for pid in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
 
 
 def _start(
@@ -228,8 +244,11 @@ def _become(become: Callable[[list[int]], None], descriptors: list[int], parent:
 
 
 def _reap(children: set[int]) -> None:
-    while children:
-        pid, _ = os.waitpid(-1, os.WNOHANG)
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
         if pid == 0:
             return
         children.discard(pid)
