@@ -78,9 +78,10 @@ def _unknown(key: str) -> str:
     close = get_close_matches(last, siblings, n=1)
     if close:
         return f"unknown key; did you mean {f'{above}.' if above else ''}{close[0]}?"
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last] or get_close_matches(key, known, n=1)
-    if elsewhere:
-        return f"unknown key; did you mean {elsewhere[0]}?"
+    by_last = {name.rpartition(".")[2]: name for name in reversed(known) if "<name>" not in name}
+    close = get_close_matches(last, by_last, n=1, cutoff=0.75)
+    if close:
+        return f"unknown key; did you mean {by_last[close[0]]}?"
     return f"unknown key; {above or 'the top level'} has {', '.join(sorted(siblings)) or 'no keys'}"
 
 

@@ -146,11 +146,14 @@ def draw_png(rows: Sequence[Row], path: Path, *, title: str, config: Mapping[str
 
 def draw_svgs(rows: Sequence[Row], config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """`(title, SVG)` of every panel, for the page."""
+    drawn = panels(rows, config)
+    if not drawn:
+        return []
     from matplotlib.figure import Figure
 
     pictures = []
     with _styled():
-        for panel in panels(rows, config):
+        for panel in drawn:
             figure = Figure(figsize=(4.6, 2.8), layout="constrained")
             figure.patch.set_alpha(0)
             _draw(figure.add_subplot(), panel, column(rows, "policy_version"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -63,3 +64,18 @@ def test_an_actor_exports_its_own_metrics_and_what_all_share():
     assert "ring_learner_steps" in names
     assert "ring_transport_rejected_frames" in names
     assert not any(name.startswith(("ring_rollout_", "ring_replay_")) for name in names)
+
+
+def test_the_documentation_lists_every_metric():
+    text = (Path(__file__).parents[3] / "docs" / "monitoring.md").read_text()
+    table = documented_metrics()
+    assert table in text, f"docs/monitoring.md is behind; put this between its markers:\n{table}"
+
+
+def documented_metrics() -> str:
+    lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{declared.name}` | {declared.kind} | {', '.join(declared.labels) or '–'} | {declared.meaning} |"
+        for declared in metrics.declarations()
+    ]
+    return "\n".join(lines)
