@@ -96,6 +96,15 @@ def num_loss_tokens(record: GroupRecord, index: int) -> int:
     return record.header.trajectories[index].num_tokens if positions is None else len(positions) // 4
 
 
+def count_loss_tokens(record: GroupRecord, index: int, interval: TokenInterval) -> int:
+    """Loss tokens within an interval, counted from the loss mask."""
+    raw = record.loss_positions[index]
+    if raw is None:
+        return interval.end - interval.start
+    positions: Int32 = np.frombuffer(raw, np.int32)
+    return int(np.count_nonzero((positions >= interval.start) & (positions < interval.end)))
+
+
 def token_interval(record: GroupRecord, index: int, start: int, end: int) -> TokenInterval:
     """The response tokens that hold loss tokens `[start, end)`; the intervals of one pass tile the response."""
     trajectory = record.header.trajectories[index]

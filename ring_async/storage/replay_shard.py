@@ -19,11 +19,12 @@ from ring_async.core.advantages import AdvantageRules, RewardSpread, group_advan
 from ring_async.core.buffer import BufferRules, ReplayBuffer, check_rules
 from ring_async.core.ledger import split_id
 from ring_async.core.packing import pack_batch
-from ring_async.core.progress import Change, GroupProgress, Progress, make_record
+from ring_async.core.plan_log import PlanEntry
+from ring_async.core.progress import Change, GroupProgress, Progress, count_loss_tokens, make_record
 from ring_async.core.staleness import Lineage
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import RefusedError
-from ring_async.storage.replay_store import PlanEntry, ReplayStore, StoredGroup, Writes
+from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
 from ring_async.types import BatchPlan, Group, GroupHeader, PackedBatch, PolicyVersion, TrajectoryState
 
 
@@ -209,16 +210,19 @@ class ReplayShard:
 
     def _entry(self, plan: BatchPlan) -> PlanEntry:
         rules = self.buffer.rules
-        segments = []
+        segments, loss_tokens = [], []
         for sequence in plan.sequences:
             group_id, index = split_id(sequence.trajectory_id)
-            segments.append(self.buffer.record(group_id).header.trajectories[index].segments)
+            record = self.buffer.record(group_id)
+            segments.append(record.header.trajectories[index].segments)
+            loss_tokens.append(count_loss_tokens(record, index, sequence.interval))
         return PlanEntry(
             plan=plan,
             max_staleness=rules.max_staleness,
             staleness_measure=rules.staleness_measure,
             max_reuse=rules.max_reuse,
             lineage=self.buffer.lineage,
+            loss_tokens=tuple(loss_tokens),
             segments=tuple(segments),
         )
 

@@ -27,10 +27,10 @@ import lmdb
 import msgspec
 import xxhash
 
+from ring_async.core.plan_log import PlanEntry
 from ring_async.core.progress import GroupProgress, GroupRecord
-from ring_async.core.staleness import Lineage, StalenessMeasure
 from ring_async.errors import StorageError
-from ring_async.types import BatchPlan, Buffer, Group, GroupHeader, PolicyVersion, Segment, TrajectoryState
+from ring_async.types import Buffer, Group, GroupHeader, TrajectoryState
 
 FORMAT: Final = 1
 _HEAD: Final = struct.Struct("<QIxxxx")
@@ -45,23 +45,6 @@ _encode = msgspec.msgpack.Encoder().encode
 _record_decoder = msgspec.msgpack.Decoder(GroupRecord)
 _progress_decoder = msgspec.msgpack.Decoder(GroupProgress)
 _states_decoder = msgspec.msgpack.Decoder(tuple[TrajectoryState, ...])
-
-
-class PlanEntry(msgspec.Struct, frozen=True):
-    """A batch plan as it was decided, with what the audit needs to judge it.
-
-    Attributes:
-        segments: of each planned sequence, in the plan's order.
-        replayed_as: the learner's versions under which it was handed out again after a crash.
-    """
-
-    plan: BatchPlan
-    max_staleness: int
-    staleness_measure: StalenessMeasure
-    max_reuse: int
-    lineage: Lineage
-    segments: tuple[tuple[Segment, ...], ...]
-    replayed_as: tuple[PolicyVersion, ...] = ()
 
 
 _plan_decoder = msgspec.msgpack.Decoder(PlanEntry)

@@ -1,0 +1,219 @@
+"""The proof, from disk alone, that no trajectory is unaccounted for.
+
+Owns: reading a run's journal and replay stores, and checking them against each other. Changes nothing; works after any
+crash and after the end. While processes write, journal and stores are read at slightly different moments, and states
+that move in between show as differences.
+
+What is proven: reserved = sum of the states; every trajectory that replay holds or held is in the same state in the
+ledger, reports under way included; nothing acknowledged is missing; batches hold exactly Φ loss tokens; no token is
+trained more than `max_reuse` times, none skipped, none beyond `max_staleness`; one verifier epoch scored each group;
+payloads that a learner's restart would need are there, and their checksums hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ring_async.core.ledger import END_STATES, AnyRecord, Ledger, LedgerError, StatesMoved, split_id
+from ring_async.core.plan_log import PlanLog, Violation
+from ring_async.core.progress import GroupProgress, GroupRecord, num_loss_tokens
+from ring_async.errors import StorageError
+from ring_async.storage.journal import journal_files, read_file
+from ring_async.storage.replay_store import ReplayStore, StoreReader
+
+MAX_SHOWN = 20
+
+
+@dataclass(slots=True)
+class AuditReport:
+    """What the audit looked at, and what is wrong."""
+
+    run_dir: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    causes: dict[str, int] = field(default_factory=dict)
+    figures: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.violations
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return {
+            "run_dir": str(self.run_dir),
+            "is_clean": self.is_clean,
+            "counts": self.counts,
+            "causes": self.causes,
+            "figures": self.figures,
+            "notes": self.notes,
+            "violations": [violation._asdict() for violation in self.violations],
+        }
+
+    def to_text(self) -> str:
+        """For a person: the account, then what is wrong with it."""
+        lines = [f"{self.run_dir}: {'clean' if self.is_clean else f'{len(self.violations)} VIOLATIONS'}"]
+        lines += [f"  {name:<24}{count:>12,}" for name, count in (self.counts | self.figures).items()]
+        lines += [f"    {cause:<32}{count:>12,}" for cause, count in sorted(self.causes.items())]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  {rule}: {subject}: {detail}" for rule, subject, detail in self.violations[:MAX_SHOWN]]
+        if len(self.violations) > MAX_SHOWN:
+            lines.append(f"  … and {len(self.violations) - MAX_SHOWN} more (--json lists all)")
+        return "\n".join(lines)
+
+    def found(self, rule: str, subject: str, detail: str = "") -> None:
+        self.violations.append(Violation(rule, subject, detail))
+
+
+@dataclass(slots=True)
+class _Held:
+    """What all shards hold and held."""
+
+    stored: dict[str, tuple[GroupRecord, GroupProgress]] = field(default_factory=dict)
+    ended: dict[str, GroupProgress] = field(default_factory=dict)
+    unheard: list[StatesMoved] = field(default_factory=list)
+    covered: int = 0
+    last_plan: int = 0
+
+
+def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
+    """Check a run's folder. `with_payloads` also reads every stored group and proves its checksum.
+
+    Raises:
+        StorageError: a store or the journal cannot be read at all.
+    """
+    report = AuditReport(run_dir)
+    held, log = _Held(), PlanLog()
+    stores = sorted(path.parent for path in (run_dir / "replay").glob("*/data.mdb"))
+    for path in stores:
+        _read_store(path, held, log, report, with_payloads=with_payloads)
+    if not stores:
+        report.notes.append(f"no replay store in {run_dir / 'replay'}")
+    report.violations += log.violations
+    _check_consumption(held, log, report)
+    if journal_files(run_dir / "journal"):
+        _check_ledger(_read_ledger(run_dir / "journal", report), held, report)
+    else:
+        report.notes.append(f"no journal in {run_dir / 'journal'}: states are not compared with the ledger")
+    report.figures = {
+        "groups stored": len(held.stored),
+        "groups ended": len(held.ended),
+        "batches planned": log.num_plans,
+        "batches covered": held.covered,
+        "batches replayed": log.num_replayed,
+        "loss tokens planned": log.num_loss_tokens,
+        "largest staleness": log.max_staleness_seen,
+        "reports under way": len(held.unheard),
+    }
+    return report
+
+
+def _read_store(path: Path, held: _Held, log: PlanLog, report: AuditReport, *, with_payloads: bool) -> None:
+    store = ReplayStore(path, (path / "data.mdb").stat().st_size, is_readonly=True)
+    try:
+        with store.read() as reader:
+            for record, progress in reader.records():
+                group_id = record.header.group_id
+                if group_id in held.stored:
+                    report.found("a group lies in one shard", group_id, str(path))
+                held.stored[group_id] = (record, progress)
+                if with_payloads:
+                    _check_payload(reader, record, report)
+            for group_id, progress in reader.all_ended():
+                if group_id in held.stored:
+                    report.found("a group is stored or ended, not both", group_id, str(path))
+                held.ended[group_id] = progress
+            held.unheard += [StatesMoved(states) for _, states in reader.unheard()]
+            held.covered = max(held.covered, reader.meta("covered", int, 0))
+            held.last_plan = max(held.last_plan, reader.meta("last_plan", int, 0))
+            log.read(reader.plans_after(0))
+    finally:
+        store.close()
+
+
+def _check_payload(reader: StoreReader, record: GroupRecord, report: AuditReport) -> None:
+    group_id = record.header.group_id
+    if record.header.verifier is None or any(reward is None for reward in record.header.rewards):
+        report.found("one verifier epoch scored the whole group", group_id)
+    try:
+        group = reader.group(group_id)
+        if group is None:
+            report.found("a stored group can be read", group_id)
+    except (StorageError, ValueError) as error:
+        report.found("a stored payload is whole", group_id, str(error))
+
+
+def _check_consumption(held: _Held, log: PlanLog, report: AuditReport) -> None:
+    """The plan log and the progress of trajectories say the same."""
+    if log.num_plans != held.last_plan:
+        report.found("every plan is in the log", "plans", f"{log.num_plans} logged, the last was {held.last_plan}")
+    for group_id, progress in [*((g, p) for g, (_, p) in held.stored.items()), *held.ended.items()]:
+        for index, one in enumerate(progress):
+            trajectory_id = f"{group_id}/{index}"
+            trained = log.consumed.get(trajectory_id)
+            if (trained is not None) != (one.last_plan > 0):
+                report.found("progress follows from the plan log", trajectory_id, f"state {one.state}")
+            if trained is None:
+                if one.state in ("consumed", "retired"):
+                    report.found("what counts as trained is in a plan", trajectory_id, one.state)
+                continue
+            if (trained.num_passes, trained.last_plan) != (one.num_uses, one.last_plan):
+                report.found("progress follows from the plan log", trajectory_id, f"{trained} against {one}")
+            if trained.cursor and not trained.num_passes and one.state == "retired":
+                report.found("carry loses no token", trajectory_id, f"tokens from {trained.cursor} were never trained")
+    for trajectory_id, trained in log.consumed.items():
+        group_id, index = split_id(trajectory_id)
+        if group_id not in held.stored:
+            if group_id not in held.ended:
+                report.found("a trained trajectory is accounted for", trajectory_id)
+            elif trained.last_plan > held.covered:
+                report.found("payloads are kept until a checkpoint covers them", trajectory_id)
+        elif trained.cursor:
+            record, progress = held.stored[group_id]
+            if progress[index].position > num_loss_tokens(record, index):
+                report.found("progress follows from the plan log", trajectory_id, "position beyond its loss tokens")
+
+
+def _read_ledger(folder: Path, report: AuditReport) -> Ledger:
+    ledger = Ledger()
+    for record in _records(journal_files(folder)[-1]):
+        try:
+            ledger.apply(record)
+        except LedgerError as error:
+            report.found("every journal record is possible", "journal", str(error))
+    return ledger
+
+
+def _records(path: Path) -> Iterable[AnyRecord]:
+    return (read.record for read in read_file(path))
+
+
+def _check_ledger(ledger: Ledger, held: _Held, report: AuditReport) -> None:
+    """The ledger adds up, and once it hears what is under way it says what replay says."""
+    report.counts, report.causes = ledger.counts(), ledger.causes()
+    try:
+        ledger.check()
+    except LedgerError as error:
+        report.found("reserved = sum of the states", "ledger", str(error))
+    for moved in held.unheard:
+        try:
+            ledger.apply(moved)
+        except LedgerError as error:
+            report.found("reports fit the ledger", "ledger", str(error))
+    for group_id, progress in [*((g, p) for g, (_, p) in held.stored.items()), *held.ended.items()]:
+        for index, one in enumerate(progress):
+            said = ledger.state_of(f"{group_id}/{index}")
+            if said is None and one.state in END_STATES:
+                continue  # ended so long ago that the ledger only counts it
+            if said != one.state:
+                report.found("ledger and replay agree", f"{group_id}/{index}", f"{said} against {one.state}")
+    for group_id, group in ledger.live.items():
+        lost = [state for state in group.states if state in ("buffered", "consumed")]
+        if lost and group_id not in held.stored:
+            report.found("nothing acknowledged is missing", group_id, f"{len(lost)} trajectories in state {lost[0]}")
+    if ledger.counts()["adopted"]:
+        report.found("everything that replay holds was reserved", "ledger", f"{ledger.counts()['adopted']} were not")
