@@ -28,4 +28,5 @@ def loglinear_proximal(
     staleness = token_staleness.to(policy.dtype).clamp(min=0)
     age = staleness + versions_ahead
     share = torch.where(age > 0, staleness / age.clamp(min=1e-12), torch.ones_like(age))
-    return behavior_logprobs + share * (policy - behavior_logprobs)
+    # Unlike behavior + share · (policy − behavior), exact at both ends.
+    return torch.lerp(behavior_logprobs, policy, share)
