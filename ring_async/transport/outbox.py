@@ -179,7 +179,7 @@ class SessionOutbox:
         """Wait up to `drain_s` for acknowledgements, then let go: what is still unsettled raises `TransportError`."""
         if self._is_closed:
             return
-        if drain_s > 0 and self._entries:
+        if drain_s > 0 and not self._is_idle():
             self._drained = asyncio.Event()
             try:
                 async with asyncio.timeout(drain_s):
@@ -381,7 +381,7 @@ class SessionOutbox:
         self._wake_waiters()
         if self._heard > self._heard_told and self._heard_timer is None:
             self._heard_timer = self._loop.call_later(HEARD_DELAY_S, self._tell_heard)
-        if not self._entries and self._drained is not None:
+        if self._drained is not None and self._is_idle():
             self._drained.set()
 
     def _tell_heard(self) -> None:
@@ -391,6 +391,9 @@ class SessionOutbox:
             self._link.transmit((self._codec.encode_envelope(Heard(SCHEMA_VERSION, self._session, self._heard)),))
 
     # -- waiting
+
+    def _is_idle(self) -> bool:
+        return not self._entries and not self._waiters and not self._num_promised
 
     def _has_room(self) -> bool:
         return not self._is_closed and not self._waiters and len(self._entries) + self._num_promised < self._credits

@@ -1,24 +1,23 @@
-"""The four ways of bringing messages from actor to actor, behind one face, for the contract suite."""
+"""The ways of bringing messages from actor to actor, behind one face, for the contract suite."""
 
 from __future__ import annotations
 
+import asyncio
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from ring_async.config.schema import TransportSection
-from ring_async.transport.base import Transport
+from ring_async.testing.faulty_channel import Faults, FaultyHub
+from ring_async.testing.virtual_clock import run_virtual
 from ring_async.transport.channel import ZmqTransport
 from ring_async.transport.curve import CurveKeys, make_socket_dir
 from ring_async.transport.memory import MemoryHub, MemoryTransport
 
-
-class Plane(Protocol):
-    """Opens transports of any number of actors, and closes what is left open."""
-
-    def transport(self, actor_id: str) -> Transport: ...
+PLANES = ("memory", "faulty", "zmq-ipc", "zmq-tcp-curve")
+FAULTS = Faults(drop=0.1, duplicate=0.1, reorder=0.2, delay_s=(0.0, 0.01))
 
 
 class MemoryPlane:
@@ -43,12 +42,18 @@ class ZmqPlane:
         return self.opened[-1]
 
 
+Plane = MemoryPlane | ZmqPlane
+
+
 @asynccontextmanager
-async def open_plane(kind: str, **limits: int) -> AsyncIterator[Plane]:
-    """kind: `memory`, `zmq-ipc`, `zmq-tcp-curve`."""
+async def open_plane(kind: str, *, seed: int = 0, **limits: Any) -> AsyncIterator[Plane]:
+    """A place where transports of any number of actors meet; closes those that are left open."""
+    directory = None
+    plane: Plane
     if kind == "memory":
-        plane: MemoryPlane | ZmqPlane = MemoryPlane(MemoryHub(TransportSection(**limits)))
-        directory = None
+        plane = MemoryPlane(MemoryHub(TransportSection(**limits)))
+    elif kind == "faulty":
+        plane = MemoryPlane(FaultyHub(FAULTS, seed=seed, limits=TransportSection(**limits)))
     else:
         directory = make_socket_dir()
         is_tcp = kind == "zmq-tcp-curve"
@@ -61,3 +66,16 @@ async def open_plane(kind: str, **limits: int) -> AsyncIterator[Plane]:
             await transport.close()
         if directory is not None:
             shutil.rmtree(directory)
+
+
+def run_on(kind: str, body: Callable[[Plane], Coroutine[Any, Any, None]], *, seed: int = 0, **limits: Any) -> None:
+    """Run a test's body on one plane: under the virtual clock where there are no sockets, with a deadline always."""
+
+    async def main() -> None:
+        async with asyncio.timeout(30), open_plane(kind, seed=seed, **limits) as plane:
+            await body(plane)
+
+    if kind in ("memory", "faulty"):
+        run_virtual(main(), limit_s=3600)
+    else:
+        asyncio.run(main())
