@@ -169,6 +169,34 @@ class Tracer:
         self._name_process()
 
 
+class BusyTrack:
+    """Many short pieces of one kind of work as few bars: an engine's decode steps become `generate`.
+
+    Pieces closer than `join_gap_us` are drawn as one bar, cut every second so that a reader sees it grow and a killed
+    process loses little. Not thread-safe: it belongs to the thread that does the work.
+    """
+
+    def __init__(self, tracer: Tracer, name: str, *, join_gap_us: float = 1000.0) -> None:
+        self._tracer, self._name, self._join_gap_us = tracer, name, join_gap_us
+        self._bar: tuple[float, float] | None = None
+
+    def add(self, began_us: float, ended_us: float) -> None:
+        """One piece of work, between two readings of the tracer's `now_us`; pieces come in order."""
+        if self._bar is None:
+            self._bar = (began_us, ended_us)
+        elif began_us - self._bar[1] <= self._join_gap_us and ended_us - self._bar[0] <= _FLUSH_US:
+            self._bar = (self._bar[0], ended_us)
+        else:
+            self.flush()
+            self._bar = (began_us, ended_us)
+
+    def flush(self) -> None:
+        """Draw what has been collected. Call it when the work pauses for long, and at the end."""
+        if self._bar is not None:
+            self._tracer.complete(self._name, *self._bar)
+            self._bar = None
+
+
 class _Span:
     __slots__ = ("_args", "_began_us", "_name", "_tracer")
 

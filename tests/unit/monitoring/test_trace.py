@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ring_async.monitoring.trace import Tracer, busy_intervals, busy_overlap, merge_traces, read_events
+from ring_async.monitoring.trace import BusyTrack, Tracer, busy_intervals, busy_overlap, merge_traces, read_events
 
 
 class Clock:
@@ -193,3 +193,18 @@ def test_a_span_whose_end_was_lost_counts_until_its_process_was_last_seen(tmp_pa
     tracer.instant("last sign")
     tracer.close()
     assert busy_intervals(tmp_path, "generate") == [(1.0, 4.0)]
+
+
+def test_pieces_of_work_become_few_bars_that_cover_them(tmp_path: Path):
+    with Tracer(part(tmp_path, "a"), "a") as tracer:
+        track = BusyTrack(tracer, "generate", join_gap_us=10)
+        for began_us in (0, 105, 210):  # 5 µs apart: one bar
+            track.add(began_us, began_us + 100)
+        track.add(400, 500)
+        for began_us in range(1_000_000, 4_000_000, 100_000):  # without a gap: cut every second
+            track.add(began_us, began_us + 100_000)
+        track.flush()
+        track.flush()
+    bars = [(event["ts"], event["ts"] + event["dur"]) for event in events_named(tmp_path, "generate")]
+    assert bars[:2] == [(0, 310), (400, 500)]
+    assert bars[2:] == [(1_000_000, 2_000_000), (2_000_000, 3_000_000), (3_000_000, 4_000_000)]
