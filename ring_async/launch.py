@@ -38,6 +38,7 @@ from ring_async.transport.messages import ActorExit, ActorSpec, FleetWanted, Rep
 log = logging.getLogger(__name__)
 
 RECONCILE_S = 0.2
+SIGNAL_DEBOUNCE_S = 0.3
 ROLE_COUNTS = {
     "controller": lambda config: 1,
     "replay": lambda config: config.replay.num,
@@ -222,6 +223,7 @@ class Launcher:
         self._policy = RestartPolicy(config.placement.max_restarts, config.placement.restart_window_s)
         self._controller_incarnation = 0
         self._is_stop_passed_on = False
+        self._last_signal_s = float("-inf")
 
     async def run(self) -> Outcome:
         """Run until the controller says it is finished, or nothing can go on.
@@ -257,7 +259,11 @@ class Launcher:
             CurveKeys.make_run_keys(self._run_dir.keys)
 
     def _on_signal(self) -> None:
-        self._stop_requests += 1
+        """Count requests to stop; a signal that reaches us twice at once (directly and by process group) is one."""
+        now_s = monotonic_s()
+        if now_s - self._last_signal_s > SIGNAL_DEBOUNCE_S:
+            self._stop_requests += 1
+        self._last_signal_s = now_s
 
     # -- supervision
 

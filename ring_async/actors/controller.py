@@ -147,7 +147,11 @@ class Controller:
                 self._spawn(self._reserve(delivery))  # may wait for admission; nobody else does
                 continue
             try:
-                delivery.reply(await self._handle(delivery.sender, delivery.message))
+                answer = await self._handle(delivery.sender, delivery.message)
+                if isinstance(answer, Done):
+                    delivery.ack()
+                else:
+                    delivery.reply(answer)
             except RingAsyncError as refusal:
                 delivery.refuse(str(refusal))
 
