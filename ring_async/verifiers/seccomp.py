@@ -123,8 +123,8 @@ def sandbox_filter(machine: str | None = None) -> bytes:
     """The filter for sandboxed programs, as bubblewrap's `--seccomp` reads it.
 
     Everything is allowed but: the table above, namespaces through `clone`, writing into a terminal's input, setting the
-    limits of other processes (process 1 of the sandbox has the same user), and system calls newer than the table. `clone3` is absent (its flags lie in memory, out of a filter's sight; C libraries fall
-    back to `clone`).
+    limits of other processes (process 1 of the sandbox has the same user), and system calls newer than the table.
+    `clone3` is absent: its flags lie in memory, out of a filter's sight, and C libraries fall back to `clone`.
 
     Raises:
         UnsupportedMachineError: neither x86_64 nor aarch64.
