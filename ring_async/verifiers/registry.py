@@ -30,6 +30,7 @@ ENTRY_POINT_GROUP = "ring_async.verifiers"
 
 REGISTERED: Mapping[str, str] = {
     "code": "ring_async.verifiers.code:CodeVerifier",
+    "instruction": "ring_async.verifiers.instruction:InstructionVerifier",
     "math": "ring_async.verifiers.math:MathVerifier",
     "stem": "ring_async.verifiers.stem:StemVerifier",
     "reasoning_gym": "ring_async.verifiers.logic:LogicVerifier",

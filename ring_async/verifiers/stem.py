@@ -63,7 +63,8 @@ def read_quantity(text: str) -> Quantity | None:
     plain = _SUPERSCRIPT_RUN.sub(lambda match: "^" + match.group().translate(_SUPERSCRIPTS), text)
     plain = _SPACING.sub(" ", _TEXT.sub(r" \1 ", plain)).replace("\\times", "×").replace("\\cdot", "*")
     plain = _DEGREE_UNITS.sub(r"deg\1", plain).replace("°", "degree").replace("·", "*").replace("−", "-")
-    plain = plain.replace("\\%", "%").replace("\\Omega", "ohm").replace("\\mu", "u").replace("\\approx", "≈").strip()
+    plain = plain.replace("\\%", "%").replace("\\Omega", "ohm").replace("\\approx", "≈").strip()
+    plain = re.sub(r"\\mu\s*", "µ", plain)
     plain = re.sub(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}", r"\1/\2", plain)
     match = _QUANTITY.match(plain.rstrip(". "))
     if match is None or not match["number"].strip("+-."):
@@ -134,9 +135,10 @@ class StemVerifier(VerifierBase):
         answer = read_quantity(answer_text)
         if answer is None:
             return f"{_shown(answer_text)!r} is not a number with a unit"
-        if gold.unit and not answer.unit and self._require_units:
+        is_ratio = _converted(Quantity(1.0, 1, gold.unit), "") is not None  # percent, ppm: a plain number will do
+        if not answer.unit and self._require_units and not is_ratio:
             return f"{_shown(answer_text)} lacks its unit ({gold.unit})"
-        value = _converted(answer, gold.unit) if answer.unit else answer.value
+        value = _converted(answer, gold.unit) if answer.unit or is_ratio else answer.value
         if value is None:
             return f"{answer.unit!r} is not a unit of the same kind as {gold.unit!r}"
         return self._number_problem(prompt, gold, answer, value)
@@ -228,7 +230,7 @@ def _is_known_unit(unit: str) -> bool:
 
 def _converted(quantity: Quantity, unit: str) -> float | None:
     """The value in another unit, or None where that is impossible. An empty unit is a plain number."""
-    parsed = _parsed_unit(quantity.unit)
+    parsed = _parsed_unit(quantity.unit) if quantity.unit else ""
     if parsed is None:
         return None
     try:

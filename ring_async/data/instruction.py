@@ -1,0 +1,95 @@
+"""Prompts with verifiable instructions: endless, numbered, one to three of IFEval's 25 kinds each.
+
+Owns: combining a request with instructions that do not contradict each other. Does not own: the kinds
+(`verifiers.instruction_kinds`), or scoring.
+
+Held-out prompts ask about topics that training prompts never mention, so the splits are disjoint by construction.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from ring_async.errors import ConfigError
+from ring_async.types import Prompt
+from ring_async.verifiers.instruction_kinds import KINDS, Kind
+
+_REQUESTS = (
+    "Write a short note about {topic}.",
+    "Explain {topic} to a child.",
+    "Write a few lines of praise for {topic}.",
+    "Describe {topic} for a travel guide.",
+    "Give advice to someone who worries about {topic}.",
+    "Write an email to a friend about {topic}.",
+    "Summarize what everyone should know about {topic}.",
+    "Write a small poem about {topic}.",
+)
+_TOPICS = (
+    *("the sea", "an old clock", "learning to cook", "a lost umbrella", "the first snow", "a noisy neighbor"),
+    *("growing tomatoes", "a train journey", "night skies", "a broken bicycle", "bees", "a birthday without cake"),
+    *("moving to a new town", "a good night's sleep", "chess", "the price of bread", "a shy cat", "volcanoes"),
+    *("keeping a diary", "the color blue", "an empty theater", "rain on a tin roof", "a school reunion", "maps"),
+)
+_HELD_OUT_TOPICS = (
+    *("a lighthouse", "mending a coat", "a choir", "wild mushrooms", "a long queue", "the smell of books"),
+    *("a leaking boat", "sunrise in the desert"),
+)
+
+
+class InstructionSource:
+    """Requests with instructions.
+
+    Args:
+        name: of the source.
+        kinds: identifiers to draw from; None: all 25.
+        max_instructions: most instructions in one prompt, 1 to 3.
+
+    Raises:
+        ConfigError: an unknown kind, or a number out of range.
+    """
+
+    def __init__(self, name: str, kinds: Sequence[str] | None = None, max_instructions: int = 3) -> None:
+        self.name = name
+        unknown = sorted(set(kinds or ()) - set(KINDS))
+        if unknown:
+            raise ConfigError(f"sources.{name}.options.kinds: no kind is called {unknown[0]!r}; {', '.join(KINDS)}")
+        if not 1 <= max_instructions <= 3:
+            raise ConfigError(f"sources.{name}.options.max_instructions: {max_instructions} must be 1, 2 or 3")
+        self._kinds = [KINDS[identifier] for identifier in (kinds or KINDS)]
+        self._max_instructions = max_instructions
+
+    def prompt(self, index: int) -> Prompt:
+        return self._make("train", index, _TOPICS)
+
+    def held_out(self, index: int) -> Prompt:
+        return self._make("held-out", index, _HELD_OUT_TOPICS)
+
+    def _make(self, split: str, index: int, topics: Sequence[str]) -> Prompt:
+        digest = blake2b(f"{split}/{index}".encode(), digest_size=8).digest()
+        rng = random.Random(int.from_bytes(digest, "big"))
+        request = rng.choice(_REQUESTS).format(topic=rng.choice(topics))
+        first = self._kinds[index % len(self._kinds)]
+        chosen = self._compatible(first, rng)
+        instructions = []
+        sentences = [request]
+        for kind in chosen:
+            arguments = kind.draw(rng)
+            if kind.identifier == "combination:repeat_prompt":
+                arguments["prompt_to_repeat"] = request
+            instructions.append({"id": kind.identifier, "kwargs": arguments})
+            sentences.append(kind.word(arguments))
+        return Prompt(f"{self.name}/{split}/{index}", self.name, " ".join(sentences), {"instructions": instructions})
+
+    def _compatible(self, first: Kind, rng: random.Random) -> list[Kind]:
+        """The first kind and some that settle other aspects of a response."""
+        wanted = rng.randint(1, self._max_instructions)
+        chosen, claimed = [first], set(first.claims)
+        for kind in rng.sample(self._kinds, len(self._kinds)):
+            if len(chosen) == wanted:
+                break
+            if not claimed & kind.claims:
+                chosen.append(kind)
+                claimed |= kind.claims
+        return chosen
