@@ -27,7 +27,7 @@ GROUP_SIZE = 3
 
 class ReplayFlow(RuleBasedStateMachine):
     @initialize(
-        token_budget=st.integers(MAX_TOKENS, 60),
+        token_budget=st.integers(MAX_TOKENS, 40),
         max_staleness=st.integers(0, 4),
         max_reuse=st.sampled_from([1, 1, 1, 2, 3]),
         order=st.sampled_from(["oldest_version", "fifo", "random", "abs_advantage"]),
@@ -62,7 +62,7 @@ class ReplayFlow(RuleBasedStateMachine):
 
     # -- what happens
 
-    @rule(num=st.integers(1, 4))
+    @rule(num=st.integers(1, 8))
     def reserve(self, num):
         grant = self.limiter.grantable(len(self.in_flight), self.engine)
         for _ in range(min(num, grant.num_groups)):
@@ -77,8 +77,12 @@ class ReplayFlow(RuleBasedStateMachine):
         self.engine = self.learner
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data(), is_twice=st.booleans())
-    def complete(self, data, is_twice):
+    @rule(data=st.data(), num=st.integers(1, 6), is_twice=st.booleans())
+    def complete(self, data, num, is_twice):
+        for _ in range(min(num, len(self.in_flight))):
+            self.complete_one(data, is_twice)
+
+    def complete_one(self, data, is_twice):
         group_id = data.draw(st.sampled_from(sorted(self.in_flight)))
         begun = self.in_flight.pop(group_id)
         lengths = data.draw(st.lists(st.integers(2, MAX_TOKENS), min_size=GROUP_SIZE, max_size=GROUP_SIZE))
@@ -122,7 +126,11 @@ class ReplayFlow(RuleBasedStateMachine):
             self.record(GroupReturned(group_id, "owner_lost"))
             del self.in_flight[group_id]
 
-    @rule()
+    @rule(num=st.integers(1, 3))
+    def train_some(self, num):
+        for _ in range(num):
+            self.train()
+
     def train(self):
         number = self.learner.number + 1
         if number <= self.buffer.last_plan:
