@@ -42,7 +42,7 @@ class MismatchMoments:
         """
         values = log_behavior_ratio.double()
         self._sums = {key: (n * MEMORY, s * MEMORY, q * MEMORY) for key, (n, s, q) in self._sums.items()}
-        for staleness in token_staleness.unique().tolist():
+        for staleness in torch.unique(token_staleness).tolist():
             chosen = values[token_staleness == staleness]
             n, s, q = self._sums.get(staleness, (0.0, 0.0, 0.0))
             total, squares = float(chosen.sum()), float(chosen.square().sum())
@@ -57,7 +57,7 @@ class MismatchMoments:
         if fresh is None:
             return None
         estimate = log_behavior_ratio.clone()
-        for staleness in token_staleness.unique().tolist():
+        for staleness in torch.unique(token_staleness).tolist():
             moments = self._moments(staleness)
             if staleness <= 0 or moments is None:
                 continue

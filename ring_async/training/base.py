@@ -37,7 +37,8 @@ class TrainEngine(Protocol):
 
     def logprobs(self, batch: PackedBatch) -> Float32:
         """Log-probability of every token of the rows under the present weights: float32 `[B, C]`, 0 for padding
-        and for the first token of a sequence, under each sequence's temperature. No gradient."""
+        and for the first token of a sequence, under each sequence's temperature. No gradient.
+        """
         ...
 
     def named_weights(self) -> Iterator[tuple[str, Any]]:
