@@ -1,0 +1,38 @@
+"""`python -m ring_async.tiny_model`: train the tiny model from scratch and write it as a Hugging Face directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ring_async.tiny_model.domains import DOMAINS
+from ring_async.tiny_model.model import make_model, save
+from ring_async.tiny_model.sft import SftSettings, train
+
+_SHIPPED = Path(__file__).parents[1] / "models" / "tiny"
+
+
+def main() -> None:
+    """Parse the command line, train, save."""
+    import torch
+    import transformers
+
+    parser = argparse.ArgumentParser(prog="python -m ring_async.tiny_model", description=__doc__)
+    parser.add_argument("--out", type=Path, default=_SHIPPED, help="folder to write (default: the shipped one)")
+    parser.add_argument("--tokens", type=int, default=5_000_000, help="tokens to train on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="compute threads")
+    arguments = parser.parse_args()
+
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(arguments.threads)
+    model, tokenizer = make_model(arguments.seed)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)  # noqa: T201
+    settings = SftSettings(num_tokens=arguments.tokens, seed=arguments.seed)
+    train(model, tokenizer, DOMAINS, settings, report=lambda progress: print(progress, flush=True))  # noqa: T201
+    save(model, tokenizer, arguments.out)
+    print(f"wrote {arguments.out}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
