@@ -14,7 +14,8 @@ Invariants:
 * A round's members are fixed. Who joins meanwhile takes part in the next round, with whoever lacks the version then.
 * A communicator is used again only by a round of the same members, after a round that ended well. Numbers of rounds and
   communicators are never used twice.
-* Every state but idle has a deadline.
+* Every state but idle has a deadline. A member that keeps failing, for want of memory say, is left out for ever longer
+  pauses, and never keeps the version from the others.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from typing import Literal
 
 from ring_async.types import PolicyVersion
 
-MAX_FAILURES = 3
-"""Rounds in a row that a member may fail before it is dropped."""
+BACKOFF_S = 0.25
+MAX_BACKOFF_S = 8.0
+"""Pause after a failure, doubled with every further one: of the member that failed, while the others go on; or of the
+sender."""
 ENDING_S = 5.0
 """How long an aborted worker may take to let go; after that it is abandoned."""
 
@@ -82,10 +85,20 @@ Effect = OfferRound | StartRound | CancelRound | AbortRound | DropMember | Settl
 
 
 @dataclass(slots=True)
+class _Backoff:
+    num_failures: int = 0
+    until_s: float = float("-inf")
+
+    def fail(self, now_s: float) -> None:
+        self.until_s = now_s + min(MAX_BACKOFF_S, BACKOFF_S * 2**self.num_failures)
+        self.num_failures += 1
+
+
+@dataclass(slots=True)
 class _Member:
     version: PolicyVersion | None
     heard_s: float
-    num_failures: int = 0
+    backoff: _Backoff
 
 
 @dataclass(slots=True)
@@ -116,6 +129,7 @@ class BroadcastRounds:
         self._version: PolicyVersion | None = None
         self._members: dict[str, _Member] = {}
         self._round: _Round | None = None
+        self._backoff = _Backoff()
         self._num_rounds = 0
         self._communicator = 0
         self._communicator_members: tuple[str, ...] = ()
@@ -140,7 +154,7 @@ class BroadcastRounds:
         effects: list[Effect] = []
         if self._round is not None and member in self._round.members and self._round.phase != "ending":
             effects += self._end_early(f"{member} started anew", now_s)
-        self._members[member] = _Member(version, now_s)
+        self._members[member] = _Member(version, now_s, _Backoff())
         return effects + self._go_on(now_s)
 
     def leave(self, member: str, now_s: float) -> list[Effect]:
@@ -179,7 +193,7 @@ class BroadcastRounds:
         current.staged.add(member)
         if member in self._members:
             self._members[member].version = current.version
-            self._members[member].num_failures = 0
+            self._members[member].backoff = _Backoff()
         return self._finish(now_s)
 
     def failed(self, round_number: int, member: str, reason: str, now_s: float) -> list[Effect]:
@@ -187,11 +201,8 @@ class BroadcastRounds:
         current = self._round
         if current is None or current.number != round_number or member not in self._members:
             return []
-        self._members[member].num_failures += 1
-        effects = self._end_early(f"{member}: {reason}", now_s)
-        if self._members[member].num_failures >= MAX_FAILURES:
-            effects += self._drop([member], reason, now_s)
-        return effects + self._go_on(now_s)
+        self._members[member].backoff.fail(now_s)
+        return self._end_early(f"{member}: {reason}", now_s) + self._go_on(now_s)
 
     def sent(self, round_number: int, now_s: float) -> list[Effect]:
         """The sender's own work ended well."""
@@ -206,7 +217,10 @@ class BroadcastRounds:
         current = self._round
         if current is None or current.number != round_number:
             return []
-        effects = [] if current.phase == "ending" else self._end_early(reason, now_s)
+        effects: list[Effect] = []
+        if current.phase != "ending":
+            self._backoff.fail(now_s)
+            effects = self._end_early(reason, now_s)
         self._round = None
         return effects + self._go_on(now_s)
 
@@ -230,7 +244,7 @@ class BroadcastRounds:
                 effects += self._drop(culprits, late, now_s)
                 lost = [name for name in lost if name not in culprits]
         effects += self._drop(lost, f"silent for {self._lost_s} s", now_s)
-        return effects + self._go_on(now_s) if effects or current is not self._round else effects
+        return effects + self._go_on(now_s)
 
     # -- steps
 
@@ -239,9 +253,15 @@ class BroadcastRounds:
         if self._round is not None:
             return []
         version = self._version
-        lacking = tuple(name for name in self.members if self._members[name].version != version)
+        lacking = tuple(
+            name
+            for name in self.members
+            if self._members[name].version != version and now_s >= self._members[name].backoff.until_s
+        )
         if version is None or not lacking:
             return [Settled()]
+        if now_s < self._backoff.until_s:
+            return []
         is_new = lacking != self._communicator_members
         if is_new:
             self._communicator += 1
@@ -259,6 +279,7 @@ class BroadcastRounds:
         elif not (current.is_sent and current.staged.issuperset(current.members)):
             return []
         self._round = None
+        self._backoff = _Backoff()
         return self._go_on(now_s)
 
     def _end_early(self, reason: str, now_s: float) -> list[Effect]:

@@ -158,11 +158,13 @@ class CudaDevice:
         return _CudaMark(event)
 
     def make_unique_id(self) -> bytes:
-        return bytes(byte & 0xFF for byte in self._nccl.get_unique_id())
+        return bytes(byte & 0xFF for byte in self._nccl.get_unique_id())  # CuPy before 14: signed numbers.
 
     def connect(self, unique_id: bytes, num_ranks: int, rank: int) -> Communicator:
-        signed = tuple(byte - 256 if byte > 127 else byte for byte in unique_id)
-        communicator: Communicator = self._nccl.NcclCommunicator(num_ranks, signed, rank)
+        as_cupy_wants: object = unique_id
+        if int(self._cupy.__version__.split(".")[0]) < 14:
+            as_cupy_wants = tuple(byte - 256 if byte > 127 else byte for byte in unique_id)
+        communicator: Communicator = self._nccl.NcclCommunicator(num_ranks, as_cupy_wants, rank)
         return communicator
 
     def enter_thread(self) -> None:

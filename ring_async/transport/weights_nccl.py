@@ -236,9 +236,14 @@ class NcclWeightSender:
 
     def _settle(self, version: PolicyVersion | None) -> None:
         """Make this the current version and wait until no round is under way and nobody lacks it."""
-        self._settled.clear()
-        self._post(lambda now_s: self._rounds.publish(version, now_s))
-        if not self._settled.wait(self._longest_s):
+        settled = threading.Event()
+
+        def begin(now_s: float) -> list[Effect]:
+            self._settled = settled
+            return self._rounds.publish(version, now_s)
+
+        self._post(begin)
+        if not settled.wait(self._longest_s):
             raise WeightsError(f"the broadcast under way does not end: {self._rounds.waiting_for}")
 
     def _post(self, event: Callable[[float], list[Effect]]) -> None:
@@ -306,7 +311,12 @@ class NcclWeightSender:
             if self._communicator is not None:
                 self._communicator[1].destroy()
                 self._communicator = None
-            self._unique_id = self._device.make_unique_id()
+            try:
+                self._unique_id = self._device.make_unique_id()
+            except Exception as error:
+                reason = f"no communicator: {error}"
+                self._post(lambda now_s: self._rounds.broken(offer.round, reason, now_s))
+                return
         for position, member in enumerate(offer.members):
             message = Offer(
                 round=offer.round,

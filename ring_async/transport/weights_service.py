@@ -3,13 +3,15 @@
 Owns: one ROUTER, its address, its CURVE door, the thread that alone touches them, and how other threads wake it. Does
 not own: what is said (`weights_wire`); a channel passes its callbacks.
 
-Invariants: callbacks run in the thread, one at a time; whatever a stranger sends is counted and dropped, and a callback
-that meets malformed bytes says so by `msgspec.DecodeError`.
+Invariants: callbacks run in the thread, one at a time, and their errors are logged and end nothing but that callback;
+whatever a stranger sends is counted and dropped. A callback that meets malformed bytes says so by
+`msgspec.DecodeError`.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -27,6 +29,7 @@ from ring_async.transport.weights_wire import MAX_REQUEST_BYTES, set_options
 if TYPE_CHECKING:
     from ring_async.transport.curve import CurveKeys
 
+_log = logging.getLogger(__name__)
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 
 
@@ -136,17 +139,23 @@ class WeightService:
                 if self._is_closed:
                     return
                 if not ready or self._wake_fd in ready:
-                    self._on_wake()
+                    self._run(self._on_wake)
                 if self._door is not None and self._door in ready:
                     self._admit(self._door)
                 if self._socket in ready:
                     peer, *frames = self._socket.recv_multipart()
-                    try:
-                        self._on_message(peer, b"".join(frames))
-                    except msgspec.DecodeError:
-                        self.num_malformed += 1
+                    self._run(self._on_message, peer, b"".join(frames))
         finally:
             self._context.destroy(linger=0)
+
+    def _run(self, callback: Callable[..., None], *arguments: bytes) -> None:
+        try:
+            callback(*arguments)
+        except msgspec.DecodeError:
+            self.num_malformed += 1
+        except Exception:
+            # A thread that ended here would leave every receiver waiting for its deadline.
+            _log.exception("%s: error while serving weights", self._thread.name)
 
     def _admit(self, door: zmq.Socket[bytes]) -> None:
         """Answer libzmq's "may this key come in?" (ZAP, ZeroMQ RFC 27): the run's client key, and nobody else."""
