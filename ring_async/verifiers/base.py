@@ -7,6 +7,7 @@ Beyond `Verifier` a class may offer, found by name:
 * `isolation`: where its code runs, see `Isolation`.
 * `score_within(prompt, response, timeout_s)`: an async `score` that keeps the deadline itself, because its time starts
   when a worker or sandbox is free rather than when it is called.
+* `score_group_within(prompt, responses, timeout_s)`: an async judgement of a whole group, for verifiers made of others.
 * `score_batch(prompt, responses)`: judges a group in one call (a model on a GPU).
 * `distributions`: names of installed packages whose versions can change its judgement; they enter `version`.
 * `from_options(options, make)`: a constructor that builds further verifiers, for composites.
@@ -77,6 +78,15 @@ class DeadlineVerifier(Protocol):
     """A verifier that keeps deadlines itself: waiting for a free worker does not count."""
 
     async def score_within(self, prompt: Prompt, response: Response, timeout_s: float) -> Verdict: ...
+
+
+@runtime_checkable
+class GroupVerifier(Protocol):
+    """A verifier that judges a group through other verifiers: `timeout_s` is for one verdict of one of them."""
+
+    async def score_group_within(
+        self, prompt: Prompt, responses: Sequence[Response], timeout_s: float
+    ) -> list[Verdict]: ...
 
 
 @runtime_checkable

@@ -29,11 +29,17 @@ from ring_async.verifiers.base import Verifier
 ENTRY_POINT_GROUP = "ring_async.verifiers"
 
 REGISTERED: Mapping[str, str] = {
+    "all_of": "ring_async.verifiers.composite:AllOf",
     "code": "ring_async.verifiers.code:CodeVerifier",
+    "gate": "ring_async.verifiers.composite:Gate",
     "instruction": "ring_async.verifiers.instruction:InstructionVerifier",
+    "judge": "ring_async.verifiers.judge:JudgeVerifier",
+    "length_corrected": "ring_async.verifiers.length_bias:LengthCorrected",
     "math": "ring_async.verifiers.math:MathVerifier",
-    "stem": "ring_async.verifiers.stem:StemVerifier",
     "reasoning_gym": "ring_async.verifiers.logic:LogicVerifier",
+    "reward_model": "ring_async.verifiers.reward_model:RewardModelVerifier",
+    "stem": "ring_async.verifiers.stem:StemVerifier",
+    "weighted_sum": "ring_async.verifiers.composite:WeightedSum",
 }
 
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt, Verdict
-from ring_async.verifiers.base import BatchVerifier, DeadlineVerifier, Response, Verifier
+from ring_async.verifiers.base import BatchVerifier, DeadlineVerifier, GroupVerifier, Response, Verifier
 
 MAX_ABANDONED = 64
 _abandoned_threads: set[threading.Thread] = set()
@@ -48,6 +48,10 @@ async def score_group(
         VerifierError: at least one response could not be judged; the cause is the first one's. The other calls are
             cancelled.
     """
+    if isinstance(verifier, GroupVerifier):
+        with _typed_failures(verifier, timeout_s):
+            judged = await verifier.score_group_within(prompt, responses, timeout_s)
+        return _checked_all(verifier, judged, len(responses), 0.0)
     if isinstance(verifier, BatchVerifier):
         return await _score_batch(verifier, prompt, responses, timeout_s)
     tasks = [asyncio.ensure_future(score_one(verifier, prompt, response, timeout_s)) for response in responses]
@@ -83,8 +87,11 @@ class GoldenFailure:
 
 
 async def check_golden_cases(verifier: Verifier, timeout_s: float) -> list[GoldenFailure]:
-    """Run a verifier's golden cases. An empty list means it may go into service."""
-    failures = []
+    """Run a verifier's golden cases, and its parts' if it has any. An empty list means it may go into service."""
+    failures: list[GoldenFailure] = []
+    for name, part in getattr(verifier, "parts", {}).items():
+        found = await check_golden_cases(part, timeout_s)
+        failures += [GoldenFailure(failure.index, f"part {name}: {failure.problem}") for failure in found]
     for index, case in enumerate(verifier.golden_cases()):
         try:
             (verdict,) = await score_group(verifier, case.prompt, [case.response], timeout_s)
@@ -110,10 +117,12 @@ async def _score_batch(verifier: Any, prompt: Prompt, responses: Sequence[Respon
     deadline_s = timeout_s * max(1, len(responses))
     with _typed_failures(verifier, deadline_s):
         verdicts = list(await _call(verifier.score_batch, (prompt, responses), deadline_s))
-    if len(verdicts) != len(responses):
-        detail = f"{verifier.name}: {len(verdicts)} verdicts for {len(responses)} responses"
-        raise VerifierError("bad_verdict", detail)
-    seconds = (time.perf_counter() - started) / max(1, len(responses))
+    return _checked_all(verifier, verdicts, len(responses), (time.perf_counter() - started) / max(1, len(responses)))
+
+
+def _checked_all(verifier: Verifier, verdicts: Sequence[object], count: int, seconds: float) -> list[Verdict]:
+    if len(verdicts) != count:
+        raise VerifierError("bad_verdict", f"{verifier.name}: {len(verdicts)} verdicts for {count} responses")
     return [_checked(verifier, verdict, seconds) for verdict in verdicts]
 
 
