@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bars import Bar, write_bars
+from bars import Bar, write_bars
 from ring_async.monitoring.trace import busy_overlap
 
 WARM_UP_VERSIONS = 5

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import logging.handlers
 import os
@@ -32,6 +33,7 @@ from ring_async.config.schema import Config
 from ring_async.core.restart import RestartPolicy
 from ring_async.errors import ActorFailedError, ConfigError, PeerTimeoutError, RingAsyncError, RunError
 from ring_async.models import resolve_model_path
+from ring_async.monitoring.trace import merge_traces
 from ring_async.storage.run_dir import RunDir, write_json
 from ring_async.transport.messages import ActorExit, ActorSpec, FleetWanted, ReportFleet
 
@@ -106,9 +108,11 @@ async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
 async def _live_controller(context: Any, launch: ActorLaunch) -> None:
     from ring_async.actors.controller import Controller
     from ring_async.control.api import make_app, serve
+    from ring_async.data.registry import make_source
 
     config, run_dir = context.config, context.run_dir
-    controller = Controller(context, is_resumed=launch.is_resumed)
+    sources = {name: make_source(name, config.sources[name]) for name in config.mixture}
+    controller = Controller(context, sources, is_resumed=launch.is_resumed)
     token = secrets.token_urlsafe(32)
     app = make_app(controller, token, config.run.name)
     async with serve(app, config.control.host, config.control.port) as url:
@@ -129,18 +133,22 @@ def make_actor(context: Any, socket_dir: Path, keys: Any) -> Any:
 
     Imports lie inside the branches, so that a process loads only what its role needs.
     """
+    from ring_async.engines.tokenizer import load_tokenizer
+
     config, actor_id = context.config, context.spec.actor_id
+    make_tokenizer = functools.partial(load_tokenizer, resolve_model_path(config.model.path))
     channel = {"socket_dir": socket_dir, "actor_id": actor_id, "keys": keys}
     match context.spec.role:
         case "rollout":
             from ring_async.actors.rollout import Rollout
             from ring_async.transport.weights import make_weight_receiver
 
-            return Rollout(context, _make_rollout_engine(config, actor_id), make_weight_receiver(config, **channel))
+            engine = _make_rollout_engine(config, actor_id)
+            return Rollout(context, engine, make_weight_receiver(config, **channel), make_tokenizer)
         case "reward":
             from ring_async.actors.reward import Reward
 
-            return Reward(context)
+            return Reward(context, make_tokenizer)
         case "replay":
             from ring_async.actors.replay import Replay
 
@@ -245,6 +253,8 @@ class Launcher:
                     loop.remove_signal_handler(number)
                 for process in list(self._processes.values()):
                     self._kill(process)
+                if self._config.monitoring.trace:
+                    merge_traces(self._run_dir.path)
                 self._run_dir.endpoints.unlink(missing_ok=True)
 
     def _prepare(self) -> None:

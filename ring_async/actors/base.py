@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -24,6 +24,7 @@ from typing import ClassVar
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
+from ring_async.monitoring.observe import observe_loop_lag
 from ring_async.monitoring.trace import Tracer
 from ring_async.storage.run_dir import RunDir
 from ring_async.transport.base import Inbox, Outbox, Transport
@@ -193,9 +194,11 @@ class Actor:
                 await self.open()
                 await self._register()
                 heartbeats = tasks.create_task(self._send_heartbeats(), name="heartbeats")
+                lag = tasks.create_task(observe_loop_lag(), name="loop_lag")
                 self.state = "running"
                 await self.main()
                 self.state = "done"
+                lag.cancel()
                 heartbeats.cancel()
                 commands.cancel()
         except* RingAsyncError as failures:
@@ -205,6 +208,7 @@ class Actor:
             await self._release()
 
     async def _release(self) -> None:
+        await self.controller.close(drain_s=2.0)  # first: what hears of its acknowledgements may need the rest
         await self.close()
         self.compute.shutdown(wait=True)
         for link in self._data_links.values():
@@ -212,7 +216,6 @@ class Actor:
         for inbox in (self._data_inbox, self._control_inbox):
             if inbox is not None:
                 await inbox.close()
-        await self.controller.close(drain_s=2.0)
         await self.context.transport.close()
         self.tracer.close()
 
@@ -284,6 +287,15 @@ class Actor:
             self.stopping.set()
             return Done()
         return await self.on_command(message)
+
+
+async def finish_or_cancel(tasks: Iterable[asyncio.Task[None]], timeout_s: float) -> None:
+    """Let tasks finish within the time, then cancel those that have not."""
+    if not (waiting := list(tasks)):
+        return
+    _, late = await asyncio.wait(waiting, timeout=max(0.0, timeout_s))
+    for task in late:
+        task.cancel()
 
 
 async def until_stopped(stopping: asyncio.Event, *work: asyncio.Task[None]) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from ring_async.actors.base import ActorContext
@@ -28,6 +29,7 @@ from ring_async.core.admission import Grant
 from ring_async.core.fleet import Fleet, FleetChange
 from ring_async.core.reservations import Returned
 from ring_async.core.restart import RestartPolicy
+from ring_async.data.base import PromptSource
 from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, RunError, StorageError
 from ring_async.monitoring import metrics
 from ring_async.storage.run_dir import write_json
@@ -71,13 +73,21 @@ TICK_S = 0.1
 LONG_POLL_S = 1.0
 """How long a question for work is held before it is answered with the reason why there is none."""
 STOP_DEADLINE_S = 10.0
+LEAVING_ORDER = (("rollout",), ("reward",), ("learner", "replay"))
+"""Upstream first, so that what is under way still finds somebody to acknowledge it."""
+
 FATAL_KINDS = ("DivergedError", "ConfigError")
 
 
 class Controller:
-    """See the module. Args: `is_resumed` says whether to go on from the run's journal and newest checkpoint."""
+    """See the module.
 
-    def __init__(self, context: ActorContext, *, is_resumed: bool) -> None:
+    Args:
+        sources: where prompts come from, by name.
+        is_resumed: whether to go on from the run's journal and newest checkpoint.
+    """
+
+    def __init__(self, context: ActorContext, sources: Mapping[str, PromptSource], *, is_resumed: bool) -> None:
         self.context = context
         self.config = config = context.config
         self._inbox = context.transport.open_inbox("control")
@@ -91,7 +101,7 @@ class Controller:
             config.monitoring.heartbeat_timeout_s,
             placement.start_timeout_s,
         )
-        self._work = WorkDesk(config, context.run_dir.journal, is_resumed=is_resumed)
+        self._work = WorkDesk(config, sources, context.run_dir.journal, is_resumed=is_resumed)
         noted = self._work.noted("learner_incarnation")
         self._learner_incarnation = -1 if noted is None else int(noted)
         self._steps = StepLog(context.run_dir)
@@ -103,7 +113,7 @@ class Controller:
         self._failure = ""
         self._is_finished = False
         self._told_launcher = asyncio.Event()
-        self._everybody_left = asyncio.Event()
+        self._somebody_left = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._generated_before = 0.0
         self._steps.event("controller_started", author="controller-0", is_resumed=is_resumed)
@@ -315,8 +325,8 @@ class Controller:
             return
         actor_id = change.lost.actor_id
         self._members.pop(actor_id, None)
-        if not self._members:
-            self._everybody_left.set()
+        async with self._somebody_left:
+            self._somebody_left.notify_all()
         self._links.drop(actor_id)
         gone = self._beats.pop(actor_id, None)
         if gone is not None and change.lost.role == "rollout":
@@ -431,20 +441,28 @@ class Controller:
         end_s = monotonic_s() + deadline_s
         if not self._failure and self._work.version_number < self.config.stop.policy_versions:
             try:
+                await self._links.command("learner-0", Pause(), timeout_s=deadline_s / 4)
                 await self._links.command("learner-0", SaveCheckpoint(""), timeout_s=deadline_s / 2)
             except (PeerTimeoutError, RefusedError) as error:
                 log.warning("no checkpoint before stopping: %s", error)
-        self._everybody_left.clear() if self._members else self._everybody_left.set()
-        for actor_id in list(self._members):
-            self._links.tell(actor_id, Shutdown(max(1.0, (end_s - monotonic_s()) / 2)))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._everybody_left.wait(), max(0.0, end_s - monotonic_s()))
+        for roles in LEAVING_ORDER:
+            await self._dismiss(roles, finish_s=(end_s - monotonic_s()) / 4, end_s=end_s)
         killed = sorted(self._members)
         outcome = {"reason": self._stopping, "failure": self._failure, "killed": killed}
         self._steps.event("stopped", author="controller-0", **outcome)
         where = {"policy_version": self._work.version_number, "checkpoint": (self._checkpoint or {}).get("path")}
         write_json(self.context.run_dir.outcome, outcome | where)
         self._is_finished = True
+
+    async def _dismiss(self, roles: tuple[str, ...], *, finish_s: float, end_s: float) -> None:
+        """Have actors of these roles leave: `finish_s` to finish what is under way, until `end_s` to be gone."""
+        finish_s = 0.0 if self._work.version_number >= self.config.stop.policy_versions else finish_s
+        leaving = [member.actor_id for member in self._members.values() if member.role in roles]
+        for actor_id in leaving:
+            self._links.tell(actor_id, Shutdown(finish_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, end_s - monotonic_s())), self._somebody_left:
+                await self._somebody_left.wait_for(lambda: not self._members.keys() & set(leaving))
 
     def _tell_all(self, news: Message) -> None:
         for actor_id, member in self._members.items():

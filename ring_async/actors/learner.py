@@ -22,6 +22,7 @@ from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until
 from ring_async.clock import monotonic_s
 from ring_async.errors import ActorFailedError, PeerTimeoutError
 from ring_async.monitoring import metrics
+from ring_async.monitoring.observe import observe_step
 from ring_async.training.base import StepReport, TrainEngine
 from ring_async.training.checkpoint import CheckpointStore
 from ring_async.transport.messages import (
@@ -207,6 +208,7 @@ class Learner(Actor):
             "verifier_epoch": plan.verifier_epoch,
             "mixture_epoch": plan.mixture_epoch,
         }
+        observe_step(report.metrics | own)
         completed = StepCompleted(plan.plan_number, version, report.metrics | own)
         sent = await self.controller.send(completed, message_id=f"step-{version}")
         sent.add_done_callback(_log_failure)

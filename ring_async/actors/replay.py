@@ -56,6 +56,9 @@ MAX_COMMIT_BYTES = 64 << 20
 
 REPORT_INTERVAL_S = 0.05
 STORAGE_RETRY_S = 1.0
+SHORTEST_WAIT_S = 1e-3
+"""Less is no wait: a remainder that rounding left over would be waited for without the clock moving."""
+
 MAX_STATES_PER_MESSAGE = 2_048
 
 TUNABLE = {
@@ -125,11 +128,11 @@ class Replay(Actor):
         }
 
     async def main(self) -> None:
-        async with asyncio.TaskGroup() as questions:
+        async with asyncio.TaskGroup() as tasks:
             loops = [
-                questions.create_task(self._receive(questions), name="receive"),
-                questions.create_task(self._commit_groups(), name="commit"),
-                questions.create_task(self._report_news(), name="report"),
+                tasks.create_task(self._receive(), name="receive"),
+                tasks.create_task(self._commit_groups(), name="commit"),
+                tasks.create_task(self._report_news(), name="report"),
             ]
             await until_stopped(self.stopping, *loops)
 
@@ -149,26 +152,30 @@ class Replay(Actor):
 
     # -- groups
 
-    async def _receive(self, questions: asyncio.TaskGroup) -> None:
+    async def _receive(self) -> None:
         """Consumes groups and questions / produces work for the other loops / waits for both / freed by any sender.
 
-        The inbox's credits bound how many groups wait for a commit.
+        The inbox's credits bound how many groups wait for a commit. Questions still held when this ends end with it.
         """
-        while True:
-            delivery = await self.data_inbox.receive()
-            message = delivery.message
-            if isinstance(message, GroupScored):
-                try:
-                    group = Group.from_buffers(message.group, delivery.buffers)
-                except ValueError as error:
-                    delivery.refuse(str(error))
-                    continue
-                self._pending.append((delivery, group))
-                self._arrived.set()
-            elif isinstance(message, RequestBatch):
-                questions.create_task(self._answer(delivery, message), name=f"batch {message.plan_number}")
-            else:
-                delivery.refuse(f"{self.actor_id} keeps scored groups, not {type(message).__name__}")
+        async with asyncio.TaskGroup() as questions:
+            while True:
+                delivery = await self.data_inbox.receive()
+                message = delivery.message
+                if isinstance(message, GroupScored):
+                    self._take_in(delivery, message)
+                elif isinstance(message, RequestBatch):
+                    questions.create_task(self._answer(delivery, message), name=f"batch {message.plan_number}")
+                else:
+                    delivery.refuse(f"{self.actor_id} keeps scored groups, not {type(message).__name__}")
+
+    def _take_in(self, delivery: Delivery, message: GroupScored) -> None:
+        try:
+            group = Group.from_buffers(message.group, delivery.buffers)
+        except ValueError as error:
+            delivery.refuse(str(error))
+            return
+        self._pending.append((delivery, group))
+        self._arrived.set()
 
     async def _commit_groups(self) -> None:
         """Consumes pending groups / produces commits and acknowledgements / waits for groups, for disk space / freed by
@@ -263,7 +270,7 @@ class Replay(Actor):
                 await self._news()
                 return
             remaining_s = began_s + ask.wait_s - monotonic_s()
-            if remaining_s <= 0:
+            if remaining_s < SHORTEST_WAIT_S:
                 delivery.reply(BatchNotReady(self._trouble or outcome.reason))
                 return
             await self._wait_for_news(seen, outcome.reason, remaining_s)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import msgspec
 
-from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel, until_stopped
 from ring_async.actors.replay import shard_of
 from ring_async.clock import monotonic_s
-from ring_async.engines.tokenizer import decode_response, load_tokenizer
+from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import PeerTimeoutError, RefusedError, VerifierError
-from ring_async.models import resolve_model_path
 from ring_async.monitoring import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages import GroupGenerated, GroupScored, GroupsFailed, Registered
@@ -35,16 +35,18 @@ log = logging.getLogger(__name__)
 class Reward(Actor):
     role: ClassVar[str] = "reward"
 
-    def __init__(self, context: ActorContext) -> None:
+    def __init__(self, context: ActorContext, make_tokenizer: Callable[[], Any]) -> None:
         super().__init__(context)
+        self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._verifiers: dict[str, Verifier] = {}
+        self._judging: set[asyncio.Task[None]] = set()
         self._epoch = 0
         self._num_verdicts = 0
         self._busy_s = 0.0
 
     async def open(self) -> None:
-        self._tokenizer = await asyncio.to_thread(load_tokenizer, resolve_model_path(self.config.model.path))
+        self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
         used = {source.verifier for name, source in self.config.sources.items() if name in self.config.mixture}
         for name in sorted(used):
             self._verifiers[name] = await asyncio.to_thread(make_verifier, name, self.config.verifiers[name])
@@ -64,6 +66,7 @@ class Reward(Actor):
         async with asyncio.TaskGroup() as groups:
             receiving = groups.create_task(self._receive(groups), name="receive")
             await until_stopped(self.stopping, receiving)
+            await finish_or_cancel(self._judging, self.stop_deadline_s - monotonic_s())
 
     async def _receive(self, groups: asyncio.TaskGroup) -> None:
         """Consumes groups / produces scored groups / waits for a group / freed by any rollout.
@@ -72,7 +75,9 @@ class Reward(Actor):
         """
         while True:
             delivery = await self.data_inbox.receive()
-            groups.create_task(self._judge(delivery), name="judge")
+            judging = groups.create_task(self._judge(delivery), name="judge")
+            self._judging.add(judging)
+            judging.add_done_callback(self._judging.discard)
 
     async def _judge(self, delivery: Delivery) -> None:
         if not isinstance(delivery.message, GroupGenerated):
@@ -94,7 +99,10 @@ class Reward(Actor):
             await self._return(header, failure)
             delivery.ack()
             return
-        self._busy_s += monotonic_s() - began_s
+        self._busy_s += (took_s := monotonic_s() - began_s)
+        metrics.reward_verdict_seconds.labels(verifier=verifier_name).observe(took_s)
+        for verdict in verdicts:
+            metrics.reward_value.labels(source=header.prompt.source).observe(verdict.reward)
         self._num_verdicts += len(verdicts)
         metrics.reward_verdicts.labels(verifier=verifier_name).inc(len(verdicts))
         await self._forward(delivery, scored(header, verdicts, stamp))

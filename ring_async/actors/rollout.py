@@ -12,17 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel, until_stopped
 from ring_async.clock import monotonic_s
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
-from ring_async.engines.tokenizer import encode_prompt, load_tokenizer
+from ring_async.engines.tokenizer import encode_prompt
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
-from ring_async.models import resolve_model_path
 from ring_async.monitoring import metrics
+from ring_async.monitoring.observe import EngineMeter
 from ring_async.transport.messages import (
     Done,
     GroupGenerated,
@@ -46,15 +47,19 @@ log = logging.getLogger(__name__)
 
 
 class Rollout(Actor):
-    """Args: `engine` generates; `receiver` fetches published weights; both are made by the launcher's factories."""
+    """Args: `engine` generates; `receiver` fetches published weights; `make_tokenizer` loads the model's tokenizer."""
 
     role: ClassVar[str] = "rollout"
 
-    def __init__(self, context: ActorContext, engine: RolloutEngine, receiver: WeightReceiver) -> None:
+    def __init__(
+        self, context: ActorContext, engine: RolloutEngine, receiver: WeightReceiver, make_tokenizer: Callable[[], Any]
+    ) -> None:
         super().__init__(context)
         self.engine = engine
         self._receiver = receiver
+        self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
+        self._meter = EngineMeter()
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self._announced: WeightsAnnouncement | None = None
@@ -64,7 +69,7 @@ class Rollout(Actor):
         self._slot_freed = asyncio.Event()
 
     async def open(self) -> None:
-        self._tokenizer = await asyncio.to_thread(load_tokenizer, resolve_model_path(self.config.model.path))
+        self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
         await self.engine.start()
 
     async def joined(self, registered: Registered) -> None:
@@ -81,6 +86,7 @@ class Rollout(Actor):
 
     def counters(self) -> dict[str, float]:
         load = self.engine.load()
+        self._meter.observe(load)
         version = self.engine.policy_version
         return {
             "generated_tokens": load.generated_tokens,
@@ -140,6 +146,7 @@ class Rollout(Actor):
             before, self._in_force = self._in_force, staged
             if before is not None:
                 before.close()
+            metrics.rollout_stage_seconds.observe(stage_s)
             metrics.rollout_swap_pause.observe(report.pause_s)
             metrics.rollout_policy_version.set(announcement.policy_version.number)
             self._slot_freed.set()
@@ -278,16 +285,12 @@ class Rollout(Actor):
 
     async def _let_go(self) -> None:
         """Before leaving: let groups finish until the deadline, then hand back the rest."""
-        remaining_s = max(0.0, self.stop_deadline_s - monotonic_s() - 1.0)
+        await finish_or_cancel(self._in_flight.values(), self.stop_deadline_s - monotonic_s())
         if self._in_flight:
-            await asyncio.wait(self._in_flight.values(), timeout=remaining_s)
-        left = {group_id: task for group_id, task in self._in_flight.items() if not task.done()}
-        for task in left.values():
-            task.cancel()
-        if left:
-            await self._hand_back(tuple(left), "rollout_left")
+            await self._hand_back(tuple(self._in_flight), "rollout_left")
 
     async def _hand_back(self, group_ids: tuple[str, ...], cause: str) -> None:
+        metrics.rollout_failed_groups.labels(cause=cause.partition(":")[0]).inc(len(group_ids))
         try:
             await self.controller.request(GroupsFailed(group_ids, cause), timeout_s=2.0)
         except (PeerTimeoutError, ActorFailedError):

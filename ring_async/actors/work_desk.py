@@ -11,7 +11,7 @@ Invariant: a reservation is durable before anybody hears of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ring_async.config.schema import Config
 from ring_async.core.admission import AdmissionLimiter, AdmissionRules, AdmissionState, Grant
 from ring_async.core.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved, split_id
 from ring_async.core.reservations import ReservationDesk, Returned
-from ring_async.data.registry import make_source
+from ring_async.data.base import PromptSource
 from ring_async.monitoring import metrics
 from ring_async.storage.journal import Journal
 from ring_async.transport.messages import BufferReported
@@ -33,8 +33,10 @@ log = logging.getLogger(__name__)
 class WorkDesk:
     """Args: `is_resumed` says whether to go on from the journal in `journal_dir`."""
 
-    def __init__(self, config: Config, journal_dir: Path, *, is_resumed: bool) -> None:
-        self._prompts = PromptDesk(config, {name: make_source(name, config.sources[name]) for name in config.mixture})
+    def __init__(
+        self, config: Config, sources: Mapping[str, PromptSource], journal_dir: Path, *, is_resumed: bool
+    ) -> None:
+        self._prompts = PromptDesk(config, sources)
         self._desk = ReservationDesk()
         self._journal = Journal(journal_dir)
         self.ledger = self._journal.ledger

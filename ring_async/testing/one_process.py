@@ -1,0 +1,191 @@
+"""The whole system in one process: the real actors over the in-process channel, so that races are unit tests.
+
+    OneProcessFleet ──starts, kills, restarts──▶ Controller, Replay, Reward, Rollout, Learner (the fleet's own classes)
+
+Owns: what the launcher and Ray do elsewhere: it asks the controller what should run, starts it, and reports what died.
+Engines, training and weights are scripted; store, journal, ledger, admission and batch plans are the real ones. Run it
+under `virtual_clock.run_virtual`: an hour of a run takes seconds and comes out the same every time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ring_async.actors.base import Actor, ActorContext
+from ring_async.actors.controller import Controller
+from ring_async.actors.learner import Learner
+from ring_async.actors.replay import Replay
+from ring_async.actors.reward import Reward
+from ring_async.actors.rollout import Rollout
+from ring_async.config.schema import Config
+from ring_async.monitoring.trace import Tracer
+from ring_async.storage.run_dir import RunDir
+from ring_async.testing.builders import make_prompt
+from ring_async.testing.scripted_engine import Script, ScriptedEngine, seeded_script
+from ring_async.testing.scripted_training import NamedWeights, ScriptedTrainEngine
+from ring_async.transport.memory import MemoryHub, MemoryTransport
+from ring_async.transport.messages import ActorExit, ActorSpec, FleetWanted, ReportFleet
+from ring_async.types import Prompt
+
+RECONCILE_S = 0.1
+
+
+class CountingSource:
+    """A `PromptSource` of numbered prompts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def prompt(self, index: int) -> Prompt:
+        return make_prompt(f"{self.name}/{index}", source=self.name, text=f"{index} + 1 =")
+
+    def held_out(self, index: int) -> Prompt:
+        return make_prompt(f"{self.name}/held-out/{index}", source=self.name, text=f"{index} + 2 =")
+
+
+class CharTokenizer:
+    """One id a character; enough of a tokenizer for rollouts and rewards."""
+
+    chat_template = None
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [ord(character) % 256 for character in text]
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return " ".join(map(str, ids))
+
+
+class OneProcessFleet:
+    """A run whose processes are tasks.
+
+    Args:
+        runs: folder to lie the run in.
+        script: responses of the engines.
+        token_s: what one token of a response costs, seconds of the loop's clock.
+        make_train_engine: for each incarnation of the learner.
+        is_resumed: go on from the run's journal and checkpoints.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        runs: Path,
+        *,
+        script: Script | None = None,
+        token_s: float = 0.05,
+        make_train_engine: Callable[[], ScriptedTrainEngine] = ScriptedTrainEngine,
+        hub: MemoryHub | None = None,
+        is_resumed: bool = False,
+    ) -> None:
+        self.config = config
+        self.run_dir = RunDir(runs / config.run.name)
+        self.run_dir.create()
+        self.hub = hub or MemoryHub(config.transport)
+        self.weights = NamedWeights()
+        self.train_engines: list[ScriptedTrainEngine] = []
+        self.engines: dict[str, ScriptedEngine] = {}
+        self.actors: dict[str, Actor | Controller] = {}
+        self.exits: list[ActorExit] = []
+        self._script = script or seeded_script()
+        self._token_s = token_s
+        self._make_train_engine = make_train_engine
+        self._is_resumed = is_resumed
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._specs: dict[str, ActorSpec] = {}
+        self._controller_endpoint = ""
+
+    @property
+    def controller(self) -> Controller:
+        controller = self.actors["controller-0"]
+        assert isinstance(controller, Controller)
+        return controller
+
+    async def run(self) -> str:
+        """Run to the end; returns why it failed, or an empty string."""
+        self._start(ActorSpec("controller-0", "controller", 0))
+        self._controller_endpoint = self.controller.endpoint
+        transport = self._transport("launcher")
+        link = transport.connect(self._controller_endpoint, peer="controller-0")
+        try:
+            while True:
+                self._collect_exits()
+                exits, self.exits = tuple(self.exits), []
+                wanted = (await link.request(ReportFleet(exits), timeout_s=60.0)).message
+                assert isinstance(wanted, FleetWanted)
+                if wanted.is_finished:
+                    return wanted.failure
+                for spec in wanted.actors:
+                    if spec.actor_id not in self._tasks:
+                        self._start(spec)
+                await asyncio.sleep(RECONCILE_S)
+        finally:
+            await link.close()
+            await self._end()
+
+    def kill(self, actor_id: str) -> None:
+        """End an actor in the middle of whatever it does: it acknowledges nothing more and says no goodbye."""
+        self._tasks[actor_id].cancel("killed")
+
+    def _start(self, spec: ActorSpec) -> None:
+        tracer = Tracer(None, spec.actor_id)
+        context = ActorContext(
+            spec, self.config, self.run_dir, self._transport(spec.actor_id), self._controller_endpoint, tracer
+        )
+        actor = self._make(context)
+        self.actors[spec.actor_id] = actor
+        self._specs[spec.actor_id] = spec
+        self._tasks[spec.actor_id] = asyncio.create_task(actor.live(), name=spec.actor_id)
+
+    def _make(self, context: ActorContext) -> Actor | Controller:
+        match context.spec.role:
+            case "controller":
+                sources: Mapping[str, Any] = {name: CountingSource(name) for name in self.config.mixture}
+                return Controller(context, sources, is_resumed=self._is_resumed)
+            case "replay":
+                return Replay(context)
+            case "reward":
+                return Reward(context, CharTokenizer)
+            case "rollout":
+                engine = ScriptedEngine(
+                    context.spec.actor_id,
+                    script=self._script,
+                    token_s=self._token_s,
+                    capacity=self.config.rollout.max_running_requests,
+                )
+                self.engines[context.spec.actor_id] = engine
+                return Rollout(context, engine, self.weights, CharTokenizer)
+            case _:
+                return Learner(context, self._new_train_engine, self.weights)
+
+    def _new_train_engine(self) -> ScriptedTrainEngine:
+        self.train_engines.append(self._make_train_engine())
+        return self.train_engines[-1]
+
+    def _transport(self, actor_id: str) -> MemoryTransport:
+        return MemoryTransport(actor_id, self.hub)
+
+    def _collect_exits(self) -> None:
+        for actor_id, task in list(self._tasks.items()):
+            if not task.done():
+                continue
+            if task.cancelled():
+                cause = "its process was killed"
+            else:
+                cause = repr(task.exception()) if task.exception() else "returned"
+            del self._tasks[actor_id]
+            if actor_id == "controller-0":
+                raise AssertionError(f"the controller ended: {cause}")
+            self.exits.append(ActorExit(actor_id, self._specs[actor_id].incarnation, cause))
+
+    async def _end(self) -> None:
+        controller = self._tasks.pop("controller-0", None)
+        if controller is not None:
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(controller, 60.0)
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)

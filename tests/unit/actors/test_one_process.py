@@ -1,0 +1,160 @@
+"""The fleet's own actors in one process under a virtual clock: kills, leases, pauses, staleness, without a sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from ring_async.storage.audit import audit
+from ring_async.testing.builders import make_config
+from ring_async.testing.one_process import OneProcessFleet
+from ring_async.testing.scripted_training import ScriptedTrainEngine
+from ring_async.testing.scripted_verifier import ScriptedVerifier
+from ring_async.testing.virtual_clock import run_virtual
+
+Deed = Callable[[OneProcessFleet], Coroutine[Any, Any, None]]
+
+
+class EvenTotal(ScriptedVerifier):
+    """Reward 1 where the response's ids add up to an even number: about half of them."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda prompt, response: sum(map(int, response.text.split())) % 2 == 0, delay_s=0.02)
+
+
+def make_fleet(runs: Path, *, is_resumed: bool = False, make_train_engine: Any = ScriptedTrainEngine, **overrides: Any):
+    settings: dict[str, Any] = {
+        "stop__policy_versions": 6,
+        "rollout__group_size": 4,
+        "rollout__max_running_requests": 16,
+        "verifiers": {"exact": {"use": f"{__file__}:EvenTotal"}},
+        "replay__map_size_bytes": 16 << 20,
+        "checkpoint__every_versions": 3,
+    }
+    config = make_config(**(settings | overrides))
+    return OneProcessFleet(config, runs, is_resumed=is_resumed, make_train_engine=make_train_engine)
+
+
+def run(fleet: OneProcessFleet, deed: Deed | None = None, *, limit_s: float = 3600.0) -> str:
+    """Run a fleet to its end, with somebody doing something to it meanwhile; returns the failure."""
+
+    async def both() -> str:
+        doing = asyncio.create_task(deed(fleet)) if deed else None
+        failure = await fleet.run()
+        if doing is not None:
+            await doing
+        return failure
+
+    return run_virtual(both(), limit_s=limit_s)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def until_version(fleet: OneProcessFleet, number: int) -> None:
+    while fleet.run_dir.metrics.stat().st_size == 0 or lines(fleet.run_dir.metrics)[-1]["policy_version"] < number:
+        await asyncio.sleep(0.05)
+
+
+def test_every_batch_is_exactly_phi_and_the_account_is_whole(tmp_path: Path):
+    fleet = make_fleet(tmp_path)
+    assert run(fleet) == ""
+    steps = lines(fleet.run_dir.metrics)
+    assert [step["policy_version"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert {step["loss_tokens"] for step in steps} == {64}
+    assert max(step["staleness_max"] for step in steps) <= 4
+    report = audit(fleet.run_dir.path)
+    assert report.is_clean, report.to_text()
+
+
+def test_a_killed_rollouts_groups_are_issued_again(tmp_path: Path):
+    async def kill(fleet: OneProcessFleet) -> None:
+        await until_version(fleet, 2)
+        fleet.kill("rollout-0")
+
+    fleet = make_fleet(tmp_path)
+    assert run(fleet, kill) == ""
+    lost = [event for event in lines(fleet.run_dir.events) if event["kind"] == "actor_lost"]
+    assert [event["actor"] for event in lost] == ["rollout-0"]
+    assert fleet.controller.status()["ledger"]["reissued"] > 0
+    assert audit(fleet.run_dir.path).is_clean
+
+
+def test_a_killed_reward_actor_loses_nothing_it_was_given(tmp_path: Path):
+    async def kill(fleet: OneProcessFleet) -> None:
+        for number in (1, 3):
+            await until_version(fleet, number)
+            fleet.kill("reward-0")
+
+    fleet = make_fleet(tmp_path)
+    assert run(fleet, kill) == ""
+    assert audit(fleet.run_dir.path).is_clean
+    assert {step["loss_tokens"] for step in lines(fleet.run_dir.metrics)} == {64}
+
+
+def test_a_restarted_learner_goes_on_from_its_checkpoint_with_the_same_batches(tmp_path: Path):
+    async def kill(fleet: OneProcessFleet) -> None:
+        await until_version(fleet, 5)
+        fleet.kill("learner-0")
+
+    fleet = make_fleet(tmp_path, stop__policy_versions=8)
+    assert run(fleet, kill) == ""
+    before, after = fleet.train_engines
+    trained_before = {batch.plan.plan_number: batch.plan.sequences for batch in before.batches}
+    trained_after = {batch.plan.plan_number: batch.plan.sequences for batch in after.batches}
+    assert min(trained_after) == 4, "the checkpoint of version 3 covers plans up to 3"
+    for number in trained_before.keys() & trained_after.keys():
+        assert [one.interval for one in trained_before[number]] == [one.interval for one in trained_after[number]]
+    assert {(step["incarnation"], step["policy_version"]) for step in lines(fleet.run_dir.metrics)} >= {
+        (1, number) for number in range(4, 9)
+    }
+    assert audit(fleet.run_dir.path).is_clean
+
+
+def test_synchronous_training_alternates(tmp_path: Path):
+    fleet = make_fleet(tmp_path, mode="sync")
+    assert run(fleet) == ""
+    steps = lines(fleet.run_dir.metrics)
+    assert {step["staleness_max"] for step in steps} == {0}
+    assert {step["loss_tokens"] for step in steps} == {64}
+
+
+def test_pause_stops_the_versions_and_resume_goes_on(tmp_path: Path):
+    reached = []
+
+    async def pause(fleet: OneProcessFleet) -> None:
+        await until_version(fleet, 2)
+        await fleet.controller.pause()
+        await asyncio.sleep(20.0)
+        reached.append(fleet.controller.status()["policy_version"])
+        await asyncio.sleep(60.0)
+        reached.append(fleet.controller.status()["policy_version"])
+        await fleet.controller.resume()
+
+    assert run(make_fleet(tmp_path), pause) == ""
+    assert reached[0] == reached[1] < 6
+
+
+def test_divergence_ends_the_run_with_its_reason(tmp_path: Path):
+    fleet = make_fleet(tmp_path, make_train_engine=lambda: ScriptedTrainEngine(diverges_at=3))
+    assert "DivergedError" in run(fleet)
+    assert json.loads(fleet.run_dir.outcome.read_text())["failure"].startswith("learner-0: DivergedError")
+
+
+def test_shut_down_and_resume_continue_the_count(tmp_path: Path):
+    async def stop(fleet: OneProcessFleet) -> None:
+        await until_version(fleet, 2)
+        fleet.controller.shut_down("test", deadline_s=20.0)
+
+    first = make_fleet(tmp_path)
+    assert run(first, stop) == ""
+    reached = json.loads(first.run_dir.outcome.read_text())["policy_version"]
+    assert 2 <= reached < 6
+    second = make_fleet(tmp_path, is_resumed=True)
+    assert run(second) == ""
+    assert [batch.plan.plan_number for batch in second.train_engines[0].batches] == list(range(reached + 1, 7))
+    assert audit(second.run_dir.path).is_clean
