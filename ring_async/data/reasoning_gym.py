@@ -9,13 +9,12 @@ Prompt `index` is the first of its own run of entries whose question falls into 
 from __future__ import annotations
 
 import json
-from hashlib import blake2b
 from typing import Any
 
+from ring_async.data.split import is_held_out
 from ring_async.errors import ConfigError
 from ring_async.types import Prompt
 
-_HELD_OUT_SHARE = 1 / 8
 _ATTEMPTS = 256
 """Entries one index may draw on: (7/8)^256 < 1e-14 that none of them is held out."""
 _NUM_ENTRIES = 1 << 32
@@ -40,18 +39,18 @@ class ReasoningGymSource:
         self._dataset = _make_dataset(name, task, self.options)
 
     def prompt(self, index: int) -> Prompt:
-        return self._draw(index, is_held_out=False)
+        return self._draw(index, held_out=False)
 
     def held_out(self, index: int) -> Prompt:
-        return self._draw(index, is_held_out=True)
+        return self._draw(index, held_out=True)
 
-    def _draw(self, index: int, *, is_held_out: bool) -> Prompt:
+    def _draw(self, index: int, *, held_out: bool) -> Prompt:
         if not 0 <= index < _NUM_ENTRIES // _ATTEMPTS:
             raise IndexError(f"source {self.name}: no prompt {index}; there are {_NUM_ENTRIES // _ATTEMPTS}")
         for attempt in range(_ATTEMPTS):
             entry = self._dataset[index * _ATTEMPTS + attempt]
-            if _is_held_out(entry["question"]) is is_held_out:
-                split = "held-out" if is_held_out else "train"
+            if is_held_out(entry["question"]) is held_out:
+                split = "held-out" if held_out else "train"
                 metadata = {"task": self.task, "options": self.options, "entry": _plain(entry)}
                 return Prompt(f"{self.name}/{split}/{index}", self.name, entry["question"], metadata)
         raise ConfigError(
@@ -74,11 +73,6 @@ def _make_dataset(name: str, task: str, options: dict[str, Any]) -> Any:
         return create_dataset(task, seed=0, size=_NUM_ENTRIES, **options)
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"{where}.options: {task}: {error}") from error
-
-
-def _is_held_out(question: str) -> bool:
-    digest = blake2b(question.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < _HELD_OUT_SHARE * 2**64
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:

@@ -202,10 +202,12 @@ class EmbeddedEngine:
     def _make_batcher(self) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging as transformers_logging
 
         from ring_async.engines.batcher import Batcher
         from ring_async.engines.tokenizer import load_tokenizer, stop_token_ids
 
+        transformers_logging.disable_progress_bar()
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(
                 self._model_path,

@@ -1,0 +1,256 @@
+"""Evaluation: what a checkpoint scores on held-out prompts, judged by the run's own verifiers.
+
+Owns: which problems (the first distinct held-out ones of each source), how they are answered (greedy, sampled), and
+the results, kept problem by problem so that intervals over problems and seeds can be computed afterwards. Does not own
+when to evaluate, or printing.
+
+Invariants: the same seed, weights and configuration give the same problems and answers; a problem whose verifier
+failed has no reward and enters no mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ring_async.config.schema import Config
+from ring_async.data.base import PromptSource
+from ring_async.data.registry import make_source
+from ring_async.engines.base import GenerationRequest, RolloutEngine
+from ring_async.engines.embedded import EmbeddedEngine
+from ring_async.engines.tokenizer import decode_response, encode_prompt, load_tokenizer
+from ring_async.errors import ConfigError, VerifierError
+from ring_async.types import FinishReason, PolicyVersion, Prompt, SamplingParams
+from ring_async.verifiers.base import Response, Verifier
+from ring_async.verifiers.registry import make_verifier
+from ring_async.verifiers.scoring import score_group
+
+GREEDY_AND_SAMPLED = (0.0, 1.0)
+_SOLVED = 1.0 - 1e-6
+_JUDGED_AT_ONCE = 32
+
+
+class ProblemResult(msgspec.Struct, frozen=True):
+    """One problem answered once. `reward` is None where the verifier failed; `failure` then says why."""
+
+    source: str
+    prompt_id: str
+    temperature: float
+    response: str
+    num_tokens: int
+    finish_reason: FinishReason
+    reward: float | None
+    failure: str = ""
+
+    @property
+    def is_solved(self) -> bool:
+        """Full reward: partial credit counts in mean rewards, not as solved."""
+        return self.reward is not None and self.reward >= _SOLVED
+
+
+class EvaluationRow(msgspec.Struct, frozen=True):
+    """Means over the judged problems of one source (or all: `source` is `all`) at one temperature."""
+
+    source: str
+    temperature: float
+    num_problems: int
+    num_failed: int
+    accuracy: float
+    """Share of problems solved; NaN where none was judged."""
+    reward_mean: float
+    tokens_mean: float
+    truncated_share: float
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """All results, ordered by temperature, source, problem: two evaluations of the same problems align one to one."""
+
+    seed: int
+    max_tokens: int
+    results: tuple[ProblemResult, ...]
+
+    def select(self, temperature: float, source: str | None = None) -> list[ProblemResult]:
+        """Results at one temperature, of one source or all."""
+        return [r for r in self.results if r.temperature == temperature and source in {None, r.source}]
+
+    def rows(self) -> list[EvaluationRow]:
+        """One row per source and temperature, and one over all sources per temperature."""
+        temperatures = list(dict.fromkeys(result.temperature for result in self.results))
+        sources = list(dict.fromkeys(result.source for result in self.results))
+        return [
+            _row(source or "all", temperature, self.select(temperature, source))
+            for temperature in temperatures
+            for source in (*sources, None)
+        ]
+
+
+async def evaluate(
+    engine: RolloutEngine,
+    tokenizer: Any,
+    sources: Mapping[str, PromptSource],
+    verifiers: Mapping[str, Verifier],
+    *,
+    num_problems: int,
+    max_tokens: int,
+    seed: int,
+    temperatures: Sequence[float] = GREEDY_AND_SAMPLED,
+    verdict_timeout_s: float = 10.0,
+) -> Evaluation:
+    """Answer and judge `num_problems` distinct held-out problems, spread evenly over the sources, per temperature.
+
+    Args:
+        engine: started, with weights in force.
+        tokenizer: the model's, from `load_tokenizer`.
+        sources: by name.
+        verifiers: one per source, under the source's name.
+        num_problems: over all sources together.
+        max_tokens: of one response, the end-of-sequence token included.
+        seed: of the sampled answers; problem by problem.
+        temperatures: 0 is greedy.
+        verdict_timeout_s: longest time for one verdict.
+
+    Raises:
+        ConfigError: a source has no held-out problems, or too few.
+        ValueError: a problem does not fit into the model.
+    """
+    problems = [
+        prompt
+        for number, (name, source) in enumerate(sources.items())
+        for prompt in held_out_problems(name, source, _share(num_problems, len(sources), number))
+    ]
+    turns = asyncio.Semaphore(_JUDGED_AT_ONCE)
+
+    async def solve(number: int, prompt: Prompt, temperature: float) -> ProblemResult:
+        generation = await engine.generate(
+            GenerationRequest(
+                request_id=f"eval/{temperature:g}/{prompt.prompt_id}",
+                prompt_ids=encode_prompt(tokenizer, prompt.text),
+                sampling=SamplingParams(temperature=temperature, max_tokens=max_tokens),
+                seed=(seed << 32) + number,
+            )
+        )
+        text = decode_response(tokenizer, generation.response_ids)
+        num_tokens = int(generation.response_ids.size)
+        reward, failure = None, ""
+        try:
+            async with turns:
+                (verdict,) = await score_group(
+                    verifiers[prompt.source],
+                    prompt,
+                    [Response(text, num_tokens, generation.finish_reason)],
+                    verdict_timeout_s,
+                )
+            reward = verdict.reward
+        except VerifierError as error:
+            failure = str(error)
+        return ProblemResult(
+            prompt.source, prompt.prompt_id, temperature, text, num_tokens, generation.finish_reason, reward, failure
+        )
+
+    results: list[ProblemResult] = []
+    for temperature in temperatures:
+        async with asyncio.TaskGroup() as solving:
+            tasks = [solving.create_task(solve(number, prompt, temperature)) for number, prompt in enumerate(problems)]
+        results.extend(task.result() for task in tasks)
+    return Evaluation(seed, max_tokens, tuple(results))
+
+
+async def evaluate_checkpoint(
+    config: Config,
+    model_path: Path,
+    *,
+    num_problems: int | None = None,
+    seed: int | None = None,
+    temperatures: Sequence[float] = GREEDY_AND_SAMPLED,
+) -> Evaluation:
+    """Evaluate a Hugging Face directory on the sources that the configuration mixes, with its verifiers.
+
+    `num_problems` and `seed` default to `eval.num_problems` and `eval.seed`. The embedded engine generates, whatever
+    the run's rollouts use.
+
+    Raises:
+        ConfigError: the model, a source or a verifier cannot be made.
+    """
+    names = [name for name, weight in config.mixture.items() if weight > 0]
+    engine = EmbeddedEngine(
+        "evaluation",
+        model_path,
+        max_running_requests=config.rollout.max_running_requests,
+        num_threads=config.rollout.num_threads,
+        dtype=config.model.dtype,
+        policy_version=PolicyVersion(0, 0),
+    )
+    made: dict[str, Verifier] = {}
+    try:
+        await engine.start()
+        for name in names:
+            verifier = config.sources[name].verifier
+            if verifier not in made:
+                made[verifier] = await asyncio.to_thread(make_verifier, verifier, config.verifiers[verifier])
+        return await evaluate(
+            engine,
+            load_tokenizer(model_path),
+            {name: make_source(name, config.sources[name]) for name in names},
+            {name: made[config.sources[name].verifier] for name in names},
+            num_problems=num_problems or config.eval.num_problems,
+            max_tokens=config.rollout.max_tokens,
+            seed=config.eval.seed if seed is None else seed,
+            temperatures=temperatures,
+            verdict_timeout_s=config.reward.timeout_s,
+        )
+    finally:
+        for made_verifier in made.values():
+            made_verifier.close()
+        await engine.close()
+
+
+def held_out_problems(name: str, source: PromptSource, num_problems: int) -> list[Prompt]:
+    """The first distinct held-out questions of a source: a question that comes again is passed over.
+
+    Raises:
+        ConfigError: the source has too few of them.
+    """
+    problems: dict[str, Prompt] = {}
+    patience = 50 * num_problems + 1000
+    for index in range(patience):
+        if len(problems) == num_problems:
+            break
+        try:
+            prompt = source.held_out(index)
+        except IndexError:
+            break
+        problems.setdefault(prompt.text, prompt)
+    if len(problems) < num_problems:
+        raise ConfigError(
+            f"eval.num_problems: source {name} has only {len(problems)} different held-out problems, {num_problems} "
+            f"are wanted; lower eval.num_problems or widen the source"
+        )
+    return list(problems.values())
+
+
+def _share(total: int, parts: int, number: int) -> int:
+    """Part `number` of a total that divides as evenly as it can; the parts sum to the total."""
+    return total // parts + (number < total % parts)
+
+
+def _row(source: str, temperature: float, results: Sequence[ProblemResult]) -> EvaluationRow:
+    judged = [result for result in results if result.reward is not None]
+    rewards = [result.reward for result in results if result.reward is not None]
+    return EvaluationRow(
+        source=source,
+        temperature=temperature,
+        num_problems=len(results),
+        num_failed=len(results) - len(judged),
+        accuracy=_mean([result.is_solved for result in judged]),
+        reward_mean=_mean(rewards),
+        tokens_mean=_mean([result.num_tokens for result in results]),
+        truncated_share=_mean([result.finish_reason == "length" for result in results]),
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
