@@ -17,6 +17,10 @@ from typing import Literal
 
 Order = Literal["oldest_version", "fifo", "random", "abs_advantage"]
 
+MAX_FIT_TOKENS = 1 << 18
+MAX_FIT_CANDIDATES = 1_024
+"""Bounds on the search for responses that add up exactly: 32 MiB of bit sets and a fraction of a second at worst."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -96,7 +100,7 @@ def choose_tokens(
     """Choose exactly `token_budget` loss tokens: whole responses in order, the one that crosses the line cut.
 
     A response that may not be cut and does not fit whole is passed over. If that leaves the batch short although there
-    are tokens enough, the responses that may not be cut are placed first, whole, and the others fill up around them.
+    are tokens enough, a set of responses that may not be cut is sought that leaves no more than the others can fill.
     `is_final` is a stage's declared end: it takes all there is if that is less than the budget.
     """
     available = sum(candidates[i].num_loss_tokens for i in ordered)
@@ -106,8 +110,7 @@ def choose_tokens(
         return Shortfall(f"{available:,} of {token_budget:,} eligible tokens")
     taken = _fill(candidates, ordered, token_budget)
     if taken is None:
-        rigid_first = sorted(ordered, key=lambda i: candidates[i].can_split)
-        taken = _fill(candidates, rigid_first, token_budget)
+        taken = _fit(candidates, ordered, token_budget)
     if taken is None:
         rigid = sum(1 for i in ordered if not candidates[i].can_split)
         return Shortfall(
@@ -131,6 +134,43 @@ def _fill(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget:
         if missing == 0:
             return taken
     return None
+
+
+def _fit(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: int) -> list[tuple[int, int]] | None:
+    """Whole responses that may not be cut, as many tokens of them as fit, and the others around them.
+
+    All but the last stretch is taken in order; there the best sum is found exactly, among a bounded number.
+    """
+    rigid = [i for i in ordered if not candidates[i].can_split]
+    taken: list[int] = []
+    missing = token_budget
+    while rigid and missing > MAX_FIT_TOKENS + candidates[rigid[0]].num_loss_tokens:
+        taken.append(rigid.pop(0))
+        missing -= candidates[taken[-1]].num_loss_tokens
+    rigid = rigid[:MAX_FIT_CANDIDATES]
+    best = largest_sum([candidates[i].num_loss_tokens for i in rigid], missing)
+    first = [*taken, *(rigid[place] for place in best)]
+    return _fill(candidates, [*first, *(i for i in ordered if candidates[i].can_split)], token_budget)
+
+
+def largest_sum(sizes: Sequence[int], limit: int) -> list[int]:
+    """Indices of sizes whose sum is the largest one not above `limit`.
+
+    Subset sum over bit sets: bit n of `reachable[k]` says that some of the first k sizes add up to n.
+    """
+    mask = (1 << (limit + 1)) - 1
+    reachable = [1]
+    for size in sizes:
+        reachable.append((reachable[-1] | reachable[-1] << size) & mask)
+        if reachable[-1] >> limit:
+            break
+    left = reachable[-1].bit_length() - 1
+    chosen = []
+    for place in range(len(reachable) - 2, -1, -1):
+        if not reachable[place] >> left & 1:
+            chosen.append(place)
+            left -= sizes[place]
+    return chosen[::-1]
 
 
 def _interleave(candidates: Sequence[Candidate], ordered: Sequence[int], shares: Mapping[str, float]) -> list[int]:

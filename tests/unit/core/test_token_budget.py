@@ -3,7 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_async.core.token_budget import Candidate, Choice, Shortfall, choose_tokens, order_candidates
+from ring_async.core.token_budget import (
+    Candidate,
+    Choice,
+    Shortfall,
+    choose_tokens,
+    largest_sum,
+    order_candidates,
+)
 
 
 def candidate(num_loss_tokens=4, index=0, **fields):
@@ -46,6 +53,21 @@ def test_what_may_not_be_cut_is_passed_over():
 def test_what_may_not_be_cut_goes_first_when_nothing_else_fills():
     # in order: 6 whole, then 7 does not fit and may not be cut; around 7, the 6 can be cut
     assert choose(several(6, 7, rigid=(1,)), 10) == Choice(((1, 7), (0, 3)))
+
+
+def test_whole_responses_that_add_up_are_found():
+    # in order 9 + 6 leaves 5, and nothing of 5 may be cut; 9 + 7 + 4 is exact
+    assert choose(several(9, 6, 7, 4, rigid=range(4)), 20) == Choice(((0, 9), (2, 7), (3, 4)))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=10), st.integers(1, 100))
+def test_the_largest_sum_is_the_largest(sizes, limit):
+    sums = {0}
+    for size in sizes:
+        sums |= {total + size for total in sums}
+    chosen = largest_sum(sizes, limit)
+    assert len(set(chosen)) == len(chosen)
+    assert sum(sizes[i] for i in chosen) == max(total for total in sums if total <= limit)
 
 
 def test_no_sum_of_whole_responses_waits_with_a_reason():

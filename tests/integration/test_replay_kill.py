@@ -1,0 +1,83 @@
+"""Signal 9 for replay, 50 times, under load, at random points: nothing acknowledged is lost, nothing trained twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from replay_process import TOKEN_BUDGET, ReplayRig
+
+from ring_async.storage.audit import audit
+from ring_async.storage.replay_store import ReplayStore
+
+NUM_KILLS = int(os.environ.get("RING_REPLAY_KILLS", "50"))
+SEED = 20_250_614
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_fifty_times_replay_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    asyncio.run(kill_again_and_again(tmp_path))
+
+
+async def kill_again_and_again(folder: Path) -> None:
+    rig = ReplayRig(folder, seed=SEED)
+    print(f"seed {SEED}, {NUM_KILLS} kills")
+    try:
+        async with rig.running():
+            for number in range(NUM_KILLS):
+                rig.start("replay-0")
+                if number % 5 == 4:  # in the middle of its start, of reading back what it holds
+                    await asyncio.sleep(float(rig.rng.uniform(0.2, 1.0)))
+                else:
+                    await rig.up("replay-0")
+                    await asyncio.sleep(float(rig.rng.uniform(0.02, 1.0)))
+                rig.kill("replay-0")
+                if number % 12 == 7:
+                    rig.crash_learner()
+                prove(rig)
+            rig.start("replay-0")
+            await rig.up("replay-0")
+            await until_version(rig, rig.version.number + 5)
+        prove(rig)
+        report = audit(rig.run_dir.path)
+        assert report.figures["batches planned"] >= NUM_KILLS
+        assert report.figures["batches replayed"] >= 1
+        print(report.to_text())
+    finally:
+        shutil.rmtree(rig.socket_dir, ignore_errors=True)
+
+
+async def until_version(rig: ReplayRig, number: int) -> None:
+    async with asyncio.timeout(60.0):
+        while rig.version.number < number:
+            await asyncio.sleep(0.01)
+
+
+def prove(rig: ReplayRig) -> None:
+    """Replay is dead: from disk, everything must be there and add up."""
+    path = rig.run_dir.replay / "replay-0"
+    if not (path / "data.mdb").exists():
+        return
+    assert not rig.refusals
+    report = audit(rig.run_dir.path)
+    assert report.is_clean, report.to_text()
+    store = ReplayStore(path, 256 << 20, is_readonly=True)
+    with store.read() as reader:
+        known = {*reader.group_ids(), *(group_id for group_id, _ in reader.all_ended())}
+        logged = {entry.plan.plan_number: entry.plan for entry in reader.plans_after(0)}
+    store.close()
+    assert rig.acknowledged <= known, f"acknowledged, but gone: {sorted(rig.acknowledged - known)}"
+    promised = {
+        number: tuple((s.trajectory_id, s.interval.start, s.interval.end) for s in plan.sequences)
+        for number, plan in logged.items()
+    }
+    assert rig.trained.items() <= promised.items(), "the learner trained what the log does not promise"
+    assert set(promised) - set(rig.trained) <= {max(promised, default=0)}, "a logged batch was passed over"
+    tokens = Counter((t, k) for number in rig.trained for t, start, end in promised[number] for k in range(start, end))
+    assert set(tokens.values()) <= {1}, "a token was trained twice"
+    assert tokens.total() == TOKEN_BUDGET * len(rig.trained)
