@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from ring_async.config.load import differing_keys, load_config
 from ring_async.config.schema import Config
@@ -205,13 +206,13 @@ def evaluate(
       ring-async eval builtin:tiny configs/local.yaml
       ring-async eval runs/latest/checkpoints/100 configs/local.yaml eval.num_problems=1000
     """
-    from ring_async.actors.evaluation import evaluate_model, print_evaluation
-
-    result = evaluate_model(checkpoint_path, load_config(config, overrides or []))
+    resolved = load_config(config, overrides or [])
+    with err.status(f"evaluating on {resolved.eval.num_problems} held-out problems"):
+        rows = _evaluate(checkpoint_path, resolved)
     if as_json:
-        out.print_json(json.dumps(result.to_plain()))
+        out.print_json(json.dumps(rows))
     else:
-        print_evaluation({checkpoint_path: result}, out)
+        _print_evaluations({checkpoint_path: rows})
 
 
 @app.command()
@@ -237,7 +238,6 @@ def demo(
     config: Annotated[Path, typer.Option(help="What to run.")] = Path("configs/local.yaml"),
 ) -> None:
     """Train the shipped tiny model for a few minutes on this machine, and show what it learned."""
-    from ring_async.actors.evaluation import evaluate_model, print_evaluation
     from ring_async.monitoring.report import print_summary, write_report
 
     name = _free_name(runs, "demo")
@@ -251,10 +251,10 @@ def demo(
     print_summary(run_dir.path, out)
     with out.status(f"evaluating start and version {last} on {resolved.eval.num_problems} held-out problems"):
         results = {
-            "start": evaluate_model(resolved.model.path, resolved),
-            f"version {last}": evaluate_model(outcome["checkpoint"], resolved),
+            "start": _evaluate(resolved.model.path, resolved),
+            f"version {last}": _evaluate(outcome["checkpoint"], resolved),
         }
-    print_evaluation(results, out)
+    _print_evaluations(results)
     pictures = write_report(run_dir.path)
     out.print("\n[bold]Curves:[/bold] " + "  ".join(_short(path) for path in pictures), soft_wrap=True)
     out.print(
@@ -266,6 +266,33 @@ def demo(
         "  make demo-seeds                              the learning claim, with seeds and controls",
         highlight=False,
     )
+
+
+def _evaluate(model: str, config: Config) -> list[dict[str, Any]]:
+    """Rows of an evaluation as plain data."""
+    import msgspec
+
+    from ring_async.actors.evaluation import evaluate_checkpoint
+    from ring_async.models import resolve_model_path
+
+    evaluation = asyncio.run(evaluate_checkpoint(config, resolve_model_path(model)))
+    return [msgspec.structs.asdict(row) for row in evaluation.rows()]
+
+
+def _print_evaluations(evaluations: dict[str, list[dict[str, Any]]]) -> None:
+    """Accuracy on held-out problems, one column for each model."""
+    first = next(iter(evaluations.values()))
+    num_problems = next(row["num_problems"] for row in first if row["source"] == "all")
+    table = Table(title=f"share of {num_problems:,} held-out problems solved")
+    table.add_column("source")
+    table.add_column("sampling")
+    for name in evaluations:
+        table.add_column(name, justify="right")
+    for index, row in enumerate(first):
+        how = "greedy" if row["temperature"] == 0 else f"T = {row['temperature']:g}"
+        shown = [f"{rows[index]['accuracy']:.3f}" for rows in evaluations.values()]
+        table.add_row(row["source"], how, *shown, style="bold" if row["source"] == "all" else "")
+    out.print(table)
 
 
 # -- starting

@@ -451,6 +451,7 @@ def _ray_cluster(config: Config) -> Any:
     """The existing cluster that RAY_ADDRESS names, or a private one on this machine, gone at the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let any other process starve the fleet
     if "RAY_ADDRESS" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
