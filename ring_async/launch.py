@@ -33,7 +33,7 @@ from ring_async.config.schema import Config
 from ring_async.core.restart import RestartPolicy
 from ring_async.errors import ActorFailedError, ConfigError, PeerTimeoutError, RingAsyncError, RunError
 from ring_async.models import resolve_model_path
-from ring_async.monitoring.trace import merge_traces
+from ring_async.monitoring.trace import Tracer, merge_traces
 from ring_async.storage.run_dir import RunDir, write_json
 from ring_async.transport.messages import ActorExit, ActorSpec, FleetWanted, ReportFleet
 
@@ -85,7 +85,6 @@ def live_actor(launch: ActorLaunch) -> None:
 async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
     from ring_async.actors.base import ActorContext
     from ring_async.monitoring.exporter import Exporter
-    from ring_async.monitoring.trace import Tracer
     from ring_async.transport.channel import ZmqTransport
     from ring_async.transport.curve import CurveKeys
 
@@ -143,7 +142,7 @@ def make_actor(context: Any, socket_dir: Path, keys: Any) -> Any:
             from ring_async.actors.rollout import Rollout
             from ring_async.transport.weights import make_weight_receiver
 
-            engine = _make_rollout_engine(config, actor_id)
+            engine = _make_rollout_engine(config, actor_id, context.tracer)
             return Rollout(context, engine, make_weight_receiver(config, **channel), make_tokenizer)
         case "reward":
             from ring_async.actors.reward import Reward
@@ -162,7 +161,7 @@ def make_actor(context: Any, socket_dir: Path, keys: Any) -> Any:
             raise ConfigError(f"no actor plays the role {role!r}")
 
 
-def _make_rollout_engine(config: Config, actor_id: str) -> Any:
+def _make_rollout_engine(config: Config, actor_id: str, tracer: Tracer) -> Any:
     if config.rollout.engine == "embedded":
         from ring_async.engines.embedded import EmbeddedEngine
 
@@ -171,6 +170,8 @@ def _make_rollout_engine(config: Config, actor_id: str) -> Any:
             resolve_model_path(config.model.path),
             max_running_requests=config.rollout.max_running_requests,
             num_threads=config.rollout.num_threads,
+            dtype=config.model.dtype,
+            tracer=tracer,
             **config.rollout.engine_options,
         )
     raise ConfigError(f"rollout.engine: {config.rollout.engine} is not part of this release; use embedded")

@@ -15,6 +15,7 @@ import asyncio
 import functools
 import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -86,6 +87,8 @@ class Replay(Actor):
         self._num_reporting = 0
         self._last_reported = 0
         self._num_evictions_exported = 0
+        self._scored: Counter[str] = Counter()
+        """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
         self._trouble = ""
 
     # -- life
@@ -174,6 +177,9 @@ class Replay(Actor):
         except ValueError as error:
             delivery.refuse(str(error))
             return
+        source = message.group.prompt.source
+        self._scored[f"scored/{source}"] += len(message.group.trajectories)
+        self._scored[f"reward/{source}"] += sum(trajectory.reward or 0.0 for trajectory in message.group.trajectories)
         self._pending.append((delivery, group))
         self._arrived.set()
 
@@ -335,7 +341,7 @@ class Replay(Actor):
         metrics.replay_store_bytes.set(shard.store.used_bytes)
         metrics.replay_evicted.inc(shard.counters["evicted"] - self._num_evictions_exported)
         self._num_evictions_exported = shard.counters["evicted"]
-        counters = {name: float(value) for name, value in shard.counters.items()}
+        counters = {name: float(value) for name, value in (*shard.counters.items(), *self._scored.items())}
         counters["is_learner_waiting"] = float(self._num_waiting_questions > 0)
         return BufferReported(buffer.trainable_tokens, num_open, buffer.last_plan + 1, counters)
 

@@ -25,14 +25,20 @@ class StepLog:
         self._events = JsonLines(run_dir.events)
         self._began_s = monotonic_s()
         self._last = (self._began_s, 0.0)
+        self._scored: dict[str, float] = {}
         self.recent_steps: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
         self.recent_events: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
 
     def step(self, completed: StepCompleted, *, generated_tokens: float, buffer: dict[str, float]) -> None:
-        """Write a step's line. `generated_tokens` counts all rollouts since the start; `buffer` is replay's report."""
+        """Write a step's line. `generated_tokens` counts all rollouts since the start; `buffer` is replay's report.
+
+        `reward_mean` and `reward_by_source` are those of everything scored since the last step. The batch's own mean
+        holds no group without a signal, so it says little about the policy: it is `batch_reward_mean`.
+        """
         now_s = monotonic_s()
         since_s, generated_before = self._last
         self._last = (now_s, generated_tokens)
+        scored, self._scored = self._scored, buffer
         rate = max(0.0, generated_tokens - generated_before) / max(now_s - since_s, 1e-6)
         line = {
             "policy_version": completed.policy_version.number,
@@ -44,6 +50,8 @@ class StepLog:
             "buffer_tokens": buffer.get("buffer_tokens", 0),
             "evicted": buffer.get("evicted", 0),
             **completed.metrics,
+            "batch_reward_mean": completed.metrics.get("reward_mean"),
+            **_reward_since(scored, buffer),
         }
         self._metrics.append(line)
         self.recent_steps.append(line)
@@ -58,3 +66,17 @@ class StepLog:
     def close(self) -> None:
         self._metrics.close()
         self._events.close()
+
+
+def _reward_since(before: dict[str, float], now: dict[str, float]) -> dict[str, Any]:
+    """Mean rewards of what was scored between two reports of replay; empty when nothing was."""
+    rewards: dict[str, tuple[float, float]] = {}
+    for name in now:
+        kind, _, source = name.partition("/")
+        number = now[name] - before.get(name, 0.0)
+        if kind == "scored" and number > 0:
+            rewards[source] = (number, now[f"reward/{source}"] - before.get(f"reward/{source}", 0.0))
+    if not rewards:
+        return {}
+    number, total = (sum(part) for part in zip(*rewards.values(), strict=True))
+    return {"reward_mean": total / number, "reward_by_source": {s: r / n for s, (n, r) in rewards.items()}}

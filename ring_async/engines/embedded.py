@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from ring_async.engines.base import EngineLoad, GenerationAborted, GenerationRequest, OnUpdate, SwapReport
 from ring_async.errors import ActorFailedError, ConfigError
+from ring_async.monitoring.trace import BusyTrack, Tracer
 from ring_async.types import Generation, PolicyVersion
 
 _CLOSE_DEADLINE_S = 30.0
@@ -47,6 +48,7 @@ class EmbeddedEngine:
         device: a torch device.
         policy_version: which version the weights in `model_path` are, where that is known (an evaluation); otherwise
             the engine serves nothing until `swap_weights` brought a version.
+        tracer: draws when it computes, as spans called `generate`.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class EmbeddedEngine:
         dtype: Literal["float32", "bfloat16"] = "float32",
         device: str = "cpu",
         policy_version: PolicyVersion | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.engine_id = engine_id
+        self._tracer = tracer or Tracer(None, engine_id)
         self.policy_version = policy_version
         self._model_path = model_path
         self._max_running_requests = max_running_requests
@@ -190,11 +194,16 @@ class EmbeddedEngine:
             with torch.inference_mode():
                 self._batcher = self._make_batcher()
                 self._on_loop(_resolve, ready, None)
+                track = BusyTrack(self._tracer, "generate")
                 while self._apply_commands():
                     if self._batcher.has_work:
-                        began = time.perf_counter()
+                        began_us = self._tracer.now_us()
                         self._deliver(self._batcher.step(), is_aborted=False)
-                        self._busy_s += time.perf_counter() - began
+                        ended_us = self._tracer.now_us()
+                        self._busy_s += (ended_us - began_us) / 1e6
+                        track.add(began_us, ended_us)
+                    if not self._batcher.has_work:
+                        track.flush()
             self._fail(ActorFailedError(f"engine {self.engine_id} was closed"), ready)
         except BaseException as error:  # whatever ends this thread must reach those who wait on it
             self._fail(error, ready)
