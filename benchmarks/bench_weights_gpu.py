@@ -27,6 +27,7 @@ from ring_async.config.schema import TransportSection
 from ring_async.testing.weight_peer import WeightPeer, broadcast_raw, digest, open_device
 from ring_async.transport.weights_device import WeightDevice
 from ring_async.transport.weights_nccl import NcclWeightSender
+from ring_async.transport.weights_nccl_receiver import RoundTimes
 from ring_async.types import PolicyVersion
 
 GIB = 1 << 30
@@ -75,7 +76,7 @@ def measure_size(gib: float, index: int | None, device: WeightDevice, options: a
         sender = open_sender(device, folder, options)
         peer = WeightPeer("receiver", None if index is None else 1)
         peer.call("join", sender.endpoint)
-        times, pauses, copies, packs = [], [], [], []
+        times, pauses, copies, packs, stages = [], [], [], [], []
         for number in range(options.repeats + 2):
             if number:
                 change(tensors)
@@ -85,6 +86,9 @@ def measure_size(gib: float, index: int | None, device: WeightDevice, options: a
             packs.append(time.monotonic() - start_s)
             staged = peer.call("stage", announcement, number == options.repeats + 1)
             times.append(staged.staged_s - start_s)
+            stages.append(
+                {field: 1e3 * (getattr(staged.times, field) - start_s) for field in RoundTimes.__dataclass_fields__}
+            )
             swapped = peer.call("swap", number % 2 == 1)
             (copies if number % 2 == 1 else pauses).append(swapped.pause_s)
         result["is_bit_exact"] = float(staged.digest == digest(tensors.items()))
@@ -99,7 +103,8 @@ def measure_size(gib: float, index: int | None, device: WeightDevice, options: a
         result |= measure_raw(device, peer, num_bytes, options)
         result["ratio"] = result["raw_s"] / result["end_to_end_s"]
         peer.close()
-    print(json.dumps({"times_s": times, "publish_s": packs, **result}), flush=True)
+    median_stages = {name: round(statistics.median(stage[name] for stage in stages[2:]), 2) for name in stages[0]}
+    print(json.dumps({"times_s": times, "publish_s": packs, "stages_ms": median_stages, **result}), flush=True)
     return result
 
 
@@ -135,6 +140,7 @@ def measure_raw(
 def measure_kill(gib: float, index: int | None, device: WeightDevice, options: argparse.Namespace) -> dict[str, float]:
     """SIGKILL a receiver in mid-broadcast; publish on; let it rejoin; publish."""
     tensors = make_tensors(int(gib * GIB), "cpu" if index is None else f"cuda:{index}")
+    num_bytes = sum(tensor.numel() * 2 for tensor in tensors.values())
     peer_index = None if index is None else 1
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         sender = open_sender(device, folder, options)
@@ -146,7 +152,9 @@ def measure_kill(gib: float, index: int | None, device: WeightDevice, options: a
         usual_s = time.monotonic() - start_s
         publisher = threading.Thread(target=sender.publish, args=(PolicyVersion(0, 1), tensors.items()))
         publisher.start()
-        time.sleep(usual_s / 2 if index is None else 0.03)
+        while not (sender.waiting_for or "").startswith("sending"):
+            time.sleep(0.001)
+        time.sleep(usual_s / 2 if index is None else 0.3 * num_bytes / 360e9)
         waiting_for = sender.waiting_for or ""
         peer.kill()
         killed_s = time.monotonic()
@@ -200,7 +208,7 @@ def main() -> None:
     parser.add_argument("--host", action="store_true", help="rehearse on the CPU")
     parser.add_argument("--gib", type=float, nargs="+", default=[4, 32])
     parser.add_argument("--kill-gib", type=float, default=None)
-    parser.add_argument("--bucket-mib", type=int, default=256)
+    parser.add_argument("--bucket-mib", type=int, default=512)
     parser.add_argument("--raw-chunk-mib", type=int, nargs="+", default=[128, 256, 512, 1024])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--out", type=Path, default=Path("build/bench/weights-gpu.json"))

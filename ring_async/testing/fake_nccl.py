@@ -14,12 +14,13 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ring_async.core.fold64 import fold64
-from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, Mark
+from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, Mark, Source
 
 UNIQUE_ID_BYTES = 128
 _CHUNK_BYTES = 64 << 10
@@ -73,16 +74,19 @@ class _HostLane:
     def mark(self) -> Mark:
         return _DoneMark()
 
-    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
-        target.copy_(source)
-
-    def fill_zero(self, target: torch.Tensor) -> None:
-        target.zero_()
-
     def zeros(self, num_sums: int) -> torch.Tensor:
         return torch.zeros(num_sums, dtype=torch.int64)
 
-    def fold64(self, content: torch.Tensor, sums: torch.Tensor, index: int) -> None:
+    def pack(self, bucket: torch.Tensor, sources: Sequence[Source], sums: torch.Tensor, index: int) -> None:
+        for start, num_bytes, content in sources:
+            if content is None:
+                bucket[start : start + num_bytes].zero_()
+            else:
+                bucket[start : start + num_bytes].copy_(content)
+        self.fold64(bucket, sums, index)
+
+    def fold64(self, content: torch.Tensor, sums: torch.Tensor, index: int, *, is_last: bool = False) -> None:
+        del is_last
         value = fold64(content.numpy())
         sums[index] = value - 2**64 if value >= 2**63 else value
 

@@ -23,9 +23,12 @@ from ring_async.testing.fake_nccl import HostDevice
 from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import StagedWeights
 from ring_async.transport.weights_device import NCCL_UINT8, CudaDevice, WeightDevice
-from ring_async.transport.weights_nccl_receiver import NcclWeightReceiver
+from ring_async.transport.weights_nccl_receiver import NcclWeightReceiver, RoundTimes
 
 _CALL_S = 300.0
+_NUM_MATRICES = 16
+_NUM_ROWS = 512
+"""Of one multiplication: enough that a step's time is the device's, not Python's."""
 
 
 def open_device(index: int | None, *, bytes_per_s: float | None = None) -> WeightDevice:
@@ -62,10 +65,11 @@ def broadcast_raw(device: WeightDevice, communicator: Any, memory: torch.Tensor,
 
 @dataclass(frozen=True, slots=True)
 class PeerStaged:
-    """What the peer says of a version: when it was staged (`time.monotonic`), and its digest if asked for."""
+    """What the peer says of a version: when it was staged (`time.monotonic`), its digest if asked for, the stages."""
 
     staged_s: float
     digest: int | None
+    times: RoundTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,7 @@ class _Engine:
         self._device = device
         self._index = index
         self._tensors: dict[str, torch.Tensor] = {}
+        self._operands: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._pending: tuple[StagedWeights, bool] | None = None
         self._swapped: PeerSwapped | None = None
         self._condition = threading.Condition()
@@ -182,20 +187,31 @@ class _Engine:
         else:
             self._tensors = dict(staged.tensors)
         staged.close()
+        self._operands = self._choose_operands()
         in_force_s = time.monotonic()
         with self._condition:
             self._pending = None
             self._swapped = PeerSwapped(in_force_s - start_s, in_force_s)
             self._condition.notify_all()
 
+    def _choose_operands(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Rows, a matrix in force, and memory for their product, for each multiplication of a step."""
+        matrices = [tensor.T for tensor in self._tensors.values() if tensor.dim() == 2][:_NUM_MATRICES]
+        if not self._operands:
+            sizes = [matrix.shape for matrix in matrices]
+            make = matrices[0].new_zeros
+            return [
+                (make(_NUM_ROWS, size[0]), matrix, make(_NUM_ROWS, size[1]))
+                for size, matrix in zip(sizes, matrices, strict=True)
+            ]
+        return [(rows, matrix, products) for (rows, _, products), matrix in zip(self._operands, matrices, strict=True)]
+
     def _step(self) -> None:
         """One decoding step's kind of work: a few rows through some of the matrices, then a look at the result."""
-        matrices = [tensor for tensor in self._tensors.values() if tensor.dim() == 2][:16]
-        for matrix in matrices:
-            rows = torch.ones(64, matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
-            _ = rows @ matrix.T
+        for rows, matrix, products in self._operands:
+            torch.mm(rows, matrix, out=products)
         self._synchronize()
-        if self._index is None or not matrices:
+        if self._index is None or not self._operands:
             time.sleep(0.001)
 
     def _synchronize(self) -> None:
@@ -244,7 +260,8 @@ class _Peer:
     def stage(self, announcement: WeightsAnnouncement, is_digested: bool = False) -> PeerStaged:
         self._staged = self._receiver.stage(announcement)
         staged_s = time.monotonic()
-        return PeerStaged(staged_s, digest(self._staged.tensors.items()) if is_digested else None)
+        found = digest(self._staged.tensors.items()) if is_digested else None
+        return PeerStaged(staged_s, found, self._receiver.times)
 
     def swap(self, is_copy: bool = False) -> PeerSwapped:
         assert self._staged is not None

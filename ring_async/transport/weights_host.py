@@ -5,6 +5,7 @@ Shared by the channels whose buckets lie in host memory (`weights_shm`, `weights
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,24 +14,26 @@ import xxhash
 
 from ring_async.core.weight_plan import Layout, Manifest
 from ring_async.errors import WeightsError
+from ring_async.transport.weights import flatten
 from ring_async.types import PolicyVersion, UInt8
 
 _CHUNK_BYTES = 1 << 20
 """Copied, then hashed while still in the cache: hashing after the whole copy would read memory a second time."""
 
 
-def pack(layout: Layout, flat: list[torch.Tensor], target: UInt8, num_threads: int) -> tuple[int, ...]:
+def pack(layout: Layout, tensors: Sequence[torch.Tensor], target: UInt8, num_threads: int) -> tuple[int, ...]:
     """Copy tensors to where the layout wants them, padding with zeros.
 
     Args:
         layout: of the version.
-        flat: uint8 bytes of each tensor, on any device (`weights.describe`).
+        tensors: in the layout's order, on any device.
         target: uint8, at least `layout.num_bytes`.
         num_threads: that copy and hash, a bucket each.
 
     Returns:
         xxh3_64 of every bucket, of the bytes as they lie in `target`.
     """
+    flat = [flatten(tensor) for tensor in tensors]
     if any(tensor.is_cuda for tensor in flat):
         torch.cuda.current_stream().synchronize()  # The copying threads have streams of their own.
     arrays = [None if tensor.is_cuda else tensor.numpy() for tensor in flat]

@@ -46,7 +46,7 @@ from ring_async.core.broadcast_rounds import (
 from ring_async.errors import WeightsError
 from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import NCCL_MIN_BUCKET_BYTES, Tensors, describe
-from ring_async.transport.weights_device import NCCL_UINT8, Communicator, WeightDevice, wait
+from ring_async.transport.weights_device import NCCL_UINT8, Communicator, WeightDevice, prompt_threads, wait
 from ring_async.transport.weights_packing import Packing, Slots
 from ring_async.transport.weights_service import WeightService
 from ring_async.transport.weights_wire import (
@@ -201,19 +201,26 @@ class NcclWeightSender:
             raise WeightsError("the weight channel is closed")
         if policy_version in self._published:
             raise WeightsError(f"version {policy_version} was published before")
-        layout, flat = describe(tensors, self._bucket_bytes)
+        with prompt_threads():
+            return self._publish(policy_version, tensors)
+
+    def _publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+        is_idle = self._begin(None)
+        layout, ordered = describe(tensors, self._bucket_bytes)
+        # Copies are made here, on the caller's stream, so that the mark comes after them.
+        ordered = [tensor.detach().contiguous() for tensor in ordered]
         callers_mark = self._device.callers_mark()
-        self._settle(None)
-        self._packing = packing = Packing(self._slots, layout, flat, callers_mark)
+        self._wait_for(is_idle)
+        self._packing = packing = Packing(self._slots, layout, ordered, callers_mark)
         self._published.add(policy_version)
         if self._slots.is_retaining:
             self._post(lambda now_s: self._rounds.publish(policy_version, now_s))
             wait(packing.pack_all(), time.monotonic() + self._deadline_s, f"packing version {policy_version}")
         else:
             try:
-                self._settle(policy_version)
+                self._wait_for(self._begin(policy_version))
             finally:
-                self._settle(None)
+                self._wait_for(self._begin(None))
         packing.release()
         manifest = {"endpoint": self.endpoint, "host": socket.gethostname(), "num_bytes": layout.num_bytes}
         return WeightsAnnouncement(policy_version, CHANNEL, {"source": manifest})
@@ -234,15 +241,18 @@ class NcclWeightSender:
             self._communicator[1].abort()
             self._communicator = None
 
-    def _settle(self, version: PolicyVersion | None) -> None:
-        """Make this the current version and wait until no round is under way and nobody lacks it."""
+    def _begin(self, version: PolicyVersion | None) -> threading.Event:
+        """Make this the current version. The event is set when no round is under way and nobody lacks it."""
         settled = threading.Event()
 
-        def begin(now_s: float) -> list[Effect]:
+        def publish(now_s: float) -> list[Effect]:
             self._settled = settled
             return self._rounds.publish(version, now_s)
 
-        self._post(begin)
+        self._post(publish)
+        return settled
+
+    def _wait_for(self, settled: threading.Event) -> None:
         if not settled.wait(self._longest_s):
             raise WeightsError(f"the broadcast under way does not end: {self._rounds.waiting_for}")
 
@@ -321,7 +331,7 @@ class NcclWeightSender:
             message = Offer(
                 round=offer.round,
                 version=offer.version,
-                layout=packing.layout,
+                layout=packing.encoded_layout,
                 communicator=offer.communicator,
                 num_ranks=len(offer.members) + 1,
                 rank=position + 1,
@@ -377,7 +387,7 @@ class NcclWeightSender:
             address = content.data_ptr()
             communicator.broadcast(address, address, content.numel(), NCCL_UINT8, 0, lane.handle)
             packing.sent(bucket, lane.mark())
-        wait(packing.folded(), deadline_s, "checksums")
+        wait(packing.mark(), deadline_s, "checksums")
         checksums = packing.checksums()
         self._post(lambda _: self._send_checksums(offer, checksums))
         wait(lane.mark(), deadline_s, "broadcast")

@@ -15,16 +15,18 @@ import os
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import torch
 import zmq
 
+from ring_async.core.weight_plan import ALIGNMENT, Layout
 from ring_async.errors import WeightsError
 from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import StagedWeights, StageReport, seconds_since, view_tensors
-from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, WeightDevice, wait
+from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, WeightDevice, prompt_threads, wait
 from ring_async.transport.weights_nccl import ALIVE_S, CHANNEL, Attempt
 from ring_async.transport.weights_wire import (
     Alive,
@@ -49,6 +51,19 @@ if TYPE_CHECKING:
     from ring_async.transport.curve import CurveKeys
 
 
+@dataclass(slots=True)
+class RoundTimes:
+    """When the last round reached its stages here, on `time.monotonic`."""
+
+    offered_s: float = 0.0
+    ready_s: float = 0.0
+    started_s: float = 0.0
+    queued_s: float = 0.0
+    """The broadcast of the last bucket was handed to the device."""
+    received_s: float = 0.0
+    verified_s: float = 0.0
+
+
 class NcclWeightReceiver:
     """Receives versions into this GPU.
 
@@ -67,6 +82,8 @@ class NcclWeightReceiver:
         self._keys = keys
         self._deadline_s = deadline_s
         self._link: _Link | None = None
+        self.times = RoundTimes()
+        """Of the last round."""
 
     def stage(self, announcement: WeightsAnnouncement) -> StagedWeights:
         """See `WeightReceiver.stage`. The first call joins the sender's broadcasts; later versions come unasked."""
@@ -77,9 +94,8 @@ class NcclWeightReceiver:
         if announcement.channel != CHANNEL or not isinstance(endpoint, str):
             raise WeightsError(f"version {version}: not an announcement of the {CHANNEL} channel")
         link = self.join(endpoint)
-        offer, content = link.take(version, time.monotonic() + self._deadline_s)
-        report = StageReport(content.numel(), content.numel(), seconds_since(start))
-        return StagedWeights(version, view_tensors(offer.layout, content), report)
+        tensors, num_bytes = link.take(version, time.monotonic() + self._deadline_s)
+        return StagedWeights(version, tensors, StageReport(num_bytes, num_bytes, seconds_since(start)))
 
     def join(self, endpoint: str) -> _Link:
         """Take part in the broadcasts of the sender at this control endpoint, from now on."""
@@ -87,7 +103,7 @@ class NcclWeightReceiver:
             self._link.close()
             self._link = None
         if self._link is None:
-            self._link = _Link(self._member, endpoint, self._device, self._keys, self._deadline_s)
+            self._link = _Link(self._member, endpoint, self._device, self._keys, self._deadline_s, self.times)
         return self._link
 
     def close(self) -> None:
@@ -100,16 +116,25 @@ class NcclWeightReceiver:
 class _Link:
     """The conversation with one sender, in a thread; `take` hands over what it brought."""
 
-    def __init__(
-        self, member: str, endpoint: str, device: WeightDevice, keys: CurveKeys | None, deadline_s: float
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        member: str,
+        endpoint: str,
+        device: WeightDevice,
+        keys: CurveKeys | None,
+        deadline_s: float,
+        times: RoundTimes,
     ) -> None:
         self.endpoint = endpoint
+        self._times = times
         self._member = member
         self._device = device
         self._deadline_s = deadline_s
         self._condition = threading.Condition()
-        self._staged: tuple[Offer, torch.Tensor] | None = None
-        """The newest version staged and not yet taken."""
+        self._staged: tuple[PolicyVersion, dict[str, torch.Tensor], int] | None = None
+        """The newest version staged and not yet taken, its tensors and their bytes."""
+        self._layout = (b"", Layout((), 0, ALIGNMENT))
+        """The last one offered, encoded and decoded."""
         self._held: PolicyVersion | None = None
         self._trouble = "the sender has not answered yet"
         self._is_closed = False
@@ -127,8 +152,11 @@ class _Link:
         self._thread = threading.Thread(target=self._converse, name=f"weights-{member}", daemon=True)
         self._thread.start()
 
-    def take(self, version: PolicyVersion, deadline_s: float) -> tuple[Offer, torch.Tensor]:
+    def take(self, version: PolicyVersion, deadline_s: float) -> tuple[dict[str, torch.Tensor], int]:
         """Wait for a version.
+
+        Returns:
+            Its tensors, and how many bytes were received.
 
         Raises:
             WeightsError: a newer one is here instead, the deadline passed, or the link was closed.
@@ -137,9 +165,10 @@ class _Link:
             while True:
                 if self._is_closed:
                     raise WeightsError("the weight channel was closed")
-                if self._staged is not None and self._staged[0].version == version:
-                    staged, self._staged = self._staged, None
-                    return staged
+                if self._staged is not None and self._staged[0] == version:
+                    _, tensors, num_bytes = self._staged
+                    self._staged = None
+                    return tensors, num_bytes
                 if self._held is not None and self._held >= version:
                     raise WeightsError(f"version {version}: superseded by {self._held}; stage a newer announcement")
                 remaining_s = deadline_s - time.monotonic()
@@ -158,6 +187,10 @@ class _Link:
     # -- in the link's thread
 
     def _converse(self) -> None:
+        with prompt_threads():
+            self._keep_in_touch()
+
+    def _keep_in_touch(self) -> None:
         """Keep in touch until closed.
 
         Consumes: what the sender says; what the round's thread has to say.
@@ -217,11 +250,15 @@ class _Link:
 
     def _accept(self, offer: Offer) -> None:
         """Take memory, and come to the gate."""
+        self._times.offered_s = time.monotonic()
         with self._condition:
             self._staged = None  # Whoever comes for it now is told of the newer version; its memory is needed.
         try:
-            content = self._device.empty(offer.layout.num_bytes)
-        except WeightsError as error:
+            if offer.layout != self._layout[0]:
+                self._layout = (offer.layout, msgspec.msgpack.decode(offer.layout, type=Layout))
+            layout = self._layout[1]
+            content = self._device.empty(layout.num_bytes)
+        except (WeightsError, msgspec.DecodeError) as error:
             self._send(Failed(self._member, offer.round, str(error)))
             self._set_trouble(str(error))
             return
@@ -229,15 +266,16 @@ class _Link:
         lane = self._device.lane()
         # The memory may have belonged to weights whose last use is still queued.
         lane.after(self._device.callers_mark())
-        self._round = _Round(offer, content, lane)
+        self._round = _Round(offer, layout, content, lane)
         current = self._round
         current.attempt = Attempt(
             f"weights-round-{offer.round}",
             lambda attempt: self._receive(attempt, current),
             lambda reason: self._on_end(current, reason),
         )
-        current.attempt.thread.start()
         self._send(Ready(self._member, offer.round))
+        current.attempt.thread.start()
+        self._times.ready_s = time.monotonic()
 
     def _end_round(self, reason: str) -> None:
         """Abort the round under way, if any, and wait for its thread to let go."""
@@ -252,6 +290,7 @@ class _Link:
         current.go.set()
         current.has_checksums.set()
         attempt.thread.join(timeout=1.0)
+        current.tensors, current.content = {}, None
         self._communicator = None
 
     def _set_trouble(self, reason: str) -> None:
@@ -265,18 +304,20 @@ class _Link:
 
     def _on_end(self, current: _Round, reason: str | None) -> None:
         current.is_over = True
+        # Taken out of the round: whoever still refers to that must not keep gigabytes of the device.
+        tensors, current.tensors, current.content = current.tensors, {}, None
         if current.off_reason:
             return
         if reason is None:
             with self._condition:
-                self._staged = (current.offer, current.content)
+                self._staged = (current.offer.version, tensors, current.layout.num_bytes)
                 self._held = current.offer.version
                 self._condition.notify_all()
             self._outgoing.append(Staged(self._member, current.offer.round))
         else:
             self._communicator = None
-            self._set_trouble(reason)
-            self._outgoing.append(Failed(self._member, current.offer.round, reason))
+            self._set_trouble(str(reason))
+            self._outgoing.append(Failed(self._member, current.offer.round, str(reason)))
         os.eventfd_write(self._wake_fd, 1)
 
     def _receive(self, attempt: Attempt, current: _Round) -> None:
@@ -286,10 +327,12 @@ class _Link:
             Exception: NCCL's, or WeightsError, when the sender fails or the round is off.
         """
         offer, content = current.offer, current.content
+        assert content is not None
         self._device.enter_thread()
         deadline_s = time.monotonic() + self._deadline_s
         if not current.go.wait(self._deadline_s) or attempt.is_aborted:
             raise WeightsError(f"round {offer.round} did not start")
+        self._times.started_s = time.monotonic()
         if self._communicator is None or self._communicator[0] != offer.communicator:
             if not offer.unique_id:
                 raise WeightsError(f"communicator {offer.communicator} is not here")
@@ -300,15 +343,18 @@ class _Link:
             communicator = self._communicator[1]
             attempt.use(communicator)
         lane, fold_lane = current.lane, self._device.lane()
-        layout = offer.layout
+        layout = current.layout
         sums = fold_lane.zeros(layout.num_buckets)
         for bucket in range(layout.num_buckets):
             start, end = layout.bucket_range(bucket)
             address = content.data_ptr() + start
             communicator.broadcast(address, address, end - start, NCCL_UINT8, 0, lane.handle)
             fold_lane.after(lane.mark())
-            fold_lane.fold64(content[start:end], sums, bucket)
+            fold_lane.fold64(content[start:end], sums, bucket, is_last=bucket == layout.num_buckets - 1)
+        self._times.queued_s = time.monotonic()
+        current.tensors = view_tensors(layout, content)  # Now, while the bytes are on their way.
         wait(fold_lane.mark(), deadline_s, "broadcast")
+        self._times.received_s = time.monotonic()
         if not current.has_checksums.wait(max(0.0, deadline_s - time.monotonic())) or attempt.is_aborted:
             raise WeightsError(f"round {offer.round}: no checksums")
         received = fold_lane.read(sums)
@@ -316,14 +362,17 @@ class _Link:
         corrupt = [bucket for bucket, (got, sent) in enumerate(pairs) if got != sent]
         if corrupt:
             raise WeightsError(f"{len(corrupt)} of {layout.num_buckets} buckets corrupt, first {corrupt[0]}")
+        self._times.verified_s = time.monotonic()
 
 
 class _Round:
     """The round under way here: what was offered, and what has been heard since."""
 
-    def __init__(self, offer: Offer, content: torch.Tensor, lane: Lane) -> None:
+    def __init__(self, offer: Offer, layout: Layout, content: torch.Tensor, lane: Lane) -> None:
         self.offer = offer
-        self.content = content
+        self.layout = layout
+        self.content: torch.Tensor | None = content
+        self.tensors: dict[str, torch.Tensor] = {}
         self.lane = lane
         self.attempt: Attempt | None = None
         self.go = threading.Event()

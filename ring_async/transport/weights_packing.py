@@ -14,11 +14,14 @@ from any thread.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
+import msgspec
 import torch
 
 from ring_async.core.weight_plan import Layout
-from ring_async.transport.weights_device import Lane, Mark, WeightDevice
+from ring_async.transport.weights import flatten
+from ring_async.transport.weights_device import Lane, Mark, Source, WeightDevice
 
 NUM_LEAN_SLOTS = 2
 
@@ -53,24 +56,25 @@ class Packing:
     Args:
         slots: to pack into; only one packing may use them at a time.
         layout: of the version.
-        flat: uint8 bytes of each tensor.
+        tensors: in the layout's order.
         callers_mark: after which the tensors are complete.
     """
 
-    def __init__(self, slots: Slots, layout: Layout, flat: list[torch.Tensor], callers_mark: Mark) -> None:
+    def __init__(self, slots: Slots, layout: Layout, tensors: Sequence[torch.Tensor], callers_mark: Mark) -> None:
         self.layout = layout
-        self._flat = flat
+        self.encoded_layout = msgspec.msgpack.encode(layout)
+        self._tensors = tensors
+        self._flat: tuple[int, torch.Tensor] | None = None
+        """The tensor packed last, as bytes: a large one is cut into many pieces."""
         self._memory = slots.take(layout)
         self._num_slots = layout.num_buckets if slots.is_retaining else NUM_LEAN_SLOTS
-        self._pack_lane: Lane = slots.device.lane()
-        self._fold_lane: Lane = slots.device.lane()
-        self._pack_lane.after(callers_mark)
-        self._sums = self._fold_lane.zeros(layout.num_buckets)
+        self._lane: Lane = slots.device.lane()
+        self._lane.after(callers_mark)
+        self._sums = self._lane.zeros(layout.num_buckets)
         self._lock = threading.Lock()
         self._num_packed = 0
         self._packed: dict[int, Mark] = {}
         self._sent: dict[int, Mark] = {}
-        self._folded: dict[int, Mark] = {}
 
     def bucket(self, bucket: int) -> tuple[torch.Tensor, Mark]:
         """A bucket's bytes, and when they are there; queues the packing of it and of the next one.
@@ -87,35 +91,34 @@ class Packing:
         """Queue the packing of every bucket; the mark says when the tensors may change. Needs a slot for each."""
         for bucket in range(self.layout.num_buckets):
             self.bucket(bucket)
-        return self._pack_lane.mark()
+        return self.mark()
 
     def sent(self, bucket: int, mark: Mark) -> None:
         """The bucket's slot is free after this mark."""
         with self._lock:
             self._sent[bucket] = mark
 
-    def folded(self) -> Mark:
-        """When `checksums` may be read."""
+    def mark(self) -> Mark:
+        """When all that was asked for is packed, and `checksums` may be read."""
         with self._lock:
-            return self._fold_lane.mark()
+            return self._lane.mark()
 
     def checksums(self) -> tuple[int, ...]:
         """fold64 of every bucket, unsigned."""
-        return self._fold_lane.read(self._sums)
+        return self._lane.read(self._sums)
 
     def restart(self) -> None:
         """Begin again with the first bucket, where slots were used more than once."""
         with self._lock:
             if self._num_slots < self.layout.num_buckets:
                 self._num_packed = 0
-                self._pack_lane.after(self._fold_lane.mark())
-                self._pack_lane.fill_zero(self._sums)
-                self._fold_lane.after(self._pack_lane.mark())
+                self._sums = self._lane.zeros(self.layout.num_buckets)
 
     def release(self) -> None:
         """Let go of the tensors."""
         with self._lock:
-            self._flat = []
+            self._tensors = ()
+            self._flat = None
 
     def _view(self, bucket: int) -> torch.Tensor:
         start, end = self.layout.bucket_range(bucket)
@@ -123,20 +126,18 @@ class Packing:
         return self._memory[first : first + end - start]
 
     def _pack(self, bucket: int) -> None:
-        lane = self._pack_lane
         before = bucket - self._num_slots
         if before >= 0:
-            lane.after(self._sent[before])
-            lane.after(self._folded[before])
-        view = self._view(bucket)
-        start, _ = self.layout.bucket_range(bucket)
-        for piece in self.layout.pieces(bucket):
-            target = view[piece.start - start : piece.start - start + piece.num_bytes]
-            if piece.tensor is None:
-                lane.fill_zero(target)
-            else:
-                lane.copy(target, self._flat[piece.tensor][piece.offset : piece.offset + piece.num_bytes])
-        self._packed[bucket] = lane.mark()
-        self._fold_lane.after(self._packed[bucket])
-        self._fold_lane.fold64(view, self._sums, bucket)
-        self._folded[bucket] = self._fold_lane.mark()
+            self._lane.after(self._sent[before])
+        first, _ = self.layout.bucket_range(bucket)
+        sources = []
+        for start, num_bytes, tensor, offset in self.layout.pieces(bucket):
+            content = None if tensor is None else self._bytes_of(tensor)[offset : offset + num_bytes]
+            sources.append(Source(start - first, num_bytes, content))
+        self._lane.pack(self._view(bucket), sources, self._sums, bucket)
+        self._packed[bucket] = self._lane.mark()
+
+    def _bytes_of(self, tensor: int) -> torch.Tensor:
+        if self._flat is None or self._flat[0] != tensor:
+            self._flat = (tensor, flatten(self._tensors[tensor]))
+        return self._flat[1]

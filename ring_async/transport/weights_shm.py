@@ -75,13 +75,13 @@ class ShmWeightSender:
 
     def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
-        layout, flat = describe(tensors, self._bucket_bytes)
+        layout, ordered = describe(tensors, self._bucket_bytes)
         with self._lock:
             if policy_version in self._published:
                 raise WeightsError(f"version {policy_version} was published before")
             slab = self._take_slab(layout.num_bytes)
             try:
-                checksums = pack(layout, flat, slab.content, self._num_threads)
+                checksums = pack(layout, ordered, slab.content, self._num_threads)
             except BaseException:
                 slab.close()
                 raise

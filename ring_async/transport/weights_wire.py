@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import msgspec
 import zmq
 
-from ring_async.core.weight_plan import Layout
 from ring_async.errors import WeightsError
 from ring_async.types import PolicyVersion
 
@@ -152,11 +151,14 @@ class Leave(Wire, frozen=True, tag=36):
 
 
 class Offer(Wire, frozen=True, tag=41):
-    """Sender: a broadcast is about to start. `unique_id` is empty where the communicator is one you have."""
+    """Sender: a broadcast is about to start. `unique_id` is empty where the communicator is one you have.
+
+    `layout` is an encoded `Layout`: mostly the same as last time, and then it need not be decoded.
+    """
 
     round: int
     version: PolicyVersion
-    layout: Layout
+    layout: bytes
     communicator: int
     num_ranks: int
     rank: int

@@ -123,7 +123,7 @@ class ZmqWeightSender:
 
     def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
-        layout, flat = describe(tensors, self._bucket_bytes)
+        layout, ordered = describe(tensors, self._bucket_bytes)
         if policy_version in self._published:
             raise WeightsError(f"version {policy_version} was published before")
         try:
@@ -131,7 +131,7 @@ class ZmqWeightSender:
             content = np.empty(layout.num_bytes, dtype=np.uint8)
         except MemoryError as error:
             raise WeightsError(f"no memory for {layout.num_bytes / 2**20:.0f} MiB of weights") from error
-        checksums = pack(layout, flat, content, self._num_threads)
+        checksums = pack(layout, ordered, content, self._num_threads)
         source = {"endpoint": self.endpoint, "host": socket.gethostname()}
         manifest = Manifest(layout, "xxh3_64", checksums, source)
         with self._lock:
