@@ -42,7 +42,7 @@ Scores = dict[str, list[float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default="configs/local.yaml")
-    parser.add_argument("--versions", type=int, default=80)
+    parser.add_argument("--versions", type=int, default=60)
     parser.add_argument("--problems", type=int, default=1000)
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     options = parser.parse_args()

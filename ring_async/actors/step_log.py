@@ -71,9 +71,9 @@ class StepLog:
 def _reward_since(before: dict[str, float], now: dict[str, float]) -> dict[str, Any]:
     """Mean rewards of what was scored between two reports of replay; empty when nothing was."""
     rewards: dict[str, tuple[float, float]] = {}
-    for name in now:
+    for name, value in now.items():
         kind, _, source = name.partition("/")
-        number = now[name] - before.get(name, 0.0)
+        number = value - before.get(name, 0.0)
         if kind == "scored" and number > 0:
             rewards[source] = (number, now[f"reward/{source}"] - before.get(f"reward/{source}", 0.0))
     if not rewards:
