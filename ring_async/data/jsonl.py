@@ -49,6 +49,10 @@ class FileSource:
         epoch, place = divmod(index, len(self._train))
         return self._train[self._order(epoch)[place]]
 
+    @property
+    def num_held_out(self) -> int:
+        return len(self._held_out)
+
     def held_out(self, index: int) -> Prompt:
         """Held-out rows in file order. Not endless: past the last it raises, lest a row count twice.
 

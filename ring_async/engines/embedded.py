@@ -110,7 +110,8 @@ class EmbeddedEngine:
             await self._call(lambda: self._batcher.submit(request))
             return await generation
         finally:
-            if not generation.done() and self._failure is None and self._thread is not None:
+            has_outcome = generation.done() and not generation.cancelled()
+            if not has_outcome and self._failure is None and self._thread is not None:
                 self._post(lambda: self._batcher.abort((request.request_id,)))
             if self._futures.get(request.request_id) is generation:
                 del self._futures[request.request_id]
