@@ -3,6 +3,8 @@ r"""Answers to mathematical questions, by hand: (right answer, a response's answ
 LaTeX, plain text, and what models really write.
 """
 
+# ruff: noqa: E501 - the table reads best as rows
+# fmt: off
 EQUAL = [
     # integers and decimals
     ("5", "5"), ("5", "5.0"), ("5", "+5"), ("-3", "-3"), ("-3", "\u22123"), ("0", "0"), ("0", "-0"), ("0", "0.00"),
