@@ -22,12 +22,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=5_000_000, help="tokens to train on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2, help="compute threads")
+    parser.add_argument("--device", default="cpu", help="a torch device (default: cpu)")
     arguments = parser.parse_args()
 
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(arguments.threads)
     model, tokenizer = make_model(arguments.seed)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)  # noqa: T201
+    model.to(torch.device(arguments.device))
     settings = SftSettings(num_tokens=arguments.tokens, seed=arguments.seed)
     train(model, tokenizer, DOMAINS, settings, report=lambda progress: print(progress, flush=True))  # noqa: T201
     save(model, tokenizer, arguments.out)

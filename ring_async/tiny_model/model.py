@@ -41,5 +41,5 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     import torch
 
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
+    copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ring_async.engines.tokenizer import encode_prompt
 from ring_async.tiny_model.domains import Domain, draw_example
 
-_POOL = 8192
+_POOL = 4096
 """Examples drawn, sorted by length and cut into batches at a time, so that little is padding."""
 
 
@@ -84,8 +83,9 @@ def train(
         for optimizer, learning_rate in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * share
-        logits = model(input_ids=input_ids, use_cache=False).logits[:, :-1]
-        loss = functional.cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
+        logits = model(input_ids=input_ids.to(model.device), use_cache=False).logits[:, :-1]
+        targets = labels[:, 1:].to(model.device)
+        loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -147,29 +147,56 @@ def _batches(
     """Endless batches of `input_ids` and `labels`, int64 `[rows, longest]`, and their number of real tokens."""
     rng = random.Random(settings.seed)
     sources = [domain.source() for domain in domains]
-    index = settings.first_index
     pad = tokenizer.pad_token_id
+    first = settings.first_index
     while True:
-        pool: list[tuple[list[int], list[int]]] = []
-        for _ in range(_POOL // len(domains)):
-            for domain, source in zip(domains, sources, strict=True):
-                question, response = draw_example(domain, source, index, rng, settings.worked_share)
-                prompt_ids = encode_prompt(tokenizer, question).tolist()
-                response_ids = [*tokenizer.encode(response, add_special_tokens=False), tokenizer.eos_token_id]
-                pool.append((prompt_ids + response_ids, [-100] * len(prompt_ids) + response_ids))
-            index += 1
+        pool = encode_examples(
+            tokenizer,
+            [
+                draw_example(domain, source, index, rng, settings.worked_share)
+                for index in range(first, first + _POOL // len(domains))
+                for domain, source in zip(domains, sources, strict=True)
+            ],
+        )
+        first += _POOL // len(domains)
         rng.shuffle(pool)
-        pool.sort(key=lambda example: len(example[0]))
+        pool.sort(key=_length)
         cuts: list[list[tuple[list[int], list[int]]]] = [[]]
         for example in pool:
-            if (len(cuts[-1]) + 1) * len(example[0]) > settings.tokens_per_batch:
+            if (len(cuts[-1]) + 1) * _length(example) > settings.tokens_per_batch:
                 cuts.append([])
             cuts[-1].append(example)
         rng.shuffle(cuts)
         for rows in cuts:
-            longest = max(len(ids) for ids, _ in rows)
+            longest = max(map(_length, rows))
+            padding = [longest - _length(row) for row in rows]
             yield (
-                torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
-                torch.tensor([labels + [-100] * (longest - len(labels)) for _, labels in rows]),
-                sum(len(ids) for ids, _ in rows),
+                torch.tensor(
+                    [prompt + response + [pad] * more for (prompt, response), more in zip(rows, padding, strict=True)]
+                ),
+                torch.tensor(
+                    [
+                        [-100] * len(prompt) + response + [-100] * more
+                        for (prompt, response), more in zip(rows, padding, strict=True)
+                    ]
+                ),
+                sum(map(_length, rows)),
             )
+
+
+def _length(example: tuple[list[int], list[int]]) -> int:
+    return len(example[0]) + len(example[1])
+
+
+def encode_examples(tokenizer: Any, examples: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+    """Token ids of (question, response) pairs, the end of sequence included.
+
+    As `encode_prompt`, but the chat template is rendered once and everything encoded in one go: ten times faster.
+    """
+    marker = "\x00"
+    turns = [{"role": "user", "content": marker}]
+    before, after = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True).split(marker)
+    questions = [before + question + after for question, _ in examples]
+    prompts = tokenizer(questions, add_special_tokens=False).input_ids
+    responses = tokenizer([response for _, response in examples], add_special_tokens=False).input_ids
+    return [(prompt, [*response, tokenizer.eos_token_id]) for prompt, response in zip(prompts, responses, strict=True)]
