@@ -315,6 +315,14 @@ def _up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
         err.print(
             f"[red]failed:[/red] {outcome.failure}\nlogs: {_short(run_dir.logs)}", soft_wrap=True, highlight=False
         )
+    elif run_dir.outcome.exists():
+        ended = json.loads(run_dir.outcome.read_text())
+        where = f", checkpoint {_short(Path(ended['checkpoint']))}" if ended["checkpoint"] else ""
+        out.print(
+            f"ended: {ended['reason']}; version {ended['policy_version']}{where}", soft_wrap=True, highlight=False
+        )
+        if ended["policy_version"] < config.stop.policy_versions:
+            out.print("go on with the same command and --resume", highlight=False)
     return outcome.exit_code
 
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -400,7 +402,18 @@ class Controller:
         }
 
     def live_members(self) -> list[Member]:
-        return list(self._members.values())
+        """All registered members, the controller first."""
+        spec = self.context.spec
+        own = Member(
+            actor_id=spec.actor_id,
+            role="controller",
+            incarnation=spec.incarnation,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            control_endpoint=self.endpoint,
+            metrics_endpoint=self.context.metrics_endpoint,
+        )
+        return [own, *self._members.values()]
 
     async def pause(self) -> None:
         """Stop granting work and training; what is under way finishes."""
