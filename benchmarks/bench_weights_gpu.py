@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--host", action="store_true", help="rehearse on the CPU")
     parser.add_argument("--gib", type=float, nargs="+", default=[4, 32])
     parser.add_argument("--kill-gib", type=float, default=None)
+    parser.add_argument("--no-kill", action="store_true")
     parser.add_argument("--bucket-mib", type=int, default=512)
     parser.add_argument("--raw-chunk-mib", type=int, nargs="+", default=[128, 256, 512, 1024])
     parser.add_argument("--repeats", type=int, default=7)
@@ -233,11 +234,18 @@ def main() -> None:
         bars[f"{name}_pause_rebind"] = bar(result["pause_rebind_s"] * 1e3, 100.0, "ms")
         bars[f"{name}_pause_copy"] = bar(result["pause_copy_s"] * 1e3, 100.0, "ms")
         bars[f"{name}_bit_exact"] = bar(result["is_bit_exact"], 1.0, "bool", is_minimum=True)
+    if options.no_kill:
+        report_bars(bars, index, options)
+        return
     killed = measure_kill(options.kill_gib or max(options.gib), index, device, options)
     bars["killed_while_sending"] = bar(killed["was_sending_when_killed"], 1.0, "bool", is_minimum=True)
     bars["killed_dropped_after"] = bar(killed["dropped_after_s"], 10.0, "s")
     bars["killed_in_force_after_rejoin"] = bar(killed["in_force_after_rejoin_s"], 10.0, "s")
     bars["killed_bit_exact"] = bar(killed["is_bit_exact"], 1.0, "bool", is_minimum=True)
+    report_bars(bars, index, options)
+
+
+def report_bars(bars: dict[str, dict[str, object]], index: int | None, options: argparse.Namespace) -> None:
     for name, entry in bars.items():
         verdict = "holds" if entry["holds"] else "FAILS"
         print(f"{name:34s} {entry['value']:10.3f} {entry['unit']:6s} bar {entry['bar']:g}  {verdict}")

@@ -256,7 +256,7 @@ class _CudaLane:
                 num_folded = 0
                 if content is not None and content.is_cuda and content.data_ptr() % _VECTOR_BYTES == 0:
                     num_folded = num_bytes // _VECTOR_BYTES * _VECTOR_BYTES
-                    self._launch(content.data_ptr(), address + start, num_folded, start, out, _FEW_BLOCKS)
+                    self._launch(content.data_ptr(), address + start, num_folded, start, out, _PACK_BLOCKS)
                 if num_folded < num_bytes:
                     rest = bucket[start + num_folded : start + num_bytes]
                     if content is None:
@@ -265,10 +265,10 @@ class _CudaLane:
                         rest.copy_(content[num_folded:], non_blocking=True)
                     plain.append((start + num_folded, start + num_bytes))
             for start, end in _join(plain):
-                self._launch(address + start, 0, end - start, start, out, _FEW_BLOCKS)
+                self._launch(address + start, 0, end - start, start, out, _PACK_BLOCKS)
 
     def fold64(self, content: torch.Tensor, sums: torch.Tensor, index: int, *, is_last: bool = False) -> None:
-        num_blocks = 4 * self._num_processors if is_last else _FEW_BLOCKS
+        num_blocks = 4 * self._num_processors if is_last else _FOLD_BLOCKS
         with self._cupy_stream:
             self._launch(content.data_ptr(), 0, content.numel(), 0, sums.data_ptr() + 8 * index, num_blocks)
 
@@ -300,9 +300,10 @@ def _join(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 _VECTOR_BYTES = 16
 _NUM_THREADS = 512
-_FEW_BLOCKS = 32
-"""Enough to keep ahead of NCCL two or three times, too few to take the memory's bandwidth from it: with the whole
-device packing, a broadcast beside it runs at half its speed."""
+_PACK_BLOCKS = 32
+_FOLD_BLOCKS = 132
+"""Enough to keep ahead of NCCL twice, too few to take the memory's bandwidth from it: with the whole device packing, a
+broadcast beside it runs at half its speed. Found by trying, on two H200s (`docs/performance.md`)."""
 
 _FOLD64_SOURCE = f"""
 typedef unsigned long long u64;

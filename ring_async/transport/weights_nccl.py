@@ -208,7 +208,7 @@ class NcclWeightSender:
         is_idle = self._begin(None)
         layout, ordered = describe(tensors, self._bucket_bytes)
         # Copies are made here, on the caller's stream, so that the mark comes after them.
-        ordered = [tensor.detach().contiguous() for tensor in ordered]
+        ordered = [tensor if tensor.is_contiguous() else tensor.detach().contiguous() for tensor in ordered]
         callers_mark = self._device.callers_mark()
         self._wait_for(is_idle)
         self._packing = packing = Packing(self._slots, layout, ordered, callers_mark)

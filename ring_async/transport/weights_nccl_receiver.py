@@ -353,8 +353,9 @@ class _Link:
             fold_lane.fold64(content[start:end], sums, bucket, is_last=bucket == layout.num_buckets - 1)
         self._times.queued_s = time.monotonic()
         current.tensors = view_tensors(layout, content)  # Now, while the bytes are on their way.
-        wait(fold_lane.mark(), deadline_s, "broadcast")
+        wait(lane.mark(), deadline_s, "broadcast")
         self._times.received_s = time.monotonic()
+        wait(fold_lane.mark(), deadline_s, "checksums")
         if not current.has_checksums.wait(max(0.0, deadline_s - time.monotonic())) or attempt.is_aborted:
             raise WeightsError(f"round {offer.round}: no checksums")
         received = fold_lane.read(sums)
