@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ring_async.engines.tokenizer import load_tokenizer
 from ring_async.tiny_model.domains import vocabulary_phrases
 from ring_async.tiny_model.tokenizer import make_tokenizer
 
@@ -32,6 +33,16 @@ def make_model(seed: int) -> tuple[Any, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config), tokenizer
+
+
+def load_model(folder: Path) -> tuple[Any, Any]:
+    """A model from disk, in float32, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True), load_tokenizer(
+        folder
+    )
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
