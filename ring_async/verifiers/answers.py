@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+_MAX_BOXES = 8
+"""Unclosed boxes looked at, from the end: thousands of them would cost a scan each."""
 _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|(?<![\w.])[-+]?\.\d+")
 
 
@@ -21,7 +23,9 @@ def tagged_answer(text: str) -> str | None:
 def boxed_answer(text: str) -> str | None:
     r"""The content of the last complete `\boxed{…}` or `\fbox{…}`, nested braces included; `\boxed 7` counts too."""
     position = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    while position >= 0:
+    for _ in range(_MAX_BOXES):
+        if position < 0:
+            return None
         content = _braced(text, text.index("x", position) + (3 if text.startswith("\\boxed", position) else 1))
         if content is not None:
             return content

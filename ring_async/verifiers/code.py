@@ -38,7 +38,7 @@ from ring_async.verifiers.sandbox import (
 )
 from ring_async.verifiers.scoring import run_in_thread
 
-_FENCE = re.compile(r"^```[ \t]*([\w+#-]*)[^\n]*\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^```[ \t]*([\w+#-]*+)[^\n]*+\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _LANGUAGES: Mapping[str, Language] = {
     "python": "python",
     "python3": "python",

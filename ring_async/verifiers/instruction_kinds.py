@@ -2,6 +2,7 @@
 
 Owns: one `Kind` for each. Does not own: which of them a prompt has (`data.instruction`), or the reward (`instruction`).
 
+Patterns take linear time on any text: they run on what a model wrote, and hold the interpreter's lock meanwhile.
 Identifiers and argument names are the data set's own, so its files can be used as they are. Checks take the response as
 it is; the loose mode's variants are `instruction`'s. `Differs:` sentences are split by punctuation followed by space,
 not by a trained model, and languages are told apart by langid.
@@ -34,13 +35,13 @@ WORDS = (
 END_PHRASES = ("Is there anything else I can help with?", "That is all.", "Any other questions?")
 
 _ABBREVIATIONS = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|No|Inc|Ltd|Co|[A-Z])\.")
-_SENTENCE_END = re.compile(r"[.!?。！？]+[\"')\]]*(?=\s|$)|[。！？]")
+_SENTENCE_END = re.compile(r"(?<![.!?。！？])[.!?。！？]++[\"')\]]*+(?=\s|$)|[。！？]")
 _DIVIDER = re.compile(r"\s?\*\*\*\s?")
-_BULLET = re.compile(r"^\s*(?:\*(?!\*)|-(?!-))\s*\S", re.MULTILINE)
+_BULLET = re.compile(r"^[ \t]*+(?:\*(?!\*)|-(?!-))[ \t]*+\S", re.MULTILINE)
 _HIGHLIGHT = re.compile(r"\*\*([^\n*]+)\*\*|\*([^\n*]+)\*")
 _PLACEHOLDER = re.compile(r"\[[^\[\]]*\]")
 _TITLE = re.compile(r"<<([^\n<>]+)>>")
-_FENCE = re.compile(r"^```(?:json)?\s*\n?(.*?)\n?```$", re.DOTALL | re.IGNORECASE)
+_FENCE_OPENING = re.compile(r"```(?:json)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,20 +122,24 @@ def _check_nth_paragraph(text: str, arguments: Arguments) -> bool:
 
 
 def _check_postscript(text: str, arguments: Arguments) -> bool:
-    letters = r"\s*".join(re.escape(letter) + r"\." for letter in str(arguments["postscript_marker"]).replace(".", ""))
-    return re.search(rf"^\s*{letters}\s*\S", text, re.IGNORECASE | re.MULTILINE) is not None
+    letters = r"[ \t]?".join(
+        re.escape(letter) + r"\." for letter in str(arguments["postscript_marker"]).replace(".", "")
+    )
+    return re.search(rf"^[ \t]*+{letters}\s*+\S", text, re.IGNORECASE | re.MULTILINE) is not None
 
 
 def _check_sections(text: str, arguments: Arguments) -> bool:
-    pattern = rf"(?:^|\s){re.escape(str(arguments['section_spliter']))}\s+\d+"
+    pattern = rf"(?:^|\s){re.escape(str(arguments['section_spliter']))}\s++\d+"
     return len(re.findall(pattern, text)) >= arguments["num_sections"]
 
 
 def _check_json(text: str, _arguments: Arguments) -> bool:
     stripped = text.strip()
-    fenced = _FENCE.match(stripped)
+    opening = _FENCE_OPENING.match(stripped)
+    if opening is not None and stripped.endswith("```"):
+        stripped = stripped[opening.end() : -3]
     try:
-        json.loads(fenced.group(1) if fenced else stripped)
+        json.loads(stripped)
     except (ValueError, RecursionError):
         return False
     return True

@@ -43,7 +43,7 @@ Say in one or two sentences what is good and what is wrong. Then end with a line
 {low} (useless) to {high} (excellent).
 """
 
-_SCORE = re.compile(r"score\s*:?\s*\**\s*\[{0,2}\s*(-?\d+(?:\.\d+)?)\s*\]{0,2}(?:\s*/\s*\d+)?", re.IGNORECASE)
+_SCORE = re.compile(r"score\s{0,2}:?\s{0,2}\*{0,2}\s{0,2}\[{0,2}\s{0,2}(-?\d+(?:\.\d+)?)(?![\d.]*\d)", re.IGNORECASE)
 _RETRIED_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _FIRST_DELAY_S = 0.5
 _MAX_DELAY_S = 20.0

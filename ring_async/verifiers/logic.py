@@ -26,6 +26,7 @@ from ring_async.verifiers.answers import tagged_answer
 from ring_async.verifiers.base import GoldenCase, Isolation, Response, VerifierBase
 
 _MAX_DATASETS = 256
+_MAX_ANSWER_CHARACTERS = 20_000
 _MAX_EXPRESSION_CHARACTERS = 2000
 _PARSED_TASKS = frozenset(
     {"countdown", "puzzle24", "polynomial_multiplication", "simple_integration", "intermediate_integration"}
@@ -114,13 +115,13 @@ class LogicVerifier(VerifierBase):
 
 
 def is_plausible_answer(task: str, answer: str) -> bool:
-    """Whether an answer to a task whose scorer evaluates it holds nothing but what an answer needs.
+    """Whether an answer has a sane length and, where the task's scorer evaluates it, holds only what an answer needs.
 
     Expressions: numbers, one-letter symbols, elementary functions, operators, no attributes, no towers of powers.
     Lists and boards: words, numbers, quotes and brackets, but nothing that calls or computes.
     """
     if task in _EVALUATED_TASKS:
-        return _LIST_OR_BOARD.fullmatch(answer) is not None
+        return len(answer) <= _MAX_ANSWER_CHARACTERS and _LIST_OR_BOARD.fullmatch(answer) is not None
     if task in _PARSED_TASKS:
         return (
             len(answer) <= _MAX_EXPRESSION_CHARACTERS
@@ -129,7 +130,7 @@ def is_plausible_answer(task: str, answer: str) -> bool:
             and _POWER_TOWER.search(answer) is None
             and all(len(name) == 1 or name in _FUNCTIONS for name in _NAME.findall(answer))
         )
-    return True
+    return len(answer) <= _MAX_ANSWER_CHARACTERS
 
 
 def _tupled(value: Any) -> Any:

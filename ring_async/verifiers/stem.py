@@ -29,6 +29,7 @@ from ring_async.verifiers.answers import boxed_answer, tagged_answer
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
 
 _MAX_CHARACTERS = 120
+_MAX_CHOICE_CHARACTERS = 2000
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
 _TEXT = re.compile(r"\\(?:text|mathrm|textrm|rm|mbox|operatorname)\s*\{([^{}]*)\}")
@@ -42,8 +43,8 @@ _QUANTITY = re.compile(
     re.DOTALL,
 )
 _UNIT = re.compile(r"[A-Za-zµμΩ%Å]+|[*/()]|(?:\^|\*\*)\s*[{(]?\s*-?\d{1,2}\s*[})]?|\s+|1(?=\s*/)")
-_CHOICE = re.compile(r"^\(?\s*([A-Z](?:\s*(?:,|and|&|\s)\s*[A-Z])*|[A-Z]{2,6})\s*\)?(?:[.:)].*)?$", re.DOTALL)
-_SAID_CHOICE = re.compile(r"answer\s*(?:is|:)\s*\**\s*\(?([A-Z])\)?(?![A-Za-z])", re.IGNORECASE)
+_CHOICE = re.compile(r"^\(?\s*+([A-Z](?:(?:[\s,&]|and)++[A-Z])*+|[A-Z]{2,6})\s*+\)?(?:[.:)].*)?$", re.DOTALL)
+_SAID_CHOICE = re.compile(r"answer\s{0,3}(?:is|:)\s{0,3}\*{0,2}\s{0,3}\(?([A-Z])\)?(?![A-Za-z])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def _choice_problem(gold: str, choices: list[str], text: str) -> str:
         if not said:
             return "no answer found"
         answer = said[-1].upper()
-    plain = _SPACING.sub(" ", _TEXT.sub(r"\1", answer)).strip().strip("*").strip()
+    plain = _SPACING.sub(" ", _TEXT.sub(r"\1", answer[:_MAX_CHOICE_CHARACTERS])).strip().strip("*").strip()
     match = _CHOICE.match(plain)
     if match is not None and set(re.findall("[A-Z]", match.group(1))) <= set(letters):
         chosen = set(re.findall("[A-Z]", match.group(1)))
