@@ -101,7 +101,9 @@ async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
         if spec.role == "controller":
             await _live_controller(context, launch)
         else:
-            await make_actor(context, Path(launch.socket_dir), keys).live()
+            actor = make_actor(context, Path(launch.socket_dir), keys)
+            log.info("parts: %s", " ".join(f"{part}={type(one).__name__}" for part, one in parts_of(actor).items()))
+            await actor.live()
 
 
 async def _live_controller(context: Any, launch: ActorLaunch) -> None:
@@ -159,6 +161,12 @@ def make_actor(context: Any, socket_dir: Path, keys: Any) -> Any:
             return Learner(context, lambda: _make_train_engine(config), make_weight_sender(config, **channel))
         case role:
             raise ConfigError(f"no actor plays the role {role!r}")
+
+
+def parts_of(actor: Any) -> dict[str, Any]:
+    """What an actor is made of: itself, its transport, and what the configuration chose."""
+    parts = {"actor": actor, "transport": actor.context.transport}
+    return parts | {name: part for name, part in vars(actor).items() if name in ("engine", "receiver", "sender")}
 
 
 def _make_rollout_engine(config: Config, actor_id: str, tracer: Tracer) -> Any:

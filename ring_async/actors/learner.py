@@ -57,7 +57,7 @@ class Learner(Actor):
     def __init__(self, context: ActorContext, make_engine: Callable[[], TrainEngine], sender: WeightSender) -> None:
         super().__init__(context)
         self._make_engine = make_engine
-        self._sender = sender
+        self.sender = sender
         self._engine: TrainEngine | None = None
         self._version: PolicyVersion | None = None
         self._resume_from: Path | None = None
@@ -85,7 +85,7 @@ class Learner(Actor):
             self._started.set()
 
     async def close(self) -> None:
-        self._sender.close()
+        self.sender.close()
         if self._engine is not None:
             await self._on_compute(self._engine.close)
 
@@ -220,7 +220,7 @@ class Learner(Actor):
         began_s = monotonic_s()
         with self.tracer.async_span("publish", str(version)):
             tensors = await self._on_compute(self._copy_weights)
-            announcement = await asyncio.to_thread(self._sender.publish, version, tensors)
+            announcement = await asyncio.to_thread(self.sender.publish, version, tensors)
         self._published_s = monotonic_s() - began_s
         metrics.learner_publish_seconds.observe(self._published_s)
         sent = await self.controller.send(WeightsPublished(announcement), message_id=f"weights-{version}")

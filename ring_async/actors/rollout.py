@@ -56,7 +56,7 @@ class Rollout(Actor):
     ) -> None:
         super().__init__(context)
         self.engine = engine
-        self._receiver = receiver
+        self.receiver = receiver
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._meter = EngineMeter()
@@ -82,7 +82,7 @@ class Rollout(Actor):
         await self.engine.close()
         if self._in_force is not None:
             self._in_force.close()
-        self._receiver.close()
+        self.receiver.close()
 
     def counters(self) -> dict[str, float]:
         load = self.engine.load()
@@ -138,7 +138,7 @@ class Rollout(Actor):
             assert announcement is not None
             began_s = time.monotonic()
             with self.tracer.span("stage_weights"):
-                staged = await asyncio.to_thread(self._receiver.stage, announcement)
+                staged = await asyncio.to_thread(self.receiver.stage, announcement)
             stage_s = time.monotonic() - began_s
             report = await self.engine.swap_weights(
                 announcement.policy_version, staged.tensors, self.config.rollout.on_update

@@ -19,6 +19,7 @@ from ring_async.storage.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "configs" / "local.yaml"
+CLUSTER = ROOT / "configs" / "cluster.yaml"
 SMALL = (
     "budget.token_budget=1024",
     "rollout.max_running_requests=48",
@@ -97,9 +98,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def fleet(runs: Path, name: str, *overrides: str, resume: bool = False) -> Iterator[LiveFleet]:
-    """Bring a run of the local configuration up; whatever is left of it at the end is killed."""
-    words = ["up", str(LOCAL), f"run.name={name}", f"run.dir={runs}", *SMALL, *overrides]
+def fleet(runs: Path, name: str, *overrides: str, resume: bool = False, config: Path = LOCAL) -> Iterator[LiveFleet]:
+    """Bring a run up, a small one of the local configuration by default; what is left of it at the end is killed."""
+    words = ["up", str(config), f"run.name={name}", f"run.dir={runs}", *SMALL, *overrides]
     command = [sys.executable, "-m", "ring_async.cli", *words, *(["--resume"] if resume else [])]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / "up.txt").open("a") as output:
