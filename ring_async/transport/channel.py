@@ -20,8 +20,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import zmq
 
@@ -48,6 +50,14 @@ CONTROL = "control"
 """Inboxes of this name are read before others."""
 
 
+# Plain numbers: arithmetic on the enums costs more than the calls they go into.
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_POLLIN = int(zmq.POLLIN)
+_POLLOUT = int(zmq.POLLOUT)
+_EVENTS = int(zmq.EVENTS)
+
+
 class _Socket:
     """One ZMQ socket on the event loop: reads in batches, writes without blocking."""
 
@@ -66,6 +76,9 @@ class _Socket:
             self._is_poll_due = True
             self._loop.call_soon(self.poll)
 
+    def _events(self) -> int:
+        return cast(int, self._zmq.getsockopt(_EVENTS))
+
     def shut(self, linger_ms: int) -> None:
         if not self._zmq.closed:
             self._loop.remove_reader(self._fd)
@@ -74,10 +87,10 @@ class _Socket:
     def _receive_frames(self, max_frames: int) -> list[zmq.Frame]:
         """The frames of one message, uncopied; beyond `max_frames` + 1 they are read and let go."""
         receive = self._zmq.recv
-        frame = receive(zmq.NOBLOCK, False)
+        frame = receive(_NOBLOCK, False)
         frames = [frame]
         while frame.more:
-            frame = receive(zmq.NOBLOCK, False)
+            frame = receive(_NOBLOCK, False)
             if len(frames) <= max_frames:
                 frames.append(frame)
         return frames
@@ -86,7 +99,7 @@ class _Socket:
         send = self._zmq.send
         last = len(frames) - 1
         for position, frame in enumerate(frames):
-            send(frame, zmq.NOBLOCK | zmq.SNDMORE if position < last else zmq.NOBLOCK, False)
+            send(frame, _NOBLOCK_MORE if position < last else _NOBLOCK, False)
 
 
 class DealerLink(_Socket):
@@ -123,15 +136,15 @@ class DealerLink(_Socket):
         self._is_poll_due = False
         if self._zmq.closed:
             return
-        events = int(self._zmq.EVENTS)
-        is_connected = bool(events & zmq.POLLOUT)
+        events = self._events()
+        is_connected = bool(events & _POLLOUT)
         if is_connected != self._is_connected:
             self._is_connected = is_connected
             if is_connected:
                 self._outbox.on_connected()
             else:
                 self._outbox.on_disconnected()
-        if not events & zmq.POLLIN:
+        if not events & _POLLIN:
             return
         for _ in range(BATCH):
             try:
@@ -176,14 +189,15 @@ class RouterLink(_Socket):
             return
         if not self._is_control:
             self._transport.poll_control()
-        if not int(self._zmq.EVENTS) & zmq.POLLIN:
+        if not self._events() & _POLLIN:
             return
+        receive, max_frames = self._zmq.recv, self._transport.limits.max_frames
         for _ in range(BATCH):
             try:
-                address, *frames = self._receive_frames(self._transport.limits.max_frames + 1)
+                address = receive(_NOBLOCK)
             except zmq.Again:
                 return
-            self.inbox.on_frames(address.bytes, frames)
+            self.inbox.on_frames(address, self._receive_frames(max_frames))
         self.schedule_poll()
 
 
@@ -260,6 +274,11 @@ class ZmqTransport:
         outbox.attach(DealerLink(self, endpoint, outbox))
         self._outboxes.append(outbox)
         return outbox
+
+    @property
+    def denied(self) -> Counter[str]:
+        """CURVE handshakes turned away, by cause."""
+        return self._authenticator.denied if self._authenticator is not None else Counter()
 
     async def close(self) -> None:
         """Close every end. Takes up to half a second while last acknowledgements leave."""

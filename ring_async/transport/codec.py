@@ -11,7 +11,7 @@ the received frames. Whatever the bytes are, decoding returns a struct or raises
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol, TypeVar, Union
 
 import msgspec
@@ -144,7 +144,9 @@ class Codec:
         self._messages: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[types])  # noqa: UP007
         self._to_inbox: msgspec.msgpack.Decoder[ToInbox] = msgspec.msgpack.Decoder(ToInbox)
         self._to_sender: msgspec.msgpack.Decoder[ToSender] = msgspec.msgpack.Decoder(ToSender)
-        self._untyped = {message_type: _untyped_parts(message_type) for message_type in types}
+        self._untyped = {
+            message_type: _untyped_parts(msgspec.inspect.type_info(message_type)) for message_type in types
+        }
 
     # -- out
 
@@ -154,11 +156,14 @@ class Codec:
         Raises:
             CodecError: `header_too_large`, `nesting`, or `unencodable`.
         """
+        if type(message) not in self._untyped:
+            raise CodecError("unencodable", f"{type(message).__name__} is not among the declared messages")
         try:
             encoded = self._encoder.encode(message)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CodecError("unencodable", f"{type(message).__name__}: {error}") from error
-        # 1 KiB is left for the envelope around it.
+        self._check_nesting(message)
+        # Some room is left for the envelope around it.
         if len(encoded) + 1024 + 4 * MAX_ID_CHARS > self.max_header_bytes:
             raise CodecError(
                 "header_too_large",
@@ -219,12 +224,15 @@ class Codec:
             raise CodecError(*self._diagnose_message(raw, error)) from error
         except (ValueError, OverflowError) as error:
             raise CodecError("malformed", str(error)) from error
+        self._check_nesting(message)
+        return message
+
+    def _check_nesting(self, message: Message) -> None:
         untyped = self._untyped[type(message)]
         if untyped is not None:
             for part in untyped(message):
                 if _is_deeper(part, MAX_NESTING):
                     raise CodecError("nesting", f"{type(message).__name__} nests deeper than {MAX_NESTING}")
-        return message
 
     def _decode_envelope(self, decoder: msgspec.msgpack.Decoder[Any], tags: set[int], frames: Sequence[Frame]) -> Any:
         if not frames:
@@ -287,62 +295,55 @@ def tag_of(message_type: type[Message]) -> str:
     return str(message_type.__struct_config__.tag)
 
 
-def _untyped_parts(message_type: type[Message]) -> Callable[[Any], Iterator[Any]] | None:
-    """A function that yields the parts of a message whose type is Any, or None if it has none.
+Walk = Callable[[Any], Sequence[Any]]
+"""Takes a struct to its untyped parts."""
+
+
+def _untyped_parts(info: msgspec.inspect.Type) -> Walk | None:
+    """How to find the parts whose type is Any in values of a type; None if there are none.
 
     msgspec bounds the nesting of typed parts by their types; only these need a check of their own.
     """
-    return _untyped_in(msgspec.inspect.type_info(message_type))
-
-
-def _untyped_in(info: msgspec.inspect.Type) -> Callable[[Any], Iterator[Any]] | None:
     inspect = msgspec.inspect
     if isinstance(info, inspect.AnyType):
-        return _yield_itself
+        return _itself
     if isinstance(info, inspect.DictType):
-        return _yield_itself if _untyped_in(info.value_type) else None
+        return _itself if _untyped_parts(info.value_type) else None
     if isinstance(info, inspect.StructType):
-        fields = [(field.name, found) for field in info.fields if (found := _untyped_in(field.type))]
-        return _in_fields(fields) if fields else None
+        fields = [(field.name, found) for field in info.fields if (found := _untyped_parts(field.type))]
+        return _of_fields(fields) if fields else None
     if isinstance(info, (inspect.ListType, inspect.VarTupleType)):
-        found = _untyped_in(info.item_type)
-        return _in_items(found) if found else None
+        found = _untyped_parts(info.item_type)
+        return _of_items(found) if found else None
     if isinstance(info, inspect.UnionType):
-        alternatives = [found for alternative in info.types if (found := _untyped_in(alternative))]
-        return _in_optional(alternatives[0]) if alternatives else None
+        alternatives = [found for alternative in info.types if (found := _untyped_parts(alternative))]
+        return _of_optional(alternatives[0]) if alternatives else None
     return None
 
 
-def _yield_itself(part: Any) -> Iterator[Any]:
-    yield part
+def _itself(part: Any) -> Sequence[Any]:
+    return (part,)
 
 
-def _in_fields(fields: Sequence[tuple[str, Callable[[Any], Iterator[Any]]]]) -> Callable[[Any], Iterator[Any]]:
-    def walk(struct: Any) -> Iterator[Any]:
-        for name, found in fields:
-            yield from found(getattr(struct, name))
-
-    return walk
-
-
-def _in_items(found: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
-    def walk(items: Any) -> Iterator[Any]:
-        for item in items:
-            yield from found(item)
-
-    return walk
+def _of_fields(fields: Sequence[tuple[str, Walk]]) -> Walk:
+    if len(fields) == 1:
+        name, found = fields[0]
+        return lambda struct: found(getattr(struct, name))
+    return lambda struct: [part for name, found in fields for part in found(getattr(struct, name))]
 
 
-def _in_optional(found: Callable[[Any], Iterator[Any]]) -> Callable[[Any], Iterator[Any]]:
-    def walk(value: Any) -> Iterator[Any]:
-        if value is not None:
-            yield from found(value)
+def _of_items(found: Walk) -> Walk:
+    return lambda items: [part for item in items for part in found(item)]
 
-    return walk
+
+def _of_optional(found: Walk) -> Walk:
+    return lambda value: () if value is None else found(value)
 
 
 def _is_deeper(part: Any, limit: int) -> bool:
     """Whether lists and maps nest more than `limit` deep. Iterative: the answer must not overflow the stack."""
+    if not part:
+        return False
     level = [part]
     for _ in range(limit + 1):
         below: list[Any] = []

@@ -37,6 +37,13 @@ SESSION_UNHEARD_IDLE_S = 600.0
 
 MAX_ACKNOWLEDGED_IDS = 8192
 
+CLOSE_DRAIN_S = 0.5
+"""How long a closing inbox waits for receipts."""
+
+ACK_DELAY_S = 0.001
+"""How long an acknowledgement may wait for others to travel with: each one alone would wake the sender for itself.
+Answers, refusals, and half of the sender's credits do not wait."""
+
 
 class ReplyLink(Protocol):
     """A way for frames to reach the senders of one inbox. It may drop, repeat or reorder them."""
@@ -185,6 +192,9 @@ class SessionInbox:
         self._acknowledged: dict[tuple[str, str], None] = {}
         self._unflushed: dict[bytes, _Session] = {}
         self._is_flush_due = False
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._drained: asyncio.Event | None = None
+        """Set while closing: all senders have heard all outcomes."""
         self._is_closed = False
 
     # -- what actors call
@@ -196,7 +206,7 @@ class SessionInbox:
             TransportError: this inbox is closed.
         """
         while not self._ready:
-            if self._is_closed:
+            if self._is_closed or self._drained is not None:
                 raise TransportError(f"the inbox at {self.endpoint} is closed")
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
@@ -226,17 +236,28 @@ class SessionInbox:
         return sum(len(session.pending) for session in self._sessions.values())
 
     async def close(self) -> None:
-        """Stop receiving and release the endpoint. Unacknowledged messages are sent again to a successor."""
-        if self._is_closed:
+        """Stop receiving and release the endpoint. Unacknowledged messages are sent again to a successor.
+
+        Waits up to `CLOSE_DRAIN_S` for the senders' receipts of the last outcomes: a socket that closes while its
+        peer is still sending may take with it what the peer has not read yet.
+        """
+        if self._is_closed or self._drained is not None:
             return
-        self._flush()
-        self._is_closed = True
+        self._drained = asyncio.Event()
         self._ready.clear()
-        self._sessions.clear()
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
+        self._flush()
+        if any(session.outcomes for session in self._sessions.values()):
+            try:
+                async with asyncio.timeout(CLOSE_DRAIN_S):
+                    await self._drained.wait()
+            except TimeoutError:
+                pass
+        self._is_closed = True
+        self._sessions.clear()
         if self._link is not None:
             self._link.close()
 
@@ -252,7 +273,9 @@ class SessionInbox:
         session = self._sessions.get(address)
         try:
             envelope = self.codec.decode_to_inbox(frames)
-            if type(envelope) is Carry:
+            if self._drained is not None:
+                self._hear_last(session, envelope)
+            elif type(envelope) is Carry:
                 if session is None or envelope.session != session.number:
                     self._transmit(address, Unknown(SCHEMA_VERSION))
                 else:
@@ -266,6 +289,13 @@ class SessionInbox:
             self._rejections.count(session.sender if session else f"a stranger ({address[:64]!r})", error)
 
     # -- protocol
+
+    def _hear_last(self, session: _Session | None, envelope: Hello | Carry | Heard) -> None:
+        """While closing, receipts alone are taken: what is carried now is for a successor."""
+        if session is not None and envelope.session == session.number:
+            session.hear(envelope.heard)
+        if self._drained is not None and not any(session.outcomes for session in self._sessions.values()):
+            self._drained.set()
 
     def _on_hello(self, session: _Session | None, address: bytes, hello: Hello) -> None:
         now_s = self._loop.time()
@@ -312,7 +342,7 @@ class SessionInbox:
     def _settle(
         self, session: _Session, seq: int, outcome: tuple[int, str | None] | _Answer, acknowledged_id: str | None
     ) -> None:
-        if self._is_closed:
+        if self._is_closed or self._drained is not None:
             return
         if acknowledged_id is not None:
             self._acknowledged[(session.sender, acknowledged_id)] = None
@@ -321,13 +351,20 @@ class SessionInbox:
         session.pending.discard(seq)
         session.outcomes.append(outcome)
         self._unflushed[session.address] = session
-        if not self._is_flush_due:
-            # One flush per turn of the loop: acknowledgements of one commit travel together.
+        if self._is_flush_due:
+            return
+        num_unflushed = session.first_unheard + len(session.outcomes) - 1 - session.transmitted
+        if isinstance(outcome, _Answer) or outcome[1] is not None or 2 * num_unflushed >= self._credits:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
+        elif self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(ACK_DELAY_S, self._flush)
 
     def _flush(self) -> None:
         self._is_flush_due = False
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
         if self._is_closed:
             return
         unflushed, self._unflushed = self._unflushed, {}

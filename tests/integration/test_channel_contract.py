@@ -142,7 +142,7 @@ def test_a_deadline_names_the_peer_and_a_late_answer_harms_nobody(plane_kind: st
         outbox = plane.transport("learner-0").connect(inbox.endpoint, peer="replay-0")
         with pytest.raises(PeerTimeoutError, match=r"replay-0 at .* did not answer RequestBatch within 2 s"):
             await outbox.request(ASK, timeout_s=2)
-        with pytest.raises(PeerTimeoutError, match=r"replay-0 at .* did not grant credit for RequestBatch within 0.1 s"):
+        with pytest.raises(PeerTimeoutError, match=r"replay-0 at .* did not grant credit for RequestBatch"):
             await outbox.request(ASK, timeout_s=0.1)
         (await inbox.receive()).reply(BatchNotReady("late"))
         asked = asyncio.create_task(outbox.request(ASK, timeout_s=20))
@@ -158,11 +158,12 @@ def test_a_sender_without_credit_waits_visibly(plane_kind: str) -> None:
     async def body(plane: Plane) -> None:
         inbox = plane.transport("replay-0").open_inbox("data", credits=4)
         outbox = plane.transport("rollout-0").connect(inbox.endpoint, peer="replay-0")
-        sent = []
+        sent: list[asyncio.Future[None]] = []
 
         async def produce() -> None:
             for n in range(8):
-                sent.append(await outbox.send(failed(n), message_id=str(n)))
+                ack = await outbox.send(failed(n), message_id=str(n))
+                sent.append(ack)
 
         producer = asyncio.create_task(produce())
         first = await inbox.receive()

@@ -1,0 +1,121 @@
+"""Bad messages over real sockets: counted by cause, while the connection and honest traffic live on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import zmq
+from channel_planes import ZmqPlane, open_plane
+
+from ring_async.config.schema import TransportSection
+from ring_async.transport.codec import Codec, Hello, Welcome
+from ring_async.transport.memory import MemoryFrame
+from ring_async.transport.messages import SCHEMA_VERSION, Done, Heartbeat, Pause
+
+LIMITS = {"max_frames": 4, "max_frame_bytes": 20_000, "max_header_bytes": 16_384}
+CODEC = Codec(TransportSection(**LIMITS))
+HELLO = CODEC.encode_envelope(Hello(SCHEMA_VERSION, 1, "mallory", 0, 0))
+
+BAD = {
+    "truncated": [HELLO[:-3]],
+    "malformed": [b"\xc1"],
+    "invalid": [b"not MessagePack of ours"],
+    "unknown_type": [b"\x92\x63\x01"],
+    "wrong_version": [CODEC.encode_envelope(Hello(SCHEMA_VERSION + 1, 1, "mallory", 0, 0))],
+    "too_many_frames": [HELLO, *[b""] * 2000],
+    "frame_too_large": [HELLO, bytes(20_001)],
+    "header_too_large": [bytes(16_385)],
+}
+
+
+async def answered(socket: Any, hello: bytes = HELLO) -> bool:
+    """Whether a hello on this very connection is welcomed."""
+    socket.send(hello)
+    for _ in range(200):
+        await asyncio.sleep(0.01)
+        if socket.poll(0):
+            frames = [MemoryFrame(frame) for frame in socket.recv_multipart()]
+            return isinstance(CODEC.decode_to_sender(frames), Welcome)
+    return False
+
+
+@pytest.mark.parametrize("cause", BAD)
+def test_a_bad_message_is_counted_and_its_connection_lives(cause: str) -> None:
+    async def body() -> None:
+        async with asyncio.timeout(30), open_plane("zmq-ipc", **LIMITS) as plane:
+            inbox = plane.transport("replay-0").open_inbox("data")
+            with zmq.Context() as context, context.socket(zmq.DEALER) as mallory:
+                mallory.setsockopt(zmq.LINGER, 0)
+                mallory.connect(inbox.endpoint)
+                for _ in range(3):
+                    mallory.send_multipart(BAD[cause])
+                assert await answered(mallory)
+            assert inbox.rejected == {cause: 3}
+
+    asyncio.run(body())
+
+
+def test_a_frame_beyond_all_measure_cuts_its_own_connection_alone() -> None:
+    async def body() -> None:
+        async with asyncio.timeout(30), open_plane("zmq-ipc", **LIMITS) as plane:
+            inbox = plane.transport("replay-0").open_inbox("data")
+            outbox = plane.transport("rollout-0").connect(inbox.endpoint, peer="replay-0")
+            with zmq.Context() as context, context.socket(zmq.DEALER) as mallory:
+                mallory.setsockopt(zmq.LINGER, 0)
+                mallory.connect(inbox.endpoint)
+                mallory.send_multipart([HELLO, bytes(100_000)])
+                ack = await outbox.send(Done(), message_id="0")
+                delivery = await inbox.receive()
+                assert delivery.sender == "rollout-0"
+                delivery.ack()
+                await ack
+                assert await answered(mallory)  # after libzmq has reconnected it
+            assert not inbox.rejected
+
+    asyncio.run(body())
+
+
+def test_control_is_read_before_data() -> None:
+    """Both inboxes have messages waiting in their sockets: whichever descriptor fires first, control comes first."""
+
+    async def body() -> None:
+        async with asyncio.timeout(30), open_plane("zmq-ipc", credits=64) as plane:
+            assert isinstance(plane, ZmqPlane)
+            receiver, sender = plane.transport("replay-0"), plane.transport("rollout-0")
+            inboxes = {name: receiver.open_inbox(name) for name in ("data", "control")}
+            outboxes = {name: sender.connect(inbox.endpoint, peer="replay-0") for name, inbox in inboxes.items()}
+            order: list[str] = []
+
+            async def consume(name: str) -> None:
+                while True:
+                    delivery = await inboxes[name].receive()
+                    order.append(name)
+                    delivery.ack()
+
+            consumers = [asyncio.create_task(consume(name)) for name in inboxes]
+            for outbox in outboxes.values():
+                await (await outbox.send(Pause(), message_id="warm-up"))
+            for _ in range(20):
+                order.clear()
+                acks = [await outboxes["data"].send(Heartbeat("x", 0, ""), message_id="d") for _ in range(10)]
+                acks.append(await outboxes["control"].send(Pause(), message_id="c"))
+                block_the_loop_s = 0.02  # so that both sockets have everything before either is read
+                await asyncio.sleep(0)
+                _busy(block_the_loop_s)
+                await asyncio.gather(*acks)
+                # `id` is known after the first round, so the data is acknowledged without delivery: only order counts.
+                assert not order or order[0] == "control"
+            for consumer in consumers:
+                consumer.cancel()
+
+    asyncio.run(body())
+
+
+def _busy(seconds: float) -> None:
+    import time
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
