@@ -248,10 +248,12 @@ class Launcher:
         Raises:
             ConfigError: the placement is impossible on this cluster.
         """
+        if "RAY_ADDRESS" not in os.environ:
+            check_placement(self._config, {"CPU": float(_num_cpus(self._config))}, "this machine")
         self._prepare()
-        with _ray_cluster(self._config), _socket_dir() as socket_dir:
+        with _ray_cluster(self._config) as resources, _socket_dir() as socket_dir:
             self._socket_dir = socket_dir
-            self._check_placement()
+            check_placement(self._config, {"GPU": 0.0} | resources, "the cluster")
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, self._on_signal)
@@ -411,20 +413,6 @@ class Launcher:
             self._exits.append(ActorExit(spec.actor_id, spec.incarnation, cause))
             self._kill(process)
 
-    def _check_placement(self) -> None:
-        import ray
-
-        there = ray.cluster_resources()
-        placement = self._config.placement
-        for what, ray_name, shares in (("cpus", "CPU", placement.cpus), ("gpus", "GPU", placement.gpus)):
-            need = {role: count(self._config) * _share(shares, role) for role, count in ROLE_COUNTS.items()}
-            if sum(need.values()) > there.get(ray_name, 0.0) + 1e-6:
-                parts = ", ".join(f"{role} {amount:g}" for role, amount in need.items() if amount)
-                raise ConfigError(
-                    f"placement.{what}: the fleet needs {sum(need.values()):g} ({parts}), the cluster has "
-                    f"{there.get(ray_name, 0.0):g}; lower rollout.num, reward.num or placement.{what}, or add machines"
-                )
-
     @contextlib.asynccontextmanager
     async def _channel(self, endpoint: str) -> AsyncIterator[Any]:
         from ring_async.transport.channel import ZmqTransport
@@ -436,6 +424,32 @@ class Launcher:
             yield transport.connect(endpoint, peer="controller-0")
         finally:
             await transport.close()
+
+
+def check_placement(config: Config, there: Mapping[str, float], where: str) -> None:
+    """Refuse a fleet that will never fit.
+
+    Args:
+        config: what is asked for.
+        there: what there is, by Ray's names (`CPU`, `GPU`); a name that is missing is not checked.
+        where: that has it, for the message.
+
+    Raises:
+        ConfigError: says what is needed, by whom, and what there is.
+    """
+    placement = config.placement
+    for what, ray_name, shares in (("cpus", "CPU", placement.cpus), ("gpus", "GPU", placement.gpus)):
+        need = {role: count(config) * _share(shares, role) for role, count in ROLE_COUNTS.items()}
+        if sum(need.values()) > there.get(ray_name, float("inf")) + 1e-6:
+            parts = ", ".join(f"{role} {amount:g}" for role, amount in need.items() if amount)
+            raise ConfigError(
+                f"placement.{what}: the fleet needs {sum(need.values()):g} ({parts}), {where} has {there[ray_name]:g}; "
+                f"lower rollout.num, reward.num or placement.{what}, or add machines"
+            )
+
+
+def _num_cpus(config: Config) -> int:
+    return config.placement.num_cpus or os.cpu_count() or 1
 
 
 def _share(shares: Mapping[Any, float], role: str) -> float:
@@ -468,11 +482,10 @@ def _ray_cluster(config: Config) -> Any:
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": config.run.name}
     if "RAY_ADDRESS" not in os.environ:
-        num_cpus = config.placement.num_cpus or os.cpu_count()
-        options |= {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": 80 << 20}
+        options |= {"num_cpus": _num_cpus(config), "include_dashboard": False, "object_store_memory": 80 << 20}
     ray.init(**options)
     try:
-        yield
+        yield ray.cluster_resources()
     finally:
         ray.shutdown()
 

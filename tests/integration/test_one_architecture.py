@@ -1,4 +1,4 @@
-"""One architecture at every size: cluster.yaml's fleet is local.yaml's, but for engines, weight channel and transport."""
+"""One architecture at every size: cluster.yaml's fleet is local.yaml's, but for engines and how weights travel."""
 
 from __future__ import annotations
 
