@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from channel_planes import PLANES, Plane, run_on
 
+from channel_planes import PLANES, Plane, run_on
 from ring_async.errors import CodecError, PeerTimeoutError, RefusedError, TransportError
 from ring_async.transport.messages import BatchNotReady, Done, GroupsFailed, Message, Pause, RequestBatch, TuneKnobs
 from ring_async.types import PolicyVersion

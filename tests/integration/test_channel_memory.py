@@ -13,8 +13,8 @@ import numpy as np
 import psutil
 import pytest
 import zmq
-from channel_planes import PLANES, Plane, ZmqPlane, open_plane, run_on
 
+from channel_planes import PLANES, Plane, ZmqPlane, open_plane, run_on
 from ring_async.transport.channel import DealerLink
 from ring_async.transport.messages import Done
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import zmq
-from channel_planes import ZmqPlane, open_plane
 
+from channel_planes import ZmqPlane, open_plane
 from ring_async.config.schema import TransportSection
 from ring_async.transport.codec import Codec, Hello
 from ring_async.transport.curve import CurveKeys
