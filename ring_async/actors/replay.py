@@ -143,6 +143,8 @@ class Replay(Actor):
         match message:
             case CheckpointCovered(plan_number):
                 await self._on_compute(self.shard.cover, plan_number)
+                if not self._pending:
+                    await self._on_compute(self.shard.flush)
                 await self._news()
             case TuneKnobs(knobs):
                 await self._on_compute(self._tune, knobs)
@@ -213,7 +215,7 @@ class Replay(Actor):
         while self._pending and num_bytes < MAX_COMMIT_BYTES:
             delivery, group = self._pending[len(batch)]
             batch.append((delivery, group))
-            num_bytes += sum(memoryview(buffer).nbytes for buffer in delivery.buffers)
+            num_bytes += sum(buffer.nbytes for buffer in delivery.buffers)
             if len(batch) == len(self._pending):
                 break
         del self._pending[: len(batch)]

@@ -1,23 +1,21 @@
 """What the estimator makes of a group's rewards.
 
-Owns: the estimators, the treatment of truncated responses, and the detection of groups without a signal. Numpy and
-pure, so that the replay process needs no torch. Computed over the whole group of K, before any selection.
+Owns: the estimators, the treatment of truncated responses, and the detection of groups without a signal. Computed over
+the whole group of K, before any selection. Plain floats: for K of about ten an array call costs more than the sum, and
+replay does this for every group; nor does the replay process need torch.
 Source: algorithm.md §3.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
+from ring_async.types import GroupHeader
 
-from ring_async.types import Float32, GroupHeader
-
-Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
 Estimator = Literal["grpo", "dr_grpo", "rloo", "batch_std"]
 
 STD_EPSILON = 1e-6
@@ -39,13 +37,13 @@ class GroupAdvantages:
     """One advantage per trajectory.
 
     Attributes:
-        advantages: float32 `[K]`, 0 where masked.
-        is_masked: bool `[K]`, responses that leave before selection.
+        advantages: `[K]`, 0 where masked.
+        is_masked: `[K]`, responses that leave before selection.
         has_signal: False when the group teaches nothing and is dropped.
     """
 
-    advantages: Float32
-    is_masked: Bool
+    advantages: tuple[float, ...]
+    is_masked: tuple[bool, ...]
     has_signal: bool
 
 
@@ -58,31 +56,31 @@ class RewardSpread:
     """
 
     max_groups: int = 64
-    _squares: deque[float] = field(default_factory=deque)
+    _variances: deque[float] = field(default_factory=deque)
 
-    def include(self, deviations: Float64) -> float:
-        """Take in one group's deviations from its mean, `[K]`; returns the spread with it (ddof 0)."""
-        self._squares.append(float(np.mean(np.square(deviations))))
-        if len(self._squares) > self.max_groups:
-            self._squares.popleft()
-        return float(np.sqrt(np.mean(self._squares)))
+    def include(self, variance: float) -> float:
+        """Take in one group's variance (ddof 0); returns the spread with it."""
+        self._variances.append(variance)
+        if len(self._variances) > self.max_groups:
+            self._variances.popleft()
+        return math.sqrt(sum(self._variances) / len(self._variances))
 
 
-def shape_rewards(
-    rewards: Float64, num_tokens: npt.NDArray[np.int64], is_truncated: Bool, max_tokens: int, rules: AdvantageRules
-) -> Float64:
-    """Rewards after the treatment of truncated responses, float64 `[K]`.
+def shaped_reward(
+    reward: float, num_tokens: int, max_tokens: int, rules: AdvantageRules, *, is_truncated: bool
+) -> float:
+    """A reward after the treatment of truncated responses.
 
     zero: a response that hit the limit earns nothing, `min(reward, 0)`. mask: unchanged. soft: every response pays
     `(max_tokens − L_cache − num_tokens) / L_cache`, between 0 and −1, for its last L_cache tokens before the limit
     (DAPO, arXiv 2503.14476, Eq. 13).
     """
-    if rules.truncated == "zero":
-        return np.where(is_truncated, np.minimum(rewards, 0.0), rewards)
+    if rules.truncated == "zero" and is_truncated:
+        return min(reward, 0.0)
     if rules.truncated == "soft":
-        over = num_tokens - (max_tokens - rules.soft_cache_tokens)
-        return rewards - np.clip(over / rules.soft_cache_tokens, 0.0, 1.0)
-    return rewards
+        over = (num_tokens - (max_tokens - rules.soft_cache_tokens)) / rules.soft_cache_tokens
+        return reward - min(max(over, 0.0), 1.0)
+    return reward
 
 
 def group_advantages(header: GroupHeader, rules: AdvantageRules, spread: RewardSpread | None = None) -> GroupAdvantages:
@@ -97,23 +95,31 @@ def group_advantages(header: GroupHeader, rules: AdvantageRules, spread: RewardS
     Raises:
         ValueError: a reward is missing or not finite.
     """
-    trajectories = header.trajectories
-    rewards = np.array([np.nan if t.reward is None else t.reward for t in trajectories], np.float64)
-    if not np.isfinite(rewards).all():
-        raise ValueError(f"group {header.group_id}: a reward is missing or not finite: {rewards.tolist()}")
-    num_tokens = np.array([t.num_tokens for t in trajectories], np.int64)
-    is_truncated = np.array([t.finish_reason == "length" for t in trajectories], np.bool_)
-    rewards = shape_rewards(rewards, num_tokens, is_truncated, header.sampling.max_tokens, rules)
-    is_masked = is_truncated if rules.truncated == "mask" else np.zeros_like(is_truncated)
-    counted = rewards if rules.masked_in_mean else rewards[~is_masked]
-    if counted.size < 2 or is_masked.all() or np.ptp(counted) <= rules.no_signal_tolerance:
-        return GroupAdvantages(np.zeros(rewards.size, np.float32), is_masked, has_signal=False)
-    deviations = rewards - counted.mean()
-    if rules.estimator == "grpo":
-        deviations = deviations / (counted.std() + STD_EPSILON)
-    elif rules.estimator == "rloo":
-        deviations = deviations * (counted.size / (counted.size - 1))
-    elif rules.estimator == "batch_std":
-        scale = (spread or RewardSpread()).include(counted - counted.mean())
-        deviations = deviations / (scale + STD_EPSILON)
-    return GroupAdvantages(np.where(is_masked, 0.0, deviations).astype(np.float32), is_masked, has_signal=True)
+    if any(reward is None or not math.isfinite(reward) for reward in header.rewards):
+        raise ValueError(f"group {header.group_id}: a reward is missing or not finite: {list(header.rewards)}")
+    is_truncated = [one.finish_reason == "length" for one in header.trajectories]
+    rewards = [
+        shaped_reward(one.reward or 0.0, one.num_tokens, header.sampling.max_tokens, rules, is_truncated=truncated)
+        for one, truncated in zip(header.trajectories, is_truncated, strict=True)
+    ]
+    is_masked = tuple(truncated and rules.truncated == "mask" for truncated in is_truncated)
+    counted = [reward for reward, masked in zip(rewards, is_masked, strict=True) if rules.masked_in_mean or not masked]
+    if len(counted) < 2 or all(is_masked) or max(counted) - min(counted) <= rules.no_signal_tolerance:
+        return GroupAdvantages((0.0,) * len(rewards), is_masked, has_signal=False)
+    mean = sum(counted) / len(counted)
+    scale = _scale(rules.estimator, counted, mean, spread)
+    advantages = tuple(
+        0.0 if masked else (reward - mean) * scale for reward, masked in zip(rewards, is_masked, strict=True)
+    )
+    return GroupAdvantages(advantages, is_masked, has_signal=True)
+
+
+def _scale(estimator: Estimator, counted: Sequence[float], mean: float, spread: RewardSpread | None) -> float:
+    size = len(counted)
+    if estimator == "dr_grpo":
+        return 1.0
+    if estimator == "rloo":
+        return size / (size - 1)
+    variance = sum((reward - mean) ** 2 for reward in counted) / size
+    std = (spread or RewardSpread()).include(variance) if estimator == "batch_std" else math.sqrt(variance)
+    return 1.0 / (std + STD_EPSILON)

@@ -27,10 +27,10 @@ from ring_async.core.progress import (
     num_loss_tokens,
     token_interval,
 )
-from ring_async.core.staleness import Lineage, StalenessMeasure, staleness
+from ring_async.core.staleness import Lineage, StalenessMeasure, birth_number
 from ring_async.core.token_budget import Candidate, Order, Shortfall, choose_tokens, order_candidates
 from ring_async.errors import ConfigError
-from ring_async.types import BatchPlan, PackedSequence, PolicyVersion, TrajectoryHeader, TrajectoryState
+from ring_async.types import BatchPlan, PackedSequence, PolicyVersion, TrajectoryState
 
 
 class BufferRules(msgspec.Struct, frozen=True):
@@ -68,8 +68,13 @@ class BufferRules(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class _Entry:
+    """A group. `births[k]` and `oldest[k]` are what staleness counts from: by the measure in force, and strictly."""
+
     record: GroupRecord
     progress: GroupProgress
+    num_tokens: tuple[int, ...]
+    births: list[int]
+    oldest: list[int]
 
 
 class ReplayBuffer:
@@ -122,9 +127,12 @@ class ReplayBuffer:
         group_id = record.header.group_id
         if group_id in self._entries:
             return
-        self._entries[group_id] = _Entry(record, progress)
+        num_tokens = tuple(num_loss_tokens(record, index) for index in range(len(progress)))
+        entry = _Entry(record, progress, num_tokens, [], [])
+        self._count_births(entry)
+        self._entries[group_id] = entry
         self._next_arrival = max(self._next_arrival, record.arrival + 1)
-        self._trainable += self._trainable_of(record, progress)
+        self._trainable += self._trainable_of(entry, progress)
 
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
         """First progress of a new group's trajectories: open, or dropped at once with the cause.
@@ -149,18 +157,20 @@ class ReplayBuffer:
         """Put a durable change in force."""
         for group_id, progress in change.progress.items():
             entry = self._entries[group_id]
-            self._trainable += self._trainable_of(entry.record, progress)
-            self._trainable -= self._trainable_of(entry.record, entry.progress)
+            self._trainable += self._trainable_of(entry, progress)
+            self._trainable -= self._trainable_of(entry, entry.progress)
             entry.progress = progress
         for group_id in change.released:
             entry = self._entries.pop(group_id)
-            self._trainable -= self._trainable_of(entry.record, entry.progress)
+            self._trainable -= self._trainable_of(entry, entry.progress)
         if change.plan is not None:
             self.last_plan = change.plan.plan_number
         if change.covered is not None:
             self.covered = change.covered
         if change.lineage is not None:
             self.lineage = change.lineage
+            for entry in self._entries.values():
+                self._count_births(entry)
 
     def tune(self, rules: BufferRules) -> None:
         """Put changed rules in force from the next decision on.
@@ -170,7 +180,9 @@ class ReplayBuffer:
         """
         check_rules(rules)
         self.rules = rules
-        self._trainable = sum(self._trainable_of(entry.record, entry.progress) for entry in self._entries.values())
+        self._trainable = sum(self._trainable_of(entry, entry.progress) for entry in self._entries.values())
+        for entry in self._entries.values():
+            self._count_births(entry)
 
     # -- decisions
 
@@ -186,22 +198,21 @@ class ReplayBuffer:
 
         def end(group_id: str, index: int, cause: str) -> None:
             nonlocal excess
-            record = self._entries[group_id].record
-            progress = touched.setdefault(group_id, list(self._entries[group_id].progress))
-            excess -= self._trainable_one(record, index, progress[index])
-            progress[index] = self._ended(record, index, progress[index], "evicted", cause)
+            entry = self._entries[group_id]
+            progress = touched.setdefault(group_id, list(entry.progress))
+            excess -= self._trainable_one(entry.num_tokens[index], progress[index])
+            progress[index] = _ended(entry, index, progress[index], "evicted", cause)
             if progress[index].state == "evicted":
-                moved.append(_moved(record, index, progress[index], self._untrained(record, index, progress[index])))
+                moved.append(_moved(entry.record, index, progress[index], _untrained(entry, index, progress[index])))
 
         fresh: list[tuple[int, int, str, int]] = []
-        for group_id, index, trajectory, progress in self._open():
+        for group_id, index, entry, progress in self._open():
             if progress.num_uses >= self.rules.max_reuse:  # max_reuse was lowered meanwhile
                 end(group_id, index, "")
-            elif self._staleness(learner, trajectory) > self.rules.max_staleness:
+            elif learner.number - entry.births[index] > self.rules.max_staleness:
                 end(group_id, index, "stale")
             elif excess > 0:
-                record = self._entries[group_id].record
-                fresh.append((self.lineage.number(trajectory.oldest_version), record.arrival, group_id, index))
+                fresh.append((entry.oldest[index], entry.record.arrival, group_id, index))
         if excess > 0:
             for _, _, group_id, index in sorted(fresh):
                 if excess <= 0:
@@ -220,22 +231,21 @@ class ReplayBuffer:
         rules = self.rules
         where: list[tuple[str, int]] = []
         candidates: list[Candidate] = []
-        for group_id, index, trajectory, progress in self._open():
-            record = self._entries[group_id].record
-            age = self._staleness(learner, trajectory)
+        for group_id, index, entry, progress in self._open():
+            record = entry.record
+            age = learner.number - entry.births[index]
             if age > rules.max_staleness:
                 continue
             where.append((group_id, index))
             candidates.append(
                 Candidate(
-                    trajectory_id=trajectory.trajectory_id,
                     group_id=group_id,
                     source=record.header.prompt.source,
-                    num_loss_tokens=num_loss_tokens(record, index) - progress.position,
+                    num_loss_tokens=entry.num_tokens[index] - progress.position,
                     can_split=not rules.carries or age < rules.max_staleness,
                     is_remainder=progress.position > 0,
                     num_uses=progress.num_uses,
-                    oldest_number=self.lineage.number(trajectory.oldest_version),
+                    oldest_number=entry.oldest[index],
                     arrival=record.arrival,
                     abs_advantage=abs(record.advantages[index]),
                 )
@@ -267,31 +277,25 @@ class ReplayBuffer:
 
     # -- parts
 
-    def _open(self) -> Iterator[tuple[str, int, TrajectoryHeader, Progress]]:
+    def _open(self) -> Iterator[tuple[str, int, _Entry, Progress]]:
         for group_id, entry in self._entries.items():
             for index, progress in enumerate(entry.progress):
                 if progress.is_open:
-                    yield group_id, index, entry.record.header.trajectories[index], progress
+                    yield group_id, index, entry, progress
 
-    def _staleness(self, learner: PolicyVersion, trajectory: TrajectoryHeader) -> int:
-        return staleness(learner, trajectory.segments, self.lineage, self.rules.staleness_measure)
+    def _count_births(self, entry: _Entry) -> None:
+        trajectories, measure = entry.record.header.trajectories, self.rules.staleness_measure
+        entry.oldest = [birth_number(one.segments, self.lineage) for one in trajectories]
+        if measure == "oldest":
+            entry.births = entry.oldest
+        else:
+            entry.births = [birth_number(one.segments, self.lineage, measure) for one in trajectories]
 
-    def _trainable_one(self, record: GroupRecord, index: int, progress: Progress) -> int:
-        if not progress.is_open:
-            return 0
-        return (self.rules.max_reuse - progress.num_uses) * num_loss_tokens(record, index) - progress.position
+    def _trainable_one(self, num_tokens: int, progress: Progress) -> int:
+        return (self.rules.max_reuse - progress.num_uses) * num_tokens - progress.position if progress.is_open else 0
 
-    def _trainable_of(self, record: GroupRecord, progress: GroupProgress) -> int:
-        return sum(self._trainable_one(record, index, one) for index, one in enumerate(progress))
-
-    def _untrained(self, record: GroupRecord, index: int, progress: Progress) -> int:
-        """Loss tokens that no batch has trained."""
-        return 0 if progress.num_uses else num_loss_tokens(record, index) - progress.position
-
-    def _ended(self, record: GroupRecord, index: int, progress: Progress, state: str, cause: str) -> Progress:
-        if not self._untrained(record, index, progress):
-            return msgspec.structs.replace(progress, is_open=False)
-        return msgspec.structs.replace(progress, is_open=False, state=state, cause=cause)
+    def _trainable_of(self, entry: _Entry, progress: GroupProgress) -> int:
+        return sum(map(self._trainable_one, entry.num_tokens, progress))
 
     def _change(
         self, touched: Mapping[str, list[Progress]], moved: list[TrajectoryState], *, covered: int | None = None
@@ -319,10 +323,10 @@ class ReplayBuffer:
         layout = lay_out(lengths, rules.token_capacity, rules.num_ranks)
         sequences = []
         for place, (group_id, index, num_tokens) in enumerate(taken):
-            record = self._entries[group_id].record
-            before = self._entries[group_id].progress[index]
-            after = self._advanced(record, index, before, num_tokens, plan_number)
-            touched.setdefault(group_id, list(self._entries[group_id].progress))[index] = after
+            entry = self._entries[group_id]
+            record, before = entry.record, entry.progress[index]
+            after = self._advanced(entry, index, before, num_tokens, plan_number)
+            touched.setdefault(group_id, list(entry.progress))[index] = after
             moved.append(_moved(record, index, after))
             trajectory = record.header.trajectories[index]
             sequences.append(
@@ -336,7 +340,7 @@ class ReplayBuffer:
                     interval=token_interval(record, index, before.position, before.position + num_tokens),
                     reward=trajectory.reward if trajectory.reward is not None else float("nan"),
                     advantage=record.advantages[index],
-                    staleness=staleness(learner, trajectory.segments, self.lineage),
+                    staleness=max(0, learner.number - entry.oldest[index]),
                 )
             )
         headers = [self._entries[group_id].record.header for group_id in touched]
@@ -354,17 +358,15 @@ class ReplayBuffer:
         )
         return Change({g: tuple(group) for g, group in touched.items()}, (), tuple(moved), plan)
 
-    def _advanced(
-        self, record: GroupRecord, index: int, before: Progress, num_tokens: int, plan_number: int
-    ) -> Progress:
+    def _advanced(self, entry: _Entry, index: int, before: Progress, num_tokens: int, plan_number: int) -> Progress:
         position = before.position + num_tokens
         after = msgspec.structs.replace(before, position=position, last_plan=plan_number, state="consumed")
-        if position == num_loss_tokens(record, index):
+        if position == entry.num_tokens[index]:
             num_uses = before.num_uses + 1
             is_open = num_uses < self.rules.max_reuse
             return msgspec.structs.replace(after, position=0, num_uses=num_uses, is_open=is_open)
         if not self.rules.carries:
-            return self._ended(record, index, after, "dropped", "leftover")
+            return _ended(entry, index, after, "dropped", "leftover")
         return after
 
 
@@ -380,6 +382,17 @@ def check_rules(rules: BufferRules) -> None:
         )
     if rules.max_staleness < 0 or rules.max_reuse < 1:
         raise ConfigError("replay.max_staleness must be 0 or more, replay.max_reuse 1 or more")
+
+
+def _untrained(entry: _Entry, index: int, progress: Progress) -> int:
+    """Loss tokens that no batch has trained."""
+    return 0 if progress.num_uses else entry.num_tokens[index] - progress.position
+
+
+def _ended(entry: _Entry, index: int, progress: Progress, state: str, cause: str) -> Progress:
+    if not _untrained(entry, index, progress):
+        return msgspec.structs.replace(progress, is_open=False)
+    return msgspec.structs.replace(progress, is_open=False, state=state, cause=cause)
 
 
 def _moved(record: GroupRecord, index: int, progress: Progress, num_tokens: int | None = None) -> TrajectoryState:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ring_async.core.staleness import Lineage, token_staleness
+from ring_async.core.staleness import Lineage
 from ring_async.types import BatchPlan, Group, Int32, PackedBatch, Trajectory
 
 ATTENTION_COST_PER_TOKEN = 1.0 / 12_288.0
@@ -97,18 +97,12 @@ def pack_batch(plan: BatchPlan, groups: Iterable[Group], lineage: Lineage | None
         for group in groups
         for trajectory in group
     }
-    shape = (plan.num_rows, plan.token_capacity)
-    batch = PackedBatch(
-        plan=plan,
-        input_ids=np.zeros(shape, np.int32),
-        position_ids=np.zeros(shape, np.int32),
-        sequence_ids=np.zeros(shape, np.int32),
-        loss_mask=np.zeros(shape, np.uint8),
-        behavior_logprobs=np.zeros(shape, np.float32),
-        advantages=np.zeros(shape, np.float32),
-        token_staleness=np.zeros(shape, np.int32),
-        temperatures=np.ones(shape, np.float32),
+    batch = empty_batch(plan)
+    input_ids, position_ids, sequence_ids, loss_mask, logprobs, advantages, token_staleness, temperatures = (
+        np.asarray(array).reshape(-1) for array in batch.buffers
     )
+    positions = np.arange(plan.token_capacity, dtype=np.int32)
+    learner_number = plan.policy_version.number
     for index, sequence in enumerate(plan.sequences):
         if sequence.trajectory_id not in found:
             raise ValueError(f"plan {plan.plan_number}: trajectory {sequence.trajectory_id} is not in the buffer")
@@ -116,20 +110,40 @@ def pack_batch(plan: BatchPlan, groups: Iterable[Group], lineage: Lineage | None
         num_tokens = trajectory.header.num_tokens
         if (prompt_ids.size, num_tokens) != (sequence.num_prompt_tokens, sequence.num_response_tokens):
             raise ValueError(f"plan {plan.plan_number}: trajectory {sequence.trajectory_id} is not the planned one")
-        first = sequence.offset
+        first = sequence.row * plan.token_capacity + sequence.offset
         start = first + prompt_ids.size
         end = start + num_tokens
-        row = sequence.row
-        batch.input_ids[row, first:start] = prompt_ids
-        batch.input_ids[row, start:end] = trajectory.response_ids
-        batch.position_ids[row, first:end] = np.arange(end - first, dtype=np.int32)
-        batch.sequence_ids[row, first:end] = index + 1
-        cut = slice(sequence.interval.start, sequence.interval.end)
-        batch.loss_mask[row, start + cut.start : start + cut.stop] = trajectory.loss_mask[cut]
-        batch.behavior_logprobs[row, start:end] = trajectory.behavior_logprobs
-        batch.advantages[row, start:end] = sequence.advantage
-        batch.token_staleness[row, start:end] = token_staleness(
-            plan.policy_version, trajectory.header.segments, lineage, num_tokens
-        )
-        batch.temperatures[row, first:end] = temperature
+        input_ids[first:start] = prompt_ids
+        input_ids[start:end] = trajectory.response_ids
+        position_ids[first:end] = positions[: end - first]
+        sequence_ids[first:end] = index + 1
+        low, high = sequence.interval.start, sequence.interval.end
+        loss_mask[start + low : start + high] = trajectory.loss_mask[low:high]
+        logprobs[start:end] = trajectory.behavior_logprobs
+        advantages[start:end] = sequence.advantage
+        for segment in trajectory.header.segments:
+            age = max(0, learner_number - lineage.number(segment.policy_version))
+            token_staleness[start + segment.start : start + segment.end] = age
+        temperatures[first:end] = temperature
     return batch
+
+
+def empty_batch(plan: BatchPlan) -> PackedBatch:
+    """Rows of padding, in one block of memory: one large allocation costs far fewer page faults than eight."""
+    num_positions = plan.num_rows * plan.token_capacity
+    block = np.empty(29 * num_positions, np.uint8)
+    block.fill(0)
+    words = block[: 28 * num_positions].reshape(7, plan.num_rows, 4 * plan.token_capacity)
+    integers, floats = words[:4].view(np.int32), words[4:].view(np.float32)
+    floats[2].fill(1.0)
+    return PackedBatch(
+        plan=plan,
+        input_ids=integers[0],
+        position_ids=integers[1],
+        sequence_ids=integers[2],
+        loss_mask=block[28 * num_positions :].reshape(plan.num_rows, plan.token_capacity),
+        behavior_logprobs=floats[0],
+        advantages=floats[1],
+        token_staleness=integers[3],
+        temperatures=floats[2],
+    )

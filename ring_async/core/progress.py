@@ -81,13 +81,15 @@ class Change:
 
 def make_record(header: GroupHeader, advantages: Iterable[float], loss_mask: UInt8, arrival: int) -> GroupRecord:
     """A group's record from its header, advantages `[K]` and loss mask `[N]`."""
+    if loss_mask.all():
+        return GroupRecord(header, tuple(advantages), arrival, (None,) * len(header.trajectories))
     positions: list[bytes | None] = []
     start = 0
     for trajectory in header.trajectories:
         mask = loss_mask[start : start + trajectory.num_tokens]
         positions.append(None if mask.all() else np.flatnonzero(mask).astype(np.int32).tobytes())
         start += trajectory.num_tokens
-    return GroupRecord(header, tuple(float(advantage) for advantage in advantages), arrival, tuple(positions))
+    return GroupRecord(header, tuple(advantages), arrival, tuple(positions))
 
 
 def num_loss_tokens(record: GroupRecord, index: int) -> int:

@@ -7,13 +7,12 @@ surviving lineage left it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
-import numpy as np
 
-from ring_async.types import Int32, PolicyVersion, Segment
+from ring_async.types import PolicyVersion, Segment
 
 StalenessMeasure = Literal["oldest", "newest", "mean"]
 
@@ -46,35 +45,30 @@ class Lineage(msgspec.Struct, frozen=True):
 
     def number(self, version: PolicyVersion) -> int:
         """The newest version number of the surviving lineage that `version` contains."""
-        return min(
-            [version.number, *(number for incarnation, number in self.forks if incarnation > version.incarnation)]
-        )
+        if not self.forks or version.incarnation >= self.forks[-1][0]:
+            return version.number
+        lost_at = (number for incarnation, number in self.forks if incarnation > version.incarnation)
+        return min(version.number, *lost_at)
+
+
+def birth_number(segments: Sequence[Segment], lineage: Lineage, measure: StalenessMeasure = "oldest") -> int:
+    """The version number that a trajectory's staleness counts from.
+
+    `mean` weighs segments by their tokens and rounds down, so that staleness rounds up.
+    """
+    if len(segments) == 1:
+        return lineage.number(segments[0].policy_version)
+    numbers = [lineage.number(segment.policy_version) for segment in segments]
+    if measure == "oldest":
+        return min(numbers)
+    if measure == "newest":
+        return max(numbers)
+    lengths = [segment.end - segment.start for segment in segments]
+    return sum(length * number for length, number in zip(lengths, numbers, strict=True)) // sum(lengths)
 
 
 def staleness(
     learner: PolicyVersion, segments: Sequence[Segment], lineage: Lineage, measure: StalenessMeasure = "oldest"
 ) -> int:
-    """Versions between the learner's weights and those that sampled a trajectory.
-
-    `mean` weighs segments by their tokens and rounds up.
-    """
-    numbers = [lineage.number(segment.policy_version) for segment in segments]
-    if measure == "oldest":
-        gap = learner.number - min(numbers)
-    elif measure == "newest":
-        gap = learner.number - max(numbers)
-    else:
-        lengths = [segment.end - segment.start for segment in segments]
-        weighted = sum(
-            length * max(0, learner.number - number) for length, number in zip(lengths, numbers, strict=True)
-        )
-        gap = -(-weighted // sum(lengths))
-    return max(0, gap)
-
-
-def token_staleness(learner: PolicyVersion, segments: Iterable[Segment], lineage: Lineage, num_tokens: int) -> Int32:
-    """Staleness of every token of a response: int32 `[T]`."""
-    result = np.zeros(num_tokens, np.int32)
-    for segment in segments:
-        result[segment.start : segment.end] = max(0, learner.number - lineage.number(segment.policy_version))
-    return result
+    """Versions between the learner's weights and those that sampled a trajectory."""
+    return max(0, learner.number - birth_number(segments, lineage, measure))

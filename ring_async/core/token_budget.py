@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 Order = Literal["oldest_version", "fifo", "random", "abs_advantage"]
 
 MAX_FIT_TOKENS = 1 << 18
@@ -22,8 +24,7 @@ MAX_FIT_CANDIDATES = 1_024
 """Bounds on the search for responses that add up exactly: 32 MiB of bit sets and a fraction of a second at worst."""
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """One trajectory that may be trained now.
 
     Attributes:
@@ -36,7 +37,6 @@ class Candidate:
         abs_advantage: |advantage|.
     """
 
-    trajectory_id: str
     group_id: str
     source: str
     num_loss_tokens: int

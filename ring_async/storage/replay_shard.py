@@ -9,7 +9,7 @@ state that somebody has seen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +46,7 @@ class ReplayShard:
         self.counters: Counter[str] = Counter()
         self._spread = RewardSpread()
         self._heard: list[int] = []
+        self._cover_wanted = 0
         with store.read() as reader:
             self.buffer = ReplayBuffer(
                 rules,
@@ -80,9 +81,9 @@ class ReplayShard:
                 receipts.append(Receipt(group_id, "duplicate"))
                 continue
             scored = group_advantages(header, self.advantage_rules, self._spread)
-            record = make_record(header, scored.advantages.tolist(), group.loss_mask, arrival)
+            record = make_record(header, scored.advantages, group.loss_mask, arrival)
             if scored.has_signal:
-                progress = self.buffer.admit(record, scored.is_masked.tolist())
+                progress = self.buffer.admit(record, scored.is_masked)
             else:
                 dropped = Progress(state="dropped", cause="no_signal", is_open=False)
                 progress = (dropped,) * len(header.trajectories)
@@ -95,7 +96,10 @@ class ReplayShard:
                 ended[group_id] = progress
                 receipts.append(Receipt(group_id, "dropped"))
         if puts or ended:
-            self._commit(Writes(puts=tuple(puts.values()), ended=ended), moved)
+            covered = self.buffer.cover(self._cover_wanted) if self._cover_wanted else Change({})
+            self._commit(self._writes(covered, tuple(puts.values()), ended), [*moved, *covered.moved])
+            self.buffer.apply(covered)
+            self._cover_wanted = 0
         for stored in puts.values():
             self.buffer.add(stored.record, stored.progress)
         return receipts
@@ -134,8 +138,17 @@ class ReplayShard:
         return self._packed(change.plan)
 
     def cover(self, plan_number: int) -> None:
-        """A checkpoint covers all batches up to `plan_number`: let go of what only they needed."""
-        self._put_in_force(self.buffer.cover(min(plan_number, self.buffer.last_plan)))
+        """A checkpoint covers all batches up to `plan_number`: let go of what only they needed, with the next put.
+
+        Deletions that share a commit with new groups cost no sync of their own, and their pages are used again at once.
+        """
+        self._cover_wanted = max(self._cover_wanted, min(plan_number, self.buffer.last_plan))
+
+    def flush(self) -> None:
+        """Let go now of what a checkpoint covers: for times when nothing is put."""
+        if self._cover_wanted:
+            self._put_in_force(self.buffer.cover(self._cover_wanted))
+            self._cover_wanted = 0
 
     def tune(self, rules: BufferRules) -> None:
         """Put changed rules in force from the next decision on.
@@ -184,10 +197,10 @@ class ReplayShard:
         self.store.commit(writes)
         self._heard.clear()
         self.counters["commits"] += 1
-        for state in moved:
-            self.counters[state.state] += 1
-            if state.cause:
-                self.counters[f"{state.state}_{state.cause}"] += 1
+        for (state, cause), num in Counter((one.state, one.cause) for one in moved).items():
+            self.counters[state] += num
+            if cause:
+                self.counters[f"{state}_{cause}"] += num
         if moved:
             self.unheard[number] = tuple(moved)
             self._next_unheard = number + 1
@@ -195,6 +208,12 @@ class ReplayShard:
     def _put_in_force(self, change: Change) -> None:
         if change.is_empty:
             return
+        self._commit(self._writes(change), change.moved)
+        self.buffer.apply(change)
+
+    def _writes(
+        self, change: Change, puts: Sequence[StoredGroup] = (), ended: Mapping[str, GroupProgress] | None = None
+    ) -> Writes:
         meta: dict[str, object] = {}
         if change.covered is not None:
             meta["covered"] = change.covered
@@ -204,9 +223,7 @@ class ReplayShard:
         if change.plan is not None:
             meta["last_plan"] = change.plan.plan_number
             plans = (self._entry(change.plan),)
-        writes = Writes(progress=change.progress, released=change.released, plans=plans, meta=meta)
-        self._commit(writes, change.moved)
-        self.buffer.apply(change)
+        return Writes(puts, change.progress, ended or {}, change.released, plans, meta=meta)
 
     def _entry(self, plan: BatchPlan) -> PlanEntry:
         rules = self.buffer.rules

@@ -304,8 +304,11 @@ class ReplayStore:
 def encode_group(stored: StoredGroup) -> bytes:
     """A group's value in the table `groups`."""
     record = _encode(stored.record)
-    body = b"".join([record, b"\0" * (-len(record) % 8), *stored.buffers])  # type: ignore[list-item]
-    return _HEAD.pack(xxhash.xxh3_64_intdigest(body), len(record)) + body
+    parts = [record, b"\0" * (-len(record) % 8), *stored.buffers]
+    checksum = xxhash.xxh3_64()
+    for part in parts:
+        checksum.update(part)  # type: ignore[arg-type]
+    return b"".join([_HEAD.pack(checksum.intdigest(), len(record)), *parts])  # type: ignore[list-item]
 
 
 def _number_key(number: int) -> bytes:

@@ -28,7 +28,6 @@ def test_estimators(estimator, of_one, of_zero):
     expected = [of_one, of_zero, of_zero, of_one, of_zero]
     np.testing.assert_allclose(result.advantages, expected, rtol=1e-6)
     assert result.has_signal
-    assert result.advantages.dtype == np.float32
 
 
 def test_batch_std_divides_by_the_spread_over_groups():
@@ -41,7 +40,7 @@ def test_batch_std_divides_by_the_spread_over_groups():
 def test_spread_forgets_old_groups():
     spread = RewardSpread(max_groups=2)
     for reward in (100.0, 1.0, 1.0):
-        last = spread.include(np.array([reward, -reward]))
+        last = spread.include(reward**2)
     assert last == pytest.approx(1.0)
 
 
@@ -49,7 +48,7 @@ def test_spread_forgets_old_groups():
 def test_equal_rewards_have_no_signal(rewards):
     result = advantages(rewards=rewards)
     assert not result.has_signal
-    assert not result.advantages.any()
+    assert not any(result.advantages)
 
 
 def test_a_truncated_response_earns_nothing():
@@ -57,14 +56,14 @@ def test_a_truncated_response_earns_nothing():
         rewards=[1.0, 1.0, -1.0], finish_reasons=["stop", "length", "length"], estimator="dr_grpo", truncated="zero"
     )
     np.testing.assert_allclose(result.advantages, [1.0, 0.0, -1.0])  # rewards 1, 0, -1
-    assert not result.is_masked.any()
+    assert not any(result.is_masked)
 
 
 def test_masked_responses_may_count_in_the_mean():
     shape = {"rewards": [1.0, 0.0, 0.5], "finish_reasons": ["stop", "stop", "length"], "estimator": "dr_grpo"}
     within = advantages(**shape, truncated="mask", masked_in_mean=True)
     np.testing.assert_allclose(within.advantages, [0.5, -0.5, 0.0])
-    assert within.is_masked.tolist() == [False, False, True]
+    assert within.is_masked == (False, False, True)
     shape["rewards"] = [1.0, 0.0, 2.0]
     without = advantages(**shape, truncated="mask", masked_in_mean=False)
     np.testing.assert_allclose(without.advantages, [0.5, -0.5, 0.0])

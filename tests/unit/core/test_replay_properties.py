@@ -98,8 +98,8 @@ class ReplayFlow(RuleBasedStateMachine):
         if header.group_id in self.stored or header.group_id in self.ended:
             return
         scored = group_advantages(header, AdvantageRules())
-        record = make_record(header, scored.advantages.tolist(), group.loss_mask, self.buffer.next_arrival)
-        progress = self.buffer.admit(record, scored.is_masked.tolist())
+        record = make_record(header, scored.advantages, group.loss_mask, self.buffer.next_arrival)
+        progress = self.buffer.admit(record, scored.is_masked)
         if not scored.has_signal:
             progress = (Progress(state="dropped", cause="no_signal", is_open=False),) * GROUP_SIZE
         if any(one.is_open for one in progress):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ring_async.core.staleness import Lineage, staleness, token_staleness
+from ring_async.core.staleness import Lineage, staleness
 from ring_async.testing.builders import make_segments
 from ring_async.types import PolicyVersion
 
@@ -40,8 +40,3 @@ def test_the_earliest_fork_since_a_version_counts():
 def test_a_lineage_never_goes_back():
     with pytest.raises(ValueError, match="not newer"):
         Lineage().forked(2, 4).forked(2, 5)
-
-
-def test_token_staleness_by_segment():
-    segments = make_segments(5, [(2, 1), (3, 4)])
-    assert token_staleness(PolicyVersion(0, 4), segments, Lineage(), 5).tolist() == [3, 3, 0, 0, 0]

@@ -15,7 +15,7 @@ from ring_async.core.token_budget import (
 
 def candidate(num_loss_tokens=4, index=0, **fields):
     defaults = {
-        "trajectory_id": f"g{index}/0", "group_id": f"g{index}", "source": "sums", "can_split": True,
+        "group_id": f"g{index}", "source": "sums", "can_split": True,
         "is_remainder": False, "num_uses": 0, "oldest_number": 0, "arrival": index, "abs_advantage": 1.0,
     }  # fmt: skip
     return Candidate(num_loss_tokens=num_loss_tokens, **(defaults | fields))
