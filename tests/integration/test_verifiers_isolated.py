@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from math_pairs import DIFFERENT, EQUAL, WITH_UNITS
 
+from math_pairs import DIFFERENT, EQUAL, WITH_UNITS
 from ring_async.config.schema import VerifierSection
 from ring_async.errors import ConfigError, VerifierError
 from ring_async.types import Prompt
