@@ -319,7 +319,8 @@ class NcclWeightSender:
         self._offer = offer
         if offer.is_new_communicator:
             if self._communicator is not None:
-                self._communicator[1].destroy()
+                # Not `destroy`, which waits for the other ranks to do the same; some of them are gone.
+                self._communicator[1].abort()
                 self._communicator = None
             try:
                 self._unique_id = self._device.make_unique_id()

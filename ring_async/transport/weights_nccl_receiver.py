@@ -180,9 +180,14 @@ class _Link:
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()
-        os.eventfd_write(self._wake_fd, 1)
+            os.eventfd_write(self._wake_fd, 1)
         self._thread.join()
         os.close(self._wake_fd)
+
+    def _wake(self) -> None:
+        with self._condition:
+            if not self._is_closed:
+                os.eventfd_write(self._wake_fd, 1)
 
     # -- in the link's thread
 
@@ -224,8 +229,7 @@ class _Link:
             self._send(Leave(self._member))
         finally:
             self._end_round("closed")
-            if self._communicator is not None:
-                self._communicator[1].abort()
+            self._let_go_of_communicator()
             self._dealer.close(linger=200)
             self._context.term()
 
@@ -291,7 +295,12 @@ class _Link:
         current.has_checksums.set()
         attempt.thread.join(timeout=1.0)
         current.tensors, current.content = {}, None
-        self._communicator = None
+        self._let_go_of_communicator()
+
+    def _let_go_of_communicator(self) -> None:
+        held, self._communicator = self._communicator, None
+        if held is not None:
+            held[1].abort()
 
     def _set_trouble(self, reason: str) -> None:
         with self._condition:
@@ -315,10 +324,10 @@ class _Link:
                 self._condition.notify_all()
             self._outgoing.append(Staged(self._member, current.offer.round))
         else:
-            self._communicator = None
+            self._let_go_of_communicator()
             self._set_trouble(str(reason))
             self._outgoing.append(Failed(self._member, current.offer.round, str(reason)))
-        os.eventfd_write(self._wake_fd, 1)
+        self._wake()
 
     def _receive(self, attempt: Attempt, current: _Round) -> None:
         """Receive all buckets and compare their checksums.
@@ -336,6 +345,7 @@ class _Link:
         if self._communicator is None or self._communicator[0] != offer.communicator:
             if not offer.unique_id:
                 raise WeightsError(f"communicator {offer.communicator} is not here")
+            self._let_go_of_communicator()
             communicator = self._device.connect(offer.unique_id, offer.num_ranks, offer.rank)
             attempt.use(communicator)
             self._communicator = (offer.communicator, communicator)

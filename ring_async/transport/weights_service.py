@@ -79,6 +79,7 @@ class WeightService:
             self._context.destroy(linger=0)
             raise
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
         self._is_closed = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
 
@@ -87,8 +88,10 @@ class WeightService:
         self._thread.start()
 
     def wake(self) -> None:
-        """Have `on_wake` called soon. From any thread."""
-        os.eventfd_write(self._wake_fd, 1)
+        """Have `on_wake` called soon. From any thread; after `close` nothing happens."""
+        with self._lock:
+            if not self._is_closed:
+                os.eventfd_write(self._wake_fd, 1)
 
     def send(self, peer: bytes, header: bytes, content: memoryview | None = None) -> None:
         """Send to one receiver; `content` goes uncopied. In callbacks only. Gone receivers are ignored."""
@@ -99,10 +102,11 @@ class WeightService:
 
     def close(self) -> None:
         """Stop the thread and release the address. Idempotent."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self.wake()
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            os.eventfd_write(self._wake_fd, 1)
         self._thread.join()
         os.close(self._wake_fd)
 
