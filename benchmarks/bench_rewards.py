@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from bars import Bar, write_bars
-
 from ring_async.config.schema import VerifierSection
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response, Verifier
