@@ -41,13 +41,13 @@ tiny-model: setup  ## make the shipped starting point again (SFT from scratch)
 fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel
 	$(BIN)/python -m tests.fuzz_transport --frames 1000000
 
-bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards: bench-%: setup
+bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards: bench-%: setup
 	$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
 
-bench: bench-transport bench-weights bench-replay bench-rewards  ## all benchmarks that need no GPU
+bench: bench-async bench-transport bench-weights bench-replay bench-rewards  ## all benchmarks that need no GPU
 
 clean:  ## remove what was built; runs and the virtual environment stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help setup check test test-fast demo demo-seeds tiny-model fuzz bench clean \
-	bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards
+	bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ring_async.actors.base import ActorContext
+from ring_async.actors.member_book import MemberBook
 from ring_async.actors.member_links import MemberLinks
 from ring_async.actors.step_log import StepLog
 from ring_async.actors.work_desk import WorkDesk
@@ -95,8 +96,7 @@ class Controller:
         self._inbox = context.transport.open_inbox("control")
         self.endpoint = self._inbox.endpoint
         self._links = MemberLinks(context.transport)
-        self._members: dict[str, Member] = {}
-        self._beats: dict[str, tuple[Heartbeat, float]] = {}
+        self._book = MemberBook()
         placement = config.placement
         self._fleet = Fleet(
             RestartPolicy(placement.max_restarts, placement.restart_window_s),
@@ -117,7 +117,6 @@ class Controller:
         self._told_launcher = asyncio.Event()
         self._somebody_left = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._generated_before = 0.0
         self._steps.event("controller_started", author="controller-0", is_resumed=is_resumed)
 
     # -- life
@@ -176,7 +175,9 @@ class Controller:
                 await self._apply_fleet(change)
             self._record_failures(self._work.expire())
             self._work.ledger.check()
-            self._export(now_s)
+            self._book.export()
+            for state, number in self._work.ledger.counts().items():
+                metrics.controller_trajectories.labels(state=state).set(number)
             async with self._admission_moved:
                 self._admission_moved.notify_all()
 
@@ -254,7 +255,7 @@ class Controller:
     def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
         if self._stopping or self._is_paused:
             return Grant(0, "the run is paused" if self._is_paused else "the run is ending")
-        if sender not in self._members:
+        if sender not in self._book.members:
             return Grant(0, "not registered")
         return self._work.grantable(ask.policy_version)
 
@@ -268,29 +269,19 @@ class Controller:
     def _publish(self, announcement: WeightsAnnouncement) -> None:
         self._weights = announcement
         self._work.observe_version(announcement.policy_version)
-        for member in self._members.values():
-            if member.role == "rollout":
-                self._links.tell(member.actor_id, UseWeights(announcement))
+        for member in self._book.of("rollout"):
+            self._links.tell(member.actor_id, UseWeights(announcement))
 
     def _step(self, completed: StepCompleted) -> None:
-        generated = self._generated_tokens()
+        generated = self._book.generated_tokens()
         self._steps.step(completed, generated_tokens=generated, buffer=self._work.buffer_report())
-
-    def _generated_tokens(self) -> float:
-        alive = sum(
-            beat.counters.get("generated_tokens", 0.0)
-            for actor_id, (beat, _) in self._beats.items()
-            if actor_id.startswith("rollout")
-        )
-        return self._generated_before + alive
 
     def _checkpoint_saved(self, saved: CheckpointSaved) -> None:
         number = saved.policy_version.number
         self._checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
         self._work.note("checkpoint", self._checkpoint)
-        for member in self._members.values():
-            if member.role == "replay":
-                self._links.tell(member.actor_id, CheckpointCovered(saved.plan_number))
+        for member in self._book.of("replay"):
+            self._links.tell(member.actor_id, CheckpointCovered(saved.plan_number))
         if number >= self.config.stop.policy_versions:
             self.shut_down("all policy versions trained", STOP_DEADLINE_S)
 
@@ -299,9 +290,7 @@ class Controller:
     async def _register(self, member: Member) -> Message:
         if not self._fleet.saw(member.actor_id, member.incarnation, monotonic_s()):
             raise RefusedError(f"{member.actor_id} incarnation {member.incarnation} is not part of this fleet")
-        is_new = self._members.get(member.actor_id) != member
-        self._members[member.actor_id] = member
-        if is_new:
+        if self._book.join(member):
             self._links.open(member)
             if member.role == "learner":
                 self._learner_incarnation += 1
@@ -309,7 +298,7 @@ class Controller:
             self._steps.event("joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid)
             self._tell_members()
         return Registered(
-            members=tuple(self._members.values()),
+            members=tuple(self._book.members.values()),
             weights=self._weights,
             is_paused=self._is_paused,
             verifier_epoch=0,
@@ -319,20 +308,17 @@ class Controller:
 
     def _beat(self, beat: Heartbeat, is_current: bool) -> HeartbeatSeen:
         if is_current:
-            self._beats[beat.actor_id] = (beat, monotonic_s())
-        return HeartbeatSeen(is_known=is_current and beat.actor_id in self._members)
+            self._book.heard(beat)
+        return HeartbeatSeen(is_known=is_current and beat.actor_id in self._book)
 
     async def _apply_fleet(self, change: FleetChange) -> None:
         if change.lost is None:
             return
         actor_id = change.lost.actor_id
-        self._members.pop(actor_id, None)
+        self._book.leave(actor_id)
         async with self._somebody_left:
             self._somebody_left.notify_all()
         self._links.drop(actor_id)
-        gone = self._beats.pop(actor_id, None)
-        if gone is not None and change.lost.role == "rollout":
-            self._generated_before += gone[0].counters.get("generated_tokens", 0.0)
         if self._stopping:
             return
         log.warning(change.notice)
@@ -344,8 +330,8 @@ class Controller:
             self._fail(change.given_up)
 
     def _tell_members(self) -> None:
-        news = MembersChanged(tuple(self._members.values()))
-        for actor_id in self._members:
+        news = MembersChanged(tuple(self._book.members.values()))
+        for actor_id in self._book.members:
             self._links.tell(actor_id, news)
 
     def _wanted(self) -> FleetWanted:
@@ -353,7 +339,7 @@ class Controller:
             self._told_launcher.set()
             return FleetWanted((), is_finished=True, failure=self._failure)
         specs = (ActorSpec(*key) for key in self._fleet.wanted(monotonic_s()))
-        return FleetWanted(tuple(spec for spec in specs if not self._stopping or spec.actor_id in self._members))
+        return FleetWanted(tuple(spec for spec in specs if not self._stopping or spec.actor_id in self._book.members))
 
     def _incident(self, actor_id: str, kind: str, detail: str) -> None:
         self._steps.event("actor_failed", author=actor_id, error=kind, detail=detail)
@@ -364,22 +350,12 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """The run as a person wants to see it: plain data."""
-        now_s = monotonic_s()
         return {
             "run": self.config.run.name,
             "state": self._stopping or ("paused" if self._is_paused else "running"),
             "policy_version": self._work.version_number,
             "policy_versions": self.config.stop.policy_versions,
-            "actors": [
-                {
-                    "actor_id": key.actor_id,
-                    "role": key.role,
-                    "incarnation": key.incarnation,
-                    "pid": self._members[key.actor_id].pid if key.actor_id in self._members else None,
-                    **self._actor_status(key.actor_id, now_s),
-                }
-                for key in self._fleet.wanted(now_s)
-            ],
+            "actors": self._book.describe(self._fleet.wanted(monotonic_s())),
             "reservations_open": self._work.num_open,
             "ledger": self._work.ledger.counts(),
             "causes": self._work.ledger.causes(),
@@ -387,18 +363,6 @@ class Controller:
             "checkpoint": self._checkpoint,
             "last_step": self._steps.recent_steps[-1] if self._steps.recent_steps else None,
             "events": list(self._steps.recent_events)[-10:],
-        }
-
-    def _actor_status(self, actor_id: str, now_s: float) -> dict[str, Any]:
-        if actor_id not in self._beats:
-            return {"state": "starting", "waiting_for": "", "waited_s": 0.0, "heartbeat_age_s": None, "counters": {}}
-        beat, seen_s = self._beats[actor_id]
-        return {
-            "state": beat.state,
-            "waiting_for": beat.waiting_for,
-            "waited_s": beat.waited_s,
-            "heartbeat_age_s": now_s - seen_s,
-            "counters": beat.counters,
         }
 
     def live_members(self) -> list[Member]:
@@ -413,7 +377,7 @@ class Controller:
             control_endpoint=self.endpoint,
             metrics_endpoint=self.context.metrics_endpoint,
         )
-        return [own, *self._members.values()]
+        return [own, *self._book.members.values()]
 
     async def pause(self) -> None:
         """Stop granting work and training; what is under way finishes."""
@@ -460,7 +424,7 @@ class Controller:
                 log.warning("no checkpoint before stopping: %s", error)
         for roles in LEAVING_ORDER:
             await self._dismiss(roles, finish_s=(end_s - monotonic_s()) / 4, end_s=end_s)
-        killed = sorted(self._members)
+        killed = sorted(self._book.members)
         outcome = {"reason": self._stopping, "failure": self._failure, "killed": killed}
         self._steps.event("stopped", author="controller-0", **outcome)
         where = {"policy_version": self._work.version_number, "checkpoint": (self._checkpoint or {}).get("path")}
@@ -470,25 +434,13 @@ class Controller:
     async def _dismiss(self, roles: tuple[str, ...], *, finish_s: float, end_s: float) -> None:
         """Have actors of these roles leave: `finish_s` to finish what is under way, until `end_s` to be gone."""
         finish_s = 0.0 if self._work.version_number >= self.config.stop.policy_versions else finish_s
-        leaving = [member.actor_id for member in self._members.values() if member.role in roles]
+        leaving = [member.actor_id for member in self._book.of(*roles)]
         for actor_id in leaving:
             self._links.tell(actor_id, Shutdown(finish_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, end_s - monotonic_s())), self._somebody_left:
-                await self._somebody_left.wait_for(lambda: not self._members.keys() & set(leaving))
+                await self._somebody_left.wait_for(lambda: not self._book.members.keys() & set(leaving))
 
     def _tell_all(self, news: Message) -> None:
-        for actor_id, member in self._members.items():
-            if member.role in ("rollout", "learner"):
-                self._links.tell(actor_id, news)
-
-    # -- exporting
-
-    def _export(self, now_s: float) -> None:
-        for state, number in self._work.ledger.counts().items():
-            metrics.controller_trajectories.labels(state=state).set(number)
-        for actor_id, (_, seen_s) in self._beats.items():
-            metrics.controller_heartbeat_age.labels(actor=actor_id).set(now_s - seen_s)
-        for role in ("rollout", "reward", "replay", "learner"):
-            alive = sum(member.role == role for member in self._members.values())
-            metrics.controller_members.labels(role=role).set(alive)
+        for member in self._book.of("rollout", "learner"):
+            self._links.tell(member.actor_id, news)

@@ -15,7 +15,7 @@ import asyncio
 import functools
 import logging
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
@@ -87,7 +87,7 @@ class Replay(Actor):
         self._num_reporting = 0
         self._last_reported = 0
         self._num_evictions_exported = 0
-        self._scored: Counter[str] = Counter()
+        self._scored: defaultdict[str, float] = defaultdict(float)
         """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
         self._trouble = ""
 
@@ -215,7 +215,7 @@ class Replay(Actor):
         while self._pending and num_bytes < MAX_COMMIT_BYTES:
             delivery, group = self._pending[len(batch)]
             batch.append((delivery, group))
-            num_bytes += sum(buffer.nbytes for buffer in delivery.buffers)
+            num_bytes += sum(int(buffer.nbytes) for buffer in delivery.buffers)
             if len(batch) == len(self._pending):
                 break
         del self._pending[: len(batch)]
