@@ -65,6 +65,7 @@ from ring_async.transport.messages import (
     StepCompleted,
     TrajectoriesMoved,
     UseWeights,
+    VerifierFailing,
     WeightsAdopted,
     WeightsAnnouncement,
     WeightsPublished,
@@ -204,6 +205,8 @@ class Controller:
                 return LeasesRenewed(self._work.renew(sender, group_ids))
             case GroupsFailed(group_ids, cause):
                 self._record_failures(self._work.give_back(group_ids, cause))
+            case VerifierFailing():
+                self._pause_domain(message)
             case TrajectoriesMoved(states):
                 self._work.moved(states)
             case BufferReported():
@@ -263,6 +266,15 @@ class Controller:
         for back in given_up:
             group_id = back.reservation.group_id
             self._steps.event("group_failed", author=back.owner, group_id=group_id, cause=back.cause)
+
+    def _pause_domain(self, failing: VerifierFailing) -> None:
+        """Nobody judges these sources now: stop asking for them, visibly, and train the rest."""
+        sources = [name for name in self.config.mixture if self.config.sources[name].verifier == failing.verifier]
+        if set(sources) <= self._work.paused_sources:
+            return
+        self._steps.event("domain_paused", author="reward", sources=sources, reason=failing.reason)
+        if not self._work.pause_sources(sources):
+            self._fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
 
     # -- versions
 
@@ -361,6 +373,7 @@ class Controller:
             "causes": self._work.ledger.causes(),
             "buffer": self._work.buffer_report(),
             "checkpoint": self._checkpoint,
+            "paused_sources": sorted(self._work.paused_sources),
             "last_step": self._steps.recent_steps[-1] if self._steps.recent_steps else None,
             "events": list(self._steps.recent_events)[-10:],
         }

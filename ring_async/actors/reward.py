@@ -23,9 +23,17 @@ from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import PeerTimeoutError, RefusedError, VerifierError
 from ring_async.monitoring import metrics
 from ring_async.transport.base import Delivery
-from ring_async.transport.messages import GroupGenerated, GroupScored, GroupsFailed, Registered
+from ring_async.transport.messages import (
+    GroupGenerated,
+    GroupScored,
+    GroupsFailed,
+    Message,
+    Registered,
+    VerifierFailing,
+)
 from ring_async.types import Group, GroupHeader, Verdict, VerifierStamp
 from ring_async.verifiers.base import Response, Verifier
+from ring_async.verifiers.quarantine import Quarantine
 from ring_async.verifiers.registry import make_verifier
 from ring_async.verifiers.scoring import score_group
 
@@ -40,6 +48,7 @@ class Reward(Actor):
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._verifiers: dict[str, Verifier] = {}
+        self._quarantine = Quarantine()
         self._judging: set[asyncio.Task[None]] = set()
         self._epoch = 0
         self._num_verdicts = 0
@@ -49,7 +58,9 @@ class Reward(Actor):
         self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
         used = {source.verifier for name, source in self.config.sources.items() if name in self.config.mixture}
         for name in sorted(used):
-            self._verifiers[name] = await asyncio.to_thread(make_verifier, name, self.config.verifiers[name])
+            self._verifiers[name] = await asyncio.to_thread(
+                make_verifier, name, self.config.verifiers[name], num_workers=self.config.reward.num_workers
+            )
         self.data_inbox  # noqa: B018 - opened here, so that registration can name it
 
     async def joined(self, registered: Registered) -> None:
@@ -96,9 +107,11 @@ class Reward(Actor):
                 )
         except VerifierError as failure:
             metrics.reward_failures.labels(verifier=verifier_name, cause=failure.cause).inc()
+            await self._record(stamp, failure.cause)
             await self._return(header, failure)
             delivery.ack()
             return
+        await self._record(stamp, None)
         self._busy_s += (took_s := monotonic_s() - began_s)
         metrics.reward_verdict_seconds.labels(verifier=verifier_name).observe(took_s)
         for verdict in verdicts:
@@ -126,13 +139,25 @@ class Reward(Actor):
                 return
         delivery.ack()
 
+    async def _record(self, stamp: VerifierStamp, cause: str | None) -> None:
+        """Follow a verifier's failures; past its threshold the controller hears, and pauses its sources."""
+        tripped = self._quarantine.record(stamp.name, stamp.version, cause)
+        if tripped is None:
+            return
+        causes = ", ".join(f"{number} {cause}" for cause, number in tripped.causes)
+        reason = f"{tripped.error_rate:.0%} of the last {tripped.num_verdicts} groups could not be judged ({causes})"
+        log.error("verifier %s: %s", stamp.name, reason)
+        await self._tell(VerifierFailing(stamp.name, stamp.version, reason))
+
     async def _return(self, header: GroupHeader, failure: VerifierError) -> None:
         log.warning("group %s of %s could not be judged: %s", header.group_id, header.prompt.source, failure)
+        await self._tell(GroupsFailed((header.group_id,), f"verifier:{failure.cause}"))
+
+    async def _tell(self, message: Message) -> None:
+        """Let the controller know, however long it is away; `_judge` holds the group meanwhile."""
         while True:
             try:
-                await self.controller.request(
-                    GroupsFailed((header.group_id,), f"verifier:{failure.cause}"), timeout_s=REQUEST_TIMEOUT_S
-                )
+                await self.controller.request(message, timeout_s=REQUEST_TIMEOUT_S)
                 return
             except PeerTimeoutError:
                 continue

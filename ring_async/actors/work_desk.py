@@ -88,6 +88,15 @@ class WorkDesk:
             self._journal.append(*records, Noted("prompts", self._prompts.snapshot()))
         return tuple(issued)
 
+    def pause_sources(self, sources: Iterable[str]) -> bool:
+        """Reserve no more groups of these sources; whether any source is left."""
+        self._prompts.mixture.paused.update(sources)
+        return any(share > 0 and s not in self.paused_sources for s, share in self._prompts.mixture.shares.items())
+
+    @property
+    def paused_sources(self) -> set[str]:
+        return self._prompts.mixture.paused
+
     def renew(self, owner: str, group_ids: Iterable[str]) -> tuple[str, ...]:
         """Extend leases; returns those lost."""
         return self._desk.renew(owner, group_ids, monotonic_s())

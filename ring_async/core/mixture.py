@@ -23,6 +23,8 @@ class Mixture:
         self._mean_tokens: dict[str, float] = {}
         self._completed: dict[str, float] = {}
         self._in_flight: dict[str, int] = {}
+        self.paused: set[str] = set()
+        """Sources that are not chosen now, whatever their weight: nobody can judge them."""
         self.set_weights(weights, epoch=epoch)
 
     def set_weights(self, weights: Mapping[str, float], *, epoch: int) -> None:
@@ -39,11 +41,18 @@ class Mixture:
         self._completed = dict.fromkeys(weights, 0.0)
 
     def choose(self) -> str:
-        """The source of the next group; counts it as under way."""
+        """The source of the next group; counts it as under way.
+
+        Raises:
+            ValueError: every source is paused.
+        """
+        candidates = [source for source, share in self.shares.items() if share > 0 and source not in self.paused]
+        if not candidates:
+            raise ValueError("every source of the mixture is paused")
         expected = {source: self._account(source) for source in self.shares}
         total = sum(expected.values()) + 1.0
         source = max(
-            (source for source, share in self.shares.items() if share > 0),
+            candidates,
             key=lambda source: (self.shares[source] * total - expected[source], source),
         )
         self._in_flight[source] = self._in_flight.get(source, 0) + 1

@@ -142,6 +142,14 @@ class GroupsFailed(Message, frozen=True):
     cause: str
 
 
+class VerifierFailing(Message, frozen=True):
+    """A verifier fails too often to go on; its sources are paused, the others train on."""
+
+    verifier: str
+    version: str
+    reason: str
+
+
 class TrajectoriesMoved(Message, frozen=True):
     """Replay tells the ledger what became of trajectories, after its own durable commit."""
 

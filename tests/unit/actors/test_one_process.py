@@ -158,3 +158,35 @@ def test_shut_down_and_resume_continue_the_count(tmp_path: Path):
     assert run(second) == ""
     assert [batch.plan.plan_number for batch in second.train_engines[0].batches] == list(range(reached + 1, 7))
     assert audit(second.run_dir.path).is_clean
+
+
+class Broken(ScriptedVerifier):
+    """Cannot judge anything."""
+
+    def __init__(self) -> None:
+        super().__init__(failures=["crash"] * 10_000)
+
+
+def test_a_failing_verifier_pauses_its_domain_and_the_rest_trains_on(tmp_path: Path):
+    fleet = make_fleet(
+        tmp_path,
+        stop__policy_versions=12,
+        sources={
+            "sums": {"task": "chain_sum", "verifier": "exact"},
+            "poems": {"task": "chain_sum", "verifier": "broken"},
+        },
+        mixture={"sums": 1.0, "poems": 1.0},
+        verifiers={"exact": {"use": f"{__file__}:EvenTotal"}, "broken": {"use": f"{__file__}:Broken"}},
+    )
+    assert run(fleet) == ""
+    paused = [event for event in lines(fleet.run_dir.events) if event["kind"] == "domain_paused"]
+    assert [event["sources"] for event in paused] == [["poems"]]
+    assert "crash" in paused[0]["reason"]
+    assert {name for step in lines(fleet.run_dir.metrics) for name in step.get("reward_by_source", {})} == {"sums"}
+    report = audit(fleet.run_dir.path)
+    assert report.is_clean, report.to_text()
+
+
+def test_a_run_none_of_whose_domains_can_be_judged_fails_and_says_so(tmp_path: Path):
+    fleet = make_fleet(tmp_path, verifiers={"exact": {"use": f"{__file__}:Broken"}})
+    assert "every source is paused" in run(fleet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ring_async.core.mixture import Mixture
@@ -31,6 +31,7 @@ def test_completed_tokens_follow_the_weights_though_one_source_is_ten_times_long
     assert share == pytest.approx(0.5, abs=0.02)
 
 
+@settings(deadline=None)
 @given(
     weights=st.lists(st.floats(0.1, 10), min_size=2, max_size=4),
     lengths=st.lists(st.integers(10, 500), min_size=4, max_size=4),
@@ -39,8 +40,10 @@ def test_shares_converge(weights: list[float], lengths: list[int]):
     names = [f"s{index}" for index in range(len(weights))]
     mixture = Mixture(dict(zip(names, weights, strict=True)))
     completed = run_groups(mixture, dict(zip(names, lengths, strict=False)), 1200)
+    total = sum(completed.values())
+    unknown = 8 * max(lengths) / total  # the first window is chosen before any length is known
     for name, weight in zip(names, weights, strict=True):
-        assert completed[name] / sum(completed.values()) == pytest.approx(weight / sum(weights), abs=0.05)
+        assert completed[name] / total == pytest.approx(weight / sum(weights), abs=0.03 + unknown)
 
 
 def test_a_weight_of_zero_is_never_chosen():
