@@ -97,8 +97,8 @@ def bench_shm(tensors: dict[str, torch.Tensor], options: argparse.Namespace) -> 
         gb = num_bytes / 1e9
         print(
             f"{'cold' if number < NUM_COLD else 'warm'}  memcpy {gb / memcpy_s:5.2f} GB/s  "
-            f"publish {gb / publish_s:5.2f} GB/s  ratio {memcpy_s / publish_s:4.2f}  stage {rows[-1][2] * 1e3:6.1f} ms  "
-            f"swap {rows[-1][3] * 1e3:5.2f} ms"
+            f"publish {gb / publish_s:5.2f} GB/s  ratio {memcpy_s / publish_s:4.2f}  "
+            f"stage {rows[-1][2] * 1e3:6.1f} ms  swap {rows[-1][3] * 1e3:5.2f} ms"
         )
     for pipe, process in zip(pipes, processes, strict=True):
         pipe.send(None)

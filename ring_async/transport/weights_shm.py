@@ -11,8 +11,9 @@ system, so there is nothing to sweep: after a kill -9 of either side the kernel 
 
 Invariants:
 * A receiver holds a shared `flock` on the slab as long as any tensor that it mapped lives (the lock belongs to the open
-  file, which the mapping keeps). The sender writes into a slab only under an exclusive lock. So a slab is never changed
-  under a version in force, and a dead receiver's lock is gone with it.
+  file, which the mapping keeps; a mapping without tensors goes with the next `stage`). The sender writes into a slab
+  only under an exclusive lock. So a slab is never changed under a version in force, and a dead receiver's lock is gone
+  with it.
 * The header names the version under that same lock: a receiver with an outdated announcement sees another version
   there, and says "retired".
 * Pages of a slab that no receiver maps any more are used again: after the first few versions, publishing touches only
@@ -132,24 +133,44 @@ class ShmWeightReceiver:
 
     def __init__(self, *, num_threads: int = 1) -> None:
         self._num_threads = num_threads
+        self._lock = threading.Lock()
+        self._mappings: list[mmap.mmap] = []
 
     def stage(self, announcement: WeightsAnnouncement) -> StagedWeights:
         """See `WeightReceiver.stage`. The tensors lie in a private mapping: writing to one changes nobody else's."""
         start = time.perf_counter()
         version = announcement.policy_version
         manifest = read_manifest(announcement, CHANNEL)
-        mapping = _map(version, manifest)
+        with self._lock:
+            self._unmap_unused()
+            mapping = _map(version, manifest)
+            self._mappings.append(mapping)
+        # By way of numpy, because torch alone would not keep the mapping from being closed under its tensors.
         content = np.frombuffer(mapping, dtype=np.uint8, count=manifest.layout.num_bytes, offset=HEADER_BYTES)
         verify(version, manifest, content, self._num_threads)
-        if content.size:
-            flat = torch.frombuffer(mapping, dtype=torch.uint8, count=content.size, offset=HEADER_BYTES)
-        else:
-            flat = torch.empty(0, dtype=torch.uint8)
+        flat = torch.from_numpy(content)
         report = StageReport(num_bytes=content.size, wire_bytes=0, stage_s=seconds_since(start))
         return StagedWeights(version, view_tensors(manifest.layout, flat), report)
 
     def close(self) -> None:
         """See `WeightReceiver.close`."""
+        with self._lock:
+            self._unmap_unused()
+            self._mappings.clear()
+
+    def _unmap_unused(self) -> None:
+        """Unmap what no tensor views any more.
+
+        Here, in the thread that stages, and without the interpreter's lock: unmapping 1 GiB takes tens of
+        milliseconds, which would else fall into the engine's swap, when it lets go of the last tensor.
+        """
+        kept = []
+        for mapping in self._mappings:
+            try:
+                mapping.close()
+            except BufferError:
+                kept.append(mapping)
+        self._mappings = kept
 
 
 class _Slab:
