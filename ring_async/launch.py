@@ -123,7 +123,7 @@ async def _live_controller(context: Any, launch: ActorLaunch) -> None:
             "control": controller.endpoint,
             "metrics": context.metrics_endpoint,
             "controller_incarnation": context.spec.incarnation,
-            "launcher_pid": os.getppid(),
+            "pid": os.getpid(),
         }
         write_json(run_dir.endpoints, endpoints, mode=0o600)
         await controller.live()

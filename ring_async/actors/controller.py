@@ -133,6 +133,7 @@ class Controller:
             ("rollout", config.rollout.num),
         ):
             self._fleet.want(role, num, now_s)
+        self._fleet.adopt(self._work.noted("incarnations") or {})
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
         try:
             told = asyncio.create_task(self._told_launcher.wait())
@@ -337,6 +338,7 @@ class Controller:
         self._steps.event("actor_lost", author="controller-0", actor=actor_id, notice=change.notice)
         metrics.controller_restarts.labels(role=change.lost.role).inc()
         self._record_failures(self._work.owner_lost(actor_id))
+        self._work.note("incarnations", self._fleet.incarnations())
         self._tell_members()
         if change.given_up:
             self._fail(change.given_up)

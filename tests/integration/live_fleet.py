@@ -59,7 +59,7 @@ class LiveFleet:
 
     def kill(self, actor_id: str) -> int:
         """kill -9, the actor that runs under this id now."""
-        pid = self.pid_of(actor_id)
+        pid = self.run_dir.read_endpoints()["pid"] if actor_id == "controller-0" else self.pid_of(actor_id)
         os.kill(pid, signal.SIGKILL)
         return pid
 

@@ -133,9 +133,13 @@ def test_down_and_resume(tmp_path: Path):
     assert audit(live.run_dir.path).is_clean
 
 
-def test_the_learner_and_replay_may_die_too(tmp_path: Path):
+def test_controller_learner_and_replay_may_die_too(tmp_path: Path):
     with fleet(tmp_path, "killed", "stop.policy_versions=16", "checkpoint.every_versions=4") as live:
+        live.wait_version(3)
+        survivor = live.pid_of("rollout-0")
+        live.kill("controller-0")
         live.wait_version(6)
+        assert live.pid_of("rollout-0") == survivor, "actors live on while the controller is away"
         live.kill("learner-0")
         live.wait_until(lambda: len(live.events("actor_lost")) == 1, "the learner's death being noticed")
         live.wait_version(9)
