@@ -7,8 +7,9 @@ Groups of 8 × 2,048 tokens. What is measured:
 
 * put: one synced commit of a batch of groups that also deletes as many old ones; the same values, batches and deletions
   through bare LMDB, in turn with ours.
-* cycle: put (four commits to a batch plan) → score acknowledged → plan logged → every planned group read and its checksum proven, durable, in one
-  process; bare LMDB does its puts and reads every value. "packed" goes on to fill the learner's rows.
+* cycle: put (four commits to a batch plan) → score acknowledged → plan logged → every planned group read and its
+  checksum proven, durable, in one process; bare LMDB does its puts and reads every value. "packed" goes on to fill the
+  learner's rows.
 * over ZMQ: the cycle, packed, with the replay actor in its own process, groups sent one by one; TransferQueue is given
   its groups one by one too, and also (for information) 64 at a time.
 * memory: anonymous memory of a process whose buffer is four times its memory budget, after every second.
@@ -161,7 +162,7 @@ def compare_with_lmdb(folder: Path, groups_per_put: int, seconds: float) -> dict
 
 
 def memory_growth(folder: Path, budget_bytes: int, seconds: float) -> tuple[float, float, float]:
-    """Anonymous memory while the buffer holds four times `budget_bytes`: MiB at first, at the end, and of the buffer."""
+    """Anonymous memory while the buffer holds four times `budget_bytes`: MiB early, late, and of the buffer."""
     template = make_template()
     group_bytes = sum(memoryview(part).nbytes for part in template.buffers)
     groups_per_batch = 16

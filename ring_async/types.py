@@ -4,6 +4,8 @@ Owns: what they are made of, and how a group lies in memory (one flat array per 
 Does not own: any decision, any I/O. Imports numpy and msgspec alone.
 Invariants: everything here is immutable once built; a header describes its arrays exactly (`Group.check` proves it).
 
+Structs that exist by the thousand and cannot be part of a cycle are kept from the garbage collector (`gc=False`).
+
 Shapes: `[P]` prompt tokens, `[N]` response tokens of a whole group, `[T]` response tokens of one trajectory, `[K]`
 trajectories of a group, `[B, C]` packed rows of `token_capacity` C.
 """
@@ -26,7 +28,7 @@ Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]
 FinishReason = Literal["stop", "length"]
 
 
-class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True):
+class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """Weights by name: `number` optimizer steps published so far, within one lineage of the learner.
 
     `incarnation` grows by one with every restart of the learner from a checkpoint, so that weights of a lost lineage
@@ -40,7 +42,7 @@ class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True):
         return f"{self.incarnation}.{self.number}"
 
 
-class Segment(msgspec.Struct, frozen=True, array_like=True):
+class Segment(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Tokens `[start, end)` of one response, all sampled by the weights `policy_version`."""
 
     start: int
@@ -231,7 +233,7 @@ class Reservation(msgspec.Struct, frozen=True):
     lease_s: float
 
 
-class TrajectoryState(msgspec.Struct, frozen=True, array_like=True):
+class TrajectoryState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One trajectory's new state in the ledger (`core.ledger` lists the states)."""
 
     trajectory_id: str
@@ -240,7 +242,7 @@ class TrajectoryState(msgspec.Struct, frozen=True, array_like=True):
     num_tokens: int = 0
 
 
-class TokenInterval(msgspec.Struct, frozen=True, order=True, array_like=True):
+class TokenInterval(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """Response tokens `[start, end)` of one trajectory: the unit in which consumption is accounted."""
 
     trajectory_id: str
@@ -248,7 +250,7 @@ class TokenInterval(msgspec.Struct, frozen=True, order=True, array_like=True):
     end: int
 
 
-class PackedSequence(msgspec.Struct, frozen=True):
+class PackedSequence(msgspec.Struct, frozen=True, gc=False):
     """Where one prompt + response lies in the packed rows, and what it carries."""
 
     trajectory_id: str

@@ -32,7 +32,7 @@ class GroupRecord(msgspec.Struct, frozen=True):
     loss_positions: tuple[bytes | None, ...]
 
 
-class Progress(msgspec.Struct, frozen=True, array_like=True):
+class Progress(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """How far one trajectory came.
 
     Attributes:

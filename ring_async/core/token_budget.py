@@ -24,7 +24,7 @@ MAX_FIT_CANDIDATES = 1_024
 """Bounds on the search for responses that add up exactly: 32 MiB of bit sets and a fraction of a second at worst."""
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One trajectory that may be trained now.
 
     Attributes:
