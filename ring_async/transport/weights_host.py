@@ -17,7 +17,7 @@ from ring_async.errors import WeightsError
 from ring_async.transport.weights import flatten
 from ring_async.types import PolicyVersion, UInt8
 
-_CHUNK_BYTES = 256 << 10
+_CHUNK_BYTES = 1 << 20
 """Copied, then hashed while still in the cache: hashing after the whole copy would read memory a second time."""
 
 

@@ -66,7 +66,7 @@ class ShmWeightSender:
         num_threads: that copy and hash.
     """
 
-    def __init__(self, *, bucket_bytes: int = 32 << 20, retain_versions: int = 2, num_threads: int = 2) -> None:
+    def __init__(self, *, bucket_bytes: int = 32 << 20, retain_versions: int = 2, num_threads: int = 4) -> None:
         self._bucket_bytes = bucket_bytes
         self._retain_versions = retain_versions
         self._num_threads = max(1, min(num_threads, os.cpu_count() or 1))

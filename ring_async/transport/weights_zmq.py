@@ -96,7 +96,7 @@ class ZmqWeightSender:
         keys: CurveKeys | None = None,
         bucket_bytes: int = 32 << 20,
         retain_versions: int = 2,
-        num_threads: int = 2,
+        num_threads: int = 4,
     ) -> None:
         self._bucket_bytes = bucket_bytes
         self._retain_versions = retain_versions
