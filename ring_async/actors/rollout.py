@@ -21,7 +21,7 @@ from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finis
 from ring_async.clock import monotonic_s
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
-from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
+from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, WeightsError
 from ring_async.monitoring import metrics
 from ring_async.monitoring.observe import EngineMeter
 from ring_async.transport.messages import (
@@ -44,6 +44,9 @@ from ring_async.transport.weights import StagedWeights, WeightReceiver
 from ring_async.types import Generation, Group, GroupHeader, Int32, Reservation, Trajectory, TrajectoryHeader
 
 log = logging.getLogger(__name__)
+
+STAGE_RETRY_S = 0.2
+"""Pause before a version that could not be staged, or a newer one, is tried."""
 
 
 class Rollout(Actor):
@@ -137,8 +140,14 @@ class Rollout(Actor):
             announcement = self._announced
             assert announcement is not None
             began_s = time.monotonic()
-            with self.tracer.span("stage_weights"):
-                staged = await asyncio.to_thread(self.receiver.stage, announcement)
+            try:
+                with self.tracer.span("stage_weights"):
+                    staged = await asyncio.to_thread(self.receiver.stage, announcement)
+            except WeightsError as error:  # retired meanwhile, or its sender died: the next version will do
+                log.warning("%s: version %s could not be staged: %s", self.actor_id, announcement.policy_version, error)
+                await asyncio.sleep(STAGE_RETRY_S)
+                self._news.set()
+                continue
             stage_s = time.monotonic() - began_s
             report = await self.engine.swap_weights(
                 announcement.policy_version, staged.tensors, self.config.rollout.on_update

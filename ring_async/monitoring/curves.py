@@ -96,7 +96,7 @@ def panels(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Panel]:
         bound = 0
     budget = next((row["token_budget"] for row in rows if isinstance(row.get("token_budget"), int | float)), None)
     drawn = [
-        Panel("Reward", "mean of a batch", rewards),
+        Panel("Reward", "mean of all scored", rewards),
         Panel("Entropy", "nats a token", lines(policy="entropy")),
         Panel("Effective sample size", "of 1", lines(all_tokens="effective_sample_size"), limits=(0, 1.03)),
         Panel(

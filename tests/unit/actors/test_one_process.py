@@ -8,12 +8,15 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from ring_async.errors import WeightsError
 from ring_async.storage.audit import audit
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_training import ScriptedTrainEngine
 from ring_async.testing.scripted_verifier import ScriptedVerifier
 from ring_async.testing.virtual_clock import run_virtual
+from ring_async.transport.messages import WeightsAnnouncement
+from ring_async.transport.weights import StagedWeights
 
 Deed = Callable[[OneProcessFleet], Coroutine[Any, Any, None]]
 
@@ -190,3 +193,19 @@ def test_a_failing_verifier_pauses_its_domain_and_the_rest_trains_on(tmp_path: P
 def test_a_run_none_of_whose_domains_can_be_judged_fails_and_says_so(tmp_path: Path):
     fleet = make_fleet(tmp_path, verifiers={"exact": {"use": f"{__file__}:Broken"}})
     assert "every source is paused" in run(fleet)
+
+
+def test_a_version_that_cannot_be_staged_is_passed_over(tmp_path: Path):
+    fleet = make_fleet(tmp_path)
+    stage, failed = fleet.weights.stage, []
+
+    def sometimes(announcement: WeightsAnnouncement) -> StagedWeights:
+        if announcement.policy_version.number in {2, 3} and len(failed) < 3:
+            failed.append(announcement.policy_version.number)
+            raise WeightsError("retired")
+        return stage(announcement)
+
+    fleet.weights.stage = sometimes
+    assert run(fleet) == ""
+    assert failed, "no version failed to stage"
+    assert not [event for event in lines(fleet.run_dir.events) if event["kind"] == "actor_lost"]
