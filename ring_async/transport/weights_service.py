@@ -14,6 +14,7 @@ import hmac
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from ring_async.transport.curve import CurveKeys
 
 _log = logging.getLogger(__name__)
+_BATCH = 256
+"""Messages taken in before anything else has its turn."""
 _ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 
 
@@ -62,6 +65,7 @@ class WeightService:
     ) -> None:
         self._on_message = on_message
         self._on_wake = on_wake
+        self._tick_s = tick_s
         self._tick_ms = None if tick_s is None else int(tick_s * 1000)
         self._keys = keys
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -136,21 +140,32 @@ class WeightService:
         if self._door is not None:
             poller.register(self._door, zmq.POLLIN)
         try:
+            woken_s = time.monotonic()
             while True:
                 ready = dict(poller.poll(self._tick_ms))
                 if self._wake_fd in ready:
                     os.eventfd_read(self._wake_fd)
                 if self._is_closed:
                     return
-                if not ready or self._wake_fd in ready:
-                    self._run(self._on_wake)
                 if self._door is not None and self._door in ready:
                     self._admit(self._door)
+                # Messages first: after a pause of this process, signs of life that lie here must count before silence.
                 if self._socket in ready:
-                    peer, *frames = self._socket.recv_multipart()
-                    self._run(self._on_message, peer, b"".join(frames))
+                    self._receive()
+                is_tick_due = self._tick_s is not None and time.monotonic() - woken_s >= self._tick_s
+                if self._wake_fd in ready or is_tick_due:
+                    woken_s = time.monotonic()
+                    self._run(self._on_wake)
         finally:
             self._context.destroy(linger=0)
+
+    def _receive(self) -> None:
+        for _ in range(_BATCH):
+            try:
+                peer, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._run(self._on_message, peer, b"".join(frames))
 
     def _run(self, callback: Callable[..., None], *arguments: bytes) -> None:
         try:
