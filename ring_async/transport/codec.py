@@ -32,7 +32,7 @@ Count = Annotated[int, Meta(ge=-1, le=2**62)]
 Identifier = Annotated[str, Meta(max_length=MAX_ID_CHARS)]
 
 
-class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Root of what the two ends of a session tell each other. `docs/transport.md` draws the exchange."""
 
     schema_version: int

@@ -18,6 +18,7 @@ import asyncio
 import secrets
 from collections import Counter, deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 import msgspec
@@ -373,8 +374,7 @@ class SessionInbox:
 
     def _flush_session(self, session: _Session) -> None:
         """Hand outcomes not yet transmitted to the link. If it fails, the sender's next hello asks again."""
-        position = session.transmitted + 1 - session.first_unheard
-        outcomes = list(session.outcomes)[position:] if position else list(session.outcomes)
+        outcomes = list(islice(session.outcomes, session.transmitted + 1 - session.first_unheard, None))
         settled: list[tuple[int, str | None]] = []
         for outcome in outcomes:
             session.transmitted += 1
