@@ -32,6 +32,7 @@ from ring_async.errors import TransportError
 from ring_async.transport.codec import Codec
 from ring_async.transport.curve import Authenticator, CurveKeys
 from ring_async.transport.inbox import SessionInbox
+from ring_async.transport.meter import Meter
 from ring_async.transport.outbox import SessionOutbox
 
 Socket = zmq.Socket[bytes]
@@ -225,6 +226,7 @@ class ZmqTransport:
         self._control: list[RouterLink] = []
         self._inboxes: list[SessionInbox] = []
         self._outboxes: list[SessionOutbox] = []
+        self._meter = Meter()
 
     def open_inbox(self, name: str, *, credits: int | None = None, port: int = 0) -> SessionInbox:  # noqa: A002
         """Open a receiving end.
@@ -279,6 +281,10 @@ class ZmqTransport:
     def denied(self) -> Counter[str]:
         """CURVE handshakes turned away, by cause."""
         return self._authenticator.denied if self._authenticator is not None else Counter()
+
+    def observe(self) -> None:
+        """Bring the figures of all ends to this process's metrics."""
+        self._meter.update(self._outboxes, self._inboxes)
 
     async def close(self) -> None:
         """Close every end. Takes up to half a second while last acknowledgements leave."""

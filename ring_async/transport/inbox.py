@@ -182,6 +182,8 @@ class SessionInbox:
         self.codec = codec
         self.rejected: Counter[str] = Counter()
         """Messages dropped because of what they were, by cause."""
+        self.received_bytes: Counter[str] = Counter()
+        """Of accepted messages, headers and buffers, by sender."""
         self._rejections = Rejections(self.rejected, owner)
         self._credits = num_credits
         self._loop = asyncio.get_running_loop()
@@ -337,6 +339,7 @@ class SessionInbox:
             self._settle(session, carry.seq, (carry.seq, f"it is not a message this side knows: {error}"), None)
             raise
         buffers = tuple([frame.buffer for frame in frames[1:]])
+        self.received_bytes[session.sender] += len(frames[0]) + sum(map(len, buffers))
         self._ready.append(SessionDelivery(self, session, carry, message, buffers))
         self._wake_one()
 

@@ -15,6 +15,7 @@ from ring_async.config.schema import TransportSection
 from ring_async.errors import TransportError
 from ring_async.transport.codec import Codec
 from ring_async.transport.inbox import SessionInbox
+from ring_async.transport.meter import Meter
 from ring_async.transport.outbox import SessionOutbox
 
 
@@ -152,6 +153,7 @@ class MemoryTransport:
         self._codec = Codec(hub.limits)
         self._inboxes: list[SessionInbox] = []
         self._outboxes: list[SessionOutbox] = []
+        self._meter = Meter()
 
     def open_inbox(self, name: str, *, credits: int | None = None) -> SessionInbox:  # noqa: A002
         """Open a receiving end at `memory://<actor_id>/<name>`.
@@ -177,6 +179,10 @@ class MemoryTransport:
         outbox.attach(MemoryLink(self._hub, self._actor_id, endpoint, outbox))
         self._outboxes.append(outbox)
         return outbox
+
+    def observe(self) -> None:
+        """Bring the figures of all ends to this process's metrics."""
+        self._meter.update(self._outboxes, self._inboxes)
 
     async def close(self) -> None:
         for outbox in self._outboxes:

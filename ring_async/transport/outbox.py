@@ -60,6 +60,7 @@ class _Entry:
     encoded: bytes
     buffers: tuple[memoryview, ...]
     future: asyncio.Future[Any]
+    num_buffer_bytes: int
     is_transmitted: bool = False
     is_abandoned: bool = False
 
@@ -78,9 +79,14 @@ class SessionOutbox:
         self.endpoint = endpoint
         self.rejected: Counter[str] = Counter()
         """Frames from the inbox that were no message of ours, by cause."""
+        self.sent_bytes = 0
+        """Of headers and buffers of messages, repeated ones counted again."""
+        self.num_resent = 0
+        self.credit_wait_s = 0.0
+        """Seconds that senders have waited for credit, added up."""
         self._rejections = Rejections(self.rejected, f"{sender} ← {peer}")
         self._sender = sender
-        self._peer = peer
+        self.peer = peer
         self._codec = codec
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
@@ -123,7 +129,11 @@ class SessionOutbox:
         if not self._has_room():
             await self._wait_for_credit()
         future: asyncio.Future[None] = self._loop.create_future()
-        self._submit(_Entry(self._next_seq, type(message).__name__, message_id, False, encoded, views, future))
+        self._submit(
+            _Entry(
+                self._next_seq, type(message).__name__, message_id, False, encoded, views, future, sum(map(len, views))
+            )
+        )
         return future
 
     async def request(self, message: Message, buffers: Sequence[Buffer] = (), *, timeout_s: float) -> Answer:
@@ -143,13 +153,13 @@ class SessionOutbox:
                 if not self._has_room():
                     await self._wait_for_credit()
                 future: asyncio.Future[Answer] = self._loop.create_future()
-                entry = _Entry(self._next_seq, kind, "", True, encoded, views, future)
+                entry = _Entry(self._next_seq, kind, "", True, encoded, views, future, sum(map(len, views)))
                 self._submit(entry)
                 return await future
         except TimeoutError:
             lacked = "answer" if entry is not None else "grant credit for"
             raise PeerTimeoutError(
-                f"{self._peer} at {self.endpoint} did not {lacked} {kind} within {timeout_s:g} s"
+                f"{self.peer} at {self.endpoint} did not {lacked} {kind} within {timeout_s:g} s"
             ) from None
         finally:
             if entry is not None and entry.seq in self._entries:
@@ -173,7 +183,7 @@ class SessionOutbox:
         """`credit from replay-0, 12 s` while a sender waits, else None."""
         if not self._waiters:
             return None
-        return f"credit from {self._peer}, {self._loop.time() - self._waiters[0][1]:.0f} s"
+        return f"credit from {self.peer}, {self._loop.time() - self._waiters[0][1]:.0f} s"
 
     async def close(self, *, drain_s: float = 0.0) -> None:
         """Wait up to `drain_s` for acknowledgements, then let go: what is still unsettled raises `TransportError`."""
@@ -192,7 +202,7 @@ class SessionOutbox:
             if timer is not None:
                 timer.cancel()
         self._tell_heard()
-        closed = TransportError(f"the channel to {self._peer} was closed before it settled this message")
+        closed = TransportError(f"the channel to {self.peer} was closed before it settled this message")
         for entry in self._entries.values():
             _fail(entry.future, closed)
         self._entries.clear()
@@ -221,7 +231,7 @@ class SessionOutbox:
         try:
             envelope = self._codec.decode_to_sender(frames)
         except CodecError as error:
-            self._rejections.count(self._peer, error)
+            self._rejections.count(self.peer, error)
             return
         self._last_news_s = self._loop.time()
         self._probe_s = PROBE_FIRST_S
@@ -264,9 +274,12 @@ class SessionOutbox:
                 entry.message_id,
                 msgspec.Raw(entry.encoded),
             )
-            if not link.transmit((self._codec.encode_envelope(carry), *entry.buffers)):
+            header = self._codec.encode_envelope(carry)
+            if not link.transmit((header, *entry.buffers)):
                 return
             queue.popleft()
+            self.sent_bytes += len(header) + entry.num_buffer_bytes
+            self.num_resent += entry.is_transmitted
             entry.is_transmitted = True
             self._last_transmitted = entry.seq
             self._num_in_flight += 1
@@ -309,7 +322,7 @@ class SessionOutbox:
             self._forget(entry)
             _fail(
                 entry.future,
-                PeerTimeoutError(f"{self._peer} at {self.endpoint} restarted before it answered {entry.kind}"),
+                PeerTimeoutError(f"{self.peer} at {self.endpoint} restarted before it answered {entry.kind}"),
             )
 
     def _on_settled(self, settled: Settled) -> None:
@@ -326,7 +339,7 @@ class SessionOutbox:
             if entry.future.done():
                 continue
             if reason is not None:
-                entry.future.set_exception(RefusedError(f"{self._peer} refused {entry.kind}: {reason}"))
+                entry.future.set_exception(RefusedError(f"{self.peer} refused {entry.kind}: {reason}"))
             else:
                 entry.future.set_result(None)
         self._after_outcomes()
@@ -342,7 +355,7 @@ class SessionOutbox:
                 try:
                     message = self._codec.decode_message(answered.message)
                 except CodecError as error:
-                    self._rejections.count(self._peer, error)
+                    self._rejections.count(self.peer, error)
                     entry.future.set_exception(error)
                 else:
                     buffers = tuple(frame.buffer for frame in frames[1:])
@@ -400,9 +413,10 @@ class SessionOutbox:
 
     async def _wait_for_credit(self) -> None:
         if self._is_closed:
-            raise TransportError(f"the channel to {self._peer} is closed")
+            raise TransportError(f"the channel to {self.peer} is closed")
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.append((waiter, self._loop.time()))
+        since_s = self._loop.time()
+        self._waiters.append((waiter, since_s))
         self._arm_probe()
         try:
             await waiter
@@ -413,6 +427,7 @@ class SessionOutbox:
             self._wake_waiters()
             raise
         self._num_promised -= 1
+        self.credit_wait_s += self._loop.time() - since_s
 
     def _wake_waiters(self) -> None:
         while self._waiters and len(self._entries) + self._num_promised < self._credits:
