@@ -1,6 +1,6 @@
 """A fleet of 10 to 10,000 rollout actors on a virtual clock, run by the same `core` objects as the real one.
 
-    python benchmarks/simulate_fleet.py [--actors 10 100 1000 10000] [--steps 24]
+    python benchmarks/simulate_fleet.py [--actors 10 100 1000 10000] [--steps 48]
 
 Admission, buffer, batch plans and ledger are the real objects; engines, learner, failures and time are modelled. The
 fleet grows together with its learner: Φ is proportional to the number of actors, and the learner trains a little slower
@@ -134,6 +134,7 @@ class Simulation:
         self.num_groups = 0
         self.num_done = 0
         self.num_failures = 0
+        self.evicted_before = self.settled_before = 0
 
     # -- time
 
@@ -313,6 +314,10 @@ class Simulation:
         self.busy_s.append((self.now_s - seconds, self.now_s))
         self.learner = PolicyVersion(0, self.learner.number + 1)
         self.is_training = False
+        if len(self.busy_s) == self.fleet.steps // 2:  # what was gathered until now is warm-up
+            self.evicted_before, self.settled_before = self.settled()
+            self.staleness.clear()
+            self.buffer_tokens.clear()
         self.apply(self.buffer.cover(self.buffer.last_plan))
         self.after(self.fleet.publish_s, self.publish, self.learner)
         self.train()
@@ -326,18 +331,22 @@ class Simulation:
 
     # -- result
 
+    def settled(self) -> tuple[int, int]:
+        """Trajectories evicted, and all that were trained or evicted."""
+        counts = self.ledger.counts()
+        return counts["evicted"], counts["consumed"] + counts["retired"] + counts["evicted"]
+
     def result(self) -> dict[str, object]:
         self.ledger.check()
-        steady = self.busy_s[len(self.busy_s) // 4 :]
+        steady = self.busy_s[len(self.busy_s) // 2 :]
         elapsed_s = steady[-1][1] - steady[0][0]
-        counts = self.ledger.counts()
-        settled = counts["consumed"] + counts["retired"] + counts["evicted"]
+        evicted, settled = self.settled()
         groups_per_s = self.num_done / self.now_s
         return {
             "utilisation": sum(end - start for start, end in steady) / elapsed_s,
             "tokens_per_s": len(steady) * self.fleet.token_budget / elapsed_s,
             "staleness": np.bincount(self.staleness, minlength=1) / len(self.staleness),
-            "evicted": counts["evicted"] / settled,
+            "evicted": (evicted - self.evicted_before) / (settled - self.settled_before),
             "buffer_batches": float(np.mean(self.buffer_tokens)) / self.fleet.token_budget,
             "groups_per_s": groups_per_s,
             "controller_load": (self.core_s["admission"] / self.num_groups) * groups_per_s,
@@ -361,9 +370,10 @@ def simulate(num_actors: int, max_staleness: int, steps: int, seed: int = 0, **c
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--actors", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=48, help="half of them are warm-up")
     parser.add_argument("--staleness", type=int, nargs="+", default=[0, 1, 2, 4, 8])
-    parser.add_argument("--at", type=int, default=1_000, help="fleet size of the max_staleness curve and of the bars")
+    parser.add_argument("--at", type=int, default=1_000, help="fleet size of the bars")
+    parser.add_argument("--curve-at", type=int, default=100, help="fleet size of the max_staleness curve")
     options = parser.parse_args()
     console = Console(width=150)
 
@@ -377,7 +387,7 @@ def main() -> None:
     results: dict[tuple[int, int], dict[str, object]] = {}
 
     def get(num_actors: int, max_staleness: int) -> dict[str, object]:
-        steps = options.steps if num_actors <= 1_000 else max(8, options.steps // 3)
+        steps = options.steps if num_actors <= 1_000 else max(8, options.steps // 4)
         key = (num_actors, max_staleness)
         if key not in results:
             results[key] = simulate(num_actors, max_staleness, steps)
@@ -394,7 +404,7 @@ def main() -> None:
                 f"{one['plan_s']:.2f}", f"{one['failures']}",
             )  # type: ignore[operator,attr-defined,str-bytes-safe]  # fmt: skip
     for max_staleness in options.staleness:
-        one, sync = get(options.at, max_staleness), get(options.at, 0)
+        one, sync = get(options.curve_at, max_staleness), get(options.curve_at, 0)
         mean = float(np.dot(one["staleness"], np.arange(len(one["staleness"]))))  # type: ignore[arg-type]
         curve.add_row(
             str(max_staleness), f"{one['utilisation']:.1%}", f"{one['tokens_per_s'] / sync['tokens_per_s']:.2f}",

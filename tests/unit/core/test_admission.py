@@ -8,7 +8,7 @@ from ring_async.types import PolicyVersion
 
 
 def make_limiter(state=None, **rules):
-    defaults = {"token_budget": 1_000, "max_staleness": 4, "max_group_tokens": 200}
+    defaults = {"token_budget": 1_000, "max_staleness": 4, "max_group_tokens": 200, "headroom": 0.0}
     return AdmissionLimiter(AdmissionRules(**(defaults | rules)), state)
 
 
@@ -69,6 +69,11 @@ def test_reuse_needs_fewer_groups():
     assert make_limiter(max_reuse=2).grantable(0).num_groups == 25
 
 
+def test_headroom_is_kept_free_but_never_in_the_control():
+    assert make_limiter(headroom=0.5).limit_tokens == 4_500
+    assert make_limiter(headroom=0.5, max_staleness=0).limit_tokens == 1_000
+
+
 def test_nothing_under_way_while_the_learner_waits_always_grants():
     limiter = make_limiter()
     limiter.observe_buffer(9_999, next_plan_number=1)
@@ -92,6 +97,7 @@ def test_a_bound_on_groups_holds():
         ({"max_buffer_tokens": 1_199}, "set at least 1,200"),
         ({"max_groups": 0}, "nothing would ever be generated"),
         ({"token_budget": 0}, "above 0"),
+        ({"headroom": 1.5}, "between 0 and 1"),
     ],
 )
 def test_what_can_deadlock_is_refused(rules, message):
