@@ -30,8 +30,8 @@ from ring_async.models import resolve_model_path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "demo-seeds"
 SEEDS = (11, 12, 13, 14, 15)
-NUM_LR0 = 2
-"""Seeds of the control with learning rate 0: its weights cannot move, so a second one already says the same again."""
+NUM_SFT = 2
+"""Seeds of continued supervised training. Learning rate 0 gets one: its weights cannot move, so another says the same."""
 
 MODES = {"greedy": 0.0, "T = 1": 1.0}
 NUM_BOOTSTRAP = 10_000
@@ -59,10 +59,10 @@ def main() -> None:
     arms: dict[str, list[Scores]] = {"RL": [], "learning rate 0": [], "SFT continued": []}
     for seed in SEEDS:
         arms["RL"].append(experiment.scores(f"rl-{seed}", lambda seed=seed: experiment.train(f"rl-{seed}", seed)))
-    for seed in SEEDS[:NUM_LR0]:
+    for seed in SEEDS[:1]:
         lr0 = (f"lr0-{seed}", seed, "learner.learning_rate=0")
         arms["learning rate 0"].append(experiment.scores(lr0[0], lambda lr0=lr0: experiment.train(*lr0)))
-    for seed in SEEDS:
+    for seed in SEEDS[:NUM_SFT]:
         sft = f"sft-{seed}"
         arms["SFT continued"].append(
             experiment.scores(sft, lambda sft=sft, seed=seed: experiment.continue_sft(sft, seed))
