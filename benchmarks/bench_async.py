@@ -10,6 +10,7 @@ the shorter of generating and training went on while the other did, from the run
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -30,13 +31,16 @@ MODES = ("async", "sync")
 
 def run_once(runs: Path, mode: str, number: int, num_versions: int, config: str) -> dict[str, float]:
     name = f"{mode}-{number}"
-    words = ["up", config, f"run.name={name}", f"run.dir={runs}", f"mode={mode}", f"stop.policy_versions={num_versions}"]
+    words = [
+        "up", config, f"run.name={name}", f"run.dir={runs}", f"mode={mode}", f"stop.policy_versions={num_versions}",
+    ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "ring_async.cli", *words], check=True, stdout=subprocess.DEVNULL)
     steps = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
     first, last = steps[WARM_UP_VERSIONS - 1], steps[-1]
     seconds = last["wall_s"] - first["wall_s"]
     measured = steps[WARM_UP_VERSIONS:]
-    since = [now["wall_s"] - before["wall_s"] for before, now in zip(steps[WARM_UP_VERSIONS - 1 :], measured, strict=False)]
+    times = [step["wall_s"] for step in steps[WARM_UP_VERSIONS - 1 :]]
+    since = [now - before for before, now in itertools.pairwise(times)]
     generated = sum(step["generated_tokens_per_s"] * took_s for step, took_s in zip(measured, since, strict=True))
     return {
         "trained_tokens_per_s": sum(step["loss_tokens"] for step in measured) / seconds,

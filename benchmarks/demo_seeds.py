@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bars import Bar, write_bars
 
+from bars import Bar, write_bars
 from ring_async.actors.evaluation import evaluate_checkpoint
 from ring_async.config.load import load_config
 from ring_async.models import resolve_model_path
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "demo-seeds"
 SEEDS = (11, 12, 13, 14, 15)
 NUM_SFT = 2
-"""Seeds of continued supervised training. Learning rate 0 gets one: its weights cannot move, so another says the same."""
+"""Seeds of continued supervised training. Learning rate 0 gets one: its weights cannot move."""
 
 MODES = {"greedy": 0.0, "T = 1": 1.0}
 NUM_BOOTSTRAP = 10_000

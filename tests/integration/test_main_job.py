@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_fleet import LiveFleet, cli, fleet
 
+from live_fleet import LiveFleet, cli, fleet
 from ring_async.monitoring.trace import busy_overlap
 from ring_async.storage.audit import audit
 

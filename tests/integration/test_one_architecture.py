@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from live_fleet import CLUSTER, LOCAL, fleet
 
 pytestmark = pytest.mark.slow

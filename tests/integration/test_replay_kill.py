@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from replay_process import TOKEN_BUDGET, ReplayRig
 
+from replay_process import TOKEN_BUDGET, ReplayRig
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
 
