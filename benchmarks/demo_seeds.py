@@ -141,7 +141,7 @@ class Experiment:
             learning_rate=self.config.learner.learning_rate,
             final_share=1.0,
             seed=seed,
-            first_index=10_000_000 + seed * 1_000_000,
+            first_index=1_000_000 * (1 + SEEDS.index(seed)),
         )
         train(model, tokenizer, DOMAINS, settings)
         out = self.folder / "models" / name
