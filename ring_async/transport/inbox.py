@@ -19,14 +19,15 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Protocol
 
 import msgspec
 
 from ring_async.errors import CodecError, TransportError
 from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
+from ring_async.transport.link import ReplyLink
 from ring_async.transport.messages import SCHEMA_VERSION, Done, Message
 from ring_async.transport.rejections import Rejections
+from ring_async.transport.session import HeldAnswer, Outcome, Session
 from ring_async.types import Buffer
 
 MAX_SESSIONS = 4096
@@ -44,59 +45,6 @@ CLOSE_DRAIN_S = 0.5
 ACK_DELAY_S = 0.001
 """How long an acknowledgement may wait for others to travel with: each one alone would wake the sender for itself.
 Answers, refusals, and half of the sender's credits do not wait."""
-
-
-class ReplyLink(Protocol):
-    """A way for frames to reach the senders of one inbox. It may drop, repeat or reorder them."""
-
-    def transmit(self, address: bytes, frames: Sequence[bytes | memoryview]) -> bool: ...
-
-    def close(self) -> None: ...
-
-
-class _Answer(msgspec.Struct):
-    seq: int
-    encoded: bytes
-    buffers: tuple[memoryview, ...]
-
-
-class _Session:
-    """What this inbox knows of one sender's outbox."""
-
-    __slots__ = (
-        "accepted",
-        "address",
-        "first_unheard",
-        "has_complained",
-        "last_seen_s",
-        "next_number",
-        "number",
-        "outcomes",
-        "pending",
-        "sender",
-        "transmitted",
-    )
-
-    def __init__(self, address: bytes, sender: str, now_s: float) -> None:
-        self.address = address
-        self.sender = sender
-        self.number = secrets.randbits(62) | 1
-        self.accepted = -1
-        self.pending: set[int] = set()
-        self.outcomes: deque[tuple[int, str | None] | _Answer] = deque()
-        self.first_unheard = 1
-        """Number of `outcomes[0]`."""
-        self.transmitted = 0
-        """Number of the last outcome handed to the link."""
-        self.has_complained = False
-        """A gap was pointed out, and nothing was accepted since."""
-        self.last_seen_s = now_s
-
-    def hear(self, heard: int) -> None:
-        # A receipt for what was never transmitted is a lie or a fault: it forgets nothing.
-        while self.first_unheard <= min(heard, self.transmitted):
-            self.outcomes.popleft()
-            self.first_unheard += 1
 
 
 class SessionDelivery:
@@ -117,7 +65,7 @@ class SessionDelivery:
     def __init__(
         self,
         inbox: SessionInbox,
-        session: _Session,
+        session: Session,
         carry: Carry,
         message: Message,
         buffers: tuple[memoryview, ...],
@@ -158,7 +106,7 @@ class SessionDelivery:
             self.refuse(f"the answer cannot be sent: {error}")
             raise
         self._is_settled = True
-        self._inbox._settle(self._session, self._seq, _Answer(self._seq, encoded, views), None)
+        self._inbox._settle(self._session, self._seq, HeldAnswer(self._seq, encoded, views), None)
 
     def refuse(self, reason: str) -> None:
         """Say no: the sender's `request` or `send` raises `RefusedError(reason)`. Idempotent."""
@@ -189,11 +137,11 @@ class SessionInbox:
         self._loop = asyncio.get_running_loop()
         self._link: ReplyLink | None = None
         self._instance = secrets.randbits(62) | 1
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, Session] = {}
         self._ready: deque[SessionDelivery] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._acknowledged: dict[tuple[str, str], None] = {}
-        self._unflushed: dict[bytes, _Session] = {}
+        self._unflushed: dict[bytes, Session] = {}
         self._is_flush_due = False
         self._flush_timer: asyncio.TimerHandle | None = None
         self._drained: asyncio.Event | None = None
@@ -293,20 +241,20 @@ class SessionInbox:
 
     # -- protocol
 
-    def _hear_last(self, session: _Session | None, envelope: Hello | Carry | Heard) -> None:
+    def _hear_last(self, session: Session | None, envelope: Hello | Carry | Heard) -> None:
         """While closing, receipts alone are taken: what is carried now is for a successor."""
         if session is not None and envelope.session == session.number:
             session.hear(envelope.heard)
         if self._drained is not None and not any(session.outcomes for session in self._sessions.values()):
             self._drained.set()
 
-    def _on_hello(self, session: _Session | None, address: bytes, hello: Hello) -> None:
+    def _on_hello(self, session: Session | None, address: bytes, hello: Hello) -> None:
         now_s = self._loop.time()
         if session is None:
             self._forget_idle(now_s)
             if len(self._sessions) >= MAX_SESSIONS:
                 raise CodecError("too_many_senders", f"{hello.sender} is one above {MAX_SESSIONS}")
-            session = self._sessions[address] = _Session(address, hello.sender, now_s)
+            session = self._sessions[address] = Session(address, hello.sender, now_s)
         session.last_seen_s = now_s
         session.has_complained = False
         if hello.session == session.number:
@@ -315,7 +263,7 @@ class SessionInbox:
         session.transmitted = session.first_unheard - 1
         self._flush_session(session)
 
-    def _on_carry(self, session: _Session, carry: Carry, frames: Sequence[Frame]) -> None:
+    def _on_carry(self, session: Session, carry: Carry, frames: Sequence[Frame]) -> None:
         session.last_seen_s = self._loop.time()
         session.hear(carry.heard)
         if carry.seq <= session.accepted:
@@ -343,9 +291,7 @@ class SessionInbox:
         self._ready.append(SessionDelivery(self, session, carry, message, buffers))
         self._wake_one()
 
-    def _settle(
-        self, session: _Session, seq: int, outcome: tuple[int, str | None] | _Answer, acknowledged_id: str | None
-    ) -> None:
+    def _settle(self, session: Session, seq: int, outcome: Outcome, acknowledged_id: str | None) -> None:
         if self._is_closed or self._drained is not None:
             return
         if acknowledged_id is not None:
@@ -358,7 +304,7 @@ class SessionInbox:
         if self._is_flush_due:
             return
         num_unflushed = session.first_unheard + len(session.outcomes) - 1 - session.transmitted
-        if isinstance(outcome, _Answer) or outcome[1] is not None or 2 * num_unflushed >= self._credits:
+        if isinstance(outcome, HeldAnswer) or outcome[1] is not None or 2 * num_unflushed >= self._credits:
             self._is_flush_due = True
             self._loop.call_soon(self._flush)
         elif self._flush_timer is None:
@@ -375,13 +321,13 @@ class SessionInbox:
         for session in unflushed.values():
             self._flush_session(session)
 
-    def _flush_session(self, session: _Session) -> None:
+    def _flush_session(self, session: Session) -> None:
         """Hand outcomes not yet transmitted to the link. If it fails, the sender's next hello asks again."""
         outcomes = list(islice(session.outcomes, session.transmitted + 1 - session.first_unheard, None))
         settled: list[tuple[int, str | None]] = []
         for outcome in outcomes:
             session.transmitted += 1
-            if isinstance(outcome, _Answer):
+            if isinstance(outcome, HeldAnswer):
                 self._transmit_settled(session, settled, session.transmitted - len(settled))
                 settled = []
                 answered = Answered(
@@ -392,11 +338,11 @@ class SessionInbox:
                 settled.append(outcome)
         self._transmit_settled(session, settled, session.transmitted + 1 - len(settled))
 
-    def _transmit_settled(self, session: _Session, settled: list[tuple[int, str | None]], number: int) -> None:
+    def _transmit_settled(self, session: Session, settled: list[tuple[int, str | None]], number: int) -> None:
         if settled:
             self._transmit(session.address, Settled(SCHEMA_VERSION, session.number, number, tuple(settled)))
 
-    def _welcome(self, session: _Session, number: int) -> None:
+    def _welcome(self, session: Session, number: int) -> None:
         welcome = Welcome(SCHEMA_VERSION, number, self._instance, session.number, self._credits, session.accepted)
         self._transmit(session.address, welcome)
 

@@ -18,13 +18,15 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from ring_async.errors import CodecError, PeerTimeoutError, RefusedError, TransportError
 from ring_async.transport.base import Answer
 from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
+from ring_async.transport.credit import Credit
+from ring_async.transport.link import Link
 from ring_async.transport.messages import SCHEMA_VERSION, Message
 from ring_async.transport.rejections import Rejections
 from ring_async.types import Buffer
@@ -35,18 +37,6 @@ PROBE_MAX_S = 4.0
 
 HEARD_DELAY_S = 0.02
 """How long outcomes heard may wait for a message that carries the receipt."""
-
-
-class Link(Protocol):
-    """A way for frames to reach one inbox. It may drop, repeat or reorder them."""
-
-    def transmit(self, frames: Sequence[bytes | memoryview]) -> bool:
-        """Hand over the frames of one message; False when there is no connection or no room."""
-        ...
-
-    def redirect(self, endpoint: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -82,8 +72,6 @@ class SessionOutbox:
         self.sent_bytes = 0
         """Of headers and buffers of messages, repeated ones counted again."""
         self.num_resent = 0
-        self.credit_wait_s = 0.0
-        """Seconds that senders have waited for credit, added up."""
         self._rejections = Rejections(self.rejected, f"{sender} ← {peer}")
         self._sender = sender
         self.peer = peer
@@ -97,7 +85,7 @@ class SessionOutbox:
         self._num_in_flight = 0
         self._next_seq = 0
         self._last_transmitted = -1
-        self._credits = 0
+        self._credit = Credit(peer, lambda: len(self._entries), self._arm_probe)
         self._instance = 0
         self._session = 0
         self._heard = 0
@@ -108,9 +96,6 @@ class SessionOutbox:
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probe_s = PROBE_FIRST_S
         self._last_news_s = self._loop.time()
-        self._waiters: deque[tuple[asyncio.Future[None], float]] = deque()
-        self._num_promised = 0
-        """Credits given to waiters that have not run yet."""
         self._drained: asyncio.Event | None = None
 
     # -- what actors call
@@ -126,8 +111,8 @@ class SessionOutbox:
             TransportError: this outbox is closed.
         """
         encoded, views = self._codec.encode_message(message), self._codec.check_buffers(buffers)
-        if not self._has_room():
-            await self._wait_for_credit()
+        if self._is_closed or not self._credit.is_free:
+            await self._make_room()
         future: asyncio.Future[None] = self._loop.create_future()
         self._submit(
             _Entry(
@@ -150,8 +135,8 @@ class SessionOutbox:
         entry: _Entry | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                if not self._has_room():
-                    await self._wait_for_credit()
+                if self._is_closed or not self._credit.is_free:
+                    await self._make_room()
                 future: asyncio.Future[Answer] = self._loop.create_future()
                 entry = _Entry(self._next_seq, kind, "", True, encoded, views, future, sum(map(len, views)))
                 self._submit(entry)
@@ -181,9 +166,12 @@ class SessionOutbox:
     @property
     def waiting_for(self) -> str | None:
         """`credit from replay-0, 12 s` while a sender waits, else None."""
-        if not self._waiters:
-            return None
-        return f"credit from {self.peer}, {self._loop.time() - self._waiters[0][1]:.0f} s"
+        return self._credit.waiting_for
+
+    @property
+    def credit_wait_s(self) -> float:
+        """Seconds that senders have waited for credit, added up."""
+        return self._credit.wait_s
 
     async def close(self, *, drain_s: float = 0.0) -> None:
         """Wait up to `drain_s` for acknowledgements, then let go: what is still unsettled raises `TransportError`."""
@@ -207,8 +195,7 @@ class SessionOutbox:
             _fail(entry.future, closed)
         self._entries.clear()
         self._untransmitted.clear()
-        while self._waiters:
-            _fail(self._waiters.popleft()[0], closed)
+        self._credit.fail(closed)
         if self._link is not None:
             self._link.close()
 
@@ -258,7 +245,7 @@ class SessionOutbox:
         link, queue = self._link, self._untransmitted
         if link is None:
             return
-        while queue and self._is_open and self._num_in_flight < self._credits:
+        while queue and self._is_open and self._num_in_flight < self._credit.granted:
             entry = queue[0]
             if entry.is_abandoned:
                 queue.popleft()
@@ -308,14 +295,14 @@ class SessionOutbox:
         if welcome.session != self._session:
             self._session = welcome.session
             self._heard = self._heard_told = 0
-        self._credits = welcome.credits
+        self._credit.granted = welcome.credits
         self._is_open = True
         accepted = welcome.accepted
         self._untransmitted = deque(entry for entry in self._entries.values() if entry.seq > accepted)
         self._num_in_flight = len(self._entries) - len(self._untransmitted)
         self._last_transmitted = accepted
         self._transmit_ready()
-        self._wake_waiters()
+        self._credit.wake()
 
     def _fail_requests_of_lost_inbox(self) -> None:
         for entry in [entry for entry in self._entries.values() if entry.is_request and entry.is_transmitted]:
@@ -387,11 +374,11 @@ class SessionOutbox:
         if entry in self._untransmitted:
             self._untransmitted.remove(entry)
             self._forget(entry)
-            self._wake_waiters()
+            self._credit.wake()
 
     def _after_outcomes(self) -> None:
         self._transmit_ready()
-        self._wake_waiters()
+        self._credit.wake()
         if self._heard > self._heard_told and self._heard_timer is None:
             self._heard_timer = self._loop.call_later(HEARD_DELAY_S, self._tell_heard)
         if self._drained is not None and self._is_idle():
@@ -406,35 +393,13 @@ class SessionOutbox:
     # -- waiting
 
     def _is_idle(self) -> bool:
-        return not self._entries and not self._waiters and not self._num_promised
+        return not self._entries and not self._credit.is_wanted
 
-    def _has_room(self) -> bool:
-        return not self._is_closed and not self._waiters and len(self._entries) + self._num_promised < self._credits
-
-    async def _wait_for_credit(self) -> None:
+    async def _make_room(self) -> None:
+        if not self._is_closed and not self._credit.is_free:
+            await self._credit.wait()
         if self._is_closed:
             raise TransportError(f"the channel to {self.peer} is closed")
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        since_s = self._loop.time()
-        self._waiters.append((waiter, since_s))
-        self._arm_probe()
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._num_promised -= 1
-            self._waiters = deque(other for other in self._waiters if other[0] is not waiter)
-            self._wake_waiters()
-            raise
-        self._num_promised -= 1
-        self.credit_wait_s += self._loop.time() - since_s
-
-    def _wake_waiters(self) -> None:
-        while self._waiters and len(self._entries) + self._num_promised < self._credits:
-            waiter, _ = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                self._num_promised += 1
 
     def _arm_probe(self) -> None:
         if self._probe_timer is None and not self._is_closed:
@@ -443,12 +408,12 @@ class SessionOutbox:
     def _probe(self) -> None:
         """Ask an inbox that has been silent while something is unsettled: either side may have missed something."""
         self._probe_timer = None
-        if not self._entries and not self._waiters and self._is_open:
+        if not self._entries and not self._credit.is_wanted and self._is_open:
             return
         if self._loop.time() - self._last_news_s >= self._probe_s:
             self._probe_s = min(2 * self._probe_s, PROBE_MAX_S)
             self._greet()
-        if self._entries or self._waiters:
+        if not self._is_idle():
             self._arm_probe()
 
 

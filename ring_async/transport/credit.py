@@ -1,0 +1,85 @@
+"""Room for messages of one sender at one inbox, and those who wait for it.
+
+Owns: the queue of waiters, and the words and seconds of waiting. Does not own: how many messages are unsettled
+(`outbox` knows) or what the inbox grants.
+Invariants: first come, first served; credit given to a waiter that has not run yet is promised, and nobody else takes
+it; a waiter that is cancelled passes its credit on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+
+class Credit:
+    """Credits of one outbox.
+
+    Args:
+        peer: who grants them, for messages to people.
+        num_unsettled: says how many are taken.
+        on_wait: called when somebody begins to wait.
+    """
+
+    def __init__(self, peer: str, num_unsettled: Callable[[], int], on_wait: Callable[[], None]) -> None:
+        self.granted = 0
+        """By the inbox; 0 until it has welcomed this sender."""
+        self.wait_s = 0.0
+        """Seconds waited in all, added up over waiters."""
+        self._peer = peer
+        self._num_unsettled = num_unsettled
+        self._on_wait = on_wait
+        self._loop = asyncio.get_running_loop()
+        self._waiters: deque[tuple[asyncio.Future[None], float]] = deque()
+        self._num_promised = 0
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a message may be submitted now, by one who has not waited."""
+        return not self._waiters and self._num_unsettled() + self._num_promised < self.granted
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits, or was given credit and has not used it yet."""
+        return bool(self._waiters or self._num_promised)
+
+    @property
+    def waiting_for(self) -> str | None:
+        """`credit from replay-0, 12 s` while somebody waits, else None."""
+        if not self._waiters:
+            return None
+        return f"credit from {self._peer}, {self._loop.time() - self._waiters[0][1]:.0f} s"
+
+    async def wait(self) -> None:
+        """Wait for room. Whoever returns from here submits a message before it awaits anything else."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        since_s = self._loop.time()
+        self._waiters.append((waiter, since_s))
+        self._on_wait()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._num_promised -= 1
+            self._waiters = deque(other for other in self._waiters if other[0] is not waiter)
+            self.wake()
+            raise
+        finally:
+            self.wait_s += self._loop.time() - since_s
+        self._num_promised -= 1
+
+    def wake(self) -> None:
+        """Hand what is free to those who wait."""
+        while self._waiters and self._num_unsettled() + self._num_promised < self.granted:
+            waiter, _ = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                self._num_promised += 1
+
+    def fail(self, error: Exception) -> None:
+        """Let nobody wait any longer."""
+        while self._waiters:
+            waiter, _ = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(error)

@@ -1,0 +1,68 @@
+"""What an inbox remembers of one sender.
+
+Owns: what was accepted, what is unsettled, and outcomes not yet heard. Does not own: when to say what (`inbox`).
+Invariants: outcomes are numbered from 1 without gaps; one is forgotten only when it was transmitted and heard.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+
+import msgspec
+
+
+class HeldAnswer(msgspec.Struct):
+    """An answer that its sender has not heard yet."""
+
+    seq: int
+    encoded: bytes
+    buffers: tuple[memoryview, ...]
+
+
+Settlement = tuple[int, str | None]
+"""(seq, None) when acknowledged, (seq, reason) when refused."""
+
+Outcome = Settlement | HeldAnswer
+
+
+class Session:
+    """What this inbox knows of one sender's outbox."""
+
+    __slots__ = (
+        "accepted",
+        "address",
+        "first_unheard",
+        "has_complained",
+        "last_seen_s",
+        "number",
+        "outcomes",
+        "pending",
+        "sender",
+        "transmitted",
+    )
+
+    def __init__(self, address: bytes, sender: str, now_s: float) -> None:
+        self.address = address
+        self.sender = sender
+        self.number = secrets.randbits(62) | 1
+        """Names this memory of the sender; another one after it was forgotten."""
+        self.accepted = -1
+        """`seq` of the last message accepted."""
+        self.pending: set[int] = set()
+        """Accepted and not settled."""
+        self.outcomes: deque[Outcome] = deque()
+        self.first_unheard = 1
+        """Number of `outcomes[0]`."""
+        self.transmitted = 0
+        """Number of the last outcome handed to the link."""
+        self.has_complained = False
+        """A gap was pointed out, and nothing was accepted since."""
+        self.last_seen_s = now_s
+
+    def hear(self, heard: int) -> None:
+        """The sender has heard outcomes up to and including number `heard`."""
+        # A receipt for what was never transmitted is a lie or a fault: it forgets nothing.
+        while self.first_unheard <= min(heard, self.transmitted):
+            self.outcomes.popleft()
+            self.first_unheard += 1
