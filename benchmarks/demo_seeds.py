@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -122,27 +123,22 @@ class Experiment:
         return json.loads((runs / name / "outcome.json").read_text())["checkpoint"]
 
     def continue_sft(self, name: str, seed: int) -> Path:
-        """The start's own recipe, continued for as many tokens as RL trained, at RL's learning rate."""
+        """The start's own recipe, continued for as many tokens as RL trained, at a tenth of its learning rates."""
         import torch
         from transformers import AutoModelForCausalLM
 
         from ring_async.engines.tokenizer import load_tokenizer
         from ring_async.tiny_model.domains import DOMAINS
         from ring_async.tiny_model.model import save
-        from ring_async.tiny_model.sft import SftSettings, train
+        from ring_async.tiny_model.sft import SftSettings, continued, train
 
         start = resolve_model_path("builtin:tiny")
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
         tokenizer = load_tokenizer(start)
         num_tokens = self.options.versions * self.config.global_token_budget
-        settings = SftSettings(
-            num_tokens=num_tokens,
-            learning_rate=self.config.learner.learning_rate,
-            final_share=1.0,
-            seed=seed,
-            first_index=1_000_000 * (1 + SEEDS.index(seed)),
-        )
+        settings = continued(SftSettings(num_tokens=num_tokens, seed=seed))
+        settings = dataclasses.replace(settings, first_index=1_000_000 * (1 + SEEDS.index(seed)))
         train(model, tokenizer, DOMAINS, settings)
         out = self.folder / "models" / name
         save(model, tokenizer, out)
