@@ -95,13 +95,17 @@ def group_advantages(header: GroupHeader, rules: AdvantageRules, spread: RewardS
     Raises:
         ValueError: a reward is missing or not finite.
     """
-    if any(reward is None or not math.isfinite(reward) for reward in header.rewards):
-        raise ValueError(f"group {header.group_id}: a reward is missing or not finite: {list(header.rewards)}")
+    given = header.rewards
+    if None in given or not all(map(math.isfinite, given)):  # type: ignore[arg-type]
+        raise ValueError(f"group {header.group_id}: a reward is missing or not finite: {list(given)}")
     is_truncated = [one.finish_reason == "length" for one in header.trajectories]
-    rewards = [
-        shaped_reward(one.reward or 0.0, one.num_tokens, header.sampling.max_tokens, rules, is_truncated=truncated)
-        for one, truncated in zip(header.trajectories, is_truncated, strict=True)
-    ]
+    rewards = [float(reward) for reward in given if reward is not None]
+    if rules.truncated == "soft" or True in is_truncated:
+        max_tokens = header.sampling.max_tokens
+        rewards = [
+            shaped_reward(reward, one.num_tokens, max_tokens, rules, is_truncated=truncated)
+            for reward, one, truncated in zip(rewards, header.trajectories, is_truncated, strict=True)
+        ]
     is_masked = tuple(truncated and rules.truncated == "mask" for truncated in is_truncated)
     counted = [reward for reward, masked in zip(rewards, is_masked, strict=True) if rules.masked_in_mean or not masked]
     if len(counted) < 2 or all(is_masked) or max(counted) - min(counted) <= rules.no_signal_tolerance:

@@ -23,8 +23,8 @@ from ring_async.core.progress import (
     GroupProgress,
     GroupRecord,
     Progress,
+    all_loss_tokens,
     is_finished,
-    num_loss_tokens,
     token_interval,
 )
 from ring_async.core.staleness import Lineage, StalenessMeasure, birth_number
@@ -64,6 +64,10 @@ class BufferRules(msgspec.Struct, frozen=True):
     @property
     def retention_tokens(self) -> int:
         return self.max_buffer_tokens or 2 * (self.max_staleness + 1) * self.token_budget * self.max_reuse
+
+
+OPEN = Progress()
+"""A trajectory nothing has happened to."""
 
 
 @dataclass(slots=True)
@@ -127,7 +131,7 @@ class ReplayBuffer:
         group_id = record.header.group_id
         if group_id in self._entries:
             return
-        num_tokens = tuple(num_loss_tokens(record, index) for index in range(len(progress)))
+        num_tokens = all_loss_tokens(record)
         entry = _Entry(record, progress, num_tokens, [], [])
         self._count_births(entry)
         self._entries[group_id] = entry
@@ -141,16 +145,17 @@ class ReplayBuffer:
         a packed row with their prompt (`row_too_short`).
         """
         header = record.header
+        longest = self.rules.token_capacity - header.num_prompt_tokens
         result = []
-        for index, (trajectory, masked) in enumerate(zip(header.trajectories, is_masked, strict=True)):
+        for trajectory, num_tokens, masked in zip(header.trajectories, all_loss_tokens(record), is_masked, strict=True):
             cause = ""
             if masked:
                 cause = "truncated"
-            elif not num_loss_tokens(record, index):
+            elif not num_tokens:
                 cause = "no_loss_tokens"
-            elif header.num_prompt_tokens + trajectory.num_tokens > self.rules.token_capacity:
+            elif trajectory.num_tokens > longest:
                 cause = "row_too_short"
-            result.append(Progress(state="dropped", cause=cause, is_open=False) if cause else Progress())
+            result.append(Progress(state="dropped", cause=cause, is_open=False) if cause else OPEN)
         return tuple(result)
 
     def apply(self, change: Change) -> None:
@@ -295,7 +300,11 @@ class ReplayBuffer:
         return (self.rules.max_reuse - progress.num_uses) * num_tokens - progress.position if progress.is_open else 0
 
     def _trainable_of(self, entry: _Entry, progress: GroupProgress) -> int:
-        return sum(map(self._trainable_one, entry.num_tokens, progress))
+        total, max_reuse = 0, self.rules.max_reuse
+        for num_tokens, one in zip(entry.num_tokens, progress, strict=True):
+            if one.is_open:
+                total += (max_reuse - one.num_uses) * num_tokens - one.position
+        return total
 
     def _change(
         self, touched: Mapping[str, list[Progress]], moved: list[TrajectoryState], *, covered: int | None = None

@@ -92,6 +92,14 @@ def make_record(header: GroupHeader, advantages: Iterable[float], loss_mask: UIn
     return GroupRecord(header, tuple(advantages), arrival, tuple(positions))
 
 
+def all_loss_tokens(record: GroupRecord) -> tuple[int, ...]:
+    """Loss tokens of each trajectory."""
+    return tuple(
+        trajectory.num_tokens if positions is None else len(positions) // 4
+        for trajectory, positions in zip(record.header.trajectories, record.loss_positions, strict=True)
+    )
+
+
 def num_loss_tokens(record: GroupRecord, index: int) -> int:
     """Loss tokens of one trajectory."""
     positions = record.loss_positions[index]

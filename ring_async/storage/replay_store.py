@@ -97,7 +97,7 @@ class StoreReader:
             np.int32,
             np.float32,
             np.uint8,
-        )  # `Group.check` ran before it was stored; the checksum holds
+        )  # as `Group.check` proved them
         return Group(header, *(np.frombuffer(part, dtype) for part, dtype in zip(parts, dtypes, strict=True)))
 
     def records(self) -> Iterator[tuple[GroupRecord, GroupProgress]]:
