@@ -124,10 +124,10 @@ class DealerLink(_Socket):
         return True
 
     def redirect(self, endpoint: str) -> None:
+        socket = self._transport.dealer(endpoint, self._routing_id)  # first: a bad address must leave the old one be
         self.shut(linger_ms=0)
         self._is_connected = False
-        self._is_poll_due = False
-        super().__init__(self._transport.dealer(endpoint, self._routing_id))
+        super().__init__(socket)
         self.schedule_poll()
 
     def close(self) -> None:

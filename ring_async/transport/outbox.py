@@ -151,13 +151,17 @@ class SessionOutbox:
                 self._abandon(entry)
 
     async def redirect(self, endpoint: str) -> None:
-        """The peer lives at another endpoint now: connect there and send what was unacknowledged again."""
+        """The peer lives at another endpoint now: connect there and send what was unacknowledged again.
+
+        Raises:
+            TransportError: that is no endpoint; everything stays as it was.
+        """
         if endpoint == self.endpoint or self._is_closed:
             return
-        self.endpoint = endpoint
-        self._is_open = False
         if self._link is not None:
             self._link.redirect(endpoint)
+        self.endpoint = endpoint
+        self._is_open = False
 
     @property
     def num_unacknowledged(self) -> int:

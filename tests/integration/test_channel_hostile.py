@@ -10,6 +10,7 @@ import zmq
 
 from channel_planes import ZmqPlane, open_plane
 from ring_async.config.schema import TransportSection
+from ring_async.errors import TransportError
 from ring_async.transport.codec import Codec, Hello, Welcome
 from ring_async.transport.memory import MemoryFrame
 from ring_async.transport.messages import SCHEMA_VERSION, Done, Pause
@@ -73,6 +74,39 @@ def test_a_frame_beyond_all_measure_cuts_its_own_connection_alone() -> None:
                 await ack
                 assert await answered(mallory)  # after libzmq has reconnected it
             assert not inbox.rejected
+
+    asyncio.run(body())
+
+
+def test_a_bad_address_is_refused_and_changes_nothing() -> None:
+    async def body() -> None:
+        async with asyncio.timeout(30), open_plane("zmq-ipc") as plane:
+            inbox = plane.transport("replay-0").open_inbox("data")
+            sender = plane.transport("rollout-0")
+            outbox = sender.connect(inbox.endpoint, peer="replay-0")
+            for bad in ("nowhere", "ipc://" + 200 * "x", "tcp://127.0.0.1:70000"):
+                with pytest.raises(TransportError, match="rollout-0"):
+                    await outbox.redirect(bad)
+                with pytest.raises(TransportError, match="rollout-0"):
+                    sender.connect(bad, peer="replay-0")
+            ack = await outbox.send(Done(), message_id="0")
+            (await inbox.receive()).ack()
+            await ack
+
+    asyncio.run(body())
+
+
+def test_names_too_long_for_a_socket_are_shortened() -> None:
+    async def body() -> None:
+        async with asyncio.timeout(30), open_plane("zmq-ipc") as plane:
+            inboxes = [plane.transport(actor_id).open_inbox("data") for actor_id in (120 * "a", 119 * "a" + "b")]
+            assert inboxes[0].endpoint != inboxes[1].endpoint
+            outbox = plane.transport(300 * "c").connect(inboxes[1].endpoint, peer="b")
+            ack = await outbox.send(Done(), message_id="0")
+            delivery = await inboxes[1].receive()
+            assert delivery.sender == 300 * "c"
+            delivery.ack()
+            await ack
 
     asyncio.run(body())
 
