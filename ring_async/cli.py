@@ -33,6 +33,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Asynchronous reinforcement learning of language models: a fleet of long-lived actors, from one command.",
 )
+DEMO_WALL_S = 200
+"""Seconds of training after which the demo ends on a slow machine, with the versions it has by then."""
+
 out = Console()
 err = Console(stderr=True)
 
@@ -241,7 +244,7 @@ def demo(
     from ring_async.monitoring.report import print_summary, write_report
 
     name = _free_name(runs, "demo")
-    resolved = load_config(config, [f"run.name={name}", f"run.dir={runs}"])
+    resolved = load_config(config, [f"run.name={name}", f"run.dir={runs}", f"stop.wall_s={DEMO_WALL_S}"])
     run_dir = RunDir((runs / name).absolute())
     code = _up(resolved, run_dir, resume=False)
     if code:

@@ -112,6 +112,7 @@ class Controller:
         self._weights: WeightsAnnouncement | None = None
         self._checkpoint: dict[str, Any] | None = self._work.noted("checkpoint") if is_resumed else None
         self._is_paused = False
+        self._stop_at_s: float | None = None
         self._stopping = ""
         self._failure = ""
         self._is_finished = False
@@ -177,6 +178,8 @@ class Controller:
                 await self._apply_fleet(change)
             self._record_failures(self._work.expire())
             self._work.ledger.check()
+            if self._stop_at_s is not None and now_s > self._stop_at_s:
+                self.shut_down(f"stop.wall_s: {self.config.stop.wall_s:.0f} s of training", STOP_DEADLINE_S)
             self._book.export()
             for state, number in self._work.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
@@ -286,6 +289,8 @@ class Controller:
             self._links.tell(member.actor_id, UseWeights(announcement))
 
     def _step(self, completed: StepCompleted) -> None:
+        if self._stop_at_s is None and self.config.stop.wall_s is not None:
+            self._stop_at_s = monotonic_s() + self.config.stop.wall_s
         generated = self._book.generated_tokens()
         self._steps.step(completed, generated_tokens=generated, buffer=self._work.buffer_report())
 

@@ -29,7 +29,7 @@ class RunSection(Section):
 
 class StopSection(Section):
     policy_versions: PositiveInt = Field(100, description="End after this many optimizer steps were published.")
-    wall_s: PositiveFloat | None = Field(None, description="End after this many seconds of training, if sooner.")
+    wall_s: PositiveFloat | None = Field(None, description="End this many seconds after the first step, if sooner.")
 
 
 class ModelSection(Section):

@@ -209,3 +209,11 @@ def test_a_version_that_cannot_be_staged_is_passed_over(tmp_path: Path):
     assert run(fleet) == ""
     assert failed, "no version failed to stage"
     assert not [event for event in lines(fleet.run_dir.events) if event["kind"] == "actor_lost"]
+
+
+def test_a_run_may_end_by_the_clock(tmp_path: Path):
+    fleet = make_fleet(tmp_path, stop__policy_versions=100_000, stop__wall_s=8.0)
+    assert run(fleet) == ""
+    outcome = json.loads(fleet.run_dir.outcome.read_text())
+    assert outcome["reason"].startswith("stop.wall_s")
+    assert Path(outcome["checkpoint"]).name == f"0.{outcome['policy_version']}"
