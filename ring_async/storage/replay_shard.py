@@ -111,7 +111,12 @@ class ReplayShard:
     # -- batches out
 
     def batch(self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False) -> PackedBatch | Shortfall:
-        """The batch `plan_number`: the logged one if there is one, else a new plan, durable before this returns.
+        """The batch `plan_number`, packed; raises what `plan` raises."""
+        plan = self.plan(plan_number, learner, is_final=is_final)
+        return plan if isinstance(plan, Shortfall) else self.pack(plan)
+
+    def plan(self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False) -> BatchPlan | Shortfall:
+        """The plan `plan_number`: the logged one if there is one, else a new one, durable before this returns.
 
         Raises:
             RefusedError: the number is neither logged nor next, its payload is gone, or the learner is of a lost
@@ -135,7 +140,18 @@ class ReplayShard:
             return change
         self._put_in_force(change)
         assert change.plan is not None
-        return self._packed(change.plan)
+        return change.plan
+
+    def pack(self, plan: BatchPlan) -> PackedBatch:
+        """Fill a plan's rows with the tokens of its groups.
+
+        Raises:
+            StorageError: a payload is damaged.
+        """
+        group_ids = dict.fromkeys(split_id(sequence.trajectory_id)[0] for sequence in plan.sequences)
+        with self.store.read() as reader:
+            groups = (reader.group(group_id) for group_id in group_ids)
+            return pack_batch(plan, (group for group in groups if group is not None), self.buffer.lineage)
 
     def cover(self, plan_number: int) -> None:
         """A checkpoint covers all batches up to `plan_number`: let go of what only they needed, with the next put.
@@ -243,7 +259,7 @@ class ReplayShard:
             segments=tuple(segments),
         )
 
-    def _logged(self, plan_number: int, learner: PolicyVersion) -> PackedBatch:
+    def _logged(self, plan_number: int, learner: PolicyVersion) -> BatchPlan:
         with self.store.read() as reader:
             entry = reader.plan(plan_number)
         assert entry is not None, f"plan {plan_number} is missing from the log"
@@ -259,13 +275,7 @@ class ReplayShard:
         if learner != entry.plan.policy_version and learner not in entry.replayed_as:
             entry = msgspec.structs.replace(entry, replayed_as=(*entry.replayed_as, learner))
             self._commit(Writes(plans=(entry,)), ())
-        return self._packed(msgspec.structs.replace(entry.plan, policy_version=learner))
-
-    def _packed(self, plan: BatchPlan) -> PackedBatch:
-        group_ids = dict.fromkeys(split_id(sequence.trajectory_id)[0] for sequence in plan.sequences)
-        with self.store.read() as reader:
-            groups = (reader.group(group_id) for group_id in group_ids)
-            return pack_batch(plan, (group for group in groups if group is not None), self.buffer.lineage)
+        return msgspec.structs.replace(entry.plan, policy_version=learner)
 
 
 def _states(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:
