@@ -73,7 +73,7 @@ def test_golden_cases(code):
     ],
 )
 def test_stdin_and_stdout(code, source, reward, says):
-    verifier = code(limits={"cpu_s": 1, "wall_s": 3})
+    verifier = code(limits={"cpu_s": 1, "wall_s": 30})
     found = verdict(verifier, fenced(source), SUM)
     assert found.reward == reward, found
     assert says in found.explanation
@@ -143,7 +143,7 @@ def test_order_may_not_matter(code):
     ],
 )
 def test_cpp(code, source, reward, says):
-    found = verdict(code(limits={"cpu_s": 1, "wall_s": 3}), fenced(source, "cpp"), SUM)
+    found = verdict(code(limits={"cpu_s": 1, "wall_s": 30}), fenced(source, "cpp"), SUM)
     assert found.reward == reward, found
     assert says in found.explanation
 
