@@ -260,14 +260,16 @@ def demo(
     _print_evaluations(results)
     pictures = write_report(run_dir.path)
     out.print("\n[bold]Curves:[/bold] " + "  ".join(_short(path) for path in pictures), soft_wrap=True)
+    ring = _short(Path(sys.executable).with_name("ring-async"))
     out.print(
         "\n[bold]What to try next[/bold]\n"
-        f"  ring-async report {name}                     the curves and a summary again\n"
-        f"  ring-async audit {name}                      prove that no trajectory went missing\n"
-        "  ring-async up configs/local.yaml run.name=mine correction.rule=cispo\n"
-        "  ring-async status --watch                    from another terminal, while it runs\n"
+        f"  {ring} report {name}          the curves and a summary again\n"
+        f"  {ring} audit {name}           prove that no trajectory went missing\n"
+        f"  {ring} up configs/local.yaml run.name=mine correction.rule=cispo\n"
+        f"  {ring} status --watch        from another terminal, while it runs\n"
         "  make demo-seeds                              the learning claim, with seeds and controls",
         highlight=False,
+        soft_wrap=True,
     )
 
 
