@@ -123,7 +123,7 @@ class WorkDesk:
             held = self._desk.complete(group_id)
             if held is not None:
                 num_tokens = sum(state.num_tokens for state in moved)
-                has_signal = any(state.state == "buffered" for state in moved)
+                has_signal = any(state.state in {"buffered", "consumed"} for state in moved)
                 self._prompts.mixture.completed(held.reservation.prompt.source, num_tokens)
                 self._limiter.observe_group(num_tokens, has_signal=has_signal)
 
