@@ -34,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bars import Bar, write_bars
+from peer_packages import peer_environment
 from replay_over_zmq import cycle_over_zmq
 from ring_async.core.advantages import AdvantageRules
 from ring_async.core.buffer import BufferRules
@@ -197,9 +198,10 @@ def anonymous_mib() -> float:
 def transfer_queue(num_groups: int, groups_per_put: int, rows_per_group: int) -> dict[str, float] | None:
     command = [sys.executable, str(Path(__file__).with_name("transfer_queue_contender.py"))]
     words = [str(num_groups), str(groups_per_put), str(rows_per_group)]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=300)
+    environment = peer_environment()
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=300, env=environment)
     if done.returncode:
-        print(f"TransferQueue did not run ({done.stderr.strip().splitlines()[-1:]}); pip install -e '.[bench]'")
+        print(f"TransferQueue did not run: {done.stderr.strip().splitlines()[-1:]}")
         return None
     result: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return result

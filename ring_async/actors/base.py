@@ -254,6 +254,7 @@ class Actor:
         monitoring = self.config.monitoring
         last_answer_s = monotonic_s()
         while True:
+            self.context.transport.observe()
             whom, waited_s = self.waits.longest()
             beat = Heartbeat(self.actor_id, self.incarnation, self.state, whom, waited_s, self.counters())
             try:

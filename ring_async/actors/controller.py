@@ -181,6 +181,7 @@ class Controller:
             if self._stop_at_s is not None and now_s > self._stop_at_s:
                 self.shut_down(f"stop.wall_s: {self.config.stop.wall_s:.0f} s of training", STOP_DEADLINE_S)
             self._book.export()
+            self.context.transport.observe()
             for state, number in self._work.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
             async with self._admission_moved:
