@@ -47,7 +47,7 @@ from ring_async.transport.messages import (
     TrajectoriesMoved,
     TuneKnobs,
 )
-from ring_async.types import Group
+from ring_async.types import Group, TrajectoryState
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class Replay(Actor):
         self._num_reports = 0
         self._num_reporting = 0
         self._last_reported = 0
+        self._is_present_due = False
         self._num_evictions_exported = 0
         self._scored: defaultdict[str, float] = defaultdict(float)
         """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
@@ -102,11 +103,9 @@ class Replay(Actor):
         self.data_inbox  # noqa: B018 - opened here, so that registration can name it
 
     async def joined(self, registered: Registered) -> None:
-        """Tell a controller that may have restarted what is held; it knows most of it, and repeats change nothing."""
+        """A controller that may have restarted must hear all that it has not acknowledged, then what is held."""
         self._last_reported = 0
-        states = await self._on_compute(self.shard.present_states)
-        for first in range(0, len(states), MAX_STATES_PER_MESSAGE):
-            await self._tell(TrajectoriesMoved(states[first : first + MAX_STATES_PER_MESSAGE]), "present")
+        self._is_present_due = True
         self._report_due.set()
 
     async def close(self) -> None:
@@ -310,11 +309,15 @@ class Replay(Actor):
         while True:
             await self._report_due.wait()
             self._report_due.clear()
-            for number, states in await self._on_compute(self.shard.unheard_after, self._last_reported):
+            is_present_due, self._is_present_due = self._is_present_due, False
+            reports, present = await self._on_compute(self._unreported, self._last_reported, is_present_due)
+            for number, states in reports:
                 self._last_reported = number
                 message_id = f"{self.actor_id}-moved-{number}"
                 heard = await self.controller.send(TrajectoriesMoved(states), message_id=message_id)
                 heard.add_done_callback(functools.partial(self._heard, number))
+            for first in range(0, len(present), MAX_STATES_PER_MESSAGE):
+                await self._tell(TrajectoriesMoved(present[first : first + MAX_STATES_PER_MESSAGE]), "present")
             await self._tell(await self._on_compute(self._buffer_report), "buffer")
             await asyncio.sleep(REPORT_INTERVAL_S)
 
@@ -356,6 +359,10 @@ class Replay(Actor):
         path = self.context.run_dir.replay / self.actor_id
         store = ReplayStore(path, self.config.replay.map_size_bytes)
         return ReplayShard(store, buffer_rules(self.config), advantage_rules(self.config))
+
+    def _unreported(self, number: int, is_present_due: bool) -> tuple[list[Any], tuple[TrajectoryState, ...]]:
+        """The reports after `number`, and what is held once they are true: taken at one moment, told in this order."""
+        return self.shard.unheard_after(number), self.shard.present_states() if is_present_due else ()
 
     def _tune(self, knobs: dict[str, Any]) -> None:
         self.shard.tune(tuned_rules(self.shard.buffer.rules, knobs))

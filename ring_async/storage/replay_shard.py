@@ -57,7 +57,7 @@ class ReplayShard:
             for record, progress in sorted(reader.records(), key=lambda pair: pair[0].arrival):
                 self.buffer.add(record, progress)
             self.unheard = dict(reader.unheard())
-        self._next_unheard = max(self.unheard, default=self._unheard_floor()) + 1
+        self._next_unheard = max((self._unheard_floor(), *self.unheard)) + 1
 
     # -- groups in
 

@@ -4,11 +4,12 @@ import pytest
 
 from ring_async.core.advantages import AdvantageRules
 from ring_async.core.buffer import BufferRules
+from ring_async.core.ledger import GroupReserved, Ledger, LedgerError, StatesMoved
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import RefusedError, StorageError
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore
-from ring_async.testing.builders import make_group
+from ring_async.testing.builders import make_group, make_reservation
 from ring_async.types import PolicyVersion
 
 RULES = BufferRules(token_budget=10, token_capacity=32, max_staleness=2, order="fifo")
@@ -110,6 +111,35 @@ def test_the_controller_hears_of_everything_once_it_is_durable(rig):
     rig.put("c")
     rig.restart()
     assert [number for number, _ in rig.shard.unheard_after(0)] == [2, 3]
+
+
+def test_what_is_held_can_only_be_told_after_the_reports_that_led_there(rig):
+    rig.put("a")
+    rig.train(1)
+    rig.shard.cover(1)
+    rig.shard.flush()
+    rig.restart()
+    present = StatesMoved(rig.shard.present_states())
+    assert {state.state for state in present.states} == {"retired", "consumed"}
+    reserved = GroupReserved(make_reservation("a", group_size=2), "rollout-0")
+    ledger = Ledger()
+    ledger.apply(reserved)
+    with pytest.raises(LedgerError, match="a/0: generating cannot become retired"):
+        ledger.check_record(present)
+    for _, states in rig.shard.unheard_after(0):
+        ledger.apply(StatesMoved(states))
+    assert ledger.apply(present).moved == ()
+
+
+def test_a_reports_number_is_never_used_again(rig):
+    rig.put("a")
+    rig.train(1)
+    rig.shard.heard([2])
+    rig.train(1, incarnation=1)  # a commit that moves no trajectory
+    rig.restart()
+    assert [number for number, _ in rig.shard.unheard_after(0)] == [1]
+    rig.put("b")
+    assert [number for number, _ in rig.shard.unheard_after(0)] == [1, 3]
 
 
 def test_a_failed_commit_changes_nothing(rig, monkeypatch):
