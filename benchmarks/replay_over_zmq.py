@@ -74,7 +74,7 @@ async def _drive(run_dir: RunDir, socket_dir: Path, template: Group, groups_per_
             delivery = await control.receive()
             message = delivery.message
             if isinstance(message, Register):
-                delivery.reply(Registered((), None, False, 0, "", 0))
+                delivery.reply(Registered((), None, False, "", 0))
                 member.set_result(message.member)
             elif type(message).__name__ == "Heartbeat":
                 delivery.reply(HeartbeatSeen(is_known=True))

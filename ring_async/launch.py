@@ -112,8 +112,7 @@ async def _live_controller(context: Any, launch: ActorLaunch) -> None:
     from ring_async.data.registry import make_source
 
     config, run_dir = context.config, context.run_dir
-    sources = {name: make_source(name, config.sources[name]) for name in config.mixture}
-    controller = Controller(context, sources, is_resumed=launch.is_resumed)
+    controller = Controller(context, make_source, is_resumed=launch.is_resumed)
     token = secrets.token_urlsafe(32)
     app = make_app(controller, token, config.run.name)
     async with serve(app, config.control.host, config.control.port) as url:

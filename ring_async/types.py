@@ -77,6 +77,26 @@ class VerifierStamp(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class VerifierInForce(msgspec.Struct, frozen=True):
+    """What judges under one name, from one epoch on. `version` is empty until a reward actor has built it."""
+
+    name: str
+    use: str
+    options: dict[str, Any]
+    epoch: int
+    version: str = ""
+
+
+class EpochRules(msgspec.Struct, frozen=True):
+    """Which epochs of one verifier may still be trained on: from `floor` on, but for those rolled back."""
+
+    floor: int = 0
+    barred: tuple[int, ...] = ()
+
+    def admits(self, epoch: int) -> bool:
+        return epoch >= self.floor and epoch not in self.barred
+
+
 class TrajectoryHeader(msgspec.Struct, frozen=True):
     """All of one response but its arrays."""
 

@@ -27,7 +27,7 @@ from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, 
 from ring_async.monitoring.observe import observe_loop_lag
 from ring_async.monitoring.trace import Tracer
 from ring_async.storage.run_dir import RunDir
-from ring_async.transport.base import Inbox, Outbox, Transport
+from ring_async.transport.base import Delivery, Inbox, Outbox, Transport
 from ring_async.transport.messages import (
     ActorSpec,
     Done,
@@ -97,6 +97,8 @@ class Actor:
     """One long-lived process of the fleet. Subclasses give `open`, `main`, `on_command` and `close`."""
 
     role: ClassVar[str]
+    slow_commands: ClassVar[tuple[type[Message], ...]] = ()
+    """Commands that may take long: others do not wait for them."""
 
     def __init__(self, context: ActorContext) -> None:
         self.context = context
@@ -271,12 +273,20 @@ class Actor:
 
     async def _serve_commands(self) -> None:
         """Consumes commands / produces their effects / waits for the next / freed by the controller."""
-        while True:
-            delivery = await self._control_inbox.receive()
-            try:
-                delivery.reply(await self._obey(delivery.message))
-            except RingAsyncError as refusal:
-                delivery.refuse(str(refusal))
+        async with asyncio.TaskGroup() as slow:
+            while True:
+                delivery = await self._control_inbox.receive()
+                answering = self._answer_command(delivery)
+                if isinstance(delivery.message, self.slow_commands):
+                    slow.create_task(answering, name=type(delivery.message).__name__)
+                else:
+                    await answering
+
+    async def _answer_command(self, delivery: Delivery) -> None:
+        try:
+            delivery.reply(await self._obey(delivery.message))
+        except RingAsyncError as refusal:
+            delivery.refuse(str(refusal))
 
     async def _obey(self, message: Message) -> Message:
         if isinstance(message, MembersChanged):

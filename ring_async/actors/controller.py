@@ -19,12 +19,13 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
 from typing import Any
 
 from ring_async.actors.base import ActorContext
+from ring_async.actors.live_changes import LiveChanges
 from ring_async.actors.member_book import MemberBook
 from ring_async.actors.member_links import MemberLinks
+from ring_async.actors.prompt_desk import MakeSource
 from ring_async.actors.step_log import StepLog
 from ring_async.actors.work_desk import WorkDesk
 from ring_async.clock import monotonic_s
@@ -32,7 +33,6 @@ from ring_async.core.admission import Grant
 from ring_async.core.fleet import Fleet, FleetChange
 from ring_async.core.reservations import Returned
 from ring_async.core.restart import RestartPolicy
-from ring_async.data.base import PromptSource
 from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, RunError, StorageError
 from ring_async.monitoring import metrics
 from ring_async.storage.run_dir import write_json
@@ -87,11 +87,11 @@ class Controller:
     """See the module.
 
     Args:
-        sources: where prompts come from, by name.
+        make_source: builds a prompt source from its name and section.
         is_resumed: whether to go on from the run's journal and newest checkpoint.
     """
 
-    def __init__(self, context: ActorContext, sources: Mapping[str, PromptSource], *, is_resumed: bool) -> None:
+    def __init__(self, context: ActorContext, make_source: MakeSource, *, is_resumed: bool) -> None:
         self.context = context
         self.config = config = context.config
         self._inbox = context.transport.open_inbox("control")
@@ -104,10 +104,14 @@ class Controller:
             config.monitoring.heartbeat_timeout_s,
             placement.start_timeout_s,
         )
-        self._work = WorkDesk(config, sources, context.run_dir.journal, is_resumed=is_resumed)
+        self._work = WorkDesk(config, make_source, context.run_dir.journal, is_resumed=is_resumed)
         noted = self._work.noted("learner_incarnation")
         self._learner_incarnation = -1 if noted is None else int(noted)
         self._steps = StepLog(context.run_dir)
+        self.changes = LiveChanges(
+            config, context.run_dir, work=self._work, fleet=self._fleet, book=self._book, links=self._links,
+            steps=self._steps, spawn=self._spawn, tell_members=self._tell_members, is_resumed=is_resumed,
+        )  # fmt: skip
         self._admission_moved = asyncio.Condition()
         self._weights: WeightsAnnouncement | None = None
         self._checkpoint: dict[str, Any] | None = self._work.noted("checkpoint") if is_resumed else None
@@ -126,13 +130,7 @@ class Controller:
     async def live(self) -> None:
         """Serve until the run has ended and the launcher knows."""
         now_s = monotonic_s()
-        config = self.config
-        for role, num in (
-            ("replay", config.replay.num),
-            ("learner", 1),
-            ("reward", config.reward.num),
-            ("rollout", config.rollout.num),
-        ):
+        for role, num in ({"replay": self.config.replay.num, "learner": 1} | self.changes.counts).items():
             self._fleet.want(role, num, now_s)
         self._fleet.adopt(self._work.noted("incarnations") or {})
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
@@ -263,8 +261,8 @@ class Controller:
     def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
         if self._stopping or self._is_paused:
             return Grant(0, "the run is paused" if self._is_paused else "the run is ending")
-        if sender not in self._book.members:
-            return Grant(0, "not registered")
+        if sender not in self._book.members or self._fleet.is_leaving(sender):
+            return Grant(0, "not registered, or leaving")
         return self._work.grantable(ask.policy_version)
 
     def _record_failures(self, given_up: list[Returned]) -> None:
@@ -273,8 +271,11 @@ class Controller:
             self._steps.event("group_failed", author=back.owner, group_id=group_id, cause=back.cause)
 
     def _pause_domain(self, failing: VerifierFailing) -> None:
-        """Nobody judges these sources now: stop asking for them, visibly, and train the rest."""
-        sources = [name for name in self.config.mixture if self.config.sources[name].verifier == failing.verifier]
+        """Nobody judges these sources now: stop asking for them, visibly, and train the rest.
+
+        A verifier that came by a swap is rolled back instead.
+        """
+        sources = self.changes.handle_failing(failing)
         if set(sources) <= self._work.paused_sources:
             return
         self._steps.event("domain_paused", author="reward", sources=sources, reason=failing.reason)
@@ -286,6 +287,7 @@ class Controller:
     def _publish(self, announcement: WeightsAnnouncement) -> None:
         self._weights = announcement
         self._work.observe_version(announcement.policy_version)
+        self.changes.version_reached(announcement.policy_version.number)
         for member in self._book.of("rollout"):
             self._links.tell(member.actor_id, UseWeights(announcement))
 
@@ -317,12 +319,12 @@ class Controller:
             self._steps.event("joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid)
             self._tell_members()
         return Registered(
-            members=tuple(self._book.members.values()),
+            members=self._staying(),
             weights=self._weights,
             is_paused=self._is_paused,
-            verifier_epoch=0,
             resume_from=self._checkpoint["path"] if self._checkpoint else "",
             learner_incarnation=max(0, self._learner_incarnation),
+            **self.changes.for_newcomer(),
         )
 
     def _beat(self, beat: Heartbeat, is_current: bool) -> HeartbeatSeen:
@@ -340,9 +342,11 @@ class Controller:
         self._links.drop(actor_id)
         if self._stopping:
             return
-        log.warning(change.notice)
-        self._steps.event("actor_lost", author="controller-0", actor=actor_id, notice=change.notice)
-        metrics.controller_restarts.labels(role=change.lost.role).inc()
+        kind = "actor_left" if change.has_left else "actor_lost"
+        log.log(logging.INFO if change.has_left else logging.WARNING, change.notice)
+        self._steps.event(kind, author="controller-0", actor=actor_id, notice=change.notice)
+        if not change.has_left:
+            metrics.controller_restarts.labels(role=change.lost.role).inc()
         self._record_failures(self._work.owner_lost(actor_id))
         self._work.note("incarnations", self._fleet.incarnations())
         self._tell_members()
@@ -350,9 +354,13 @@ class Controller:
             self._fail(change.given_up)
 
     def _tell_members(self) -> None:
-        news = MembersChanged(tuple(self._book.members.values()))
+        news = MembersChanged(self._staying())
         for actor_id in self._book.members:
             self._links.tell(actor_id, news)
+
+    def _staying(self) -> tuple[Member, ...]:
+        """Members that others should turn to: not those on their way out."""
+        return tuple(one for one in self._book.members.values() if not self._fleet.is_leaving(one.actor_id))
 
     def _wanted(self) -> FleetWanted:
         if self._is_finished:
@@ -382,6 +390,7 @@ class Controller:
             "buffer": self._work.buffer_report(),
             "checkpoint": self._checkpoint,
             "paused_sources": sorted(self._work.paused_sources),
+            "changes": self.changes.status(),
             "last_step": self._steps.recent_steps[-1] if self._steps.recent_steps else None,
             "events": list(self._steps.recent_events)[-10:],
         }

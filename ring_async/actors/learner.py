@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
 from ring_async.clock import monotonic_s
+from ring_async.config.tunable import knobs_of
 from ring_async.errors import ActorFailedError, PeerTimeoutError
 from ring_async.monitoring import metrics
 from ring_async.monitoring.observe import observe_step
@@ -62,6 +63,7 @@ class Learner(Actor):
         self._version: PolicyVersion | None = None
         self._resume_from: Path | None = None
         self._lineage: int | None = None
+        self._knobs: dict[str, Any] = {}
         self._started = asyncio.Event()
         self._unpaused = asyncio.Event()
         self._unpaused.set()
@@ -79,6 +81,7 @@ class Learner(Actor):
     async def joined(self, registered: Registered) -> None:
         if registered.is_paused:
             self._unpaused.clear()
+        self._knobs = knobs_of("learner", registered.knobs)
         if self._lineage is None:
             self._lineage = registered.learner_incarnation
             self._resume_from = Path(registered.resume_from) if registered.resume_from else None
@@ -127,6 +130,7 @@ class Learner(Actor):
         """Consumes batches / produces versions / waits for replay / freed by Φ eligible tokens."""
         assert self._lineage is not None
         number = await self._restore()
+        await self._on_compute(self.engine.tune, self._knobs)
         self._version = PolicyVersion(self._lineage, number)
         await self._publish(self._version)
         last_number = self.config.stop.policy_versions

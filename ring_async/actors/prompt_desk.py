@@ -8,23 +8,28 @@ the prompts it would have had; a cursor moves once for every new group, whatever
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ring_async.config.schema import Config
-from ring_async.core.mixture import Mixture
+from ring_async.config.schema import Config, SourceSection
+from ring_async.core.mixture import Mixture, check_weights
 from ring_async.data.base import PromptSource
+from ring_async.errors import ConfigError
 from ring_async.types import Reservation, SamplingParams
+
+MakeSource = Callable[[str, SourceSection], PromptSource]
 
 
 class PromptDesk:
     """Makes reservations, one after another, steered by the mixture."""
 
-    def __init__(self, config: Config, sources: Mapping[str, PromptSource]) -> None:
+    def __init__(self, config: Config, make_source: MakeSource) -> None:
         self._config = config
-        self._sources = dict(sources)
+        self._make_source = make_source
+        self._sections = dict(config.sources)
+        self._sources = {name: make_source(name, config.sources[name]) for name in config.mixture}
         self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
-        self.cursors = dict.fromkeys(sources, 0)
+        self.cursors = dict.fromkeys(self._sources, 0)
         self.mixture = Mixture(config.mixture)
 
     def next(self) -> Reservation:
@@ -43,16 +48,69 @@ class PromptDesk:
             lease_s=rollout.lease_s,
         )
 
+    # -- changes while the run goes on
+
+    def tune(self, config: Config) -> None:
+        """Sample the next groups by this configuration."""
+        self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
+
+    def add_source(self, name: str, section: SourceSection) -> None:
+        """Know a further source; it is used once the mixture gives it a weight.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        self._sources[name] = self._make_source(name, section)
+        self._sections[name] = section
+        self.cursors.setdefault(name, 0)
+
+    def set_mixture(self, weights: Mapping[str, float]) -> None:
+        """Put new weights in force from the next reservation on.
+
+        Raises:
+            ConfigError: an unknown source, or weights that are none.
+        """
+        for name in weights:
+            if name not in self._sections:
+                raise ConfigError(f"mixture.{name}: no such source; sources are {', '.join(sorted(self._sections))}")
+        try:
+            check_weights(weights)
+        except ValueError as error:
+            raise ConfigError(f"mixture: {error}") from error
+        for name in weights:
+            if name not in self._sources:
+                self.add_source(name, self._sections[name])
+        self.mixture.set_weights(weights, epoch=self.mixture.epoch + 1)
+
+    def sources_of(self, verifier: str) -> list[str]:
+        """Sources of the present mixture that this verifier judges."""
+        return [name for name in self.mixture.shares if self._sections[name].verifier == verifier]
+
+    # -- what survives
+
     def snapshot(self) -> dict[str, Any]:
         """Plain data for the journal."""
-        return {"cursors": dict(self.cursors), "mixture": self.mixture.snapshot()}
+        return {
+            "cursors": dict(self.cursors),
+            "mixture": self.mixture.snapshot(),
+            "configured": dict(self._config.mixture),
+        }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go on where a journal left off; sources that are new start at their beginning."""
+        """Go on where a journal left off; sources that are new start at their beginning.
+
+        A mixture changed live stays so, unless the configuration's has been changed since.
+        """
         for source, cursor in snapshot["cursors"].items():
-            if source in self.cursors:
-                self.cursors[source] = max(self.cursors[source], int(cursor))
-        self.mixture.restore(snapshot["mixture"])
+            self.cursors[source] = max(self.cursors.get(source, 0), int(cursor))
+        held = snapshot["mixture"]
+        if held["epoch"] and snapshot["configured"] == self._config.mixture:
+            for name in held["shares"]:
+                if name not in self._sources and name in self._sections:
+                    self.add_source(name, self._sections[name])
+            if held["shares"].keys() <= self._sources.keys():
+                self.mixture.set_weights(held["shares"], epoch=int(held["epoch"]))
+        self.mixture.restore(held)
 
     def skip_past(self, group_id: str) -> None:
         """A journal shows that this group was issued: never issue it as new."""

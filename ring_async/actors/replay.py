@@ -19,25 +19,26 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-import msgspec
-
 from ring_async.actors.base import Actor, ActorContext, until_stopped
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
+from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.advantages import AdvantageRules
 from ring_async.core.buffer import BufferRules
 from ring_async.core.token_budget import Shortfall
-from ring_async.errors import ConfigError, RefusedError, RingAsyncError, StorageError
+from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.monitoring import metrics
 from ring_async.storage.replay_shard import Receipt, ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages import (
+    ApplyEpochRules,
     BatchNotReady,
     BatchReady,
     BufferReported,
     CheckpointCovered,
     Done,
+    GroupGenerated,
     GroupScored,
     Message,
     Pause,
@@ -47,7 +48,7 @@ from ring_async.transport.messages import (
     TrajectoriesMoved,
     TuneKnobs,
 )
-from ring_async.types import Group, TrajectoryState
+from ring_async.types import EpochRules, Group, TrajectoryState
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -62,14 +63,8 @@ SHORTEST_WAIT_S = 1e-3
 
 MAX_STATES_PER_MESSAGE = 2_048
 
-TUNABLE = {
-    "budget.token_budget": "token_budget",
-    "budget.order": "order",
-    "replay.max_staleness": "max_staleness",
-    "replay.max_reuse": "max_reuse",
-    "replay.max_buffer_tokens": "max_buffer_tokens",
-}
-"""Knobs that may change while running, and the buffer rule each sets."""
+MAX_RESCORING = 16
+"""Groups on their way to be judged again at once."""
 
 
 class Replay(Actor):
@@ -85,12 +80,15 @@ class Replay(Actor):
         self._num_waiting_questions = 0
         self._num_reports = 0
         self._num_reporting = 0
+        self._num_rescored = 0
         self._last_reported = 0
         self._is_present_due = False
         self._num_evictions_exported = 0
         self._scored: defaultdict[str, float] = defaultdict(float)
         """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
         self._trouble = ""
+        self._bar_raised = asyncio.Event()
+        self._rescoring: dict[str, asyncio.Task[None]] = {}
 
     # -- life
 
@@ -104,6 +102,8 @@ class Replay(Actor):
 
     async def joined(self, registered: Registered) -> None:
         """A controller that may have restarted must hear all that it has not acknowledged, then what is held."""
+        await self._apply_knobs(knobs_of("replay", registered.knobs))
+        await self._bar(registered.epoch_rules)
         self._last_reported = 0
         self._is_present_due = True
         self._report_due.set()
@@ -135,6 +135,7 @@ class Replay(Actor):
                 tasks.create_task(self._receive(), name="receive"),
                 tasks.create_task(self._commit_groups(), name="commit"),
                 tasks.create_task(self._report_news(), name="report"),
+                tasks.create_task(self._have_judged_again(), name="rescore"),
             ]
             await until_stopped(self.stopping, *loops)
 
@@ -146,7 +147,10 @@ class Replay(Actor):
                     await self._on_compute(self.shard.flush)
                 await self._news()
             case TuneKnobs(knobs):
-                await self._on_compute(self._tune, knobs)
+                await self._apply_knobs(knobs)
+                await self._news()
+            case ApplyEpochRules(rules):
+                await self._bar(rules)
                 await self._news()
             case Pause() | Resume():
                 pass  # what is generated while the run pauses is kept; the learner asks for nothing
@@ -295,12 +299,64 @@ class Replay(Actor):
         finally:
             self._num_waiting_questions -= 1
 
+    # -- judged again
+
+    async def _bar(self, rules: dict[str, EpochRules]) -> None:
+        """Train on no other verifier epochs from the next plan on, however long the disk is full."""
+        while True:
+            try:
+                await self._on_compute(self.shard.bar, rules)
+                break
+            except StorageError as error:
+                await self._wait_for_space(error)
+        self._bar_raised.set()
+
+    async def _have_judged_again(self) -> None:
+        """Consumes groups barred from training / produces new verdicts / waits for reward actors / freed by them.
+
+        What a former epoch scored and arrives late is barred, too, so this looks again after every commit.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._bar_raised.wait()
+                self._bar_raised.clear()
+                barred = await self._on_compute(lambda: self.shard.buffer.barred)
+                for group_id in barred:
+                    if len(self._rescoring) >= MAX_RESCORING:
+                        break  # one of them sets the event when it ends
+                    if group_id not in self._rescoring:
+                        self._rescoring[group_id] = tasks.create_task(self._rescore(group_id), name=f"again {group_id}")
+
+    async def _rescore(self, group_id: str) -> None:
+        """Have one group judged by what is in force now; whoever judges it answers once the verdict is durable here."""
+        try:
+            while (group := await self._on_compute(self.shard.barred_group, group_id)) is not None:
+                rewards = await self.registered("reward")
+                reward = min(rewards, key=lambda member: self.data_link(member.actor_id).num_unacknowledged).actor_id
+                self._num_rescored += 1
+                message_id = f"{group_id}@{self.incarnation}.{self._num_rescored}"
+                again = GroupGenerated(group.header, is_rescore=True)
+                judged = await self.data_link(reward).send(again, group.buffers, message_id=message_id)
+                while not judged.done() and reward in self.members:
+                    await asyncio.wait([judged], timeout=1.0)
+                if not judged.done():
+                    judged.cancel()  # this reward actor left the fleet: ask another
+                elif judged.exception() is not None:
+                    log.warning("%s: group %s is dropped: %s", self.actor_id, group_id, judged.exception())
+                    await self._on_compute(self.shard.give_up, group_id)
+                    await self._news()
+        finally:
+            del self._rescoring[group_id]
+            self._bar_raised.set()
+
     # -- what the controller hears
 
     async def _news(self) -> None:
         """The shard changed: wake questions that wait, and let the controller know soon."""
         self._num_reports += 1
         self._report_due.set()
+        if self.shard.buffer.epoch_rules:
+            self._bar_raised.set()
         async with self._changed:
             self._changed.notify_all()
 
@@ -364,8 +420,12 @@ class Replay(Actor):
         """The reports after `number`, and what is held once they are true: taken at one moment, told in this order."""
         return self.shard.unheard_after(number), self.shard.present_states() if is_present_due else ()
 
+    async def _apply_knobs(self, knobs: dict[str, Any]) -> None:
+        if knobs:
+            await self._on_compute(self._tune, knobs)
+
     def _tune(self, knobs: dict[str, Any]) -> None:
-        self.shard.tune(tuned_rules(self.shard.buffer.rules, knobs))
+        self.shard.tune(buffer_rules(tuned(self.config, knobs)))
 
 
 def buffer_rules(config: Config) -> BufferRules:
@@ -394,19 +454,6 @@ def advantage_rules(config: Config) -> AdvantageRules:
         soft_cache_tokens=advantage.soft_cache_tokens,
         masked_in_mean=advantage.masked_in_mean,
     )
-
-
-def tuned_rules(rules: BufferRules, knobs: dict[str, Any]) -> BufferRules:
-    """`rules` with the knobs that are replay's; others are somebody else's and pass by.
-
-    Raises:
-        ConfigError: a value of the wrong type.
-    """
-    changes = {TUNABLE[name]: value for name, value in knobs.items() if name in TUNABLE}
-    try:
-        return msgspec.convert(msgspec.structs.asdict(rules) | changes, BufferRules)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{', '.join(sorted(changes))}: {error}") from error
 
 
 def shard_of(group_id: str, num_shards: int) -> str:

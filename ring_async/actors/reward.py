@@ -3,8 +3,9 @@
     rollouts ──GroupGenerated──▶ [data inbox] ──decode──▶ verifier ──▶ GroupScored ──▶ replay (shard of the group)
                                      ▲ acknowledged only after replay's durable commit
 
-Owns: verifier instances and the tokenizer. Keeps nothing: a group is acknowledged to its rollout when replay has
-committed it, so a death here loses nothing. A verifier that cannot judge is `failed(cause)`, never a reward of 0.
+Owns: the tokenizer, and the verifiers through its `VerifierRack`. Keeps nothing: a group is acknowledged to its
+rollout when replay has committed it, so a death here loses nothing. A verifier that cannot judge is `failed(cause)`,
+never a reward of 0.
 """
 
 from __future__ import annotations
@@ -18,23 +19,29 @@ import msgspec
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel, until_stopped
 from ring_async.actors.replay import shard_of
+from ring_async.actors.verifier_rack import Service, VerifierRack
 from ring_async.clock import monotonic_s
 from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import PeerTimeoutError, RefusedError, VerifierError
 from ring_async.monitoring import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages import (
+    CommitVerifier,
+    Done,
+    DropPrepared,
     GroupGenerated,
     GroupScored,
     GroupsFailed,
     Message,
+    PrepareVerifier,
     Registered,
+    ReportShadow,
+    UseSources,
     VerifierFailing,
 )
 from ring_async.types import Group, GroupHeader, Verdict, VerifierStamp
-from ring_async.verifiers.base import Response, Verifier
+from ring_async.verifiers.base import Response
 from ring_async.verifiers.quarantine import Quarantine
-from ring_async.verifiers.registry import make_verifier
 from ring_async.verifiers.scoring import score_group
 
 log = logging.getLogger(__name__)
@@ -42,33 +49,47 @@ log = logging.getLogger(__name__)
 
 class Reward(Actor):
     role: ClassVar[str] = "reward"
+    slow_commands: ClassVar[tuple[type[Message], ...]] = (PrepareVerifier, CommitVerifier)
 
     def __init__(self, context: ActorContext, make_tokenizer: Callable[[], Any]) -> None:
         super().__init__(context)
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
-        self._verifiers: dict[str, Verifier] = {}
+        self._rack = VerifierRack(self.config)
+        self._source_verifiers = {name: source.verifier for name, source in self.config.sources.items()}
         self._quarantine = Quarantine()
         self._judging: set[asyncio.Task[None]] = set()
-        self._epoch = 0
+        self._shadows: set[asyncio.Task[None]] = set()
         self._num_verdicts = 0
         self._busy_s = 0.0
 
     async def open(self) -> None:
         self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
-        used = {source.verifier for name, source in self.config.sources.items() if name in self.config.mixture}
-        for name in sorted(used):
-            self._verifiers[name] = await asyncio.to_thread(
-                make_verifier, name, self.config.verifiers[name], num_workers=self.config.reward.num_workers
-            )
+        await self._rack.open(sorted({self._source_verifiers[name] for name in self.config.mixture}))
         self.data_inbox  # noqa: B018 - opened here, so that registration can name it
 
     async def joined(self, registered: Registered) -> None:
-        self._epoch = registered.verifier_epoch
+        self._source_verifiers |= registered.source_verifiers
+        await self._rack.adopt(registered.verifiers)
 
     async def close(self) -> None:
-        for verifier in self._verifiers.values():
-            verifier.close()
+        await self._rack.close()
+
+    async def on_command(self, message: Message) -> Message:
+        match message:
+            case PrepareVerifier(verifier, is_shadow):
+                return await self._rack.prepare(verifier, is_shadow=is_shadow)
+            case ReportShadow(epoch):
+                return self._rack.shadow_report(epoch)
+            case CommitVerifier(verifier):
+                await self._rack.commit(verifier)
+            case DropPrepared(epoch):
+                self._rack.drop(epoch)
+            case UseSources(source_verifiers):
+                self._source_verifiers |= source_verifiers
+            case _:
+                return await super().on_command(message)
+        return Done()
 
     def counters(self) -> dict[str, float]:
         return {"verdicts": self._num_verdicts, "busy_s": self._busy_s}
@@ -78,6 +99,7 @@ class Reward(Actor):
             receiving = groups.create_task(self._receive(groups), name="receive")
             await until_stopped(self.stopping, receiving)
             await finish_or_cancel(self._judging, self.stop_deadline_s - monotonic_s())
+            await finish_or_cancel(self._shadows, 0.0)
 
     async def _receive(self, groups: asyncio.TaskGroup) -> None:
         """Consumes groups / produces scored groups / waits for a group / freed by any rollout.
@@ -96,29 +118,42 @@ class Reward(Actor):
             return
         group = Group.from_buffers(delivery.message.group, delivery.buffers)
         header = group.header
-        verifier_name = self.config.sources[header.prompt.source].verifier
-        verifier = self._verifiers[verifier_name]
-        stamp = VerifierStamp(verifier_name, verifier.version, self._epoch)
-        began_s = monotonic_s()
         try:
-            with self.tracer.span("score"):
-                verdicts = await score_group(
-                    verifier, header.prompt, self._responses(group), self.config.reward.timeout_s
-                )
+            async with self._rack.judging(self._source_verifiers[header.prompt.source]) as service:
+                verdicts = await self._score(group, service)
         except VerifierError as failure:
-            metrics.reward_failures.labels(verifier=verifier_name, cause=failure.cause).inc()
-            await self._record(stamp, failure.cause)
+            if delivery.message.is_rescore:
+                delivery.refuse(f"could not be judged: {failure.cause}")
+                return
             await self._return(header, failure)
             delivery.ack()
             return
-        await self._record(stamp, None)
+        await self._forward(delivery, scored(header, verdicts, service.stamp))
+
+    async def _score(self, group: Group, service: Service) -> list[Verdict]:
+        """Verdicts of what is in force; a verifier that is being tried judges along behind it."""
+        header, verifier = group.header, service.verifier
+        responses = self._responses(group)
+        began_s = monotonic_s()
+        try:
+            with self.tracer.span("score"):
+                verdicts = await score_group(verifier, header.prompt, responses, self.config.reward.timeout_s)
+        except VerifierError as failure:
+            metrics.reward_failures.labels(verifier=verifier.name, cause=failure.cause).inc()
+            await self._record(service.stamp, failure.cause)
+            raise
+        await self._record(service.stamp, None)
         self._busy_s += (took_s := monotonic_s() - began_s)
-        metrics.reward_verdict_seconds.labels(verifier=verifier_name).observe(took_s)
+        metrics.reward_verdict_seconds.labels(verifier=verifier.name).observe(took_s)
         for verdict in verdicts:
             metrics.reward_value.labels(source=header.prompt.source).observe(verdict.reward)
         self._num_verdicts += len(verdicts)
-        metrics.reward_verdicts.labels(verifier=verifier_name).inc(len(verdicts))
-        await self._forward(delivery, scored(header, verdicts, stamp))
+        metrics.reward_verdicts.labels(verifier=verifier.name).inc(len(verdicts))
+        if (shadow := self._rack.shadow_of(verifier.name)) is not None:
+            along = asyncio.create_task(self._rack.judge_along(shadow, header, responses, verdicts, took_s))
+            self._shadows.add(along)
+            along.add_done_callback(self._shadows.discard)
+        return verdicts
 
     def _responses(self, group: Group) -> list[Response]:
         return [
@@ -131,7 +166,9 @@ class Reward(Actor):
         await self.registered("replay", shard)
         link = self.data_link(shard)
         async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
-            committed = await link.send(GroupScored(header), delivery.buffers, message_id=header.group_id)
+            assert header.verifier is not None
+            message_id = f"{header.group_id}@{header.verifier.epoch}"
+            committed = await link.send(GroupScored(header), delivery.buffers, message_id=message_id)
             try:
                 await committed
             except RefusedError as refusal:
@@ -147,7 +184,7 @@ class Reward(Actor):
         causes = ", ".join(f"{number} {cause}" for cause, number in tripped.causes)
         reason = f"{tripped.error_rate:.0%} of the last {tripped.num_verdicts} groups could not be judged ({causes})"
         log.error("verifier %s: %s", stamp.name, reason)
-        await self._tell(VerifierFailing(stamp.name, stamp.version, reason))
+        await self._tell(VerifierFailing(stamp.name, stamp.version, stamp.epoch, reason))
 
     async def _return(self, header: GroupHeader, failure: VerifierError) -> None:
         log.warning("group %s of %s could not be judged: %s", header.group_id, header.prompt.source, failure)

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ring_async.actors.prompt_desk import PromptDesk
+import msgspec
+
+from ring_async.actors.prompt_desk import MakeSource, PromptDesk
 from ring_async.clock import monotonic_s
-from ring_async.config.schema import Config
+from ring_async.config.schema import Config, SourceSection
 from ring_async.core.admission import AdmissionLimiter, AdmissionRules, AdmissionState, Grant
 from ring_async.core.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved, split_id
 from ring_async.core.reservations import ReservationDesk, Returned
-from ring_async.data.base import PromptSource
 from ring_async.monitoring import metrics
 from ring_async.storage.journal import Journal
 from ring_async.transport.messages import BufferReported
@@ -33,10 +34,8 @@ log = logging.getLogger(__name__)
 class WorkDesk:
     """Args: `is_resumed` says whether to go on from the journal in `journal_dir`."""
 
-    def __init__(
-        self, config: Config, sources: Mapping[str, PromptSource], journal_dir: Path, *, is_resumed: bool
-    ) -> None:
-        self._prompts = PromptDesk(config, sources)
+    def __init__(self, config: Config, make_source: MakeSource, journal_dir: Path, *, is_resumed: bool) -> None:
+        self._prompts = PromptDesk(config, make_source)
         self._desk = ReservationDesk()
         self._journal = Journal(journal_dir)
         self.ledger = self._journal.ledger
@@ -97,9 +96,47 @@ class WorkDesk:
     def paused_sources(self) -> set[str]:
         return self._prompts.mixture.paused
 
+    def unpause_sources(self, sources: Iterable[str]) -> set[str]:
+        """Reserve groups of these sources again; returns those that were paused."""
+        resumed = self.paused_sources & set(sources)
+        self._prompts.mixture.paused -= resumed
+        return resumed
+
     def renew(self, owner: str, group_ids: Iterable[str]) -> tuple[str, ...]:
         """Extend leases; returns those lost."""
         return self._desk.renew(owner, group_ids, monotonic_s())
+
+    # -- changes while the run goes on
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The mixture in force: shares of completed tokens."""
+        return dict(self._prompts.mixture.shares)
+
+    @property
+    def mixture_epoch(self) -> int:
+        return self._prompts.mixture.epoch
+
+    def sources_of(self, verifier: str) -> list[str]:
+        """Sources of the present mixture that this verifier judges."""
+        return self._prompts.sources_of(verifier)
+
+    def set_mixture(self, weights: Mapping[str, float]) -> None:
+        """Durably put new weights in force; see `PromptDesk.set_mixture`."""
+        self._prompts.set_mixture(weights)
+        self.note("prompts", self._prompts.snapshot())
+
+    def add_source(self, name: str, section: SourceSection) -> None:
+        self._prompts.add_source(name, section)
+
+    def tune(self, config: Config) -> None:
+        """Admit and sample by this configuration from the next reservation on.
+
+        Raises:
+            ConfigError: admission could come to a standstill under it.
+        """
+        self._limiter.tune(**msgspec.structs.asdict(admission_rules(config)))
+        self._prompts.tune(config)
 
     # -- what became of it
 
@@ -163,6 +200,8 @@ class WorkDesk:
     def _restore(self) -> AdmissionState:
         """Go on from the journal: cursors; groups that were under way are issued again, in their old order."""
         notes = self.ledger.notes
+        for name, section in notes.get("sources", {}).items():
+            self._prompts.add_source(name, SourceSection.model_validate(section))
         if "prompts" in notes:
             self._prompts.restore(notes["prompts"])
         under_way = [group.reservation for group in self.ledger.live.values() if group.is_under_way]

@@ -146,6 +146,13 @@ class VerifierSection(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class MixtureStep(Section):
+    """New weights of the mixture, from a policy version on."""
+
+    at_version: PositiveInt
+    mixture: dict[str, Annotated[float, Field(ge=0)]]
+
+
 class WeightsSection(Section):
     channel: Literal["shm", "zmq", "nccl"] = "shm"
     bucket_bytes: PositiveInt = 32 << 20
@@ -219,6 +226,9 @@ class Config(Section):
     advantage: AdvantageSection = AdvantageSection()
     sources: dict[str, SourceSection]
     mixture: dict[str, Annotated[float, Field(ge=0)]]
+    mixture_schedule: Annotated[
+        tuple[MixtureStep, ...], Field(description="Weights that take the place of `mixture`, in order of versions.")
+    ] = ()
     verifiers: dict[str, VerifierSection]
     weights: WeightsSection = WeightsSection()
     transport: TransportSection = TransportSection()
@@ -274,13 +284,18 @@ class Config(Section):
                 f"budget.minibatches_per_batch: {self.budget.minibatches_per_batch} does not divide "
                 f"budget.token_budget {self.global_token_budget}"
             )
-        problems += [
-            f"mixture.{name}: no such source; sources are {', '.join(sorted(self.sources))}"
-            for name in self.mixture
-            if name not in self.sources
-        ]
-        if not any(weight > 0 for weight in self.mixture.values()):
-            problems.append("mixture: every weight is 0; give at least one source a weight above 0")
+        scheduled = {f"mixture_schedule.{i}.mixture": step.mixture for i, step in enumerate(self.mixture_schedule)}
+        for where, weights in ({"mixture": self.mixture} | scheduled).items():
+            problems += [
+                f"{where}.{name}: no such source; sources are {', '.join(sorted(self.sources))}"
+                for name in weights
+                if name not in self.sources
+            ]
+            if not any(weight > 0 for weight in weights.values()):
+                problems.append(f"{where}: every weight is 0; give at least one source a weight above 0")
+        steps = [step.at_version for step in self.mixture_schedule]
+        if steps != sorted(set(steps)):
+            problems.append(f"mixture_schedule: at_version must grow from step to step, it is {steps}")
         for name, source in self.sources.items():
             if source.verifier not in self.verifiers:
                 problems.append(

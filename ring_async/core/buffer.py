@@ -12,6 +12,7 @@ until a checkpoint covers every batch that used it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ from ring_async.core.progress import (
 from ring_async.core.staleness import Lineage, StalenessMeasure, birth_number
 from ring_async.core.token_budget import Candidate, Order, Shortfall, choose_tokens, order_candidates
 from ring_async.errors import ConfigError
-from ring_async.types import BatchPlan, PackedSequence, PolicyVersion, TrajectoryState
+from ring_async.types import BatchPlan, EpochRules, GroupHeader, PackedSequence, PolicyVersion, TrajectoryState
 
 
 class BufferRules(msgspec.Struct, frozen=True):
@@ -69,6 +70,8 @@ class BufferRules(msgspec.Struct, frozen=True):
 OPEN = Progress()
 """A trajectory nothing has happened to."""
 
+ANY_EPOCH = EpochRules()
+
 
 @dataclass(slots=True)
 class _Entry:
@@ -82,16 +85,25 @@ class _Entry:
 
 
 class ReplayBuffer:
-    """See the module. `last_plan`, `covered` and `lineage` come from the store after a restart."""
+    """See the module. The named arguments come from the store after a restart."""
 
     def __init__(
-        self, rules: BufferRules, *, last_plan: int = 0, covered: int = 0, lineage: Lineage | None = None
+        self,
+        rules: BufferRules,
+        *,
+        last_plan: int = 0,
+        covered: int = 0,
+        lineage: Lineage | None = None,
+        epoch_rules: Mapping[str, EpochRules] | None = None,
     ) -> None:
         self.rules = rules
         self.last_plan = last_plan
         self.covered = covered
         self.lineage = lineage or Lineage()
+        self.epoch_rules = dict(epoch_rules or {})
         self._entries: dict[str, _Entry] = {}
+        self._barred: set[str] = set()
+        """Groups scored by an epoch that may not be trained on: they wait to be judged again."""
         self._next_arrival = 1
         self._trainable = 0
 
@@ -137,6 +149,8 @@ class ReplayBuffer:
         self._entries[group_id] = entry
         self._next_arrival = max(self._next_arrival, record.arrival + 1)
         self._trainable += self._trainable_of(entry, progress)
+        if not self._is_admitted(record.header):
+            self._barred.add(group_id)
 
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
         """First progress of a new group's trajectories: open, or dropped at once with the cause.
@@ -158,6 +172,54 @@ class ReplayBuffer:
             result.append(Progress(state="dropped", cause=cause, is_open=False) if cause else OPEN)
         return tuple(result)
 
+    # -- judged again
+
+    @property
+    def barred(self) -> tuple[str, ...]:
+        """Groups that wait to be judged again."""
+        return tuple(group_id for group_id in self._barred if self._has_open(group_id))
+
+    def awaits(self, header: GroupHeader) -> bool:
+        """Whether this is the verdict that a group held here waits for."""
+        group_id = header.group_id
+        return group_id in self._barred and self._has_open(group_id) and self._is_admitted(header)
+
+    def judged_again(self, record: GroupRecord, is_masked: Iterable[bool], *, has_signal: bool) -> GroupProgress:
+        """Progress of a group under new verdicts; trajectories that ended meanwhile stay ended."""
+        fresh = self.admit(record, is_masked)
+        if not has_signal:
+            fresh = (Progress(state="dropped", cause="no_signal", is_open=False),) * len(fresh)
+        before = self.progress(record.header.group_id)
+        return tuple(now if was.is_open else was for was, now in zip(before, fresh, strict=True))
+
+    def replace(self, record: GroupRecord, progress: GroupProgress) -> None:
+        """Put durable new verdicts in force."""
+        group_id = record.header.group_id
+        entry = self._entries[group_id]
+        self._trainable += self._trainable_of(entry, progress) - self._trainable_of(entry, entry.progress)
+        entry.record, entry.progress = record, progress
+        self._barred.discard(group_id)
+
+    def bar(self, epoch_rules: Mapping[str, EpochRules]) -> Change:
+        """New epoch rules. What they bar is judged again if no batch used any of it, else its rest is dropped."""
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        for group_id, entry in self._entries.items():
+            if not _is_used(entry.progress) or self._is_admitted(entry.record.header, epoch_rules):
+                continue
+            self._end_open(group_id, "rescored", touched, moved)
+        return dataclasses.replace(self._change(touched, moved), epoch_rules=dict(epoch_rules))
+
+    def give_up(self, group_id: str) -> Change:
+        """A group that waits to be judged again cannot be."""
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        if group_id in self._barred:
+            self._end_open(group_id, "unjudged", touched, moved)
+        return self._change(touched, moved)
+
+    # -- changes
+
     def apply(self, change: Change) -> None:
         """Put a durable change in force."""
         for group_id, progress in change.progress.items():
@@ -167,7 +229,13 @@ class ReplayBuffer:
             entry.progress = progress
         for group_id in change.released:
             entry = self._entries.pop(group_id)
+            self._barred.discard(group_id)
             self._trainable -= self._trainable_of(entry, entry.progress)
+        if change.epoch_rules is not None:
+            self.epoch_rules = change.epoch_rules
+            self._barred = {
+                group_id for group_id, entry in self._entries.items() if not self._is_admitted(entry.record.header)
+            }
         if change.plan is not None:
             self.last_plan = change.plan.plan_number
         if change.covered is not None:
@@ -237,6 +305,8 @@ class ReplayBuffer:
         where: list[tuple[str, int]] = []
         candidates: list[Candidate] = []
         for group_id, index, entry, progress in self._open():
+            if group_id in self._barred:
+                continue
             record = entry.record
             age = learner.number - entry.births[index]
             if age > rules.max_staleness:
@@ -281,6 +351,24 @@ class ReplayBuffer:
         return Change({}, lineage=self.lineage.forked(incarnation, self.last_plan))
 
     # -- parts
+
+    def _is_admitted(self, header: GroupHeader, epoch_rules: Mapping[str, EpochRules] | None = None) -> bool:
+        rules = self.epoch_rules if epoch_rules is None else epoch_rules
+        return header.verifier is None or rules.get(header.verifier.name, ANY_EPOCH).admits(header.verifier.epoch)
+
+    def _has_open(self, group_id: str) -> bool:
+        return any(one.is_open for one in self._entries[group_id].progress)
+
+    def _end_open(
+        self, group_id: str, cause: str, touched: dict[str, list[Progress]], moved: list[TrajectoryState]
+    ) -> None:
+        entry = self._entries[group_id]
+        for index, progress in enumerate(entry.progress):
+            if progress.is_open:
+                ended = _ended(entry, index, progress, "dropped", cause)
+                touched.setdefault(group_id, list(entry.progress))[index] = ended
+                if ended.state == "dropped":
+                    moved.append(_moved(entry.record, index, ended, _untrained(entry, index, ended)))
 
     def _open(self) -> Iterator[tuple[str, int, _Entry, Progress]]:
         for group_id, entry in self._entries.items():
@@ -391,6 +479,11 @@ def check_rules(rules: BufferRules) -> None:
         )
     if rules.max_staleness < 0 or rules.max_reuse < 1:
         raise ConfigError("replay.max_staleness must be 0 or more, replay.max_reuse 1 or more")
+
+
+def _is_used(progress: GroupProgress) -> bool:
+    """Whether a batch holds any of the group."""
+    return any(one.last_plan for one in progress)
 
 
 def _untrained(entry: _Entry, index: int, progress: Progress) -> int:

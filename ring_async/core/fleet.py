@@ -24,11 +24,15 @@ class ActorKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FleetChange:
-    """What an event led to: `lost` left the fleet just now, `given_up` is why the run cannot go on, or empty."""
+    """What an event led to: `lost` left the fleet just now, `given_up` is why the run cannot go on, or empty.
+
+    `has_left`: it had been told to.
+    """
 
     lost: ActorKey | None = None
     notice: str = ""
     given_up: str = ""
+    has_left: bool = False
 
 
 @dataclass(slots=True)
@@ -37,6 +41,9 @@ class _Wanted:
     incarnation: int
     start_at_s: float
     last_seen_s: float | None = None
+    leave_by_s: float | None = None
+    """It was told to leave, and counts as gone then at the latest."""
+    is_wanted: bool = True
 
 
 @dataclass(slots=True)
@@ -52,19 +59,36 @@ class Fleet:
     heartbeat_timeout_s: float
     start_timeout_s: float
     _actors: dict[str, _Wanted] = field(default_factory=dict)
+    _gone: dict[str, int] = field(default_factory=dict)
+    """Last incarnations of actors that left, so that one that comes back under the same id is a new one."""
 
-    def want(self, role: str, num: int, now_s: float) -> list[ActorKey]:
-        """Set the number of actors of a role; returns those that leave (the newest first)."""
-        present = sorted((a for a, w in self._actors.items() if w.role == role), key=_ordinal)
+    def want(self, role: str, num: int, now_s: float, *, leave_s: float = 0.0) -> list[ActorKey]:
+        """Set the number of actors of a role; returns those that must leave, the newest first.
+
+        One that leaves stays part of the fleet until its process has ended, for at most `leave_s`. One that was
+        leaving and is wanted again ends all the same, and comes back as a new incarnation.
+        """
         for index in range(num):
             actor_id = f"{role}-{index}"
             if actor_id not in self._actors:
-                self._actors[actor_id] = _Wanted(role, 0, now_s)
-        leaving = [actor_id for actor_id in present if _ordinal(actor_id) >= num]
-        keys = [ActorKey(actor_id, role, self._actors[actor_id].incarnation) for actor_id in reversed(leaving)]
-        for actor_id in leaving:
-            del self._actors[actor_id]
-        return keys
+                self._actors[actor_id] = _Wanted(role, self._gone.get(actor_id, -1) + 1, now_s)
+        leaving = []
+        for actor_id in sorted((a for a, w in self._actors.items() if w.role == role), key=_ordinal, reverse=True):
+            wanted = self._actors[actor_id]
+            if _ordinal(actor_id) < num:
+                continue
+            wanted.is_wanted = False
+            if wanted.leave_by_s is None:
+                wanted.leave_by_s = now_s + leave_s
+                leaving.append(ActorKey(actor_id, role, wanted.incarnation))
+        for actor_id, wanted in self._actors.items():
+            if wanted.role == role and _ordinal(actor_id) < num:
+                wanted.is_wanted = True
+        return leaving
+
+    def is_leaving(self, actor_id: str) -> bool:
+        wanted = self._actors.get(actor_id)
+        return wanted is not None and wanted.leave_by_s is not None
 
     def wanted(self, now_s: float) -> list[ActorKey]:
         """The processes that should run at `now_s`; one whose restart is still delayed is not listed."""
@@ -91,9 +115,11 @@ class Fleet:
         for actor_id, incarnation in incarnations.items():
             if actor_id in self._actors:
                 self._actors[actor_id].incarnation = max(self._actors[actor_id].incarnation, incarnation)
+            else:
+                self._gone[actor_id] = incarnation
 
     def incarnations(self) -> dict[str, int]:
-        return {actor_id: wanted.incarnation for actor_id, wanted in self._actors.items()}
+        return self._gone | {actor_id: wanted.incarnation for actor_id, wanted in self._actors.items()}
 
     def exited(self, actor_id: str, incarnation: int, cause: str, now_s: float) -> FleetChange:
         """A process ended: replace it, or give the run up."""
@@ -101,6 +127,13 @@ class Fleet:
             return FleetChange()
         wanted = self._actors[actor_id]
         lost = ActorKey(actor_id, wanted.role, incarnation)
+        if wanted.leave_by_s is not None:
+            del self._actors[actor_id]
+            if wanted.is_wanted:
+                self._actors[actor_id] = _Wanted(wanted.role, incarnation + 1, now_s)
+            else:
+                self._gone[actor_id] = incarnation
+            return FleetChange(lost, f"{actor_id} left", has_left=True)
         decision = self.restart.on_death(actor_id, now_s, cause)
         if decision.delay_s is None:
             return FleetChange(lost, decision.reason, given_up=decision.reason)
@@ -111,6 +144,9 @@ class Fleet:
         """Count silent actors dead; the launcher kills what is no longer wanted."""
         changes = []
         for actor_id, wanted in list(self._actors.items()):
+            if wanted.leave_by_s is not None and now_s > wanted.leave_by_s:
+                changes.append(self.exited(actor_id, wanted.incarnation, "told to leave", now_s))
+                continue
             if wanted.last_seen_s is not None:
                 silent_s, limit_s, what = now_s - wanted.last_seen_s, self.heartbeat_timeout_s, "no heartbeat"
             else:

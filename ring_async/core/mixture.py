@@ -7,6 +7,7 @@ Invariant: over any window in which every source keeps completing, shares of com
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,8 +34,7 @@ class Mixture:
         Raises:
             ValueError: no weight above 0, or a negative one.
         """
-        if any(weight < 0 for weight in weights.values()) or not any(weight > 0 for weight in weights.values()):
-            raise ValueError("mixture weights must be 0 or more, and at least one above 0")
+        check_weights(weights)
         total = sum(weights.values())
         self.epoch = epoch
         self.shares = {source: weight / total for source, weight in weights.items()}
@@ -84,3 +84,12 @@ class Mixture:
         typical = sum(known) / len(self._mean_tokens) if known else 1.0
         mean = self._mean_tokens.get(source, typical)
         return self._completed.get(source, 0.0) + self._in_flight.get(source, 0) * mean
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """
+    Raises:
+        ValueError: no weight above 0, a negative one, or one that is no finite number.
+    """
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
+        raise ValueError("weights must be finite, 0 or more, and at least one above 0")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from ring_async.core.staleness import Lineage, StalenessMeasure, staleness
-from ring_async.types import BatchPlan, PackedSequence, PolicyVersion, Segment
+from ring_async.types import BatchPlan, EpochRules, PackedSequence, PolicyVersion, Segment
 
 
 class Violation(NamedTuple):
@@ -29,6 +29,8 @@ class PlanEntry(msgspec.Struct, frozen=True):
     Attributes:
         loss_tokens: of each planned sequence's interval, in the plan's order.
         segments: of each planned sequence's response.
+        scored_by: verifier and epoch of each planned sequence.
+        epoch_rules: which epochs could be trained on when it was decided.
         replayed_as: the learner's versions under which it was handed out again after a crash.
     """
 
@@ -39,6 +41,8 @@ class PlanEntry(msgspec.Struct, frozen=True):
     lineage: Lineage
     loss_tokens: tuple[int, ...]
     segments: tuple[tuple[Segment, ...], ...]
+    scored_by: tuple[tuple[str, int], ...] = ()
+    epoch_rules: dict[str, EpochRules] = {}
     replayed_as: tuple[PolicyVersion, ...] = ()
 
 
@@ -104,6 +108,10 @@ class PlanLog:
             self._found("an interval lies within its response", subject, f"[{interval.start}, {interval.end})")
         if not 0 < entry.loss_tokens[place] <= interval.end - interval.start:
             self._found("an interval carries loss", subject, f"{entry.loss_tokens[place]} loss tokens")
+        if place < len(entry.scored_by):
+            verifier, epoch = entry.scored_by[place]
+            if verifier in entry.epoch_rules and not entry.epoch_rules[verifier].admits(epoch):
+                self._found("no batch holds verdicts of a barred epoch", subject, f"{verifier}, epoch {epoch}")
         self._follow(sequence, entry, subject)
 
     def _follow(self, sequence: PackedSequence, entry: PlanEntry, subject: str) -> None:

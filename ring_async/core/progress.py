@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from ring_async.core.staleness import Lineage
-from ring_async.types import BatchPlan, GroupHeader, Int32, TokenInterval, TrajectoryState, UInt8
+from ring_async.types import BatchPlan, EpochRules, GroupHeader, Int32, TokenInterval, TrajectoryState, UInt8
 
 
 class GroupRecord(msgspec.Struct, frozen=True):
@@ -65,6 +65,7 @@ class Change:
         plan: the batch decided on, if any.
         covered: the newest plan number that a checkpoint covers, if this says so.
         lineage: the learner's lineage, if it changed.
+        epoch_rules: which verifier epochs may be trained on, by verifier, if that changed.
     """
 
     progress: dict[str, GroupProgress]
@@ -73,10 +74,13 @@ class Change:
     plan: BatchPlan | None = None
     covered: int | None = None
     lineage: Lineage | None = None
+    epoch_rules: dict[str, EpochRules] | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not (self.progress or self.released or self.plan or self.covered is not None or self.lineage)
+        return not (self.progress or self.released or self.plan or self.lineage) and (
+            self.covered is None and self.epoch_rules is None
+        )
 
 
 def make_record(header: GroupHeader, advantages: Iterable[float], loss_mask: UInt8, arrival: int) -> GroupRecord:

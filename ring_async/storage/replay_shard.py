@@ -8,6 +8,7 @@ state that somebody has seen.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ring_async.core.staleness import Lineage
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import RefusedError
 from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
-from ring_async.types import BatchPlan, Group, GroupHeader, PackedBatch, PolicyVersion, TrajectoryState
+from ring_async.types import BatchPlan, EpochRules, Group, GroupHeader, PackedBatch, PolicyVersion, TrajectoryState
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class ReplayShard:
                 last_plan=reader.meta("last_plan", int, 0),
                 covered=reader.meta("covered", int, 0),
                 lineage=reader.meta("lineage", Lineage, Lineage()),
+                epoch_rules=reader.meta("epoch_rules", dict[str, EpochRules], {}),
             )
             for record, progress in sorted(reader.records(), key=lambda pair: pair[0].arrival):
                 self.buffer.add(record, progress)
@@ -62,7 +64,8 @@ class ReplayShard:
     # -- groups in
 
     def put(self, groups: Sequence[Group]) -> list[Receipt]:
-        """Take in scored groups with one durable commit. The first durable copy of a group wins.
+        """Take in scored groups with one durable commit. The first durable copy of a group wins, but for verdicts
+        that a group barred from training waits for: they take the place of the old ones.
 
         Raises:
             StorageError: none was taken in.
@@ -71,17 +74,28 @@ class ReplayShard:
         receipts: list[Receipt] = []
         puts: dict[str, StoredGroup] = {}
         ended: dict[str, GroupProgress] = {}
+        again: dict[str, GroupProgress] = {}
         moved: list[TrajectoryState] = []
         known = self._known([group.header.group_id for group in groups])
         arrival = self.buffer.next_arrival
         for group in groups:
             header = group.header
             group_id = header.group_id
-            if group_id in known or group_id in puts or group_id in ended:
+            is_again = self.buffer.awaits(header) and group_id not in again
+            if not is_again and (group_id in known or group_id in puts or group_id in ended):
                 receipts.append(Receipt(group_id, "duplicate"))
                 continue
             scored = group_advantages(header, self.advantage_rules, self._spread)
             record = make_record(header, scored.advantages, group.loss_mask, arrival)
+            if is_again:
+                record = msgspec.structs.replace(record, arrival=self.buffer.record(group_id).arrival)
+                again[group_id] = self.buffer.judged_again(record, scored.is_masked, has_signal=scored.has_signal)
+                moved += _states(header, again[group_id])
+                is_open = any(one.is_open for one in again[group_id])
+                if is_open:
+                    puts[group_id] = StoredGroup(record, again[group_id], group.buffers)
+                receipts.append(Receipt(group_id, "buffered" if is_open else "dropped"))
+                continue
             if scored.has_signal:
                 progress = self.buffer.admit(record, scored.is_masked)
             else:
@@ -95,14 +109,60 @@ class ReplayShard:
             else:
                 ended[group_id] = progress
                 receipts.append(Receipt(group_id, "dropped"))
-        if puts or ended:
-            covered = self.buffer.cover(self._cover_wanted) if self._cover_wanted else Change({})
-            self._commit(self._writes(covered, tuple(puts.values()), ended), [*moved, *covered.moved])
-            self.buffer.apply(covered)
+        if puts or ended or again:
+            change = self.buffer.cover(self._cover_wanted) if self._cover_wanted else Change({})
+            over = {group_id: progress for group_id, progress in again.items() if group_id not in puts}
+            change = dataclasses.replace(
+                change, progress=change.progress | over, released=tuple({**dict.fromkeys(change.released), **over})
+            )
+            self._commit(self._writes(change, tuple(puts.values()), ended), [*moved, *change.moved])
+            self.buffer.apply(change)
             self._cover_wanted = 0
-        for stored in puts.values():
-            self.buffer.add(stored.record, stored.progress)
+        for group_id, stored in puts.items():
+            if group_id in again:
+                self.buffer.replace(stored.record, stored.progress)
+            else:
+                self.buffer.add(stored.record, stored.progress)
         return receipts
+
+    # -- judged again
+
+    def bar(self, epoch_rules: Mapping[str, EpochRules]) -> None:
+        """Train on no other verifier epochs from the next plan on; see `ReplayBuffer.bar`.
+
+        Raises:
+            StorageError: nothing was changed.
+        """
+        if dict(epoch_rules) != self.buffer.epoch_rules:
+            self._put_in_force(self.buffer.bar(epoch_rules))
+
+    def give_up(self, group_id: str) -> None:
+        """A group that waits to be judged again cannot be: `dropped(unjudged)`.
+
+        Raises:
+            StorageError: nothing was changed.
+        """
+        self._put_in_force(self.buffer.give_up(group_id))
+
+    def barred_group(self, group_id: str) -> Group | None:
+        """A copy of a group that waits to be judged again; None if it no longer does.
+
+        Raises:
+            StorageError: its payload is damaged.
+        """
+        if group_id not in self.buffer.barred:
+            return None
+        with self.store.read() as reader:
+            group = reader.group(group_id)
+            if group is None:
+                return None
+            return dataclasses.replace(
+                group,
+                prompt_ids=group.prompt_ids.copy(),
+                response_ids=group.response_ids.copy(),
+                behavior_logprobs=group.behavior_logprobs.copy(),
+                loss_mask=group.loss_mask.copy(),
+            )
 
     def _known(self, group_ids: Sequence[str]) -> set[str]:
         with self.store.read() as reader:
@@ -235,6 +295,8 @@ class ReplayShard:
             meta["covered"] = change.covered
         if change.lineage is not None:
             meta["lineage"] = change.lineage
+        if change.epoch_rules is not None:
+            meta["epoch_rules"] = change.epoch_rules
         plans: tuple[PlanEntry, ...] = ()
         if change.plan is not None:
             meta["last_plan"] = change.plan.plan_number
@@ -243,12 +305,14 @@ class ReplayShard:
 
     def _entry(self, plan: BatchPlan) -> PlanEntry:
         rules = self.buffer.rules
-        segments, loss_tokens = [], []
+        segments, loss_tokens, scored_by = [], [], []
         for sequence in plan.sequences:
             group_id, index = split_id(sequence.trajectory_id)
             record = self.buffer.record(group_id)
             segments.append(record.header.trajectories[index].segments)
             loss_tokens.append(count_loss_tokens(record, index, sequence.interval))
+            stamp = record.header.verifier
+            scored_by.append((stamp.name, stamp.epoch) if stamp else ("", 0))
         return PlanEntry(
             plan=plan,
             max_staleness=rules.max_staleness,
@@ -257,6 +321,8 @@ class ReplayShard:
             lineage=self.buffer.lineage,
             loss_tokens=tuple(loss_tokens),
             segments=tuple(segments),
+            scored_by=tuple(scored_by),
+            epoch_rules=self.buffer.epoch_rules,
         )
 
     def _logged(self, plan_number: int, learner: PolicyVersion) -> BatchPlan:

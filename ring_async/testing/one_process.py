@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,10 @@ from ring_async.storage.run_dir import RunDir
 from ring_async.testing.builders import make_prompt
 from ring_async.testing.scripted_engine import Script, ScriptedEngine, seeded_script
 from ring_async.testing.scripted_training import NamedWeights, ScriptedTrainEngine
+from ring_async.training.base import StepReport
 from ring_async.transport.memory import MemoryHub, MemoryTransport
 from ring_async.transport.messages import ActorExit, ActorSpec, FleetWanted, ReportFleet
-from ring_async.types import Prompt
+from ring_async.types import PackedBatch, Prompt
 
 RECONCILE_S = 0.1
 
@@ -59,6 +60,18 @@ class CharTokenizer:
         return " ".join(map(str, ids))
 
 
+class PacedLearner(Learner):
+    """A learner whose steps take time of the loop's clock."""
+
+    def __init__(self, *arguments: Any, step_s: float) -> None:
+        super().__init__(*arguments)
+        self._pace_s = step_s
+
+    async def _step(self, batch: PackedBatch) -> StepReport:
+        await asyncio.sleep(self._pace_s)
+        return await super()._step(batch)
+
+
 class OneProcessFleet:
     """A run whose processes are tasks.
 
@@ -66,6 +79,7 @@ class OneProcessFleet:
         runs: folder to lie the run in.
         script: responses of the engines.
         token_s: what one token of a response costs, seconds of the loop's clock.
+        train_s: what one batch costs the learner.
         make_train_engine: for each incarnation of the learner.
         is_resumed: go on from the run's journal and checkpoints.
     """
@@ -77,6 +91,7 @@ class OneProcessFleet:
         *,
         script: Script | None = None,
         token_s: float = 0.05,
+        train_s: float = 0.0,
         make_train_engine: Callable[[], ScriptedTrainEngine] = ScriptedTrainEngine,
         hub: MemoryHub | None = None,
         is_resumed: bool = False,
@@ -92,6 +107,7 @@ class OneProcessFleet:
         self.exits: list[ActorExit] = []
         self._script = script or seeded_script()
         self._token_s = token_s
+        self._train_s = train_s
         self._make_train_engine = make_train_engine
         self._is_resumed = is_resumed
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -143,8 +159,7 @@ class OneProcessFleet:
     def _make(self, context: ActorContext) -> Actor | Controller:
         match context.spec.role:
             case "controller":
-                sources: Mapping[str, Any] = {name: CountingSource(name) for name in self.config.mixture}
-                return Controller(context, sources, is_resumed=self._is_resumed)
+                return Controller(context, lambda name, _: CountingSource(name), is_resumed=self._is_resumed)
             case "replay":
                 return Replay(context)
             case "reward":
@@ -159,7 +174,7 @@ class OneProcessFleet:
                 self.engines[context.spec.actor_id] = engine
                 return Rollout(context, engine, self.weights, CharTokenizer)
             case _:
-                return Learner(context, self._new_train_engine, self.weights)
+                return PacedLearner(context, self._new_train_engine, self.weights, step_s=self._train_s)
 
     def _new_train_engine(self) -> ScriptedTrainEngine:
         self.train_engines.append(self._make_train_engine())

@@ -10,7 +10,15 @@ from typing import Any
 
 import msgspec
 
-from ring_async.types import BatchPlan, GroupHeader, PolicyVersion, Reservation, TrajectoryState
+from ring_async.types import (
+    BatchPlan,
+    EpochRules,
+    GroupHeader,
+    PolicyVersion,
+    Reservation,
+    TrajectoryState,
+    VerifierInForce,
+)
 
 SCHEMA_VERSION = 1
 """Grows with every incompatible change of a message; receivers refuse other versions."""
@@ -24,9 +32,10 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class GroupGenerated(Message, frozen=True):
-    """K responses, unscored. Buffers: `Group.buffers`."""
+    """K responses to judge. Buffers: `Group.buffers`. `is_rescore`: replay holds them, scored by a former epoch."""
 
     group: GroupHeader
+    is_rescore: bool = False
 
 
 class GroupScored(Message, frozen=True):
@@ -88,10 +97,16 @@ class Registered(Message, frozen=True):
     members: tuple[Member, ...]
     weights: WeightsAnnouncement | None
     is_paused: bool
-    verifier_epoch: int
     resume_from: str
     """Checkpoint folder to restore from, or empty."""
     learner_incarnation: int
+    verifiers: tuple[VerifierInForce, ...] = ()
+    """Those that differ from the configuration's."""
+    epoch_rules: dict[str, EpochRules] = {}
+    source_verifiers: dict[str, str] = {}
+    """Sources added since the start, and who judges them."""
+    knobs: dict[str, Any] = {}
+    """Settings changed since the start."""
 
 
 class Heartbeat(Message, frozen=True):
@@ -147,6 +162,7 @@ class VerifierFailing(Message, frozen=True):
 
     verifier: str
     version: str
+    epoch: int
     reason: str
 
 
@@ -266,6 +282,65 @@ class TuneKnobs(Message, frozen=True):
     """Runtime-tunable settings by dotted name, to take effect at the next boundary."""
 
     knobs: dict[str, Any]
+
+
+class PrepareVerifier(Message, frozen=True):
+    """Build this verifier beside the one in force, and check it on its golden cases.
+
+    With `is_shadow` it judges along from then on, without effect.
+    """
+
+    verifier: VerifierInForce
+    is_shadow: bool = False
+
+
+class VerifierPrepared(Message, frozen=True):
+    version: str
+    num_cases: int
+    """Golden cases it passed."""
+    seconds: float
+
+
+class ReportShadow(Message, frozen=True):
+    epoch: int
+
+
+class ShadowReported(Message, frozen=True):
+    """Sums over what both verifiers judged. `num_agreed`: rewards within 1e-6 of each other."""
+
+    num_trajectories: int = 0
+    num_agreed: int = 0
+    reward_before: float = 0.0
+    reward_after: float = 0.0
+    seconds_before: float = 0.0
+    seconds_after: float = 0.0
+    num_groups: int = 0
+    failures: dict[str, int] = {}
+    """Groups that the new verifier could not judge, by cause."""
+
+
+class CommitVerifier(Message, frozen=True):
+    """Judge with this verifier from the next group on."""
+
+    verifier: VerifierInForce
+
+
+class DropPrepared(Message, frozen=True):
+    """A prepared verifier will not be used."""
+
+    epoch: int
+
+
+class ApplyEpochRules(Message, frozen=True):
+    """Replay trains on no other epochs from now on; what they scored and no batch used is judged again."""
+
+    rules: dict[str, EpochRules]
+
+
+class UseSources(Message, frozen=True):
+    """Who judges sources that were added."""
+
+    source_verifiers: dict[str, str]
 
 
 class Shutdown(Message, frozen=True):

@@ -131,7 +131,7 @@ class ReplayRig:
             match delivery.message:
                 case Register(member):
                     await self._register(member)
-                    delivery.reply(Registered(tuple(self.members.values()), None, False, 0, "", 0))
+                    delivery.reply(Registered(tuple(self.members.values()), None, False, "", 0))
                 case Heartbeat():
                     delivery.reply(HeartbeatSeen(is_known=True))
                 case TrajectoriesMoved(states):

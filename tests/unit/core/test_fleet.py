@@ -23,12 +23,32 @@ def test_wanted_actors_are_numbered_within_their_role():
     ]
 
 
-def test_scaling_down_names_the_newest_first():
+def test_scaling_down_names_the_newest_first_and_lets_them_finish():
     fleet = make_fleet()
     fleet.want("rollout", 12, now_s=0.0)
-    leaving = fleet.want("rollout", 9, now_s=1.0)
+    leaving = fleet.want("rollout", 9, now_s=1.0, leave_s=20.0)
     assert [key.actor_id for key in leaving] == ["rollout-11", "rollout-10", "rollout-9"]
-    assert len(fleet.wanted(1.0)) == 9
+    assert fleet.want("rollout", 9, now_s=2.0) == [], "they were told"
+    assert len(fleet.wanted(2.0)) == 12, "they finish what they have"
+    left = fleet.exited("rollout-11", 0, "returned", now_s=5.0)
+    assert left.has_left
+    assert left.lost == ActorKey("rollout-11", "rollout", 0)
+    assert [change.lost.actor_id for change in fleet.expire(21.5)] == ["rollout-9", "rollout-10"]
+    assert len(fleet.wanted(22.0)) == 9
+
+
+def test_one_that_was_leaving_and_is_wanted_again_comes_back_as_a_new_incarnation():
+    fleet = make_fleet()
+    fleet.want("reward", 2, now_s=0.0)
+    fleet.want("reward", 1, now_s=1.0, leave_s=20.0)
+    fleet.want("reward", 2, now_s=2.0)
+    assert fleet.is_leaving("reward-1")
+    fleet.exited("reward-1", 0, "returned", now_s=3.0)
+    assert ActorKey("reward-1", "reward", 1) in fleet.wanted(3.0)
+    fleet.want("reward", 1, now_s=4.0)
+    fleet.exited("reward-1", 1, "returned", now_s=5.0)
+    fleet.want("reward", 2, now_s=6.0)
+    assert ActorKey("reward-1", "reward", 2) in fleet.wanted(6.0)
 
 
 def test_a_dead_actor_comes_back_as_the_next_incarnation_after_a_delay():
@@ -86,5 +106,7 @@ def test_silent_and_unregistered_actors_expire():
 def test_incarnations_survive_a_restart_of_the_controller(known: int):
     fleet = make_fleet()
     fleet.want("rollout", 1, now_s=0.0)
-    fleet.adopt({"rollout-0": known, "gone-7": 5})
-    assert fleet.incarnations() == {"rollout-0": known}
+    fleet.adopt({"rollout-0": known, "rollout-7": 5})
+    assert fleet.incarnations() == {"rollout-0": known, "rollout-7": 5}
+    fleet.want("rollout", 8, now_s=1.0)
+    assert ActorKey("rollout-7", "rollout", 6) in fleet.wanted(1.0)

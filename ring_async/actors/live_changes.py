@@ -1,0 +1,304 @@
+"""What people change while the run goes on: verifiers, mixture, settings, size of the fleet.
+
+    control API ──▶ LiveChanges ──verifiers──▶ SwapDesk ──▶ reward actors, replay
+                        ├──mixture, sources──▶ WorkDesk
+                        ├──settings──▶ WorkDesk, learner, replay
+                        └──scale──▶ Fleet ──▶ launcher
+
+Owns: that a change is checked before it is made, durable before anybody hears of it, and an event with author, before
+and after; and what an actor that registers must be told. Does not own the effect: those named above do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from ring_async.actors.member_book import MemberBook
+from ring_async.actors.member_links import MemberLinks
+from ring_async.actors.step_log import StepLog
+from ring_async.actors.swap_desk import Swap, SwapDesk
+from ring_async.actors.work_desk import WorkDesk
+from ring_async.clock import monotonic_s
+from ring_async.config.schema import Config, SourceSection
+from ring_async.config.tunable import knobs_of, tuned
+from ring_async.core.fleet import Fleet
+from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError, RunError
+from ring_async.storage.run_dir import RunDir
+from ring_async.transport.messages import Message, Shutdown, TuneKnobs, UseSources, VerifierFailing
+
+log = logging.getLogger(__name__)
+
+SCALABLE = ("rollout", "reward")
+LEAVE_S = 30.0
+"""Longest time for an actor that is scaled away to finish what it has under way."""
+TUNE_TIMEOUT_S = 300.0
+"""A learner takes up settings between two steps; a step of a large model takes minutes."""
+
+
+class LiveChanges:
+    """See the module. `spawn` runs work that outlives a call; `tell_members` brings the list of members to all."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: RunDir,
+        *,
+        work: WorkDesk,
+        fleet: Fleet,
+        book: MemberBook,
+        links: MemberLinks,
+        steps: StepLog,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        tell_members: Callable[[], None],
+        is_resumed: bool,
+    ) -> None:
+        self._config = config
+        self._work = work
+        self._fleet = fleet
+        self._book = book
+        self._links = links
+        self._steps = steps
+        self._spawn = spawn
+        self._tell_members = tell_members
+        self._changing = asyncio.Lock()
+        noted = work.noted if is_resumed else lambda key: None
+        self._swaps = SwapDesk(
+            config, run_dir.path / "verifiers", links, book,
+            noted=noted("verifiers"), note=lambda snapshot: work.note("verifiers", snapshot),
+            event=steps.event, on_commit=self._verifier_changed,
+        )  # fmt: skip
+        self.knobs = self._kept_knobs(noted("knobs") or {})
+        self._sources: dict[str, dict[str, Any]] = noted("sources") or {}
+        work.tune(tuned(config, self.knobs))
+        self._configured_counts = {"reward": config.reward.num, "rollout": config.rollout.num}
+        scale = noted("scale") or {}
+        is_kept = scale.get("configured") == self._configured_counts
+        self.counts: dict[str, int] = scale["counts"] if is_kept else dict(self._configured_counts)
+        self._schedule_done = int(noted("schedule") or 0)
+
+    # -- what others ask
+
+    def for_newcomer(self) -> dict[str, Any]:
+        """Fields of `Registered` that say how the run differs from its configuration."""
+        return {
+            "verifiers": self._swaps.changed,
+            "epoch_rules": self._swaps.rules,
+            "source_verifiers": {name: section["verifier"] for name, section in self._sources.items()},
+            "knobs": self.knobs,
+        }
+
+    def status(self) -> dict[str, Any]:
+        """What is in force: plain data."""
+        return {
+            "mixture": self._work.shares,
+            "mixture_epoch": self._work.mixture_epoch,
+            "verifiers": {v.name: {"use": v.use, "version": v.version, "epoch": v.epoch} for v in self._swaps.changed},
+            "knobs": self.knobs,
+            "scale": self.counts,
+        }
+
+    # -- verifiers
+
+    def swap_verifier(
+        self,
+        name: str,
+        use: str,
+        options: Mapping[str, Any],
+        *,
+        shadow: int = 0,
+        rescore: bool = False,
+        hold: bool = False,
+        author: str = "api",
+    ) -> dict[str, Any]:
+        """Begin to change a verifier; returns the swap, to be followed by its id.
+
+        Raises:
+            RefusedError: no such verifier, or another change is under way.
+            ConfigError: its file cannot be read.
+        """
+        swap, work = self._swaps.swap(
+            name, use, dict(options), author=author, shadow=shadow, rescore=rescore, hold=hold
+        )
+        self._spawn(_awaited(work))
+        return swap.to_plain()
+
+    def roll_back_verifier(self, name: str, *, author: str = "api", cause: str = "") -> dict[str, Any]:
+        """Begin to go back to the verifier before the present one; what the present one scored is judged again.
+
+        Raises:
+            RefusedError: there is none, or another change is under way.
+        """
+        swap, work = self._swaps.roll_back(name, author=author, cause=cause)
+        self._spawn(_awaited(work))
+        return swap.to_plain()
+
+    def decide(self, swap_id: str, *, commit: bool) -> dict[str, Any]:
+        """Commit a swap that is held after its shadow, or call one off.
+
+        Raises:
+            RefusedError: no such swap, or it is past that.
+        """
+        return self._swaps.decide(swap_id, commit=commit).to_plain()
+
+    async def follow_swap(self, swap_id: str, wait_s: float) -> dict[str, Any]:
+        """How far a swap is; waits up to `wait_s` for its end.
+
+        Raises:
+            RefusedError: no such swap.
+        """
+        swap = self._swaps.get(swap_id)
+        try:
+            await asyncio.wait_for(swap.ended.wait(), wait_s)
+        except TimeoutError:
+            pass
+        return swap.to_plain()
+
+    async def swapped(self, name: str, use: str, options: Mapping[str, Any], **how: Any) -> Swap:
+        """Change a verifier and wait for the end of it."""
+        swap, work = self._swaps.swap(
+            name, use, dict(options), author="api", **({"shadow": 0, "rescore": False, "hold": False} | how)
+        )
+        await work
+        return swap
+
+    def handle_failing(self, failing: VerifierFailing) -> list[str]:
+        """A verifier fails too often: roll back the swap that brought it, if one did; returns sources to pause."""
+        current = self._swaps.in_force(failing.verifier)
+        if failing.epoch != current.epoch:
+            return []
+        if self._swaps.can_roll_back(failing.verifier):
+            try:
+                self.roll_back_verifier(failing.verifier, author="controller-0", cause=failing.reason)
+                return []
+            except RefusedError as refusal:
+                log.warning("verifier %s is not rolled back: %s", failing.verifier, refusal)
+        return self._work.sources_of(failing.verifier)
+
+    def _verifier_changed(self, name: str) -> None:
+        if resumed := self._work.unpause_sources(self._work.sources_of(name)):
+            self._steps.event("domain_resumed", author="controller-0", sources=sorted(resumed), verifier=name)
+
+    # -- mixture
+
+    async def set_mixture(
+        self, weights: Mapping[str, float], sources: Mapping[str, Any] | None = None, *, author: str = "api"
+    ) -> dict[str, Any]:
+        """Put new weights in force from the next reservation on; `sources` are added first.
+
+        Raises:
+            ConfigError: an unknown source, no weight above 0, or a source that cannot be made.
+        """
+        async with self._changing:
+            for name, section in (sources or {}).items():
+                await self._add_source(name, SourceSection.model_validate(section), author)
+            before = self._work.shares
+            self._work.set_mixture(weights)
+            self._steps.event(
+                "mixture_changed", author=author, before=before, after=self._work.shares,
+                mixture_epoch=self._work.mixture_epoch,
+            )  # fmt: skip
+            return self.status()
+
+    async def _add_source(self, name: str, section: SourceSection, author: str) -> None:
+        if name in self._config.sources or name in self._sources:
+            raise ConfigError(f"sources.{name}: there is a source of this name; choose another")
+        self._swaps.in_force(section.verifier)
+        await asyncio.to_thread(self._work.add_source, name, section)
+        self._sources[name] = section.model_dump(mode="json")
+        self._work.note("sources", self._sources)
+        news = UseSources({name: one["verifier"] for name, one in self._sources.items()})
+        await asyncio.gather(*(self._told(member.actor_id, news) for member in self._book.of("reward")))
+        self._steps.event("source_added", author=author, source=name, after=self._sources[name])
+
+    def version_reached(self, number: int) -> None:
+        """Follow the mixture's schedule."""
+        due = [step for step in self._config.mixture_schedule if self._schedule_done < step.at_version <= number]
+        if due:
+            self._schedule_done = due[-1].at_version
+            self._work.note("schedule", self._schedule_done)
+            self._spawn(_awaited(self.set_mixture(due[-1].mixture, author="schedule")))
+
+    # -- settings
+
+    async def set_knobs(self, knobs: Mapping[str, Any], *, author: str = "api") -> dict[str, Any]:
+        """Change settings; returns once all who must know have taken them up.
+
+        Raises:
+            ConfigError: one is not tunable or has a bad value; nothing was changed.
+            RunError: an actor did not take them up in time; it will when it is back.
+        """
+        async with self._changing:
+            changed = self.knobs | dict(knobs)
+            before, after = tuned(self._config, self.knobs), tuned(self._config, changed)
+            self._work.tune(after)
+            self.knobs = changed
+            baseline = {name: _value(self._config, name) for name in changed}
+            self._work.note("knobs", {name: [baseline[name], value] for name, value in changed.items()})
+            self._steps.event(
+                "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
+                after={name: _value(after, name) for name in knobs},
+            )  # fmt: skip
+            late = await self._tell_knobs(knobs)
+        if late:
+            raise RunError(f"changed, but not yet in effect at {', '.join(late)}; see: ring-async status")
+        return self.status()
+
+    async def _tell_knobs(self, knobs: Mapping[str, Any]) -> list[str]:
+        telling = {
+            member.actor_id: self._told(member.actor_id, TuneKnobs(mine))
+            for role in ("learner", "replay")
+            if knobs_of(role, knobs) and (mine := knobs_of(role, self.knobs))
+            for member in self._book.of(role)
+        }
+        done = await asyncio.gather(*telling.values())
+        return [actor_id for actor_id, is_done in zip(telling, done, strict=True) if not is_done]
+
+    def _kept_knobs(self, noted: Mapping[str, Any]) -> dict[str, Any]:
+        """On resume: settings changed live stay so, but for those that the configuration now sets otherwise."""
+        return {name: value for name, (baseline, value) in noted.items() if _value(self._config, name) == baseline}
+
+    # -- size
+
+    def scale(self, role: str, num: int, *, author: str = "api") -> dict[str, Any]:
+        """Have `num` actors of a role. New ones fetch present weights; those that leave finish or hand back first.
+
+        Raises:
+            ConfigError: a role that cannot be scaled, or fewer than one.
+        """
+        if role not in SCALABLE:
+            raise ConfigError(f"{role}: cannot be scaled while the run goes on; {' and '.join(SCALABLE)} can")
+        if num < 1:
+            raise ConfigError(f"{num} {role}s: at least one must stay; to stop for a while use: ring-async pause")
+        before, self.counts = self.counts, self.counts | {role: num}
+        self._work.note("scale", {"configured": self._configured_counts, "counts": self.counts})
+        leaving = self._fleet.want(role, num, monotonic_s(), leave_s=LEAVE_S + 5.0)
+        self._work.note("incarnations", self._fleet.incarnations())
+        self._tell_members()
+        for key in leaving:
+            self._links.tell(key.actor_id, Shutdown(LEAVE_S))
+        self._steps.event("scaled", author=author, role=role, before=before[role], after=num)
+        return self.status()
+
+    async def _told(self, actor_id: str, message: Message) -> bool:
+        try:
+            await self._links.command(actor_id, message, timeout_s=TUNE_TIMEOUT_S)
+        except PeerTimeoutError:
+            return actor_id not in self._book
+        except RefusedError as refusal:
+            log.error("%s refused %s: %s", actor_id, type(message).__name__, refusal)
+            return False
+        except RingAsyncError:
+            return False  # its line was dropped: it is told when it registers again
+        return True
+
+
+async def _awaited(work: Any) -> None:
+    await work
+
+
+def _value(config: Config, name: str) -> Any:
+    section, _, field = name.partition(".")
+    return getattr(getattr(config, section), field)

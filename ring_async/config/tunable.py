@@ -1,0 +1,61 @@
+"""Settings that may change while a run goes on.
+
+Owns: which they are, who must hear of a change, and the configuration that results. A change is checked as the
+configuration of a new run would be, so nothing can be set that `up` would refuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from ring_async.config.load import config_from_mapping
+from ring_async.config.schema import Config, CorrectionSection, LossSection
+from ring_async.errors import ConfigError
+
+TUNABLE: Mapping[str, tuple[str, str]] = {
+    "learner.learning_rate": ("learner", "from the next step on"),
+    **{f"correction.{name}": ("learner", "from the next step on") for name in CorrectionSection.model_fields},
+    **{f"loss.{name}": ("learner", "from the next step on") for name in LossSection.model_fields},
+    "rollout.temperature": ("controller", "from the next reservation on"),
+    "rollout.max_tokens": ("controller", "from the next reservation on"),
+    "budget.token_budget": ("replay", "from the next plan on"),
+    "budget.order": ("replay", "from the next plan on"),
+    "replay.max_staleness": ("replay", "from the next plan on"),
+    "replay.max_reuse": ("replay", "from the next plan on"),
+    "replay.max_buffer_tokens": ("replay", "from the next plan on"),
+}
+"""Who puts a setting into effect, and when. Limits of admission follow those of replay."""
+
+
+def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
+    """The configuration with these settings changed.
+
+    Raises:
+        ConfigError: one is not tunable (and which are), has a bad value, or does not go with the others.
+    """
+    for name in knobs:
+        if name not in TUNABLE:
+            raise ConfigError(f"{name}: cannot change while the run goes on{_advice(name)}")
+    values = config.model_dump(mode="json")
+    for name, value in knobs.items():
+        section, _, field = name.partition(".")
+        values[section][field] = value
+    return config_from_mapping(values, "set")
+
+
+def knobs_of(role: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that this role puts into effect."""
+    return {name: value for name, value in knobs.items() if TUNABLE[name][0] == role}
+
+
+def _advice(name: str) -> str:
+    if name == "rollout.num":
+        return "; use: ring-async scale rollout N"
+    if name.startswith("mixture"):
+        return "; use: ring-async mixture SOURCE=WEIGHT …"
+    if name.startswith("verifiers"):
+        return "; use: ring-async swap verifier NAME=USE"
+    close = get_close_matches(name, TUNABLE, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; tunable are {', '.join(sorted(TUNABLE))}"
