@@ -109,17 +109,19 @@ async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
 async def _live_controller(context: Any, launch: ActorLaunch) -> None:
     from ring_async.actors.controller import Controller
     from ring_async.control.api import make_app, serve
+    from ring_async.control.tls import read_certificate
     from ring_async.data.registry import make_source
 
     config, run_dir = context.config, context.run_dir
     sources = {name: make_source(name, config.sources[name]) for name in config.mixture}
     controller = Controller(context, sources, is_resumed=launch.is_resumed)
     token = secrets.token_urlsafe(32)
-    app = make_app(controller, token, config.run.name)
-    async with serve(app, config.control.host, config.control.port) as url:
+    app = make_app(controller, token, config.run.name, config.control)
+    async with serve(app, config.control) as url:
         endpoints = {
             "api": url,
             "token": token,
+            "certificate": read_certificate(config.control),
             "control": controller.endpoint,
             "metrics": context.metrics_endpoint,
             "controller_incarnation": context.spec.incarnation,

@@ -400,6 +400,10 @@ class Controller:
         )
         return [own, *self._book.members.values()]
 
+    def calls_refused(self, refusal: Any) -> None:
+        """The control API refused calls (a `control.guard.Refusal`)."""
+        self._steps.event("calls_refused", author="api", **refusal._asdict())
+
     async def pause(self) -> None:
         """Stop granting work and training; what is under way finishes."""
         self._is_paused = True

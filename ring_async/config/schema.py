@@ -6,6 +6,7 @@ no torch, ray, zmq or asyncio (a test proves it). Field descriptions are the ref
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -181,8 +182,25 @@ class MonitoringSection(Section):
 
 
 class ControlSection(Section):
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="Any but loopback needs tls_cert and tls_key, or insecure.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="0: any free port, see endpoints.json.")
+    tls_cert: str = Field("", description="PEM file of the certificate; with tls_key the API speaks HTTPS.")
+    tls_key: str = Field("", description="PEM file of the certificate's key.")
+    insecure: bool = Field(False, description="Allow plain HTTP on other addresses than loopback.")
+    max_requests_per_s: PositiveFloat = Field(100.0, description="Calls of one client; two seconds' worth at once.")
+    max_body_bytes: PositiveInt = Field(1 << 20, description="Largest body of one call.")
+
+    def problems(self) -> list[str]:
+        """What is wrong across keys, one line each."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            missing = "tls_key" if self.tls_cert else "tls_cert"
+            return [f"control.{missing}: empty; a certificate and its key are given together"]
+        if self.tls_cert or self.insecure or _is_loopback(self.host):
+            return []
+        return [
+            f"control.host: {self.host} can be reached by other machines; give control.tls_cert and control.tls_key, "
+            "or allow plain HTTP with control.insecure=true"
+        ]
 
 
 class PlacementSection(Section):
@@ -287,6 +305,7 @@ class Config(Section):
                     f"sources.{name}.verifier: no verifier is called {source.verifier!r}; "
                     f"verifiers are {', '.join(sorted(self.verifiers)) or 'none'}"
                 )
+        problems += self.control.problems()
         if 0 < self.placement.num_cpus < self.required_cpus:
             problems.append(
                 f"placement.num_cpus: {self.placement.num_cpus} is smaller than the {self.required_cpus:g} CPUs that "
@@ -295,3 +314,10 @@ class Config(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -156,6 +156,7 @@ controller_restarts = _counter("ring_controller_restarts", "Actors started again
 controller_heartbeat_age = _gauge("ring_controller_heartbeat_age_seconds", "Since an actor was heard.", "actor")
 controller_admission_open = _gauge("ring_controller_admission_open", "1 while reservations are granted, else 0.")
 controller_events = _counter("ring_controller_events", "Changes that a person or a rule made.", "kind")
+controller_refused_requests = _counter("ring_controller_refused_requests", "Calls the control API refused.", "cause")
 
 # -- transport, inside any actor
 
