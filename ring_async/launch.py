@@ -47,6 +47,7 @@ ROLE_COUNTS = {
     "reward": lambda config: config.reward.num,
     "rollout": lambda config: config.rollout.num,
     "learner": lambda config: 1,
+    "evaluator": lambda config: config.num_evaluators,
 }
 
 
@@ -161,6 +162,20 @@ def make_actor(context: Any, socket_dir: Path, keys: Any) -> Any:
             from ring_async.transport.weights import make_weight_sender
 
             return Learner(context, lambda: _make_train_engine(config), make_weight_sender(config, **channel))
+        case "evaluator":
+            from ring_async.actors.evaluator import Evaluator
+            from ring_async.data.registry import make_source
+            from ring_async.transport.weights import make_weight_receiver
+
+            # Its engine draws no `generate` spans: those are rollouts', and prove that training is asynchronous.
+            engine = _make_rollout_engine(config, actor_id, Tracer(None, actor_id))
+            return Evaluator(
+                context,
+                engine,
+                make_weight_receiver(config, **channel),
+                make_tokenizer,
+                lambda: {name: make_source(name, config.sources[name]) for name in config.mixture},
+            )
         case role:
             raise ConfigError(f"no actor plays the role {role!r}")
 

@@ -207,11 +207,23 @@ class PlacementSection(Section):
     """What Ray sets aside for each actor."""
 
     num_cpus: Annotated[int, Field(ge=0)] = Field(0, description="CPUs Ray may hand out; 0: those of the machine.")
-    cpus: dict[Role, float] = {"controller": 0.1, "rollout": 0.5, "reward": 0.2, "replay": 0.2, "learner": 0.5}
-    gpus: dict[Literal["rollout", "learner", "reward"], float] = Field(default_factory=dict)
+    cpus: dict[Role, float] = {
+        "controller": 0.1, "rollout": 0.5, "reward": 0.2, "replay": 0.2, "learner": 0.5, "evaluator": 0.2,
+    }  # fmt: skip
+    gpus: dict[Literal["rollout", "learner", "reward", "evaluator"], float] = Field(default_factory=dict)
     max_restarts: Annotated[int, Field(ge=0)] = Field(5, description="Of one actor within `restart_window_s`.")
     restart_window_s: PositiveFloat = 300.0
     start_timeout_s: PositiveFloat = 120.0
+
+
+class EvaluationSection(Section):
+    """The evaluator: held-out problems answered while training goes on."""
+
+    every_versions: Annotated[int, Field(ge=0)] = Field(0, description="Evaluate every so many versions; 0: never.")
+    num_problems: PositiveInt = Field(100, description="Spread evenly over the mixture's sources.")
+    num_samples: Annotated[int, Field(ge=0)] = Field(4, description="k of avg@k; 0: greedy answers alone.")
+    temperature: PositiveFloat = Field(1.0, description="Of the k sampled answers.")
+    finish_s: PositiveFloat = Field(60.0, description="How long a run that is trained waits for its last evaluation.")
 
 
 class EvalSection(Section):
@@ -244,6 +256,7 @@ class Config(Section):
     monitoring: MonitoringSection = MonitoringSection()
     control: ControlSection = ControlSection()
     placement: PlacementSection = PlacementSection()
+    evaluation: EvaluationSection = EvaluationSection()
     eval: EvalSection = EvalSection()
 
     @property
@@ -257,6 +270,11 @@ class Config(Section):
         return 0 if self.mode == "sync" else self.replay.max_staleness
 
     @property
+    def num_evaluators(self) -> int:
+        """1 where the run evaluates versions, else 0."""
+        return int(self.evaluation.every_versions > 0)
+
+    @property
     def required_cpus(self) -> float:
         """CPUs that Ray sets aside for the whole fleet."""
         counts: dict[Role, int] = {
@@ -265,7 +283,7 @@ class Config(Section):
             "reward": self.reward.num,
             "replay": self.replay.num,
             "learner": self.learner.num_ranks,
-            "evaluator": 1,
+            "evaluator": self.num_evaluators,
         }
         return sum(share * counts[role] for role, share in self.placement.cpus.items())
 

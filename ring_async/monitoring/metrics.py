@@ -143,7 +143,12 @@ learner_nonfinite_tokens = _counter("ring_learner_nonfinite_tokens", "Tokens mas
 
 # -- evaluator
 
-evaluator_reward_mean = _gauge("ring_evaluator_reward_mean", "Mean reward on held-out prompts.", "source")
+evaluator_solved = _gauge(
+    "ring_evaluator_solved_ratio", "Held-out problems solved: greedy is pass@1, sampled avg@k.", "source", "sampling"
+)
+evaluator_reward_mean = _gauge("ring_evaluator_reward_mean", "Mean reward on held-out problems.", "source", "sampling")
+evaluator_failures = _counter("ring_evaluator_failures", "Answers no verdict could be had for.")
+evaluator_evaluation_seconds = _histogram("ring_evaluator_evaluation_seconds", "Evaluating one version.")
 evaluator_policy_version = _gauge("ring_evaluator_policy_version", "Number of the version last evaluated.")
 
 # -- controller
