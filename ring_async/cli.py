@@ -358,10 +358,12 @@ def _prepare_to_start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
 
 def _check_parts(config: Config) -> None:
     """Refuse what would only fail inside an actor: a model, a source or a verifier that cannot be made."""
+    from ring_async.control.tls import read_certificate
     from ring_async.data.registry import make_source
     from ring_async.models import resolve_model_path
     from ring_async.verifiers.registry import make_verifier
 
+    read_certificate(config.control)
     resolve_model_path(config.model.path)
     for name in config.mixture:
         source = config.sources[name]

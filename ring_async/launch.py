@@ -47,6 +47,7 @@ ROLE_COUNTS = {
     "reward": lambda config: config.reward.num,
     "rollout": lambda config: config.rollout.num,
     "learner": lambda config: 1,
+    "evaluator": lambda config: config.num_evaluators,
 }
 
 
@@ -109,16 +110,18 @@ async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
 async def _live_controller(context: Any, launch: ActorLaunch) -> None:
     from ring_async.actors.controller import Controller
     from ring_async.control.api import make_app, serve
+    from ring_async.control.tls import read_certificate
     from ring_async.data.registry import make_source
 
     config, run_dir = context.config, context.run_dir
     controller = Controller(context, make_source, is_resumed=launch.is_resumed)
     token = secrets.token_urlsafe(32)
-    app = make_app(controller, token, config.run.name)
-    async with serve(app, config.control.host, config.control.port) as url:
+    app = make_app(controller, token, config.run.name, config.control)
+    async with serve(app, config.control) as url:
         endpoints = {
             "api": url,
             "token": token,
+            "certificate": read_certificate(config.control),
             "control": controller.endpoint,
             "metrics": context.metrics_endpoint,
             "controller_incarnation": context.spec.incarnation,
@@ -158,6 +161,20 @@ def make_actor(context: Any, socket_dir: Path, keys: Any) -> Any:
             from ring_async.transport.weights import make_weight_sender
 
             return Learner(context, lambda: _make_train_engine(config), make_weight_sender(config, **channel))
+        case "evaluator":
+            from ring_async.actors.evaluator import Evaluator
+            from ring_async.data.registry import make_source
+            from ring_async.transport.weights import make_weight_receiver
+
+            # Its engine draws no `generate` spans: those are rollouts', and prove that training is asynchronous.
+            engine = _make_rollout_engine(config, actor_id, Tracer(None, actor_id))
+            return Evaluator(
+                context,
+                engine,
+                make_weight_receiver(config, **channel),
+                make_tokenizer,
+                lambda: {name: make_source(name, config.sources[name]) for name in config.mixture},
+            )
         case role:
             raise ConfigError(f"no actor plays the role {role!r}")
 

@@ -3,6 +3,7 @@
     rollouts ──ReserveGroups──▶ admission ──▶ prompt desk ──▶ journal ──GroupsReserved──▶ rollouts
     replay   ──TrajectoriesMoved, BufferReported──▶ ledger, admission
     learner  ──StepCompleted, WeightsPublished, CheckpointSaved──▶ metrics.jsonl, news to rollouts and replay
+    evaluator──VersionEvaluated──▶ evaluations.jsonl
     launcher ──ReportFleet──▶ fleet ──FleetWanted──▶ launcher
     people   ──control API──▶ pause, resume, checkpoint, down, status
 
@@ -66,6 +67,7 @@ from ring_async.transport.messages import (
     TrajectoriesMoved,
     UseWeights,
     VerifierFailing,
+    VersionEvaluated,
     WeightsAdopted,
     WeightsAnnouncement,
     WeightsPublished,
@@ -77,7 +79,7 @@ TICK_S = 0.1
 LONG_POLL_S = 1.0
 """How long a question for work is held before it is answered with the reason why there is none."""
 STOP_DEADLINE_S = 10.0
-LEAVING_ORDER = (("rollout",), ("reward",), ("learner", "replay"))
+LEAVING_ORDER = (("rollout",), ("reward",), ("evaluator",), ("learner", "replay"))
 """Upstream first, so that what is under way still finds somebody to acknowledge it."""
 
 FATAL_KINDS = ("DivergedError", "ConfigError")
@@ -130,7 +132,9 @@ class Controller:
     async def live(self) -> None:
         """Serve until the run has ended and the launcher knows."""
         now_s = monotonic_s()
-        for role, num in ({"replay": self.config.replay.num, "learner": 1} | self.changes.counts).items():
+        config = self.config
+        fixed = {"replay": config.replay.num, "learner": 1, "evaluator": config.num_evaluators}
+        for role, num in (fixed | self.changes.counts).items():
             self._fleet.want(role, num, now_s)
         self._fleet.adopt(self._work.noted("incarnations") or {})
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
@@ -222,6 +226,8 @@ class Controller:
                 pass
             case CheckpointSaved():
                 self._checkpoint_saved(message)
+            case VersionEvaluated():
+                self._steps.evaluation(message, author=sender)
             case RunFailed(actor_id, kind, detail):
                 self._incident(actor_id, kind, detail)
             case ReportFleet(exits):
@@ -288,7 +294,7 @@ class Controller:
         self._weights = announcement
         self._work.observe_version(announcement.policy_version)
         self.changes.version_reached(announcement.policy_version.number)
-        for member in self._book.of("rollout"):
+        for member in self._book.of("rollout", "evaluator"):
             self._links.tell(member.actor_id, UseWeights(announcement))
 
     def _step(self, completed: StepCompleted) -> None:
@@ -350,7 +356,10 @@ class Controller:
         self._record_failures(self._work.owner_lost(actor_id))
         self._work.note("incarnations", self._fleet.incarnations())
         self._tell_members()
-        if change.given_up:
+        if change.given_up and change.lost.role == "evaluator":  # the run needs it for nothing
+            self._fleet.want("evaluator", 0, monotonic_s())
+            self._steps.event("evaluator_given_up", author="controller-0", reason=change.given_up)
+        elif change.given_up:
             self._fail(change.given_up)
 
     def _tell_members(self) -> None:
@@ -391,6 +400,7 @@ class Controller:
             "checkpoint": self._checkpoint,
             "paused_sources": sorted(self._work.paused_sources),
             "changes": self.changes.status(),
+            "last_evaluation": self._steps.last_evaluation,
             "last_step": self._steps.recent_steps[-1] if self._steps.recent_steps else None,
             "events": list(self._steps.recent_events)[-10:],
         }
@@ -408,6 +418,10 @@ class Controller:
             metrics_endpoint=self.context.metrics_endpoint,
         )
         return [own, *self._book.members.values()]
+
+    def calls_refused(self, refusal: Any) -> None:
+        """The control API refused calls (a `control.guard.Refusal`)."""
+        self._steps.event("calls_refused", author="api", **refusal._asdict())
 
     async def pause(self) -> None:
         """Stop granting work and training; what is under way finishes."""
@@ -452,8 +466,13 @@ class Controller:
                 await self._links.command("learner-0", SaveCheckpoint(""), timeout_s=deadline_s / 2)
             except (PeerTimeoutError, RefusedError) as error:
                 log.warning("no checkpoint before stopping: %s", error)
+        is_trained = self._work.version_number >= self.config.stop.policy_versions
         for roles in LEAVING_ORDER:
-            await self._dismiss(roles, finish_s=(end_s - monotonic_s()) / 4, end_s=end_s)
+            finish_s = 0.0 if is_trained else (end_s - monotonic_s()) / 4
+            if is_trained and roles == ("evaluator",) and self._book.of(*roles):
+                finish_s = self.config.evaluation.finish_s  # the last version is the one people want to know about
+                end_s = monotonic_s() + finish_s + STOP_DEADLINE_S
+            await self._dismiss(roles, finish_s=finish_s, end_s=end_s)
         killed = sorted(self._book.members)
         outcome = {"reason": self._stopping, "failure": self._failure, "killed": killed}
         self._steps.event("stopped", author="controller-0", **outcome)
@@ -463,7 +482,6 @@ class Controller:
 
     async def _dismiss(self, roles: tuple[str, ...], *, finish_s: float, end_s: float) -> None:
         """Have actors of these roles leave: `finish_s` to finish what is under way, until `end_s` to be gone."""
-        finish_s = 0.0 if self._work.version_number >= self.config.stop.policy_versions else finish_s
         leaving = [member.actor_id for member in self._book.of(*roles)]
         for actor_id in leaving:
             self._links.tell(actor_id, Shutdown(finish_s))

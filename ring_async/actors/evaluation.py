@@ -11,7 +11,8 @@ failed has no reward and enters no mean.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ _JUDGED_AT_ONCE = 32
 
 
 class ProblemResult(msgspec.Struct, frozen=True):
-    """One problem answered once. `reward` is None where the verifier failed; `failure` then says why."""
+    """One answer to one problem. `reward` is None where the verifier failed; `failure` then says why."""
 
     source: str
     prompt_id: str
@@ -59,15 +60,16 @@ class EvaluationRow(msgspec.Struct, frozen=True):
     temperature: float
     num_problems: int
     num_failed: int
+    """Answers that could not be judged."""
     accuracy: float
-    """Share of problems solved; NaN where none was judged."""
+    """Share of answers that solve their problem (pass@1; avg@k with k answers each); NaN where none was judged."""
     reward_mean: float
     tokens_mean: float
     truncated_share: float
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """All results, ordered by temperature, source, problem: two evaluations of the same problems align one to one."""
+    """All results, ordered by temperature, source, problem, sample: evaluations of the same problems align."""
 
     seed: int
     max_tokens: int
@@ -91,46 +93,42 @@ class Evaluation(msgspec.Struct, frozen=True):
 async def evaluate(
     engine: RolloutEngine,
     tokenizer: Any,
-    sources: Mapping[str, PromptSource],
+    problems: Sequence[Prompt],
     verifiers: Mapping[str, Verifier],
     *,
-    num_problems: int,
     max_tokens: int,
     seed: int,
     temperatures: Sequence[float] = GREEDY_AND_SAMPLED,
+    num_samples: int = 1,
     verdict_timeout_s: float = 10.0,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Answer and judge `num_problems` distinct held-out problems, spread evenly over the sources, per temperature.
+    """Answer and judge held-out problems at each temperature.
 
     Args:
         engine: started, with weights in force.
         tokenizer: the model's, from `load_tokenizer`.
-        sources: by name.
+        problems: from `held_out_problems`.
         verifiers: one per source, under the source's name.
-        num_problems: over all sources together.
         max_tokens: of one response, the end-of-sequence token included.
-        seed: of the sampled answers; problem by problem.
+        seed: of the sampled answers; answer by answer.
         temperatures: 0 is greedy.
+        num_samples: k, answers to each problem at temperatures above 0; greedy answers would all be the same.
         verdict_timeout_s: longest time for one verdict.
+        on_answer: called after each answer was judged.
 
     Raises:
-        ConfigError: a source has no held-out problems, or too few.
         ValueError: a problem does not fit into the model.
     """
-    problems = [
-        prompt
-        for number, (name, source) in enumerate(sources.items())
-        for prompt in held_out_problems(name, source, _share(num_problems, len(sources), number))
-    ]
     turns = asyncio.Semaphore(_JUDGED_AT_ONCE)
 
-    async def solve(number: int, prompt: Prompt, temperature: float) -> ProblemResult:
+    async def solve(number: int, prompt: Prompt, sample: int, temperature: float) -> ProblemResult:
         generation = await engine.generate(
             GenerationRequest(
-                request_id=f"eval/{temperature:g}/{prompt.prompt_id}",
+                request_id=f"eval/{temperature:g}/{sample}/{prompt.prompt_id}",
                 prompt_ids=encode_prompt(tokenizer, prompt.text),
                 sampling=SamplingParams(temperature=temperature, max_tokens=max_tokens),
-                seed=(seed << 32) + number,
+                seed=(seed << 32) + sample * len(problems) + number,
             )
         )
         text = decode_response(tokenizer, generation.response_ids)
@@ -147,6 +145,7 @@ async def evaluate(
             reward = verdict.reward
         except VerifierError as error:
             failure = str(error)
+        on_answer()
         return ProblemResult(
             prompt.source, prompt.prompt_id, temperature, text, num_tokens, generation.finish_reason, reward, failure
         )
@@ -154,7 +153,11 @@ async def evaluate(
     results: list[ProblemResult] = []
     for temperature in temperatures:
         async with asyncio.TaskGroup() as solving:
-            tasks = [solving.create_task(solve(number, prompt, temperature)) for number, prompt in enumerate(problems)]
+            tasks = [
+                solving.create_task(solve(number, prompt, sample, temperature))
+                for number, prompt in enumerate(problems)
+                for sample in range(num_samples if temperature else 1)
+            ]
         results.extend(task.result() for task in tasks)
     return Evaluation(seed, max_tokens, tuple(results))
 
@@ -166,6 +169,7 @@ async def evaluate_checkpoint(
     num_problems: int | None = None,
     seed: int | None = None,
     temperatures: Sequence[float] = GREEDY_AND_SAMPLED,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluate a Hugging Face directory on the sources that the configuration mixes, with its verifiers.
 
@@ -191,16 +195,17 @@ async def evaluate_checkpoint(
             verifier = config.sources[name].verifier
             if verifier not in made:
                 made[verifier] = await asyncio.to_thread(make_verifier, verifier, config.verifiers[verifier])
+        shares = share_problems(num_problems or config.eval.num_problems, names)
         return await evaluate(
             engine,
             load_tokenizer(model_path),
-            {name: make_source(name, config.sources[name]) for name in names},
+            [p for n in names for p in held_out_problems(n, make_source(n, config.sources[n]), shares[n])],
             {name: made[config.sources[name].verifier] for name in names},
-            num_problems=num_problems or config.eval.num_problems,
             max_tokens=config.rollout.max_tokens,
             seed=config.eval.seed if seed is None else seed,
             temperatures=temperatures,
             verdict_timeout_s=config.reward.timeout_s,
+            on_answer=on_answer,
         )
     finally:
         for made_verifier in made.values():
@@ -208,8 +213,20 @@ async def evaluate_checkpoint(
         await engine.close()
 
 
-def held_out_problems(name: str, source: PromptSource, num_problems: int) -> list[Prompt]:
+def share_problems(num_problems: int, sources: Iterable[str]) -> dict[str, int]:
+    """How many problems each source gives, as even as can be; they sum to `num_problems`."""
+    names = list(sources)
+    return {
+        name: num_problems // len(names) + (number < num_problems % len(names)) for number, name in enumerate(names)
+    }
+
+
+def held_out_problems(
+    name: str, source: PromptSource, num_problems: int, key: str = "eval.num_problems"
+) -> list[Prompt]:
     """The first distinct held-out questions of a source: a question that comes again is passed over.
+
+    `key` is the configuration's name for the number, for the error.
 
     Raises:
         ConfigError: the source has too few of them.
@@ -226,15 +243,28 @@ def held_out_problems(name: str, source: PromptSource, num_problems: int) -> lis
         problems.setdefault(prompt.text, prompt)
     if len(problems) < num_problems:
         raise ConfigError(
-            f"eval.num_problems: source {name} has only {len(problems)} different held-out problems, {num_problems} "
-            f"are wanted; lower eval.num_problems or widen the source"
+            f"{key}: source {name} has only {len(problems)} different held-out problems, {num_problems} are wanted; "
+            f"lower {key} or widen the source"
         )
     return list(problems.values())
 
 
-def _share(total: int, parts: int, number: int) -> int:
-    """Part `number` of a total that divides as evenly as it can; the parts sum to the total."""
-    return total // parts + (number < total % parts)
+def figures_of(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation in figures, as plain data for a line of `evaluations.jsonl`; None where nothing was judged.
+
+    `pass_at_1` is the share of problems whose greedy answer solves them, `avg_at_k` the share of all sampled answers, k
+    for each problem, that do; both over all sources and for each.
+    """
+    by_source: dict[str, dict[str, Any]] = {}
+    for row in evaluation.rows():
+        figures = by_source.setdefault(row.source, {"num_problems": row.num_problems, "num_failed": 0})
+        figures["num_failed"] += row.num_failed
+        solved, reward = ("pass_at_1", "reward_greedy") if row.temperature == 0 else ("avg_at_k", "reward_sampled")
+        figures[solved] = None if math.isnan(row.accuracy) else row.accuracy
+        figures[reward] = None if math.isnan(row.reward_mean) else row.reward_mean
+    overall = by_source.pop("all")
+    num_sampled = sum(result.temperature > 0 for result in evaluation.results)
+    return overall | {"k": num_sampled // max(1, overall["num_problems"]), "by_source": by_source}
 
 
 def _row(source: str, temperature: float, results: Sequence[ProblemResult]) -> EvaluationRow:
@@ -243,7 +273,7 @@ def _row(source: str, temperature: float, results: Sequence[ProblemResult]) -> E
     return EvaluationRow(
         source=source,
         temperature=temperature,
-        num_problems=len(results),
+        num_problems=len({result.prompt_id for result in results}),
         num_failed=len(results) - len(judged),
         accuracy=_mean([result.is_solved for result in judged]),
         reward_mean=_mean(rewards),

@@ -14,7 +14,7 @@ from ring_async.core.fleet import ActorKey
 from ring_async.monitoring import metrics
 from ring_async.transport.messages import Heartbeat, Member
 
-ROLES = ("rollout", "reward", "replay", "learner")
+ROLES = ("rollout", "reward", "replay", "learner", "evaluator")
 
 
 class MemberBook:

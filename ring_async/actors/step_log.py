@@ -1,7 +1,8 @@
 """What the controller writes down while a run goes on: one line per step, one line per change.
 
-Owns: `metrics.jsonl` (a line for each optimizer batch: the learner's figures joined with the fleet's) and
-`events.jsonl` (who changed what, when, before and after). Does not own what the figures mean.
+Owns: `metrics.jsonl` (a line for each optimizer batch: the learner's figures joined with the fleet's),
+`evaluations.jsonl` (a line for each version evaluated) and `events.jsonl` (who changed what, when, before and after).
+Does not own what the figures mean.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ from typing import Any
 from ring_async.clock import monotonic_s, wall_s
 from ring_async.monitoring import metrics
 from ring_async.storage.run_dir import JsonLines, RunDir
-from ring_async.transport.messages import StepCompleted
+from ring_async.transport.messages import StepCompleted, VersionEvaluated
 
 NUM_RECENT = 50
 
 
 class StepLog:
-    """The two files of one run, and the last lines in memory for `status`."""
+    """The files of one run, and the last lines in memory for `status`."""
 
     def __init__(self, run_dir: RunDir) -> None:
         self._metrics = JsonLines(run_dir.metrics)
         self._events = JsonLines(run_dir.events)
+        self._evaluations_path = run_dir.evaluations
         self._began_s = monotonic_s()
         self._last = (self._began_s, 0.0)
         self._scored: dict[str, float] = {}
         self.recent_steps: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
         self.recent_events: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+        self.last_evaluation: dict[str, Any] | None = None
 
     def step(self, completed: StepCompleted, *, generated_tokens: float, buffer: dict[str, float]) -> None:
         """Write a step's line. `generated_tokens` counts all rollouts since the start; `buffer` is replay's report.
@@ -62,6 +65,20 @@ class StepLog:
         line = {"time": wall_s(), "kind": kind, "author": author, **details}
         self._events.append(line)
         self.recent_events.append(line)
+
+    def evaluation(self, evaluated: VersionEvaluated, *, author: str) -> None:
+        """Write an evaluation's line, and an event. A report that comes again, its answer lost, changes nothing."""
+        version = evaluated.policy_version
+        line = {"policy_version": version.number, "incarnation": version.incarnation, **evaluated.figures}
+        last = self.last_evaluation
+        if last is not None and line.items() <= last.items():
+            return
+        self.last_evaluation = line | {"time": wall_s(), "wall_s": monotonic_s() - self._began_s}
+        lines = JsonLines(self._evaluations_path)  # seldom: the file is there only where versions are evaluated
+        lines.append(self.last_evaluation)
+        lines.close()
+        shown = {key: line.get(key) for key in ("policy_version", "pass_at_1", "avg_at_k")}
+        self.event("evaluated", author=author, **shown)
 
     def close(self) -> None:
         self._metrics.close()

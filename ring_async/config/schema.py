@@ -6,6 +6,7 @@ no torch, ray, zmq or asyncio (a test proves it). Field descriptions are the ref
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -188,19 +189,48 @@ class MonitoringSection(Section):
 
 
 class ControlSection(Section):
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="Any but loopback needs tls_cert and tls_key, or insecure.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="0: any free port, see endpoints.json.")
+    tls_cert: str = Field("", description="PEM file of the certificate; with tls_key the API speaks HTTPS.")
+    tls_key: str = Field("", description="PEM file of the certificate's key.")
+    insecure: bool = Field(False, description="Allow plain HTTP on other addresses than loopback.")
+    max_requests_per_s: PositiveFloat = Field(100.0, description="Calls of one client; two seconds' worth at once.")
+    max_body_bytes: PositiveInt = Field(1 << 20, description="Largest body of one call.")
+
+    def problems(self) -> list[str]:
+        """What is wrong across keys, one line each."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            missing = "tls_key" if self.tls_cert else "tls_cert"
+            return [f"control.{missing}: empty; a certificate and its key are given together"]
+        if self.tls_cert or self.insecure or _is_loopback(self.host):
+            return []
+        return [
+            f"control.host: {self.host} can be reached by other machines; give control.tls_cert and control.tls_key, "
+            "or allow plain HTTP with control.insecure=true"
+        ]
 
 
 class PlacementSection(Section):
     """What Ray sets aside for each actor."""
 
     num_cpus: Annotated[int, Field(ge=0)] = Field(0, description="CPUs Ray may hand out; 0: those of the machine.")
-    cpus: dict[Role, float] = {"controller": 0.1, "rollout": 0.5, "reward": 0.2, "replay": 0.2, "learner": 0.5}
-    gpus: dict[Literal["rollout", "learner", "reward"], float] = Field(default_factory=dict)
+    cpus: dict[Role, float] = {
+        "controller": 0.1, "rollout": 0.5, "reward": 0.2, "replay": 0.2, "learner": 0.5, "evaluator": 0.2,
+    }  # fmt: skip
+    gpus: dict[Literal["rollout", "learner", "reward", "evaluator"], float] = Field(default_factory=dict)
     max_restarts: Annotated[int, Field(ge=0)] = Field(5, description="Of one actor within `restart_window_s`.")
     restart_window_s: PositiveFloat = 300.0
     start_timeout_s: PositiveFloat = 120.0
+
+
+class EvaluationSection(Section):
+    """The evaluator: held-out problems answered while training goes on."""
+
+    every_versions: Annotated[int, Field(ge=0)] = Field(0, description="Evaluate every so many versions; 0: never.")
+    num_problems: PositiveInt = Field(100, description="Spread evenly over the mixture's sources.")
+    num_samples: Annotated[int, Field(ge=0)] = Field(4, description="k of avg@k; 0: greedy answers alone.")
+    temperature: PositiveFloat = Field(1.0, description="Of the k sampled answers.")
+    finish_s: PositiveFloat = Field(60.0, description="How long a run that is trained waits for its last evaluation.")
 
 
 class EvalSection(Section):
@@ -236,6 +266,7 @@ class Config(Section):
     monitoring: MonitoringSection = MonitoringSection()
     control: ControlSection = ControlSection()
     placement: PlacementSection = PlacementSection()
+    evaluation: EvaluationSection = EvaluationSection()
     eval: EvalSection = EvalSection()
 
     @property
@@ -249,6 +280,11 @@ class Config(Section):
         return 0 if self.mode == "sync" else self.replay.max_staleness
 
     @property
+    def num_evaluators(self) -> int:
+        """1 where the run evaluates versions, else 0."""
+        return int(self.evaluation.every_versions > 0)
+
+    @property
     def required_cpus(self) -> float:
         """CPUs that Ray sets aside for the whole fleet."""
         counts: dict[Role, int] = {
@@ -257,7 +293,7 @@ class Config(Section):
             "reward": self.reward.num,
             "replay": self.replay.num,
             "learner": self.learner.num_ranks,
-            "evaluator": 1,
+            "evaluator": self.num_evaluators,
         }
         return sum(share * counts[role] for role, share in self.placement.cpus.items())
 
@@ -302,6 +338,7 @@ class Config(Section):
                     f"sources.{name}.verifier: no verifier is called {source.verifier!r}; "
                     f"verifiers are {', '.join(sorted(self.verifiers)) or 'none'}"
                 )
+        problems += self.control.problems()
         if 0 < self.placement.num_cpus < self.required_cpus:
             problems.append(
                 f"placement.num_cpus: {self.placement.num_cpus} is smaller than the {self.required_cpus:g} CPUs that "
@@ -310,3 +347,10 @@ class Config(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

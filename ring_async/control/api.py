@@ -1,27 +1,31 @@
 """The control API: HTTP on the controller, for the CLI and for people's scripts.
 
-Owns: routes, the bearer token, and an account of refused calls. Does not own what a call does: `Operations` does.
-Invariants: nothing is answered without the run's token, but `/healthz`; tokens are compared in constant time.
+Owns: routes, and which errors become which answers. Does not own what a call does (`Operations`), or who may call
+(`guard`, which stands before all of them).
+Invariant: what a caller does wrong is answered with 4xx, never 5xx, and with plain ASCII, whatever was sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import logging
+import json
+import math
 import socket
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Protocol
 
 import uvicorn
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from ring_async.config.schema import ControlSection
+from ring_async.control.guard import Guard, Refusal
+from ring_async.errors import ConfigError, RingAsyncError
 from ring_async.monitoring.discovery import scrape_targets
 from ring_async.transport.messages import Member
-
-log = logging.getLogger(__name__)
 
 
 class Operations(Protocol):
@@ -38,6 +42,8 @@ class Operations(Protocol):
     async def checkpoint(self) -> str: ...
 
     def shut_down(self, reason: str, deadline_s: float) -> None: ...
+
+    def calls_refused(self, refusal: Refusal) -> None: ...
 
 
 class DownRequest(BaseModel):
@@ -57,47 +63,80 @@ class CheckpointWritten(BaseModel):
     path: str
 
 
-def make_app(operations: Operations, token: str, run_name: str) -> FastAPI:
-    """The application; every route but `/healthz` asks for `Authorization: Bearer <token>`."""
+class Problem(BaseModel):
+    """Why a call was refused, or could not be carried out."""
 
-    def authorize(request: Request) -> None:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-            client = request.client.host if request.client else "unknown"
-            log.warning("refused %s %s from %s: no valid token", request.method, request.url.path, client)
-            raise HTTPException(401, "the run's token is missing or wrong; it is in endpoints.json")
+    detail: str
 
-    app = FastAPI(title="ring-async control API", version="1", docs_url=None, redoc_url=None)
-    guarded = [Depends(authorize)]
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": meaning}
+    for status, meaning in {
+        400: "not JSON",
+        401: "no valid token",
+        409: "not possible now",
+        413: "body too large",
+        422: "not valid",
+        429: "too many calls",
+    }.items()
+}
+
+
+def make_app(operations: Operations, token: str, run_name: str, control: ControlSection | None = None) -> FastAPI:
+    """The application; every path but `/healthz` asks for `Authorization: Bearer <token>`."""
+    control = control or ControlSection()
+    app = FastAPI(
+        title="ring-async control API", version="1", docs_url=None, redoc_url=None, default_response_class=_AsciiJson,
+        responses=_ANSWERS,
+    )  # fmt: skip
+    app.add_middleware(
+        Guard,
+        token=token,
+        max_requests_per_s=control.max_requests_per_s,
+        max_body_bytes=control.max_body_bytes,
+        on_refused=operations.calls_refused,
+    )
+
+    @app.exception_handler(RingAsyncError)
+    async def refuse(request: Request, error: Exception) -> Response:
+        """What could not be done is the caller's to know: 422 for what never could, 409 for what cannot now."""
+        return _AsciiJson({"detail": str(error)}, 422 if isinstance(error, ConfigError) else 409)
+
+    @app.exception_handler(RequestValidationError)
+    async def explain(request: Request, error: Exception) -> Response:
+        """One line for each problem. The value itself stays out: it may be anything, NaN and half characters too."""
+        assert isinstance(error, RequestValidationError)
+        lines = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        return _AsciiJson({"detail": "; ".join(lines)}, 422)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         return {"run": run_name}
 
-    @app.get("/v1/status", dependencies=guarded)
+    @app.get("/v1/status")
     async def status() -> dict[str, Any]:
         return operations.status()
 
-    @app.get("/v1/discovery", dependencies=guarded)
+    @app.get("/v1/discovery")
     async def discovery() -> list[dict[str, Any]]:
         """Prometheus HTTP service discovery."""
         return scrape_targets(operations.live_members(), run=run_name)
 
-    @app.post("/v1/pause", dependencies=guarded)
+    @app.post("/v1/pause")
     async def pause() -> Accepted:
         await operations.pause()
         return Accepted()
 
-    @app.post("/v1/resume", dependencies=guarded)
+    @app.post("/v1/resume")
     async def resume() -> Accepted:
         await operations.resume()
         return Accepted()
 
-    @app.post("/v1/checkpoint", dependencies=guarded)
+    @app.post("/v1/checkpoint")
     async def checkpoint() -> CheckpointWritten:
         return CheckpointWritten(path=await operations.checkpoint())
 
-    @app.post("/v1/down", dependencies=guarded)
+    @app.post("/v1/down")
     async def down(request: DownRequest) -> Accepted:
         operations.shut_down("ring-async down", request.deadline_s)
         return Accepted()
@@ -105,19 +144,53 @@ def make_app(operations: Operations, token: str, run_name: str) -> FastAPI:
     return app
 
 
+class _AsciiJson(JSONResponse):
+    """JSON whatever the content: half a surrogate pair is escaped, a number that is not finite becomes null."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return json.dumps(content, allow_nan=False).encode()
+        except ValueError:
+            return json.dumps(_finite(content)).encode()
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 @contextlib.asynccontextmanager
-async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[str]:
-    """Serve inside the running event loop; yields the base URL."""
-    listener = socket.create_server((host, port))
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+async def serve(app: FastAPI, control: ControlSection) -> AsyncIterator[str]:
+    """Serve inside the running event loop; yields the base URL, for clients on this machine."""
+    listener = socket.create_server(
+        (control.host, control.port), family=socket.AF_INET6 if ":" in control.host else socket.AF_INET
+    )
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+        ssl_certfile=control.tls_cert or None,
+        ssl_keyfile=control.tls_key or None,
+    )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="control-api")
     try:
-        yield f"http://{host}:{listener.getsockname()[1]}"
+        yield f"{'https' if control.tls_cert else 'http'}://{_reachable(control.host)}:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving
         listener.close()
+
+
+def _reachable(host: str) -> str:
+    """An address for clients: `0.0.0.0` and `::` are for listening alone."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - nothing is bound here
+    return f"[{host}]" if ":" in host else host
 
 
 class _Server(uvicorn.Server):

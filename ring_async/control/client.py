@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from ring_async.control.tls import trust_only
 from ring_async.errors import RunError
 from ring_async.storage.run_dir import RunDir
 
@@ -30,9 +31,13 @@ class ControlClient:
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         endpoints = self._run_dir.read_endpoints()
         headers = {"authorization": f"Bearer {endpoints['token']}"}
+        certificate = endpoints.get("certificate")
+        verify = trust_only(certificate) if certificate else True
         try:
             # trust_env off: a proxy in the environment must not carry the run's token.
-            with httpx.Client(base_url=endpoints["api"], timeout=self._timeout_s, trust_env=False) as client:
+            with httpx.Client(
+                base_url=endpoints["api"], timeout=self._timeout_s, trust_env=False, verify=verify
+            ) as client:
                 answer = client.request(method, path, json=body, headers=headers)
         except httpx.HTTPError as error:
             raise RunError(
@@ -40,5 +45,12 @@ class ControlClient:
                 "look at logs/controller-0.log, and go on with: ring-async up CONFIG --resume"
             ) from error
         if answer.status_code >= 400:
-            raise RunError(f"{method} {path}: {answer.status_code}: {answer.text}")
+            raise RunError(f"{method} {path}: {answer.status_code}: {_reason(answer)}")
         return answer.json()
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text

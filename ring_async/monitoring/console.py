@@ -67,6 +67,8 @@ def render_status(status: Status) -> RenderableType:
         parts += [Text(), _figures(step, status.get("buffer") or {})]
         if step.get("reward_by_source"):
             parts += [Text(), _rewards(step["reward_by_source"])]
+    if status.get("last_evaluation"):
+        parts += [Text(), _evaluation(status["last_evaluation"])]
     if status.get("ledger"):
         parts += [Text(), _counts("ledger", status["ledger"])]
     if status.get("causes"):
@@ -146,6 +148,17 @@ def _rewards(by_source: Mapping[str, float]) -> Table:
         bar = Text().append("█" * filled, style="cyan").append("░" * (_BAR_WIDTH - filled), style="dim")
         table.add_row(Text(source), bar, f"{reward:.3f}")
     return table
+
+
+def _evaluation(evaluation: Mapping[str, Any]) -> Text:
+    """The newest evaluation on held-out problems: over all sources, then each."""
+    text = Text("held out ", style="dim").append(f"version {_number(evaluation.get('policy_version'))}  ")
+    for source, figures in (("all", evaluation), *sorted((evaluation.get("by_source") or {}).items())):
+        text.append(f"{source} ", style="dim").append(f"pass@1 {_number(figures.get('pass_at_1'), '.3f')} ")
+        if evaluation.get("k"):
+            text.append(f"avg@{evaluation['k']} {_number(figures.get('avg_at_k'), '.3f')} ")
+        text.append(" ")
+    return text
 
 
 def _counts(name: str, counts: Mapping[str, float]) -> Text:

@@ -1,4 +1,4 @@
-"""The curves of a run: nine panels over policy versions, as one PNG or one SVG each.
+"""The curves of a run: nine panels over policy versions, ten where versions were evaluated, as one PNG or one SVG each.
 
 Owns: what is drawn and how it looks. Draws on figures of its own, never on pyplot's global ones, so it may run in any
 thread beside anything else.
@@ -95,8 +95,11 @@ def panels(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Panel]:
     if config.get("mode") == "sync":
         bound = 0
     budget = next((row["token_budget"] for row in rows if isinstance(row.get("token_budget"), int | float)), None)
+    evaluations = [row.get("evaluation") or {} for row in rows]
+    held_out = [Line(name, column(evaluations, key)) for name, key in (("pass@1", "pass_at_1"), ("avg@k", "avg_at_k"))]
     drawn = [
         Panel("Reward", "mean of all scored", rewards),
+        Panel("Held-out problems", "share solved", held_out, limits=(0, 1.03), is_smoothed=False),
         Panel("Entropy", "nats a token", lines(policy="entropy")),
         Panel("Effective sample size", "of 1", lines(all_tokens="effective_sample_size"), limits=(0, 1.03)),
         Panel(

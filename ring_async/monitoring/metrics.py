@@ -143,7 +143,12 @@ learner_nonfinite_tokens = _counter("ring_learner_nonfinite_tokens", "Tokens mas
 
 # -- evaluator
 
-evaluator_reward_mean = _gauge("ring_evaluator_reward_mean", "Mean reward on held-out prompts.", "source")
+evaluator_solved = _gauge(
+    "ring_evaluator_solved_ratio", "Held-out problems solved: greedy is pass@1, sampled avg@k.", "source", "sampling"
+)
+evaluator_reward_mean = _gauge("ring_evaluator_reward_mean", "Mean reward on held-out problems.", "source", "sampling")
+evaluator_failures = _counter("ring_evaluator_failures", "Answers no verdict could be had for.")
+evaluator_evaluation_seconds = _histogram("ring_evaluator_evaluation_seconds", "Evaluating one version.")
 evaluator_policy_version = _gauge("ring_evaluator_policy_version", "Number of the version last evaluated.")
 
 # -- controller
@@ -156,6 +161,7 @@ controller_restarts = _counter("ring_controller_restarts", "Actors started again
 controller_heartbeat_age = _gauge("ring_controller_heartbeat_age_seconds", "Since an actor was heard.", "actor")
 controller_admission_open = _gauge("ring_controller_admission_open", "1 while reservations are granted, else 0.")
 controller_events = _counter("ring_controller_events", "Changes that a person or a rule made.", "kind")
+controller_refused_requests = _counter("ring_controller_refused_requests", "Calls the control API refused.", "cause")
 
 # -- transport, inside any actor
 

@@ -24,6 +24,7 @@ from ring_async.monitoring.trace import PARTS_FOLDER, busy_intervals, busy_overl
 Row = dict[str, Any]
 
 METRICS_FILE, EVENTS_FILE, CONFIG_FILE = "metrics.jsonl", "events.jsonl", "config.json"
+EVALUATIONS_FILE = "evaluations.jsonl"
 _WINDOW_SHARE, _WINDOW_MAX = 0.1, 10
 """First and last rewards are means over a tenth of the versions, ten at most: one batch alone is mostly noise."""
 
@@ -41,6 +42,13 @@ def read_rows(run_dir: Path) -> list[Row]:
                 offset_s = last_s
             row["wall_s"] = last_s = offset_s + wall_s
         by_version[number] = row
+    return [by_version[number] for number in sorted(by_version)]
+
+
+def read_evaluations(run_dir: Path) -> list[Row]:
+    """Lines of `evaluations.jsonl` in order of policy version, the last one of each; empty where none was evaluated."""
+    lines = read_lines(run_dir / EVALUATIONS_FILE)
+    by_version = {row["policy_version"]: row for row in lines if isinstance(row.get("policy_version"), int)}
     return [by_version[number] for number in sorted(by_version)]
 
 
@@ -116,6 +124,7 @@ def summary(run_dir: Path) -> dict[str, Any]:
         "generated_tokens_per_s": _mean(column(rows, "generated_tokens_per_s")),
         "learner_wait_share": _share(_total(rows, "wait_batch_s"), wall_s),
         "generate_train_overlap": _overlap(run_dir),
+        "evaluations": read_evaluations(run_dir),
     }
 
 
@@ -152,6 +161,7 @@ def summary_lines(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
         (f"  {source}", f"{_text(means['first'])} → {_text(means['last'])}", "")
         for source, means in figures["reward_by_source"].items()
     ]
+    lines += _evaluation_lines(figures.get("evaluations") or ())
     off = figures["steps_off_budget"]
     lines += [
         ("tokens trained", _text(figures["loss_tokens"], "{:,.0f}"), _budget_remark(off)),
@@ -172,6 +182,16 @@ def summary_lines(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
     return lines
 
 
+def _evaluation_lines(evaluations: Sequence[Row]) -> list[tuple[str, str, str]]:
+    """Held-out accuracy, the first version evaluated against the last."""
+    if not evaluations:
+        return []
+    first, last = evaluations[0], evaluations[-1]
+    where = f"held-out problems, versions {first['policy_version']} and {last['policy_version']}"
+    shown = [("pass@1", "pass_at_1")] + ([(f"avg@{last['k']}", "avg_at_k")] if last.get("k") else [])
+    return [(name, f"{_text(first.get(key))} → {_text(last.get(key))}", where) for name, key in shown]
+
+
 def write_report(run_dir: Path) -> list[Path]:
     """Write `curves.png` and `report.html` into the run's folder; both stand alone. Returns their paths.
 
@@ -184,9 +204,16 @@ def write_report(run_dir: Path) -> list[Path]:
     rows = _rows_or_refuse(run_dir)
     figures, config = summary(run_dir), read_config(run_dir)
     picture, page = run_dir / "curves.png", run_dir / "report.html"
-    draw_png(rows, picture, title=figures["run"], config=config)
-    page.write_text(render_page(rows, figures, config, read_lines(run_dir / EVENTS_FILE)), encoding="utf-8")
+    drawn = with_evaluations(rows, figures["evaluations"])
+    draw_png(drawn, picture, title=figures["run"], config=config)
+    page.write_text(render_page(drawn, figures, config, read_lines(run_dir / EVENTS_FILE)), encoding="utf-8")
     return [picture, page]
+
+
+def with_evaluations(rows: Sequence[Row], evaluations: Sequence[Row]) -> list[Row]:
+    """Each step's row with the evaluation of the version that it made, for the curves."""
+    by_version = {row["policy_version"]: row for row in evaluations}
+    return [row | {"evaluation": by_version.get(row["policy_version"], {})} for row in rows]
 
 
 def _rows_or_refuse(run_dir: Path) -> list[Row]:

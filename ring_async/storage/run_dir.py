@@ -21,6 +21,7 @@ class RunDir:
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
         self.events = path / "events.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
         self.replay = path / "replay"
         self.journal = path / "journal"
         self.checkpoints = path / "checkpoints"

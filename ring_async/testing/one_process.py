@@ -17,11 +17,13 @@ from typing import Any
 
 from ring_async.actors.base import Actor, ActorContext
 from ring_async.actors.controller import Controller
+from ring_async.actors.evaluator import Evaluator
 from ring_async.actors.learner import Learner
 from ring_async.actors.replay import Replay
 from ring_async.actors.reward import Reward
 from ring_async.actors.rollout import Rollout
 from ring_async.config.schema import Config
+from ring_async.data.base import PromptSource
 from ring_async.monitoring.trace import Tracer
 from ring_async.storage.run_dir import RunDir
 from ring_async.testing.builders import make_prompt
@@ -165,16 +167,21 @@ class OneProcessFleet:
             case "reward":
                 return Reward(context, CharTokenizer)
             case "rollout":
-                engine = ScriptedEngine(
-                    context.spec.actor_id,
-                    script=self._script,
-                    token_s=self._token_s,
-                    capacity=self.config.rollout.max_running_requests,
-                )
-                self.engines[context.spec.actor_id] = engine
-                return Rollout(context, engine, self.weights, CharTokenizer)
+                return Rollout(context, self._new_engine(context.spec.actor_id), self.weights, CharTokenizer)
+            case "evaluator":
+                engine = self._new_engine(context.spec.actor_id)
+                return Evaluator(context, engine, self.weights, CharTokenizer, self.make_sources)
             case _:
                 return PacedLearner(context, self._new_train_engine, self.weights, step_s=self._train_s)
+
+    def make_sources(self) -> Mapping[str, PromptSource]:
+        """The mixture's sources, by name."""
+        return {name: CountingSource(name) for name in self.config.mixture}
+
+    def _new_engine(self, actor_id: str) -> ScriptedEngine:
+        capacity = self.config.rollout.max_running_requests
+        self.engines[actor_id] = ScriptedEngine(actor_id, script=self._script, token_s=self._token_s, capacity=capacity)
+        return self.engines[actor_id]
 
     def _new_train_engine(self) -> ScriptedTrainEngine:
         self.train_engines.append(self._make_train_engine())

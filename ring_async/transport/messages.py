@@ -209,6 +209,13 @@ class CheckpointSaved(Message, frozen=True):
     policy_version: PolicyVersion
 
 
+class VersionEvaluated(Message, frozen=True):
+    """The evaluator scored one version on held-out problems: a line of `evaluations.jsonl`."""
+
+    policy_version: PolicyVersion
+    figures: dict[str, Any]
+
+
 class RunFailed(Message, frozen=True):
     """An actor met an error the run must end with; `kind` is the error's class."""
 

@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ring_async.actors.evaluation import Evaluation, ProblemResult, evaluate, held_out_problems
+from ring_async.actors.evaluation import (
+    Evaluation,
+    ProblemResult,
+    evaluate,
+    figures_of,
+    held_out_problems,
+    share_problems,
+)
 from ring_async.errors import ConfigError, VerifierError
 from ring_async.types import Generation, PolicyVersion, Prompt, Segment, Verdict
 
@@ -70,10 +77,9 @@ class Parity:
 
 
 def run(engine: Echo, verifiers, *, num_problems: int = 5, **options) -> Evaluation:
-    sources = {name: Countdown(name) for name in verifiers}
-    return asyncio.run(
-        evaluate(engine, Tokenizer(), sources, verifiers, num_problems=num_problems, max_tokens=9, seed=3, **options)
-    )
+    shares = share_problems(num_problems, verifiers)
+    problems = [p for name in verifiers for p in held_out_problems(name, Countdown(name), shares[name])]
+    return asyncio.run(evaluate(engine, Tokenizer(), problems, verifiers, max_tokens=9, seed=3, **options))
 
 
 def test_problems_are_distinct_and_spread_over_the_sources() -> None:
@@ -108,6 +114,28 @@ def test_a_verifier_that_fails_takes_its_problem_out_of_the_means() -> None:
     assert "told so" in failed.failure
     (row, _) = evaluation.rows()
     assert (row.num_problems, row.num_failed, row.accuracy) == (5, 1, 1.0)
+
+
+def test_k_samples_are_different_draws_averaged_over_all_answers() -> None:
+    engine, answered = Echo(), []
+    evaluation = run(engine, {"a": Parity()}, num_samples=3, on_answer=lambda: answered.append(1))
+    assert len(answered) == 5 + 15
+    sampled = [request for request in engine.requests if request.sampling.temperature]
+    assert len({request.seed for request in sampled}) == len({request.request_id for request in sampled}) == 15
+    greedy, _, row, _ = evaluation.rows()
+    assert (greedy.num_problems, row.num_problems) == (5, 5)
+    solved = [request.seed % 7 % 2 for request in sampled]
+    assert 0 < row.accuracy < 1
+    assert row.accuracy == sum(solved) / 15
+    figures = figures_of(evaluation)
+    assert (figures["k"], figures["num_problems"], figures["avg_at_k"]) == (3, 5, row.accuracy)
+    assert figures["by_source"]["a"]["pass_at_1"] == greedy.accuracy
+
+
+def test_figures_have_no_number_where_nothing_was_judged() -> None:
+    result = ProblemResult("a", "a/0", 0.0, "x", 1, "length", None, "crash")
+    figures = figures_of(Evaluation(0, 9, (result,)))
+    assert (figures["pass_at_1"], figures["num_failed"], figures["k"]) == (None, 1, 0)
 
 
 def test_no_verdict_at_all_is_not_a_number() -> None:

@@ -29,7 +29,7 @@ BAD = {
         {"sources__sums__taks": "x"},
         "sources.sums.taks: unknown key; did you mean sources.sums.task?",
     ),
-    "key like no other": ({"control__zzz": 1}, "control.zzz: unknown key; control has host, port"),
+    "key like no other": ({"control__zzz": 1}, "control.zzz: unknown key; control has host, insecure, max_body_bytes"),
     # wrong types
     "text for a number": ({"rollout__num": "two"}, "rollout.num: 'two' is not a whole number"),
     "fraction for a count": ({"learner__num_ranks": 1.5}, "learner.num_ranks: 1.5 is not a whole number"),
@@ -133,3 +133,23 @@ def test_the_schema_describes_itself_as_yaml_people_can_read():
         mode="json"
     )
     assert Config.model_json_schema()["properties"]["budget"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "head.cluster"])
+def test_other_addresses_than_loopback_demand_a_certificate_or_a_word(host: str):
+    with pytest.raises(ConfigError) as refused:
+        make_config(control__host=host)
+    assert len(str(refused.value).splitlines()) == 1
+    assert f"control.host: {host}" in str(refused.value)
+    assert make_config(control__host=host, control__insecure=True).control.insecure
+    assert make_config(control__host=host, control__tls_cert="c.pem", control__tls_key="k.pem").control.tls_cert
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_demands_nothing(host: str):
+    assert make_config(control__host=host).control.host == host
+
+
+def test_half_a_pair_is_refused():
+    with pytest.raises(ConfigError, match=r"control\.tls_key"):
+        make_config(control__tls_cert="c.pem")

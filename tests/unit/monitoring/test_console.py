@@ -151,3 +151,11 @@ def test_after_a_resume_the_pace_begins_anew(tmp_path: Path):
     with Progress(10, out) as progress:
         progress.follow(path)
     assert "6 s left" in text_of(out)
+
+
+def test_status_shows_the_newest_evaluation():
+    out = console()
+    figures = {"pass_at_1": 0.5, "avg_at_k": None}
+    evaluation = {"policy_version": 10, "k": 4, "pass_at_1": 0.25, "avg_at_k": 0.125, "by_source": {"sums": figures}}
+    show_status(make_status(last_evaluation=evaluation), out)
+    assert "version 10  all pass@1 0.250 avg@4 0.125  sums pass@1 0.500 avg@4 –" in text_of(out)

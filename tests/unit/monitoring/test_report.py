@@ -11,7 +11,7 @@ from rich.console import Console
 from ring_async.errors import RunError
 from ring_async.monitoring.curves import panels
 from ring_async.monitoring.page import render_page
-from ring_async.monitoring.report import print_summary, read_rows, summary
+from ring_async.monitoring.report import print_summary, read_rows, summary, summary_lines, with_evaluations
 from ring_async.monitoring.trace import Tracer
 from ring_async.testing.builders import make_config, make_metrics_row
 
@@ -111,3 +111,20 @@ def test_a_page_of_an_almost_empty_run():
     html = render_page([{"policy_version": 1}], figures | dict.fromkeys(keys) | {"steps_off_budget": 0}, {}, [])
     assert "&lt;b&gt;x&lt;/b&gt;" in html
     assert "<b>x</b>" not in html
+
+
+def test_evaluations_are_compared_first_to_last(tmp_path: Path):
+    write_rows(tmp_path, *(make_metrics_row(number) for number in range(1, 5)))
+    lines = [
+        {"policy_version": number, "k": 4, "pass_at_1": 0.25 * number, "avg_at_k": 0.1 * number, "by_source": {}}
+        for number in (0, 4, 2, 4)
+    ]
+    (tmp_path / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
+    figures = summary(tmp_path)
+    assert [line["policy_version"] for line in figures["evaluations"]] == [0, 2, 4]
+    shown = {what: (much, remark) for what, much, remark in summary_lines(figures)}
+    assert shown["pass@1"] == ("0.000 → 1.000", "held-out problems, versions 0 and 4")
+    assert shown["avg@4"][0] == "0.000 → 0.400"
+    drawn = with_evaluations(read_rows(tmp_path), figures["evaluations"])
+    (panel,) = (panel for panel in panels(drawn, {}) if panel.title == "Held-out problems")
+    assert [value for value in panel.lines[0].values if value == value] == [0.5, 1.0]

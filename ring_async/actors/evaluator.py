@@ -1,0 +1,199 @@
+"""Evaluator: scores published versions on held-out prompts while training goes on.
+
+    learner ──weights──▶ [every n versions: stage, swap, answer, judge] ──VersionEvaluated──▶ controller
+                               an engine and verifiers of its own
+
+Owns: an engine that serves nobody else, and one evaluation at a time. Nobody waits for it: it asks for no reservation,
+holds no credit and acknowledges nothing. Does not own which problems, or means (`evaluation`), nor when
+(`core.evaluation_schedule`).
+Invariant: an evaluation is of one version. Versions that come meanwhile wait, the newest due one alone; weights are
+swapped between evaluations only. What a death interrupts leaves no figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel
+from ring_async.actors.evaluation import Evaluation, evaluate, figures_of, held_out_problems, share_problems
+from ring_async.clock import monotonic_s
+from ring_async.core.evaluation_schedule import EvaluationSchedule
+from ring_async.data.base import PromptSource
+from ring_async.engines.base import RolloutEngine
+from ring_async.errors import PeerTimeoutError, WeightsError
+from ring_async.monitoring import metrics
+from ring_async.transport.messages import (
+    Done,
+    Message,
+    Registered,
+    UseWeights,
+    VersionEvaluated,
+    WeightsAnnouncement,
+)
+from ring_async.transport.weights import StagedWeights, WeightReceiver
+from ring_async.types import PolicyVersion, Prompt
+from ring_async.verifiers.base import Verifier
+from ring_async.verifiers.registry import make_verifier
+
+log = logging.getLogger(__name__)
+
+STAGE_RETRY_S = 0.5
+"""Pause before another version is tried where one could not be staged."""
+
+
+class Evaluator(Actor):
+    """Args: `make_sources` makes the mixture's prompt sources, by name; the rest is as for a rollout."""
+
+    role: ClassVar[str] = "evaluator"
+
+    def __init__(
+        self,
+        context: ActorContext,
+        engine: RolloutEngine,
+        receiver: WeightReceiver,
+        make_tokenizer: Callable[[], Any],
+        make_sources: Callable[[], Mapping[str, PromptSource]],
+    ) -> None:
+        super().__init__(context)
+        self.engine = engine
+        self.receiver = receiver
+        self._make_tokenizer = make_tokenizer
+        self._make_sources = make_sources
+        self._tokenizer: Any = None
+        self._problems: list[Prompt] = []
+        self._verifiers: dict[str, Verifier] = {}
+        self._schedule = EvaluationSchedule(self.config.evaluation.every_versions)
+        self._due: WeightsAnnouncement | None = None
+        self._newest: WeightsAnnouncement | None = None
+        self._news = asyncio.Event()
+        self._in_force: StagedWeights | None = None
+        self._num_answered = 0
+
+    async def open(self) -> None:
+        self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
+        self._problems = await asyncio.to_thread(self._choose_problems)
+        for name in sorted({self.config.sources[problem.source].verifier for problem in self._problems}):
+            self._verifiers[name] = await asyncio.to_thread(make_verifier, name, self.config.verifiers[name])
+        await self.engine.start()
+
+    async def joined(self, registered: Registered) -> None:
+        if registered.weights is not None:
+            self._hear_of(registered.weights)
+
+    async def close(self) -> None:
+        await self.engine.close()
+        if self._in_force is not None:
+            self._in_force.close()
+        self.receiver.close()
+        for verifier in self._verifiers.values():
+            verifier.close()
+
+    def counters(self) -> dict[str, float]:
+        version = self.engine.policy_version
+        return {
+            "policy_version": version.number if version else -1,
+            "answered": self._num_answered,
+            "answers_wanted": len(self._problems) * (1 + self.config.evaluation.num_samples),
+        }
+
+    async def on_command(self, message: Message) -> Message:
+        if isinstance(message, UseWeights):
+            self._hear_of(message.announcement)
+            return Done()
+        return await super().on_command(message)
+
+    async def main(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            evaluating = tasks.create_task(self._evaluate_versions(), name="evaluate")
+            await self.stopping.wait()
+            self._news.set()
+            await finish_or_cancel([evaluating], self.stop_deadline_s - monotonic_s())
+
+    def _choose_problems(self) -> list[Prompt]:
+        mixture = self.config.mixture
+        sources = {name: source for name, source in self._make_sources().items() if mixture.get(name, 0) > 0}
+        key = "evaluation.num_problems"
+        shares = share_problems(self.config.evaluation.num_problems, sources)
+        return [p for name, source in sources.items() for p in held_out_problems(name, source, shares[name], key)]
+
+    def _hear_of(self, announcement: WeightsAnnouncement) -> None:
+        if self._newest is not None and announcement.policy_version <= self._newest.policy_version:
+            return
+        self._newest = announcement
+        if self._schedule.is_due(announcement.policy_version):
+            self._due = announcement
+            self._news.set()
+
+    async def _evaluate_versions(self) -> None:
+        """Consumes announcements / produces evaluations / waits for a due version / freed by the learner, the end."""
+        while True:
+            while (announcement := self._due) is None:
+                if self.stopping.is_set():
+                    return
+                self._news.clear()
+                # No deadline: the run may be paused for days, and nobody is held up by this wait.
+                async with self.waits.on(f"version {self._schedule.next_number} from learner-0", math.inf):
+                    await self._news.wait()
+            self._due = None
+            if not await self._put_in_force(announcement):
+                await asyncio.sleep(STAGE_RETRY_S)
+                self._due = self._due or self._newest  # the newest is sure to be on offer, or soon another is
+                continue
+            version = announcement.policy_version
+            began_s = monotonic_s()
+            with self.tracer.span("evaluate", version=str(version)):
+                evaluation = await self._evaluate()
+            await self._hand_in(version, evaluation, monotonic_s() - began_s)
+
+    async def _put_in_force(self, announcement: WeightsAnnouncement) -> bool:
+        """Whether the version could be staged: it may be retired by now, or its learner dead."""
+        version = announcement.policy_version
+        try:
+            staged = await asyncio.to_thread(self.receiver.stage, announcement)
+        except WeightsError as error:
+            log.warning("%s: version %s could not be staged: %s", self.actor_id, version, error)
+            return False
+        await self.engine.swap_weights(version, staged.tensors, "abort")
+        before, self._in_force = self._in_force, staged
+        if before is not None:
+            before.close()
+        return True
+
+    async def _evaluate(self) -> Evaluation:
+        wanted = self.config.evaluation
+        self._num_answered = 0
+        return await evaluate(
+            self.engine,
+            self._tokenizer,
+            self._problems,
+            {name: self._verifiers[self.config.sources[name].verifier] for name in self.config.mixture},
+            max_tokens=self.config.rollout.max_tokens,
+            seed=self.config.eval.seed,
+            temperatures=(0.0, wanted.temperature) if wanted.num_samples else (0.0,),
+            num_samples=wanted.num_samples,
+            verdict_timeout_s=self.config.reward.timeout_s,
+            on_answer=self._count_answer,
+        )
+
+    def _count_answer(self) -> None:
+        self._num_answered += 1
+
+    async def _hand_in(self, version: PolicyVersion, evaluation: Evaluation, seconds: float) -> None:
+        figures = figures_of(evaluation) | {"seconds": seconds}
+        metrics.evaluator_policy_version.set(version.number)
+        metrics.evaluator_evaluation_seconds.observe(seconds)
+        for row in evaluation.rows():
+            sampling = "greedy" if row.temperature == 0 else "sampled"
+            metrics.evaluator_solved.labels(source=row.source, sampling=sampling).set(row.accuracy)
+            metrics.evaluator_reward_mean.labels(source=row.source, sampling=sampling).set(row.reward_mean)
+        metrics.evaluator_failures.inc(figures["num_failed"])
+        while True:
+            try:
+                await self.controller.request(VersionEvaluated(version, figures), timeout_s=REQUEST_TIMEOUT_S)
+                return
+            except PeerTimeoutError:
+                continue

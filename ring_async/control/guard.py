@@ -1,0 +1,199 @@
+"""What stands before every route of the control API: the token, a rate limit and a size limit.
+
+    request ──▶ token? ──▶ rate? ──▶ body within the limit? ──▶ routes
+                  401        429          413, 408
+
+Owns: who is let in, how often, with how much; and the account of who was not. Does not own routes: the guard wraps the
+whole application, so that a route added later is behind it without saying so.
+Invariants: nothing but `OPEN_PATHS` is answered without the run's token; tokens are compared in constant time; callers
+with the token and callers without never share a bucket, so that a stranger cannot use up the owner's; memory is
+bounded, whoever calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable, MutableMapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from ring_async.clock import monotonic_s
+from ring_async.monitoring import metrics
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz"})
+BURST_S = 2.0
+"""A caller that was quiet may spend this many seconds' worth of its rate at once."""
+MAX_CALLERS = 1024
+"""Callers remembered; the one unheard of for longest goes first."""
+BODY_TIMEOUT_S = 10.0
+"""Longest time for a body to arrive."""
+AUDIT_EVERY_S = 10.0
+"""Refusals of one cause are written down at most this often, with their number since the last time."""
+_PATH_CHARACTERS = 200
+_CLOSE = (b"connection", b"close")
+"""Sent where the rest of a body is left unread."""
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Any]
+Send = Callable[[MutableMapping[str, Any]], Any]
+
+
+class Refusal(NamedTuple):
+    """Calls that were refused for one cause (`token`, `rate`, `size`, `slow`); `num` counts them since the last report.
+
+    `method`, `path` (percent-encoded, cut) and `client` are the last one's.
+    """
+
+    cause: str
+    num: int
+    method: str
+    path: str
+    client: str
+
+
+class RateLimit:
+    """A token bucket for each caller.
+
+    Args:
+        per_s: calls a second that a caller may go on making.
+        burst: calls that a caller may make at once, at least 1.
+    """
+
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s = per_s
+        self._burst = max(1.0, burst)
+        self._levels: OrderedDict[object, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: object, now_s: float) -> float:
+        """Take one call from a caller's bucket; returns 0, or the seconds until there is one to take."""
+        level, since_s = self._levels.pop(caller, (self._burst, now_s))
+        level = min(self._burst, level + (now_s - since_s) * self._per_s)
+        wait_s = 0.0 if level >= 1.0 else (1.0 - level) / self._per_s
+        self._levels[caller] = (level if wait_s else level - 1.0, now_s)
+        if len(self._levels) > MAX_CALLERS:
+            self._levels.popitem(last=False)
+        return wait_s
+
+
+class _Refused(Exception):  # noqa: N818 - an answer, not an error
+    def __init__(self, status: int, cause: str, detail: str, header: tuple[bytes, bytes]) -> None:
+        super().__init__(detail)
+        self.status, self.cause, self.detail, self.header = status, cause, detail, header
+
+
+class Guard:
+    """ASGI middleware around the whole application.
+
+    Args:
+        app: what is guarded.
+        token: of the run.
+        max_requests_per_s: for each caller.
+        max_body_bytes: of one request, declared or sent in chunks.
+        on_refused: told of refusals, at most once every `AUDIT_EVERY_S` for each cause.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        token: str,
+        max_requests_per_s: float,
+        max_body_bytes: int,
+        on_refused: Callable[[Refusal], None],
+    ) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+        self._rate = RateLimit(max_requests_per_s, BURST_S * max_requests_per_s)
+        self._max_body_bytes = max_body_bytes
+        self._on_refused = on_refused
+        self._unreported: dict[str, int] = {}
+        self._reported_s: dict[str, float] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return  # neither web sockets nor a lifespan are served
+        try:
+            body = await self._admit(scope, receive)
+        except _Refused as refused:
+            self._write_down(scope, refused.cause)
+            await _answer(send, refused)
+        except ConnectionError:
+            return  # the caller left
+        else:
+            await self._app(scope, _replay(body, receive), send)
+
+    async def _admit(self, scope: Scope, receive: Receive) -> bytes:
+        """The whole body of a call that is let in."""
+        headers = dict(scope["headers"])
+        is_owner = hmac.compare_digest(headers.get(b"authorization", b""), self._expected)
+        wait_s = self._rate.take((_client(scope), is_owner), monotonic_s())
+        if wait_s:
+            after = str(math.ceil(wait_s)).encode()
+            raise _Refused(429, "rate", "too many calls; try again later", (b"retry-after", after))
+        if not is_owner and scope["path"] not in OPEN_PATHS:
+            detail = "the run's token is missing or wrong; it is in endpoints.json"
+            raise _Refused(401, "token", detail, (b"www-authenticate", b"Bearer"))
+        limit_bytes = self._max_body_bytes
+        too_large = _Refused(413, "size", f"the body is larger than control.max_body_bytes, {limit_bytes}", _CLOSE)
+        if int(headers.get(b"content-length", b"0")) > limit_bytes:
+            raise too_large
+        body = bytearray()  # counted as it comes: a body in chunks declares no length
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ConnectionError
+                    body += message.get("body", b"")
+                    if len(body) > limit_bytes:
+                        raise too_large
+                    if not message.get("more_body"):
+                        return bytes(body)
+        except TimeoutError:
+            raise _Refused(408, "slow", f"no whole body within {BODY_TIMEOUT_S:.0f} s", _CLOSE) from None
+
+    def _write_down(self, scope: Scope, cause: str) -> None:
+        metrics.controller_refused_requests.labels(cause=cause).inc()
+        self._unreported[cause] = self._unreported.get(cause, 0) + 1
+        now_s = monotonic_s()
+        if now_s - self._reported_s.get(cause, -math.inf) < AUDIT_EVERY_S:
+            return
+        self._reported_s[cause] = now_s
+        path = quote(scope["path"][:_PATH_CHARACTERS])[:_PATH_CHARACTERS]
+        refusal = Refusal(cause, self._unreported.pop(cause), scope["method"], path, _client(scope))
+        log.warning("refused %d call(s), %s; the last: %s %s from %s", *refusal[1::-1], *refusal[2:])
+        self._on_refused(refusal)
+
+
+async def _answer(send: Send, refused: _Refused) -> None:
+    content = json.dumps({"detail": refused.detail}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode()), refused.header]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def _client(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once, and then what the connection says."""
+    is_given = False
+
+    async def again() -> MutableMapping[str, Any]:
+        nonlocal is_given
+        if is_given:
+            message: MutableMapping[str, Any] = await receive()
+            return message
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
