@@ -13,24 +13,25 @@ until a checkpoint covers every batch that used it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import msgspec
 
 from ring_async.core.packing import lay_out
+from ring_async.core.plan_log import PlanEntry
 from ring_async.core.progress import (
     Change,
     GroupProgress,
     GroupRecord,
     Progress,
     all_loss_tokens,
+    count_loss_tokens,
     is_finished,
     token_interval,
 )
-from ring_async.core.staleness import Lineage, StalenessMeasure, birth_number
+from ring_async.core.staleness import Lineage, StalenessMeasure, birth_numbers
 from ring_async.core.token_budget import Candidate, Order, Shortfall, choose_tokens, order_candidates
 from ring_async.errors import ConfigError
-from ring_async.types import BatchPlan, PackedSequence, PolicyVersion, TrajectoryState
+from ring_async.types import BatchPlan, GroupHeader, PackedSequence, PolicyVersion, TokenInterval, TrajectoryState
 
 
 class BufferRules(msgspec.Struct, frozen=True):
@@ -70,15 +71,22 @@ OPEN = Progress()
 """A trajectory nothing has happened to."""
 
 
-@dataclass(slots=True)
-class _Entry:
-    """A group. `births[k]` and `oldest[k]` are what staleness counts from: by the measure in force, and strictly."""
+class _Entry(msgspec.Struct):
+    """A group, and what follows from its progress.
+
+    `births[k]` and `oldest[k]` are what staleness counts from: by the measure in force, and strictly. `trainable` are
+    its loss tokens over all their uses; `is_open`: some trajectory may be trained; `is_used`: some trajectory was
+    trained to its end and not retired yet.
+    """
 
     record: GroupRecord
     progress: GroupProgress
     num_tokens: tuple[int, ...]
     births: list[int]
     oldest: list[int]
+    trainable: int = 0
+    is_open: bool = False
+    is_used: bool = False
 
 
 class ReplayBuffer:
@@ -115,7 +123,7 @@ class ReplayBuffer:
     @property
     def num_open(self) -> int:
         """Trajectories that may still be trained."""
-        return sum(1 for entry in self._entries.values() for progress in entry.progress if progress.is_open)
+        return sum(1 for _ in self._open())
 
     def group_ids(self) -> tuple[str, ...]:
         return tuple(self._entries)
@@ -131,12 +139,11 @@ class ReplayBuffer:
         group_id = record.header.group_id
         if group_id in self._entries:
             return
-        num_tokens = all_loss_tokens(record)
-        entry = _Entry(record, progress, num_tokens, [], [])
+        entry = _Entry(record, progress, all_loss_tokens(record), [], [])
         self._count_births(entry)
         self._entries[group_id] = entry
         self._next_arrival = max(self._next_arrival, record.arrival + 1)
-        self._trainable += self._trainable_of(entry, progress)
+        self._take_stock(entry)
 
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
         """First progress of a new group's trajectories: open, or dropped at once with the cause.
@@ -146,8 +153,12 @@ class ReplayBuffer:
         """
         header = record.header
         longest = self.rules.token_capacity - header.num_prompt_tokens
+        loss_tokens = all_loss_tokens(record)
+        masks = tuple(is_masked)
+        if True not in masks and 0 not in loss_tokens and max(one.num_tokens for one in header.trajectories) <= longest:
+            return (OPEN,) * len(loss_tokens)
         result = []
-        for trajectory, num_tokens, masked in zip(header.trajectories, all_loss_tokens(record), is_masked, strict=True):
+        for trajectory, num_tokens, masked in zip(header.trajectories, loss_tokens, masks, strict=True):
             cause = ""
             if masked:
                 cause = "truncated"
@@ -160,14 +171,12 @@ class ReplayBuffer:
 
     def apply(self, change: Change) -> None:
         """Put a durable change in force."""
-        for group_id, progress in change.progress.items():
-            entry = self._entries[group_id]
-            self._trainable += self._trainable_of(entry, progress)
-            self._trainable -= self._trainable_of(entry, entry.progress)
-            entry.progress = progress
         for group_id in change.released:
-            entry = self._entries.pop(group_id)
-            self._trainable -= self._trainable_of(entry, entry.progress)
+            self._trainable -= self._entries.pop(group_id).trainable
+        for group_id, progress in change.progress.items():
+            if entry := self._entries.get(group_id):
+                entry.progress = progress
+                self._take_stock(entry)
         if change.plan is not None:
             self.last_plan = change.plan.plan_number
         if change.covered is not None:
@@ -185,8 +194,8 @@ class ReplayBuffer:
         """
         check_rules(rules)
         self.rules = rules
-        self._trainable = sum(self._trainable_of(entry, entry.progress) for entry in self._entries.values())
         for entry in self._entries.values():
+            self._take_stock(entry)
             self._count_births(entry)
 
     # -- decisions
@@ -234,25 +243,26 @@ class ReplayBuffer:
         if plan_number != self.last_plan + 1:
             raise ValueError(f"batch {plan_number} was asked for, but the next one is {self.last_plan + 1}")
         rules = self.rules
+        max_staleness, carries = rules.max_staleness, rules.carries
         where: list[tuple[str, int]] = []
         candidates: list[Candidate] = []
         for group_id, index, entry, progress in self._open():
-            record = entry.record
             age = learner.number - entry.births[index]
-            if age > rules.max_staleness:
+            if age > max_staleness:
                 continue
             where.append((group_id, index))
+            record, position = entry.record, progress.position
             candidates.append(
                 Candidate(
-                    group_id=group_id,
-                    source=record.header.prompt.source,
-                    num_loss_tokens=entry.num_tokens[index] - progress.position,
-                    can_split=not rules.carries or age < rules.max_staleness,
-                    is_remainder=progress.position > 0,
-                    num_uses=progress.num_uses,
-                    oldest_number=entry.oldest[index],
-                    arrival=record.arrival,
-                    abs_advantage=abs(record.advantages[index]),
+                    group_id,
+                    record.header.prompt.source,
+                    entry.num_tokens[index] - position,
+                    not carries or age < max_staleness,
+                    position > 0,
+                    progress.num_uses,
+                    entry.oldest[index],
+                    record.arrival,
+                    abs(record.advantages[index]),
                 )
             )
         ordered = order_candidates(candidates, rules.order, salt=rules.seed + plan_number, shares=rules.source_shares)
@@ -268,12 +278,20 @@ class ReplayBuffer:
         covered = max(plan_number, self.covered)
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
+        before = after = OPEN
         for group_id, entry in self._entries.items():
+            if not entry.is_used:
+                continue
+            group = list(entry.progress)
+            trajectories = entry.record.header.trajectories
             for index, progress in enumerate(entry.progress):
                 if progress.state == "consumed" and not progress.is_open and progress.last_plan <= covered:
-                    retired = msgspec.structs.replace(progress, state="retired")
-                    touched.setdefault(group_id, list(entry.progress))[index] = retired
-                    moved.append(_moved(entry.record, index, retired))
+                    if progress is not before:  # trajectories that one batch used up share their progress
+                        before, after = progress, msgspec.structs.replace(progress, state="retired")
+                    group[index] = after
+                    one = trajectories[index]
+                    moved.append(TrajectoryState(one.trajectory_id, "retired", after.cause, one.num_tokens))
+                    touched[group_id] = group
         return self._change(touched, moved, covered=covered)
 
     def fork(self, incarnation: int) -> Change:
@@ -284,75 +302,102 @@ class ReplayBuffer:
 
     def _open(self) -> Iterator[tuple[str, int, _Entry, Progress]]:
         for group_id, entry in self._entries.items():
+            if not entry.is_open:
+                continue
             for index, progress in enumerate(entry.progress):
                 if progress.is_open:
                     yield group_id, index, entry, progress
 
     def _count_births(self, entry: _Entry) -> None:
-        trajectories, measure = entry.record.header.trajectories, self.rules.staleness_measure
-        entry.oldest = [birth_number(one.segments, self.lineage) for one in trajectories]
-        if measure == "oldest":
-            entry.births = entry.oldest
-        else:
-            entry.births = [birth_number(one.segments, self.lineage, measure) for one in trajectories]
+        segments = [trajectory.segments for trajectory in entry.record.header.trajectories]
+        measure = self.rules.staleness_measure
+        entry.oldest = birth_numbers(segments, self.lineage)
+        entry.births = entry.oldest if measure == "oldest" else birth_numbers(segments, self.lineage, measure)
 
     def _trainable_one(self, num_tokens: int, progress: Progress) -> int:
         return (self.rules.max_reuse - progress.num_uses) * num_tokens - progress.position if progress.is_open else 0
 
-    def _trainable_of(self, entry: _Entry, progress: GroupProgress) -> int:
-        total, max_reuse = 0, self.rules.max_reuse
-        for num_tokens, one in zip(entry.num_tokens, progress, strict=True):
+    def _take_stock(self, entry: _Entry) -> None:
+        """Follow an entry's new progress, or new rules."""
+        self._trainable -= entry.trainable
+        trainable, is_open, is_used = 0, False, False
+        max_reuse = self.rules.max_reuse
+        for num_tokens, one in zip(entry.num_tokens, entry.progress, strict=True):
             if one.is_open:
-                total += (max_reuse - one.num_uses) * num_tokens - one.position
-        return total
+                is_open = True
+                trainable += (max_reuse - one.num_uses) * num_tokens - one.position
+            elif one.state == "consumed":
+                is_used = True
+        entry.trainable, entry.is_open, entry.is_used = trainable, is_open, is_used
+        self._trainable += trainable
 
     def _change(
         self, touched: Mapping[str, list[Progress]], moved: list[TrajectoryState], *, covered: int | None = None
     ) -> Change:
         progress = {group_id: tuple(group) for group_id, group in touched.items()}
         horizon = self.covered if covered is None else covered
-        looked_at = self._entries if covered is not None else progress
-        released = tuple(
-            group_id
-            for group_id in looked_at
-            if is_finished(progress.get(group_id) or self._entries[group_id].progress, horizon)
-        )
+        looked_at = progress
+        if covered is not None:
+            looked_at = {
+                g: progress.get(g) or entry.progress for g, entry in self._entries.items() if not entry.is_open
+            }
+        released = tuple(group_id for group_id, group in looked_at.items() if is_finished(group, horizon))
         return Change(progress, released, tuple(moved), covered=covered)
 
     def _planned(
         self, plan_number: int, learner: PolicyVersion, taken: list[tuple[str, int, int]], is_final: bool
     ) -> Change:
         rules = self.rules
+        entries = self._entries
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
         lengths = []
         for group_id, index, _ in taken:
-            header = self._entries[group_id].record.header
+            header = entries[group_id].record.header
             lengths.append(header.num_prompt_tokens + header.trajectories[index].num_tokens)
         layout = lay_out(lengths, rules.token_capacity, rules.num_ranks)
-        sequences = []
-        for place, (group_id, index, num_tokens) in enumerate(taken):
-            entry = self._entries[group_id]
-            record, before = entry.record, entry.progress[index]
-            after = self._advanced(entry, index, before, num_tokens, plan_number)
-            touched.setdefault(group_id, list(entry.progress))[index] = after
-            moved.append(_moved(record, index, after))
-            trajectory = record.header.trajectories[index]
+        sequences, loss_tokens, segments = [], [], []
+        headers: list[GroupHeader] = []
+        last_id = ""
+        before = after = OPEN
+        was_whole = False
+        for (group_id, index, num_tokens), row, offset in zip(taken, layout.rows, layout.offsets, strict=True):
+            if group_id != last_id:  # a group's responses mostly follow each other
+                last_id, entry = group_id, entries[group_id]
+                record, header = entry.record, entry.record.header
+                if group_id not in touched:
+                    touched[group_id] = list(entry.progress)
+                    headers.append(header)
+                group = touched[group_id]
+            progress = entry.progress[index]
+            is_whole = not progress.position and num_tokens == entry.num_tokens[index]
+            if not (is_whole and was_whole and progress == before):  # whole responses share what becomes of them
+                after = self._advanced(entry, index, progress, num_tokens, plan_number)
+                before, was_whole = progress, is_whole
+            group[index] = after
+            one = header.trajectories[index]
+            if is_whole:
+                interval = TokenInterval(one.trajectory_id, 0, one.num_tokens)
+            else:
+                interval = token_interval(record, index, progress.position, progress.position + num_tokens)
+            age = learner.number - entry.oldest[index]
+            loss_tokens.append(count_loss_tokens(record, index, interval))
+            segments.append(one.segments)
+            moved.append(TrajectoryState(one.trajectory_id, after.state, after.cause, one.num_tokens))
             sequences.append(
                 PackedSequence(
-                    trajectory_id=trajectory.trajectory_id,
-                    source=record.header.prompt.source,
-                    row=layout.rows[place],
-                    offset=layout.offsets[place],
-                    num_prompt_tokens=record.header.num_prompt_tokens,
-                    num_response_tokens=trajectory.num_tokens,
-                    interval=token_interval(record, index, before.position, before.position + num_tokens),
-                    reward=trajectory.reward if trajectory.reward is not None else float("nan"),
+                    one.trajectory_id,
+                    header.prompt.source,
+                    row,
+                    offset,
+                    header.num_prompt_tokens,
+                    one.num_tokens,
+                    interval,
+                    reward=one.reward if one.reward is not None else float("nan"),
                     advantage=record.advantages[index],
-                    staleness=max(0, learner.number - entry.oldest[index]),
+                    staleness=age if age > 0 else 0,
                 )
             )
-        headers = [self._entries[group_id].record.header for group_id in touched]
         plan = BatchPlan(
             plan_number=plan_number,
             policy_version=learner,
@@ -361,11 +406,20 @@ class ReplayBuffer:
             token_capacity=rules.token_capacity,
             num_ranks=rules.num_ranks,
             sequences=tuple(sequences),
-            verifier_epoch=max(header.verifier.epoch if header.verifier else 0 for header in headers),
-            mixture_epoch=max(header.mixture_epoch for header in headers),
+            verifier_epoch=max([header.verifier.epoch if header.verifier else 0 for header in headers]),
+            mixture_epoch=max([header.mixture_epoch for header in headers]),
             is_final=is_final,
         )
-        return Change({g: tuple(group) for g, group in touched.items()}, (), tuple(moved), plan)
+        logged = PlanEntry(
+            plan=plan,
+            max_staleness=rules.max_staleness,
+            staleness_measure=rules.staleness_measure,
+            max_reuse=rules.max_reuse,
+            lineage=self.lineage,
+            loss_tokens=tuple(loss_tokens),
+            segments=tuple(segments),
+        )
+        return Change({g: tuple(group) for g, group in touched.items()}, (), tuple(moved), logged)
 
     def _advanced(self, entry: _Entry, index: int, before: Progress, num_tokens: int, plan_number: int) -> Progress:
         position = before.position + num_tokens

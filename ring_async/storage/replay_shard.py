@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -20,16 +20,17 @@ from ring_async.core.buffer import BufferRules, ReplayBuffer, check_rules
 from ring_async.core.ledger import split_id
 from ring_async.core.packing import pack_batch
 from ring_async.core.plan_log import PlanEntry
-from ring_async.core.progress import Change, GroupProgress, Progress, count_loss_tokens, make_record
+from ring_async.core.progress import Change, GroupProgress, Progress, make_record
 from ring_async.core.staleness import Lineage
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import RefusedError
 from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
 from ring_async.types import BatchPlan, Group, GroupHeader, PackedBatch, PolicyVersion, TrajectoryState
 
+_state_and_cause = attrgetter("state", "cause")
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+
+class Receipt(msgspec.Struct, frozen=True):
     """What became of one group that was put."""
 
     group_id: str
@@ -213,7 +214,7 @@ class ReplayShard:
         self.store.commit(writes)
         self._heard.clear()
         self.counters["commits"] += 1
-        for (state, cause), num in Counter((one.state, one.cause) for one in moved).items():
+        for (state, cause), num in Counter(map(_state_and_cause, moved)).items():
             self.counters[state] += num
             if cause:
                 self.counters[f"{state}_{cause}"] += num
@@ -236,28 +237,10 @@ class ReplayShard:
         if change.lineage is not None:
             meta["lineage"] = change.lineage
         plans: tuple[PlanEntry, ...] = ()
-        if change.plan is not None:
-            meta["last_plan"] = change.plan.plan_number
-            plans = (self._entry(change.plan),)
+        if change.entry is not None:
+            meta["last_plan"] = change.entry.plan.plan_number
+            plans = (change.entry,)
         return Writes(puts, change.progress, ended or {}, change.released, plans, meta=meta)
-
-    def _entry(self, plan: BatchPlan) -> PlanEntry:
-        rules = self.buffer.rules
-        segments, loss_tokens = [], []
-        for sequence in plan.sequences:
-            group_id, index = split_id(sequence.trajectory_id)
-            record = self.buffer.record(group_id)
-            segments.append(record.header.trajectories[index].segments)
-            loss_tokens.append(count_loss_tokens(record, index, sequence.interval))
-        return PlanEntry(
-            plan=plan,
-            max_staleness=rules.max_staleness,
-            staleness_measure=rules.staleness_measure,
-            max_reuse=rules.max_reuse,
-            lineage=self.buffer.lineage,
-            loss_tokens=tuple(loss_tokens),
-            segments=tuple(segments),
-        )
 
     def _logged(self, plan_number: int, learner: PolicyVersion) -> BatchPlan:
         with self.store.read() as reader:
