@@ -1,7 +1,8 @@
 """Replay: keeps scored groups durably, and hands out batches of exactly Φ loss tokens.
 
     reward ──GroupScored──▶ [pending] ──one commit──▶ acknowledged ──▶ buffer
-    learner ──RequestBatch──▶ plan ──logged──▶ BatchReady (packed rows)
+    learner ──RequestBatch──▶ plan ──logged──▶ BatchReady (packed rows)          replay-0, the planner, alone
+    planner ──OfferGroups, ConsumePlan──▶ what is held, its tokens               the other shards, if there are any
     controller ◀──TrajectoriesMoved, BufferReported── what became of every trajectory
 
 Owns: one `ReplayShard` and the thread it lives on. Does not decide what is trained or dropped: the shard's core does.
@@ -14,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
@@ -22,10 +22,11 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 
 from ring_async.actors.base import Actor, ActorContext, until_stopped
+from ring_async.actors.batch_planner import PLANNER, BatchPlanner, answer_planner
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer import BufferRules
+from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import ConfigError, RefusedError, RingAsyncError, StorageError
 from ring_async.monitoring import metrics
@@ -37,9 +38,11 @@ from ring_async.transport.messages import (
     BatchReady,
     BufferReported,
     CheckpointCovered,
+    ConsumePlan,
     Done,
     GroupScored,
     Message,
+    OfferGroups,
     Pause,
     Registered,
     RequestBatch,
@@ -91,11 +94,15 @@ class Replay(Actor):
         self._scored: defaultdict[str, float] = defaultdict(float)
         """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
         self._trouble = ""
+        self._planner: BatchPlanner | None = None
+        self._planner_hears: asyncio.Future[None] | None = None
 
     # -- life
 
     async def open(self) -> None:
         self._shard = await self._on_compute(self._open_shard)
+        if self.actor_id == PLANNER:
+            self._planner = BatchPlanner(self, self._shard)
         log.info(
             "%s: %d groups and %d trainable tokens read back, next batch is %d",
             self.actor_id, len(self.shard.buffer), self.shard.buffer.trainable_tokens, self.shard.buffer.last_plan + 1,
@@ -167,8 +174,14 @@ class Replay(Actor):
                 message = delivery.message
                 if isinstance(message, GroupScored):
                     self._take_in(delivery, message)
-                elif isinstance(message, RequestBatch):
+                elif isinstance(message, RequestBatch) and self._planner is not None:
                     questions.create_task(self._answer(delivery, message), name=f"batch {message.plan_number}")
+                elif isinstance(message, BufferReported) and self._planner is not None:
+                    self._planner.observe(delivery.sender, message)
+                    delivery.ack()
+                    await self._news()
+                elif isinstance(message, OfferGroups | ConsumePlan):
+                    questions.create_task(self._answer_planner(delivery), name=type(message).__name__)
                 else:
                     delivery.refuse(f"{self.actor_id} keeps scored groups, not {type(message).__name__}")
 
@@ -258,12 +271,13 @@ class Replay(Actor):
 
     async def _answer(self, delivery: Delivery, ask: RequestBatch) -> None:
         """One question of the learner, held for as long as it allows."""
+        assert self._planner is not None
         began_s = monotonic_s()
         while True:
             seen = self._num_reports
             try:
                 with self.tracer.span("plan"):
-                    outcome = await self._on_compute(self.shard.batch, ask.plan_number, ask.policy_version)
+                    outcome = await self._planner.batch(ask)
             except StorageError as error:
                 outcome = Shortfall(f"the plan cannot be logged: {error}")
             except RingAsyncError as error:
@@ -281,6 +295,15 @@ class Replay(Actor):
                 delivery.reply(BatchNotReady(self._trouble or outcome.reason))
                 return
             await self._wait_for_news(seen, outcome.reason, remaining_s)
+
+    async def _answer_planner(self, delivery: Delivery) -> None:
+        try:
+            message, buffers = await self._on_compute(answer_planner, self.shard, delivery.message)
+        except RefusedError as error:
+            delivery.refuse(str(error))
+            return
+        delivery.reply(message, buffers)
+        await self._news()
 
     async def _wait_for_news(self, seen: int, reason: str, remaining_s: float) -> None:
         self._num_waiting_questions += 1
@@ -318,8 +341,21 @@ class Replay(Actor):
                 heard.add_done_callback(functools.partial(self._heard, number))
             for first in range(0, len(present), MAX_STATES_PER_MESSAGE):
                 await self._tell(TrajectoriesMoved(present[first : first + MAX_STATES_PER_MESSAGE]), "present")
-            await self._tell(await self._on_compute(self._buffer_report), "buffer")
+            report = await self._on_compute(self._buffer_report)
+            await self._tell(report, "buffer")
+            await self._tell_planner(report)
             await asyncio.sleep(REPORT_INTERVAL_S)
+
+    async def _tell_planner(self, report: BufferReported) -> None:
+        """One report at a time: a planner that is away hears the newest when it is back."""
+        if self._planner is not None or PLANNER not in self.members:
+            return
+        if self._planner_hears is not None and not self._planner_hears.done():
+            self._planner_hears.add_done_callback(lambda _: self._report_due.set())
+            return
+        self._num_reporting += 1
+        message_id = f"{self.actor_id}.{self.incarnation}-planner-{self._num_reporting}"
+        self._planner_hears = await self.data_link(PLANNER).send(report, message_id=message_id)
 
     def _heard(self, number: int, sent: asyncio.Future[None]) -> None:
         """The controller has report `number` durably, or will never take it; else it is sent again after a restart."""
@@ -381,6 +417,7 @@ def buffer_rules(config: Config) -> BufferRules:
         carry=config.budget.leftover == "carry",
         max_buffer_tokens=config.replay.max_buffer_tokens,
         seed=config.seed,
+        num_shards=config.replay.num,
     )
 
 
@@ -407,11 +444,6 @@ def tuned_rules(rules: BufferRules, knobs: dict[str, Any]) -> BufferRules:
         return msgspec.convert(msgspec.structs.asdict(rules) | changes, BufferRules)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{', '.join(sorted(changes))}: {error}") from error
-
-
-def shard_of(group_id: str, num_shards: int) -> str:
-    """Actor id of the shard that keeps a group: the same in every process and after every restart."""
-    return f"replay-{zlib.crc32(group_id.encode()) % num_shards}"
 
 
 def _log_failure(sent: asyncio.Future[None]) -> None:

@@ -12,81 +12,27 @@ until a checkpoint covers every batch that used it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
-from ring_async.core.packing import lay_out
-from ring_async.core.plan_log import PlanEntry
+from ring_async.core.batch_planning import HeldGroup, Taken, plan_batch, planning_record
+from ring_async.core.buffer_rules import BufferRules, check_rules
 from ring_async.core.progress import (
     Change,
     GroupProgress,
     GroupRecord,
     Progress,
     all_loss_tokens,
-    count_loss_tokens,
     is_finished,
-    token_interval,
 )
-from ring_async.core.staleness import Lineage, StalenessMeasure, birth_numbers
-from ring_async.core.token_budget import Candidate, Order, Shortfall, choose_tokens, order_candidates
-from ring_async.errors import ConfigError
-from ring_async.types import BatchPlan, GroupHeader, PackedSequence, PolicyVersion, TokenInterval, TrajectoryState
-
-
-class BufferRules(msgspec.Struct, frozen=True):
-    """Settings of the buffer.
-
-    Attributes:
-        token_budget: Φ over all ranks.
-        carry: the cut remainder stays and is trained next; otherwise it is dropped. With max_staleness 0 nothing can
-            be trained next, so remainders are dropped whatever this says.
-        max_buffer_tokens: retention bound in trainable loss tokens; None: `2 (max_staleness + 1) Φ`.
-        source_shares: by-domain quotas of loss tokens, or None.
-        seed: of the order's random ties.
-    """
-
-    token_budget: int
-    token_capacity: int
-    num_ranks: int = 1
-    max_staleness: int = 4
-    staleness_measure: StalenessMeasure = "oldest"
-    max_reuse: int = 1
-    order: Order = "oldest_version"
-    carry: bool = True
-    max_buffer_tokens: int | None = None
-    source_shares: dict[str, float] | None = None
-    seed: int = 0
-
-    @property
-    def carries(self) -> bool:
-        return self.carry and self.max_staleness > 0
-
-    @property
-    def retention_tokens(self) -> int:
-        return self.max_buffer_tokens or 2 * (self.max_staleness + 1) * self.token_budget * self.max_reuse
-
+from ring_async.core.staleness import Lineage
+from ring_async.core.token_budget import Shortfall
+from ring_async.types import PolicyVersion, TrajectoryState
 
 OPEN = Progress()
 """A trajectory nothing has happened to."""
-
-
-class _Entry(msgspec.Struct):
-    """A group, and what follows from its progress.
-
-    `births[k]` and `oldest[k]` are what staleness counts from: by the measure in force, and strictly. `trainable` are
-    its loss tokens over all their uses; `is_open`: some trajectory may be trained; `is_used`: some trajectory was
-    trained to its end and not retired yet.
-    """
-
-    record: GroupRecord
-    progress: GroupProgress
-    num_tokens: tuple[int, ...]
-    births: list[int]
-    oldest: list[int]
-    trainable: int = 0
-    is_open: bool = False
-    is_used: bool = False
 
 
 class ReplayBuffer:
@@ -99,7 +45,7 @@ class ReplayBuffer:
         self.last_plan = last_plan
         self.covered = covered
         self.lineage = lineage or Lineage()
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, HeldGroup] = {}
         self._next_arrival = 1
         self._trainable = 0
 
@@ -139,8 +85,8 @@ class ReplayBuffer:
         group_id = record.header.group_id
         if group_id in self._entries:
             return
-        entry = _Entry(record, progress, all_loss_tokens(record), [], [])
-        self._count_births(entry)
+        entry = HeldGroup(record, progress, all_loss_tokens(record), [], [])
+        entry.count_births(self.lineage, self.rules.staleness_measure)
         self._entries[group_id] = entry
         self._next_arrival = max(self._next_arrival, record.arrival + 1)
         self._take_stock(entry)
@@ -177,14 +123,14 @@ class ReplayBuffer:
             if entry := self._entries.get(group_id):
                 entry.progress = progress
                 self._take_stock(entry)
-        if change.plan is not None:
-            self.last_plan = change.plan.plan_number
+        if change.plan_number is not None:
+            self.last_plan = change.plan_number
         if change.covered is not None:
             self.covered = change.covered
         if change.lineage is not None:
             self.lineage = change.lineage
             for entry in self._entries.values():
-                self._count_births(entry)
+                entry.count_births(self.lineage, self.rules.staleness_measure)
 
     def tune(self, rules: BufferRules) -> None:
         """Put changed rules in force from the next decision on.
@@ -196,7 +142,7 @@ class ReplayBuffer:
         self.rules = rules
         for entry in self._entries.values():
             self._take_stock(entry)
-            self._count_births(entry)
+            entry.count_births(self.lineage, self.rules.staleness_measure)
 
     # -- decisions
 
@@ -208,7 +154,7 @@ class ReplayBuffer:
         """
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
-        excess = self._trainable - self.rules.retention_tokens
+        excess = self._trainable - -(-self.rules.retention_tokens // self.rules.num_shards)
 
         def end(group_id: str, index: int, cause: str) -> None:
             nonlocal excess
@@ -234,44 +180,62 @@ class ReplayBuffer:
                 end(group_id, index, "retention")
         return self._change(touched, moved)
 
-    def plan(self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False) -> Change | Shortfall:
+    def plan(
+        self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False,
+        others: Mapping[str, HeldGroup] | None = None,
+    ) -> Change | Shortfall:  # fmt: skip
         """Decide on the next batch: exactly Φ loss tokens, or why not yet. Assumes that `evict` was applied.
+
+        `others` are groups of other shards; the change says what becomes of those held here.
 
         Raises:
             ValueError: `plan_number` is not the next one.
         """
-        if plan_number != self.last_plan + 1:
-            raise ValueError(f"batch {plan_number} was asked for, but the next one is {self.last_plan + 1}")
-        rules = self.rules
-        max_staleness, carries = rules.max_staleness, rules.carries
-        where: list[tuple[str, int]] = []
-        candidates: list[Candidate] = []
-        for group_id, index, entry, progress in self._open():
-            age = learner.number - entry.births[index]
-            if age > max_staleness:
-                continue
-            where.append((group_id, index))
-            record, position = entry.record, progress.position
-            candidates.append(
-                Candidate(
-                    group_id,
-                    record.header.prompt.source,
-                    entry.num_tokens[index] - position,
-                    not carries or age < max_staleness,
-                    position > 0,
-                    progress.num_uses,
-                    entry.oldest[index],
-                    record.arrival,
-                    abs(record.advantages[index]),
-                )
-            )
-        ordered = order_candidates(candidates, rules.order, salt=rules.seed + plan_number, shares=rules.source_shares)
-        choice = choose_tokens(candidates, ordered, rules.token_budget, is_final=is_final)
-        if isinstance(choice, Shortfall):
-            return choice
-        return self._planned(
-            plan_number, learner, [(*where[i], num_tokens) for i, num_tokens in choice.taken], is_final
-        )
+        self._check_next(plan_number)
+        planned = plan_batch(
+            {**self._entries, **others} if others else self._entries,
+            self.rules, self.lineage, plan_number, learner, is_final=is_final,
+        )  # fmt: skip
+        if isinstance(planned, Shortfall):
+            return planned
+        taken = [one for one in planned.taken if one[0] in self._entries] if others else planned.taken
+        change = self.advance(plan_number, taken, self.rules.max_reuse, carries=self.rules.carries)
+        return replace(change, entry=planned.entry)
+
+    def advance(self, plan_number: int, taken: Sequence[Taken], max_reuse: int, *, carries: bool) -> Change:
+        """What batch `plan_number` makes of groups held here; `taken` are those of its parts that lie here.
+
+        Follows from the logged plan alone, so that a shard that was away comes to the same progress later.
+
+        Raises:
+            ValueError: `plan_number` is not the next one, or what is taken cannot be.
+        """
+        self._check_next(plan_number)
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        last_id = ""
+        before = after = OPEN
+        was_whole = False
+        for group_id, index, num_tokens in taken:
+            if group_id != last_id:  # a group's responses mostly follow each other
+                last_id, entry = group_id, self._entries[group_id]
+                if group_id not in touched:
+                    touched[group_id] = list(entry.progress)
+                group = touched[group_id]
+            progress = entry.progress[index]
+            is_whole = not progress.position and num_tokens == entry.num_tokens[index]
+            if not (is_whole and was_whole and progress == before):  # whole responses share what becomes of them
+                after = _advanced(entry, index, num_tokens, plan_number, max_reuse, carries=carries)
+                before, was_whole = progress, is_whole
+            group[index] = after
+            one = entry.record.header.trajectories[index]
+            moved.append(TrajectoryState(one.trajectory_id, after.state, after.cause, one.num_tokens))
+        progresses = {group_id: tuple(group) for group_id, group in touched.items()}
+        return Change(progresses, (), tuple(moved), plan_number=plan_number)
+
+    def offer(self) -> list[tuple[GroupRecord, GroupProgress]]:
+        """Groups with something to train, as whoever plans over several buffers needs them: without prompts' text."""
+        return [(planning_record(one.record), one.progress) for one in self._entries.values() if one.is_open]
 
     def cover(self, plan_number: int) -> Change:
         """A durable learner checkpoint covers all batches up to `plan_number`: retire and release what they used up."""
@@ -300,7 +264,11 @@ class ReplayBuffer:
 
     # -- parts
 
-    def _open(self) -> Iterator[tuple[str, int, _Entry, Progress]]:
+    def _check_next(self, plan_number: int) -> None:
+        if plan_number != self.last_plan + 1:
+            raise ValueError(f"batch {plan_number} was asked for, but the next one is {self.last_plan + 1}")
+
+    def _open(self) -> Iterator[tuple[str, int, HeldGroup, Progress]]:
         for group_id, entry in self._entries.items():
             if not entry.is_open:
                 continue
@@ -308,28 +276,14 @@ class ReplayBuffer:
                 if progress.is_open:
                     yield group_id, index, entry, progress
 
-    def _count_births(self, entry: _Entry) -> None:
-        segments = [trajectory.segments for trajectory in entry.record.header.trajectories]
-        measure = self.rules.staleness_measure
-        entry.oldest = birth_numbers(segments, self.lineage)
-        entry.births = entry.oldest if measure == "oldest" else birth_numbers(segments, self.lineage, measure)
-
     def _trainable_one(self, num_tokens: int, progress: Progress) -> int:
         return (self.rules.max_reuse - progress.num_uses) * num_tokens - progress.position if progress.is_open else 0
 
-    def _take_stock(self, entry: _Entry) -> None:
+    def _take_stock(self, entry: HeldGroup) -> None:
         """Follow an entry's new progress, or new rules."""
         self._trainable -= entry.trainable
-        trainable, is_open, is_used = 0, False, False
-        max_reuse = self.rules.max_reuse
-        for num_tokens, one in zip(entry.num_tokens, entry.progress, strict=True):
-            if one.is_open:
-                is_open = True
-                trainable += (max_reuse - one.num_uses) * num_tokens - one.position
-            elif one.state == "consumed":
-                is_used = True
-        entry.trainable, entry.is_open, entry.is_used = trainable, is_open, is_used
-        self._trainable += trainable
+        entry.take_stock(self.rules.max_reuse)
+        self._trainable += entry.trainable
 
     def _change(
         self, touched: Mapping[str, list[Progress]], moved: list[TrajectoryState], *, covered: int | None = None
@@ -344,115 +298,31 @@ class ReplayBuffer:
         released = tuple(group_id for group_id, group in looked_at.items() if is_finished(group, horizon))
         return Change(progress, released, tuple(moved), covered=covered)
 
-    def _planned(
-        self, plan_number: int, learner: PolicyVersion, taken: list[tuple[str, int, int]], is_final: bool
-    ) -> Change:
-        rules = self.rules
-        entries = self._entries
-        touched: dict[str, list[Progress]] = {}
-        moved: list[TrajectoryState] = []
-        lengths = []
-        for group_id, index, _ in taken:
-            header = entries[group_id].record.header
-            lengths.append(header.num_prompt_tokens + header.trajectories[index].num_tokens)
-        layout = lay_out(lengths, rules.token_capacity, rules.num_ranks)
-        sequences, loss_tokens, segments = [], [], []
-        headers: list[GroupHeader] = []
-        last_id = ""
-        before = after = OPEN
-        was_whole = False
-        for (group_id, index, num_tokens), row, offset in zip(taken, layout.rows, layout.offsets, strict=True):
-            if group_id != last_id:  # a group's responses mostly follow each other
-                last_id, entry = group_id, entries[group_id]
-                record, header = entry.record, entry.record.header
-                if group_id not in touched:
-                    touched[group_id] = list(entry.progress)
-                    headers.append(header)
-                group = touched[group_id]
-            progress = entry.progress[index]
-            is_whole = not progress.position and num_tokens == entry.num_tokens[index]
-            if not (is_whole and was_whole and progress == before):  # whole responses share what becomes of them
-                after = self._advanced(entry, index, progress, num_tokens, plan_number)
-                before, was_whole = progress, is_whole
-            group[index] = after
-            one = header.trajectories[index]
-            if is_whole:
-                interval = TokenInterval(one.trajectory_id, 0, one.num_tokens)
-            else:
-                interval = token_interval(record, index, progress.position, progress.position + num_tokens)
-            age = learner.number - entry.oldest[index]
-            loss_tokens.append(count_loss_tokens(record, index, interval))
-            segments.append(one.segments)
-            moved.append(TrajectoryState(one.trajectory_id, after.state, after.cause, one.num_tokens))
-            sequences.append(
-                PackedSequence(
-                    one.trajectory_id,
-                    header.prompt.source,
-                    row,
-                    offset,
-                    header.num_prompt_tokens,
-                    one.num_tokens,
-                    interval,
-                    reward=one.reward if one.reward is not None else float("nan"),
-                    advantage=record.advantages[index],
-                    staleness=age if age > 0 else 0,
-                )
-            )
-        plan = BatchPlan(
-            plan_number=plan_number,
-            policy_version=learner,
-            token_budget=rules.token_budget,
-            num_rows=layout.num_rows,
-            token_capacity=rules.token_capacity,
-            num_ranks=rules.num_ranks,
-            sequences=tuple(sequences),
-            verifier_epoch=max([header.verifier.epoch if header.verifier else 0 for header in headers]),
-            mixture_epoch=max([header.mixture_epoch for header in headers]),
-            is_final=is_final,
-        )
-        logged = PlanEntry(
-            plan=plan,
-            max_staleness=rules.max_staleness,
-            staleness_measure=rules.staleness_measure,
-            max_reuse=rules.max_reuse,
-            lineage=self.lineage,
-            loss_tokens=tuple(loss_tokens),
-            segments=tuple(segments),
-        )
-        return Change({g: tuple(group) for g, group in touched.items()}, (), tuple(moved), logged)
 
-    def _advanced(self, entry: _Entry, index: int, before: Progress, num_tokens: int, plan_number: int) -> Progress:
-        position = before.position + num_tokens
-        after = msgspec.structs.replace(before, position=position, last_plan=plan_number, state="consumed")
-        if position == entry.num_tokens[index]:
-            num_uses = before.num_uses + 1
-            is_open = num_uses < self.rules.max_reuse
-            return msgspec.structs.replace(after, position=0, num_uses=num_uses, is_open=is_open)
-        if not self.rules.carries:
-            return _ended(entry, index, after, "dropped", "leftover")
-        return after
-
-
-def check_rules(rules: BufferRules) -> None:
-    """Refuse rules under which no batch could ever be filled.
-
-    Raises:
-        ConfigError: says which.
-    """
-    if rules.retention_tokens < rules.token_budget:
-        raise ConfigError(
-            f"replay.max_buffer_tokens: {rules.retention_tokens:,} is smaller than one batch of {rules.token_budget:,}"
-        )
-    if rules.max_staleness < 0 or rules.max_reuse < 1:
-        raise ConfigError("replay.max_staleness must be 0 or more, replay.max_reuse 1 or more")
-
-
-def _untrained(entry: _Entry, index: int, progress: Progress) -> int:
+def _untrained(entry: HeldGroup, index: int, progress: Progress) -> int:
     """Loss tokens that no batch has trained."""
     return 0 if progress.num_uses else entry.num_tokens[index] - progress.position
 
 
-def _ended(entry: _Entry, index: int, progress: Progress, state: str, cause: str) -> Progress:
+def _advanced(
+    entry: HeldGroup, index: int, num_tokens: int, plan_number: int, max_reuse: int, *, carries: bool
+) -> Progress:
+    """Progress of a trajectory after `num_tokens` more loss tokens of it were taken."""
+    before = entry.progress[index]
+    position = before.position + num_tokens
+    if not before.is_open or position > entry.num_tokens[index]:
+        raise ValueError(
+            f"batch {plan_number} takes {num_tokens} loss tokens of {entry.record.header.group_id}/{index}, "
+            f"which is {before.state} at {before.position} of {entry.num_tokens[index]}"
+        )
+    after = msgspec.structs.replace(before, position=position, last_plan=plan_number, state="consumed")
+    if position == entry.num_tokens[index]:
+        num_uses = before.num_uses + 1
+        return msgspec.structs.replace(after, position=0, num_uses=num_uses, is_open=num_uses < max_reuse)
+    return after if carries else _ended(entry, index, after, "dropped", "leftover")
+
+
+def _ended(entry: HeldGroup, index: int, progress: Progress, state: str, cause: str) -> Progress:
     if not _untrained(entry, index, progress):
         return msgspec.structs.replace(progress, is_open=False)
     return msgspec.structs.replace(progress, is_open=False, state=state, cause=cause)

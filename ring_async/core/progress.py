@@ -63,7 +63,8 @@ class Change:
         progress: new progress of the groups touched.
         released: groups whose payload may be deleted now.
         moved: what the ledger must hear.
-        entry: the batch decided on, as it is logged, if any.
+        plan_number: the batch that this is part of, if any.
+        entry: that batch as it is logged, where this decides on it.
         covered: the newest plan number that a checkpoint covers, if this says so.
         lineage: the learner's lineage, if it changed.
     """
@@ -71,6 +72,7 @@ class Change:
     progress: dict[str, GroupProgress]
     released: tuple[str, ...] = ()
     moved: tuple[TrajectoryState, ...] = ()
+    plan_number: int | None = None
     entry: PlanEntry | None = None
     covered: int | None = None
     lineage: Lineage | None = None
@@ -81,7 +83,8 @@ class Change:
 
     @property
     def is_empty(self) -> bool:
-        return not (self.progress or self.released or self.entry or self.covered is not None or self.lineage)
+        news = self.progress, self.released, self.plan_number, self.covered is not None, self.lineage
+        return not any(news)
 
 
 def make_record(header: GroupHeader, advantages: Iterable[float], loss_mask: UInt8, arrival: int) -> GroupRecord:

@@ -9,23 +9,29 @@ state that somebody has seen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Literal
 
 import msgspec
 
 from ring_async.core.advantages import AdvantageRules, RewardSpread, group_advantages
-from ring_async.core.buffer import BufferRules, ReplayBuffer, check_rules
+from ring_async.core.batch_planning import HeldGroup
+from ring_async.core.buffer import ReplayBuffer
+from ring_async.core.buffer_rules import BufferRules, check_rules
+from ring_async.core.group_bundle import bundle
 from ring_async.core.ledger import split_id
 from ring_async.core.packing import pack_batch
-from ring_async.core.plan_log import PlanEntry
-from ring_async.core.progress import Change, GroupProgress, Progress, make_record
+from ring_async.core.plan_log import PlanEntry, PlanPart, plan_part
+from ring_async.core.progress import Change, GroupProgress, GroupRecord, Progress, make_record
 from ring_async.core.staleness import Lineage
 from ring_async.core.token_budget import Shortfall
-from ring_async.errors import RefusedError
+from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
-from ring_async.types import BatchPlan, Group, GroupHeader, PackedBatch, PolicyVersion, TrajectoryState
+from ring_async.types import BatchPlan, Buffer, Group, GroupHeader, PackedBatch, PolicyVersion, TrajectoryState
+
+Offered = tuple[GroupRecord, GroupProgress]
 
 _state_and_cause = attrgetter("state", "cause")
 
@@ -42,6 +48,7 @@ class ReplayShard:
 
     def __init__(self, store: ReplayStore, rules: BufferRules, advantage_rules: AdvantageRules) -> None:
         check_rules(rules)
+        _check_num_shards(store, rules.num_shards)
         self.store = store
         self.advantage_rules = advantage_rules
         self.counters: Counter[str] = Counter()
@@ -116,8 +123,17 @@ class ReplayShard:
         plan = self.plan(plan_number, learner, is_final=is_final)
         return plan if isinstance(plan, Shortfall) else self.pack(plan)
 
-    def plan(self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False) -> BatchPlan | Shortfall:
+    def plan(
+        self,
+        plan_number: int,
+        learner: PolicyVersion,
+        *,
+        is_final: bool = False,
+        others: Mapping[str, HeldGroup] | None = None,
+    ) -> BatchPlan | Shortfall:
         """The plan `plan_number`: the logged one if there is one, else a new one, durable before this returns.
+
+        `others` are groups that other shards offered for this very batch.
 
         Raises:
             RefusedError: the number is neither logged nor next, its payload is gone, or the learner is of a lost
@@ -125,34 +141,99 @@ class ReplayShard:
             StorageError: the plan could not be logged; nothing was changed.
         """
         buffer = self.buffer
-        if learner.incarnation < buffer.lineage.incarnation:
-            raise RefusedError(
-                f"learner version {learner} is of a lost lineage; incarnation {buffer.lineage.incarnation} took over"
-            )
-        if learner.incarnation > buffer.lineage.incarnation:
-            self._put_in_force(buffer.fork(learner.incarnation))
+        self.follow(learner)
         if plan_number <= buffer.last_plan:
             return self._logged(plan_number, learner)
         if plan_number != buffer.last_plan + 1:
             raise RefusedError(f"batch {plan_number} was asked for, but the next one is {buffer.last_plan + 1}")
         self._put_in_force(buffer.evict(learner))
-        change = buffer.plan(plan_number, learner, is_final=is_final)
+        change = buffer.plan(plan_number, learner, is_final=is_final, others=others)
         if isinstance(change, Shortfall):
             return change
         self._put_in_force(change)
         assert change.plan is not None
         return change.plan
 
-    def pack(self, plan: BatchPlan) -> PackedBatch:
-        """Fill a plan's rows with the tokens of its groups.
+    def follow(self, learner: PolicyVersion) -> None:
+        """Take note of the learner's incarnation.
+
+        Raises:
+            RefusedError: it is of a lost lineage.
+        """
+        known = self.buffer.lineage.incarnation
+        if learner.incarnation < known:
+            raise RefusedError(f"learner version {learner} is of a lost lineage; incarnation {known} took over")
+        if learner.incarnation > known:
+            self._put_in_force(self.buffer.fork(learner.incarnation))
+
+    def pack(self, plan: BatchPlan, others: Iterable[Group] = ()) -> PackedBatch:
+        """Fill a plan's rows with the tokens of its groups; `others` are those that other shards keep.
 
         Raises:
             StorageError: a payload is damaged.
         """
         group_ids = dict.fromkeys(split_id(sequence.trajectory_id)[0] for sequence in plan.sequences)
         with self.store.read() as reader:
-            groups = (reader.group(group_id) for group_id in group_ids)
-            return pack_batch(plan, (group for group in groups if group is not None), self.buffer.lineage)
+            own = (group for group_id in group_ids if (group := reader.group(group_id)) is not None)
+            return pack_batch(plan, chain(own, others), self.buffer.lineage)
+
+    # -- one shard among several: another one plans
+
+    def offer(self, plan_number: int, learner: PolicyVersion, lineage: Lineage) -> list[Offered] | None:
+        """Groups that batch `plan_number` may take from, after eviction at that version; None: plans are missing here.
+
+        Until that plan is consumed here, nothing that was offered ends.
+
+        Raises:
+            RefusedError: this shard consumed a plan that whoever asks does not know.
+        """
+        if self.buffer.last_plan >= plan_number:
+            raise RefusedError(
+                f"batch {plan_number} cannot be planned: batch {self.buffer.last_plan} was consumed here"
+            )
+        if self.buffer.last_plan != plan_number - 1:
+            return None
+        if lineage != self.buffer.lineage:
+            self._put_in_force(Change({}, lineage=lineage))
+        self._put_in_force(self.buffer.evict(learner))
+        return self.buffer.offer()
+
+    def consume(self, part: PlanPart) -> None:
+        """Follow a logged plan, durably; again is nothing. A part that is not next changes nothing either.
+
+        Raises:
+            RefusedError: the part takes what is not here to be taken.
+        """
+        if part.plan_number != self.buffer.last_plan + 1:
+            return
+        taken = [(*split_id(trajectory_id), num_tokens) for trajectory_id, num_tokens in part.taken]
+        try:
+            change = self.buffer.advance(part.plan_number, taken, part.max_reuse, carries=part.carries)
+        except (KeyError, ValueError) as error:
+            raise RefusedError(f"batch {part.plan_number} cannot be followed: {error}") from error
+        self._put_in_force(change)
+
+    def tokens(self, part: PlanPart) -> list[Buffer]:
+        """The groups that a plan takes from, as one bundle.
+
+        Raises:
+            RefusedError: a payload is gone.
+            StorageError: a payload is damaged.
+        """
+        group_ids = dict.fromkeys(split_id(trajectory_id)[0] for trajectory_id, _ in part.taken)
+        with self.store.read() as reader:
+            groups = [reader.group(group_id) for group_id in group_ids]
+            gone = [group_id for group_id, group in zip(group_ids, groups, strict=True) if group is None]
+            if gone:
+                raise RefusedError(
+                    f"batch {part.plan_number}: the payload of {gone[0]} is gone; a checkpoint covers it"
+                )
+            return bundle([group for group in groups if group is not None])
+
+    def parts_after(self, plan_number: int, is_kept: Callable[[str], bool], limit: int) -> list[PlanPart]:
+        """The next plans for a shard that knows those up to `plan_number` and keeps the groups `is_kept` holds for."""
+        with self.store.read() as reader:
+            return [plan_part(entry, is_kept) for entry in islice(reader.plans_after(plan_number), limit)]
 
     def cover(self, plan_number: int) -> None:
         """A checkpoint covers all batches up to `plan_number`: let go of what only they needed, with the next put.
@@ -237,9 +318,9 @@ class ReplayShard:
         if change.lineage is not None:
             meta["lineage"] = change.lineage
         plans: tuple[PlanEntry, ...] = ()
-        if change.entry is not None:
-            meta["last_plan"] = change.entry.plan.plan_number
-            plans = (change.entry,)
+        if change.plan_number is not None:
+            meta["last_plan"] = change.plan_number
+            plans = (change.entry,) if change.entry else ()
         return Writes(puts, change.progress, ended or {}, change.released, plans, meta=meta)
 
     def _logged(self, plan_number: int, learner: PolicyVersion) -> BatchPlan:
@@ -259,6 +340,18 @@ class ReplayShard:
             entry = msgspec.structs.replace(entry, replayed_as=(*entry.replayed_as, learner))
             self._commit(Writes(plans=(entry,)), ())
         return msgspec.structs.replace(entry.plan, policy_version=learner)
+
+
+def _check_num_shards(store: ReplayStore, num_shards: int) -> None:
+    """Groups lie in shards by a hash over their number, so it stays as it was when the run began."""
+    with store.read() as reader:
+        found = reader.meta("num_shards", int, 0)
+    if found and found != num_shards:
+        raise ConfigError(
+            f"replay.num: {num_shards}, but {store.path} is one of {found} shards; a run keeps its number"
+        )
+    if not found:
+        store.commit(Writes(meta={"num_shards": num_shards}))
 
 
 def _states(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:
