@@ -37,7 +37,7 @@ from bars import Bar, write_bars
 from peer_packages import peer_environment
 from replay_over_zmq import cycle_over_zmq
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer import BufferRules
+from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.ledger import split_id
 from ring_async.core.packing import padding_fraction
 from ring_async.core.progress import make_record

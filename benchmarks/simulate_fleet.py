@@ -23,7 +23,8 @@ from rich.table import Table
 
 from bars import Bar, write_bars
 from ring_async.core.admission import AdmissionLimiter, AdmissionRules
-from ring_async.core.buffer import BufferRules, ReplayBuffer
+from ring_async.core.buffer import ReplayBuffer
+from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.ledger import GroupReissued, GroupReserved, Ledger, StatesMoved, split_id
 from ring_async.core.progress import GroupRecord
 from ring_async.core.token_budget import Shortfall

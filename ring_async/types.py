@@ -130,11 +130,11 @@ class GroupHeader(msgspec.Struct, frozen=True):
 
     @property
     def num_response_tokens(self) -> int:
-        return sum(trajectory.num_tokens for trajectory in self.trajectories)
+        return sum([trajectory.num_tokens for trajectory in self.trajectories])
 
     @property
     def rewards(self) -> tuple[float | None, ...]:
-        return tuple(trajectory.reward for trajectory in self.trajectories)
+        return tuple([trajectory.reward for trajectory in self.trajectories])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Replay: keeps scored groups durably, and hands out batches of exactly Φ loss tokens.
 
     reward ──GroupScored──▶ [pending] ──one commit──▶ acknowledged ──▶ buffer
-    learner ──RequestBatch──▶ plan ──logged──▶ BatchReady (packed rows)
+    learner ──RequestBatch──▶ plan ──logged──▶ BatchReady (packed rows)          replay-0, the planner, alone
+    planner ──OfferGroups, ConsumePlan──▶ what is held, its tokens               the other shards, if there are any
     controller ◀──TrajectoriesMoved, BufferReported── what became of every trajectory
 
 Owns: one `ReplayShard` and the thread it lives on. Does not decide what is trained or dropped: the shard's core does.
@@ -14,17 +15,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from ring_async.actors.base import Actor, ActorContext, until_stopped
+from ring_async.actors.batch_planner import PLANNER, BatchPlanner, answer_planner
+from ring_async.actors.rescorer import Rescorer
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
 from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer import BufferRules
+from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.monitoring import metrics
@@ -37,10 +39,11 @@ from ring_async.transport.messages import (
     BatchReady,
     BufferReported,
     CheckpointCovered,
+    ConsumePlan,
     Done,
-    GroupGenerated,
     GroupScored,
     Message,
+    OfferGroups,
     Pause,
     Registered,
     RequestBatch,
@@ -63,9 +66,6 @@ SHORTEST_WAIT_S = 1e-3
 
 MAX_STATES_PER_MESSAGE = 2_048
 
-MAX_RESCORING = 16
-"""Groups on their way to be judged again at once."""
-
 
 class Replay(Actor):
     role: ClassVar[str] = "replay"
@@ -80,20 +80,23 @@ class Replay(Actor):
         self._num_waiting_questions = 0
         self._num_reports = 0
         self._num_reporting = 0
-        self._num_rescored = 0
         self._last_reported = 0
         self._is_present_due = False
         self._num_evictions_exported = 0
         self._scored: defaultdict[str, float] = defaultdict(float)
         """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
         self._trouble = ""
-        self._bar_raised = asyncio.Event()
-        self._rescoring: dict[str, asyncio.Task[None]] = {}
+        self._rescorer: Rescorer | None = None
+        self._planner: BatchPlanner | None = None
+        self._planner_hears: asyncio.Future[None] | None = None
 
     # -- life
 
     async def open(self) -> None:
         self._shard = await self._on_compute(self._open_shard)
+        if self.actor_id == PLANNER:
+            self._planner = BatchPlanner(self, self._shard)
+        self._rescorer = Rescorer(self, self._shard, self._news)
         log.info(
             "%s: %d groups and %d trainable tokens read back, next batch is %d",
             self.actor_id, len(self.shard.buffer), self.shard.buffer.trainable_tokens, self.shard.buffer.last_plan + 1,
@@ -117,6 +120,11 @@ class Replay(Actor):
         assert self._shard is not None, "the store is not open yet"
         return self._shard
 
+    @property
+    def rescorer(self) -> Rescorer:
+        assert self._rescorer is not None, "the store is not open yet"
+        return self._rescorer
+
     def counters(self) -> dict[str, float]:
         if self._shard is None:
             return {}
@@ -126,6 +134,7 @@ class Replay(Actor):
             "trainable_tokens": buffer.trainable_tokens,
             "next_plan_number": buffer.last_plan + 1,
             "pending_groups": len(self._pending),
+            "rescored_groups": self.rescorer.num_sent,
             **{name: float(value) for name, value in dict(self._shard.counters).items()},
         }
 
@@ -135,7 +144,7 @@ class Replay(Actor):
                 tasks.create_task(self._receive(), name="receive"),
                 tasks.create_task(self._commit_groups(), name="commit"),
                 tasks.create_task(self._report_news(), name="report"),
-                tasks.create_task(self._have_judged_again(), name="rescore"),
+                tasks.create_task(self.rescorer.run(), name="rescore"),
             ]
             await until_stopped(self.stopping, *loops)
 
@@ -171,8 +180,14 @@ class Replay(Actor):
                 message = delivery.message
                 if isinstance(message, GroupScored):
                     self._take_in(delivery, message)
-                elif isinstance(message, RequestBatch):
+                elif isinstance(message, RequestBatch) and self._planner is not None:
                     questions.create_task(self._answer(delivery, message), name=f"batch {message.plan_number}")
+                elif isinstance(message, BufferReported) and self._planner is not None:
+                    self._planner.observe(delivery.sender, message)
+                    delivery.ack()
+                    await self._news()
+                elif isinstance(message, OfferGroups | ConsumePlan):
+                    questions.create_task(self._answer_planner(delivery), name=type(message).__name__)
                 else:
                     delivery.refuse(f"{self.actor_id} keeps scored groups, not {type(message).__name__}")
 
@@ -262,12 +277,13 @@ class Replay(Actor):
 
     async def _answer(self, delivery: Delivery, ask: RequestBatch) -> None:
         """One question of the learner, held for as long as it allows."""
+        assert self._planner is not None
         began_s = monotonic_s()
         while True:
             seen = self._num_reports
             try:
                 with self.tracer.span("plan"):
-                    outcome = await self._on_compute(self.shard.batch, ask.plan_number, ask.policy_version)
+                    outcome = await self._planner.batch(ask)
             except StorageError as error:
                 outcome = Shortfall(f"the plan cannot be logged: {error}")
             except RingAsyncError as error:
@@ -286,6 +302,15 @@ class Replay(Actor):
                 return
             await self._wait_for_news(seen, outcome.reason, remaining_s)
 
+    async def _answer_planner(self, delivery: Delivery) -> None:
+        try:
+            message, buffers = await self._on_compute(answer_planner, self.shard, delivery.message)
+        except RefusedError as error:
+            delivery.refuse(str(error))
+            return
+        delivery.reply(message, buffers)
+        await self._news()
+
     async def _wait_for_news(self, seen: int, reason: str, remaining_s: float) -> None:
         self._num_waiting_questions += 1
         self._report_due.set()
@@ -299,55 +324,17 @@ class Replay(Actor):
         finally:
             self._num_waiting_questions -= 1
 
-    # -- judged again
-
     async def _bar(self, rules: dict[str, EpochRules]) -> None:
-        """Train on no other verifier epochs from the next plan on, however long the disk is full."""
-        while True:
+        """Train on no other verifier epochs from the next plan on, however long the disk is full.
+
+        The planner says when other shards follow: between two plans, with the offer for the next.
+        """
+        while self._planner is not None:
             try:
                 await self._on_compute(self.shard.bar, rules)
-                break
+                return
             except StorageError as error:
                 await self._wait_for_space(error)
-        self._bar_raised.set()
-
-    async def _have_judged_again(self) -> None:
-        """Consumes groups barred from training / produces new verdicts / waits for reward actors / freed by them.
-
-        What a former epoch scored and arrives late is barred, too, so this looks again after every commit.
-        """
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                await self._bar_raised.wait()
-                self._bar_raised.clear()
-                barred = await self._on_compute(lambda: self.shard.buffer.barred)
-                for group_id in barred:
-                    if len(self._rescoring) >= MAX_RESCORING:
-                        break  # one of them sets the event when it ends
-                    if group_id not in self._rescoring:
-                        self._rescoring[group_id] = tasks.create_task(self._rescore(group_id), name=f"again {group_id}")
-
-    async def _rescore(self, group_id: str) -> None:
-        """Have one group judged by what is in force now; whoever judges it answers once the verdict is durable here."""
-        try:
-            while (group := await self._on_compute(self.shard.barred_group, group_id)) is not None:
-                rewards = await self.registered("reward")
-                reward = min(rewards, key=lambda member: self.data_link(member.actor_id).num_unacknowledged).actor_id
-                self._num_rescored += 1
-                message_id = f"{group_id}@{self.incarnation}.{self._num_rescored}"
-                again = GroupGenerated(group.header, is_rescore=True)
-                judged = await self.data_link(reward).send(again, group.buffers, message_id=message_id)
-                while not judged.done() and reward in self.members:
-                    await asyncio.wait([judged], timeout=1.0)
-                if not judged.done():
-                    judged.cancel()  # this reward actor left the fleet: ask another
-                elif judged.exception() is not None:
-                    log.warning("%s: group %s is dropped: %s", self.actor_id, group_id, judged.exception())
-                    await self._on_compute(self.shard.give_up, group_id)
-                    await self._news()
-        finally:
-            del self._rescoring[group_id]
-            self._bar_raised.set()
 
     # -- what the controller hears
 
@@ -355,8 +342,7 @@ class Replay(Actor):
         """The shard changed: wake questions that wait, and let the controller know soon."""
         self._num_reports += 1
         self._report_due.set()
-        if self.shard.buffer.epoch_rules:
-            self._bar_raised.set()
+        self.rescorer.look_again()
         async with self._changed:
             self._changed.notify_all()
 
@@ -374,8 +360,21 @@ class Replay(Actor):
                 heard.add_done_callback(functools.partial(self._heard, number))
             for first in range(0, len(present), MAX_STATES_PER_MESSAGE):
                 await self._tell(TrajectoriesMoved(present[first : first + MAX_STATES_PER_MESSAGE]), "present")
-            await self._tell(await self._on_compute(self._buffer_report), "buffer")
+            report = await self._on_compute(self._buffer_report)
+            await self._tell(report, "buffer")
+            await self._tell_planner(report)
             await asyncio.sleep(REPORT_INTERVAL_S)
+
+    async def _tell_planner(self, report: BufferReported) -> None:
+        """One report at a time: a planner that is away hears the newest when it is back."""
+        if self._planner is not None or PLANNER not in self.members:
+            return
+        if self._planner_hears is not None and not self._planner_hears.done():
+            self._planner_hears.add_done_callback(lambda _: self._report_due.set())
+            return
+        self._num_reporting += 1
+        message_id = f"{self.actor_id}.{self.incarnation}-planner-{self._num_reporting}"
+        self._planner_hears = await self.data_link(PLANNER).send(report, message_id=message_id)
 
     def _heard(self, number: int, sent: asyncio.Future[None]) -> None:
         """The controller has report `number` durably, or will never take it; else it is sent again after a restart."""
@@ -441,6 +440,7 @@ def buffer_rules(config: Config) -> BufferRules:
         carry=config.budget.leftover == "carry",
         max_buffer_tokens=config.replay.max_buffer_tokens,
         seed=config.seed,
+        num_shards=config.replay.num,
     )
 
 
@@ -454,11 +454,6 @@ def advantage_rules(config: Config) -> AdvantageRules:
         soft_cache_tokens=advantage.soft_cache_tokens,
         masked_in_mean=advantage.masked_in_mean,
     )
-
-
-def shard_of(group_id: str, num_shards: int) -> str:
-    """Actor id of the shard that keeps a group: the same in every process and after every restart."""
-    return f"replay-{zlib.crc32(group_id.encode()) % num_shards}"
 
 
 def _log_failure(sent: asyncio.Future[None]) -> None:

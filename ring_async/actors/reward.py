@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel, until_stopped
-from ring_async.actors.replay import shard_of
+from ring_async.actors.batch_planner import shard_of
 from ring_async.actors.verifier_rack import Service, VerifierRack
 from ring_async.clock import monotonic_s
 from ring_async.engines.tokenizer import decode_response

@@ -310,11 +310,6 @@ class Config(Section):
                 f"learner.token_capacity: {self.learner.token_capacity} is smaller than rollout.max_tokens "
                 f"{self.rollout.max_tokens}; a packed row must hold a prompt and its response"
             )
-        if self.replay.num > 1:
-            problems.append(
-                f"replay.num: {self.replay.num}: batches are planned over one shard so far; set 1 (one shard keeps up "
-                "with about 1,000 groups of 16,000 tokens a second, see docs/scale.md)"
-            )
         if self.global_token_budget % self.budget.minibatches_per_batch:
             problems.append(
                 f"budget.minibatches_per_batch: {self.budget.minibatches_per_batch} does not divide "

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from ring_async.types import GroupHeader
 
 Estimator = Literal["grpo", "dr_grpo", "rloo", "batch_std"]
@@ -32,8 +34,7 @@ class AdvantageRules:
     masked_in_mean: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class GroupAdvantages:
+class GroupAdvantages(msgspec.Struct, frozen=True):
     """One advantage per trajectory.
 
     Attributes:
@@ -99,23 +100,25 @@ def group_advantages(header: GroupHeader, rules: AdvantageRules, spread: RewardS
     if None in given or not all(map(math.isfinite, given)):  # type: ignore[arg-type]
         raise ValueError(f"group {header.group_id}: a reward is missing or not finite: {list(given)}")
     is_truncated = [one.finish_reason == "length" for one in header.trajectories]
-    rewards = [float(reward) for reward in given if reward is not None]
+    rewards = list(map(float, given))  # type: ignore[arg-type]
     if rules.truncated == "soft" or True in is_truncated:
         max_tokens = header.sampling.max_tokens
         rewards = [
             shaped_reward(reward, one.num_tokens, max_tokens, rules, is_truncated=truncated)
             for reward, one, truncated in zip(rewards, header.trajectories, is_truncated, strict=True)
         ]
-    is_masked = tuple(truncated and rules.truncated == "mask" for truncated in is_truncated)
-    counted = [reward for reward, masked in zip(rewards, is_masked, strict=True) if rules.masked_in_mean or not masked]
-    if len(counted) < 2 or all(is_masked) or max(counted) - min(counted) <= rules.no_signal_tolerance:
+    is_masked = tuple(is_truncated) if rules.truncated == "mask" else (False,) * len(rewards)
+    counted = rewards
+    if True in is_masked and not rules.masked_in_mean:
+        counted = [reward for reward, masked in zip(rewards, is_masked, strict=True) if not masked]
+    if len(counted) < 2 or False not in is_masked or max(counted) - min(counted) <= rules.no_signal_tolerance:
         return GroupAdvantages((0.0,) * len(rewards), is_masked, has_signal=False)
     mean = sum(counted) / len(counted)
     scale = _scale(rules.estimator, counted, mean, spread)
-    advantages = tuple(
-        0.0 if masked else (reward - mean) * scale for reward, masked in zip(rewards, is_masked, strict=True)
-    )
-    return GroupAdvantages(advantages, is_masked, has_signal=True)
+    advantages = [(reward - mean) * scale for reward in rewards]
+    if True in is_masked:
+        advantages = [0.0 if masked else one for one, masked in zip(advantages, is_masked, strict=True)]
+    return GroupAdvantages(tuple(advantages), is_masked, has_signal=True)
 
 
 def _scale(estimator: Estimator, counted: Sequence[float], mean: float, spread: RewardSpread | None) -> float:
@@ -124,6 +127,6 @@ def _scale(estimator: Estimator, counted: Sequence[float], mean: float, spread: 
         return 1.0
     if estimator == "rloo":
         return size / (size - 1)
-    variance = sum((reward - mean) ** 2 for reward in counted) / size
+    variance = sum([(reward - mean) ** 2 for reward in counted]) / size
     std = (spread or RewardSpread()).include(variance) if estimator == "batch_std" else math.sqrt(variance)
     return 1.0 / (std + STD_EPSILON)

@@ -12,13 +12,13 @@ until a checkpoint covers every batch that used it.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
-from ring_async.core.packing import lay_out
+from ring_async.core.batch_planning import HeldGroup, Taken, plan_batch, planning_record
+from ring_async.core.buffer_rules import BufferRules, check_rules
 from ring_async.core.progress import (
     Change,
     GroupProgress,
@@ -26,62 +26,14 @@ from ring_async.core.progress import (
     Progress,
     all_loss_tokens,
     is_finished,
-    token_interval,
 )
-from ring_async.core.staleness import Lineage, StalenessMeasure, birth_number
-from ring_async.core.token_budget import Candidate, Order, Shortfall, choose_tokens, order_candidates
-from ring_async.errors import ConfigError
-from ring_async.types import BatchPlan, EpochRules, GroupHeader, PackedSequence, PolicyVersion, TrajectoryState
-
-
-class BufferRules(msgspec.Struct, frozen=True):
-    """Settings of the buffer.
-
-    Attributes:
-        token_budget: Φ over all ranks.
-        carry: the cut remainder stays and is trained next; otherwise it is dropped. With max_staleness 0 nothing can
-            be trained next, so remainders are dropped whatever this says.
-        max_buffer_tokens: retention bound in trainable loss tokens; None: `2 (max_staleness + 1) Φ`.
-        source_shares: by-domain quotas of loss tokens, or None.
-        seed: of the order's random ties.
-    """
-
-    token_budget: int
-    token_capacity: int
-    num_ranks: int = 1
-    max_staleness: int = 4
-    staleness_measure: StalenessMeasure = "oldest"
-    max_reuse: int = 1
-    order: Order = "oldest_version"
-    carry: bool = True
-    max_buffer_tokens: int | None = None
-    source_shares: dict[str, float] | None = None
-    seed: int = 0
-
-    @property
-    def carries(self) -> bool:
-        return self.carry and self.max_staleness > 0
-
-    @property
-    def retention_tokens(self) -> int:
-        return self.max_buffer_tokens or 2 * (self.max_staleness + 1) * self.token_budget * self.max_reuse
-
+from ring_async.core.staleness import Lineage
+from ring_async.core.token_budget import Shortfall
+from ring_async.core.verifier_epochs import is_admitted
+from ring_async.types import EpochRules, GroupHeader, PolicyVersion, TrajectoryState
 
 OPEN = Progress()
 """A trajectory nothing has happened to."""
-
-ANY_EPOCH = EpochRules()
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A group. `births[k]` and `oldest[k]` are what staleness counts from: by the measure in force, and strictly."""
-
-    record: GroupRecord
-    progress: GroupProgress
-    num_tokens: tuple[int, ...]
-    births: list[int]
-    oldest: list[int]
 
 
 class ReplayBuffer:
@@ -101,9 +53,7 @@ class ReplayBuffer:
         self.covered = covered
         self.lineage = lineage or Lineage()
         self.epoch_rules = dict(epoch_rules or {})
-        self._entries: dict[str, _Entry] = {}
-        self._barred: set[str] = set()
-        """Groups scored by an epoch that may not be trained on: they wait to be judged again."""
+        self._entries: dict[str, HeldGroup] = {}
         self._next_arrival = 1
         self._trainable = 0
 
@@ -127,7 +77,7 @@ class ReplayBuffer:
     @property
     def num_open(self) -> int:
         """Trajectories that may still be trained."""
-        return sum(1 for entry in self._entries.values() for progress in entry.progress if progress.is_open)
+        return sum(1 for _ in self._open())
 
     def group_ids(self) -> tuple[str, ...]:
         return tuple(self._entries)
@@ -143,14 +93,11 @@ class ReplayBuffer:
         group_id = record.header.group_id
         if group_id in self._entries:
             return
-        num_tokens = all_loss_tokens(record)
-        entry = _Entry(record, progress, num_tokens, [], [])
-        self._count_births(entry)
+        entry = HeldGroup(record, progress, all_loss_tokens(record), [], [])
+        entry.count_births(self.lineage, self.rules.staleness_measure)
         self._entries[group_id] = entry
         self._next_arrival = max(self._next_arrival, record.arrival + 1)
-        self._trainable += self._trainable_of(entry, progress)
-        if not self._is_admitted(record.header):
-            self._barred.add(group_id)
+        self._take_stock(entry)
 
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
         """First progress of a new group's trajectories: open, or dropped at once with the cause.
@@ -160,8 +107,12 @@ class ReplayBuffer:
         """
         header = record.header
         longest = self.rules.token_capacity - header.num_prompt_tokens
+        loss_tokens = all_loss_tokens(record)
+        masks = tuple(is_masked)
+        if True not in masks and 0 not in loss_tokens and max(one.num_tokens for one in header.trajectories) <= longest:
+            return (OPEN,) * len(loss_tokens)
         result = []
-        for trajectory, num_tokens, masked in zip(header.trajectories, all_loss_tokens(record), is_masked, strict=True):
+        for trajectory, num_tokens, masked in zip(header.trajectories, loss_tokens, masks, strict=True):
             cause = ""
             if masked:
                 cause = "truncated"
@@ -174,47 +125,44 @@ class ReplayBuffer:
 
     # -- judged again
 
-    @property
     def barred(self) -> tuple[str, ...]:
         """Groups that wait to be judged again."""
-        return tuple(group_id for group_id in self._barred if self._has_open(group_id))
+        return tuple(group_id for group_id in self._entries if self.is_barred(group_id)) if self.epoch_rules else ()
+
+    def is_barred(self, group_id: str) -> bool:
+        """Whether a group waits to be judged again."""
+        entry = self._entries.get(group_id)
+        return entry is not None and entry.is_open and not is_admitted(entry.record.header, self.epoch_rules)
 
     def awaits(self, header: GroupHeader) -> bool:
         """Whether this is the verdict that a group held here waits for."""
-        group_id = header.group_id
-        return group_id in self._barred and self._has_open(group_id) and self._is_admitted(header)
+        return self.is_barred(header.group_id) and is_admitted(header, self.epoch_rules)
 
-    def judged_again(self, record: GroupRecord, is_masked: Iterable[bool], *, has_signal: bool) -> GroupProgress:
+    def judged_again(self, group_id: str, fresh: GroupProgress) -> GroupProgress:
         """Progress of a group under new verdicts; trajectories that ended meanwhile stay ended."""
-        fresh = self.admit(record, is_masked)
-        if not has_signal:
-            fresh = (Progress(state="dropped", cause="no_signal", is_open=False),) * len(fresh)
-        before = self.progress(record.header.group_id)
-        return tuple(now if was.is_open else was for was, now in zip(before, fresh, strict=True))
+        return tuple(now if was.is_open else was for was, now in zip(self.progress(group_id), fresh, strict=True))
 
     def replace(self, record: GroupRecord, progress: GroupProgress) -> None:
         """Put durable new verdicts in force."""
-        group_id = record.header.group_id
-        entry = self._entries[group_id]
-        self._trainable += self._trainable_of(entry, progress) - self._trainable_of(entry, entry.progress)
+        entry = self._entries[record.header.group_id]
         entry.record, entry.progress = record, progress
-        self._barred.discard(group_id)
+        self._take_stock(entry)
 
     def bar(self, epoch_rules: Mapping[str, EpochRules]) -> Change:
         """New epoch rules. What they bar is judged again if no batch used any of it, else its rest is dropped."""
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
         for group_id, entry in self._entries.items():
-            if not _is_used(entry.progress) or self._is_admitted(entry.record.header, epoch_rules):
-                continue
-            self._end_open(group_id, "rescored", touched, moved)
-        return dataclasses.replace(self._change(touched, moved), epoch_rules=dict(epoch_rules))
+            is_in_use = any(one.last_plan for one in entry.progress)
+            if is_in_use and not is_admitted(entry.record.header, epoch_rules):
+                self._end_open(group_id, "rescored", touched, moved)
+        return replace(self._change(touched, moved), epoch_rules=dict(epoch_rules))
 
     def give_up(self, group_id: str) -> Change:
         """A group that waits to be judged again cannot be."""
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
-        if group_id in self._barred:
+        if self.is_barred(group_id):
             self._end_open(group_id, "unjudged", touched, moved)
         return self._change(touched, moved)
 
@@ -222,28 +170,22 @@ class ReplayBuffer:
 
     def apply(self, change: Change) -> None:
         """Put a durable change in force."""
-        for group_id, progress in change.progress.items():
-            entry = self._entries[group_id]
-            self._trainable += self._trainable_of(entry, progress)
-            self._trainable -= self._trainable_of(entry, entry.progress)
-            entry.progress = progress
         for group_id in change.released:
-            entry = self._entries.pop(group_id)
-            self._barred.discard(group_id)
-            self._trainable -= self._trainable_of(entry, entry.progress)
+            self._trainable -= self._entries.pop(group_id).trainable
+        for group_id, progress in change.progress.items():
+            if entry := self._entries.get(group_id):
+                entry.progress = progress
+                self._take_stock(entry)
         if change.epoch_rules is not None:
             self.epoch_rules = change.epoch_rules
-            self._barred = {
-                group_id for group_id, entry in self._entries.items() if not self._is_admitted(entry.record.header)
-            }
-        if change.plan is not None:
-            self.last_plan = change.plan.plan_number
+        if change.plan_number is not None:
+            self.last_plan = change.plan_number
         if change.covered is not None:
             self.covered = change.covered
         if change.lineage is not None:
             self.lineage = change.lineage
             for entry in self._entries.values():
-                self._count_births(entry)
+                entry.count_births(self.lineage, self.rules.staleness_measure)
 
     def tune(self, rules: BufferRules) -> None:
         """Put changed rules in force from the next decision on.
@@ -253,9 +195,9 @@ class ReplayBuffer:
         """
         check_rules(rules)
         self.rules = rules
-        self._trainable = sum(self._trainable_of(entry, entry.progress) for entry in self._entries.values())
         for entry in self._entries.values():
-            self._count_births(entry)
+            self._take_stock(entry)
+            entry.count_births(self.lineage, self.rules.staleness_measure)
 
     # -- decisions
 
@@ -267,7 +209,7 @@ class ReplayBuffer:
         """
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
-        excess = self._trainable - self.rules.retention_tokens
+        excess = self._trainable - -(-self.rules.retention_tokens // self.rules.num_shards)
 
         def end(group_id: str, index: int, cause: str) -> None:
             nonlocal excess
@@ -293,57 +235,82 @@ class ReplayBuffer:
                 end(group_id, index, "retention")
         return self._change(touched, moved)
 
-    def plan(self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False) -> Change | Shortfall:
+    def plan(
+        self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False,
+        others: Mapping[str, HeldGroup] | None = None,
+    ) -> Change | Shortfall:  # fmt: skip
         """Decide on the next batch: exactly Φ loss tokens, or why not yet. Assumes that `evict` was applied.
+
+        `others` are groups of other shards; the change says what becomes of those held here.
 
         Raises:
             ValueError: `plan_number` is not the next one.
         """
-        if plan_number != self.last_plan + 1:
-            raise ValueError(f"batch {plan_number} was asked for, but the next one is {self.last_plan + 1}")
-        rules = self.rules
-        where: list[tuple[str, int]] = []
-        candidates: list[Candidate] = []
-        for group_id, index, entry, progress in self._open():
-            if group_id in self._barred:
-                continue
-            record = entry.record
-            age = learner.number - entry.births[index]
-            if age > rules.max_staleness:
-                continue
-            where.append((group_id, index))
-            candidates.append(
-                Candidate(
-                    group_id=group_id,
-                    source=record.header.prompt.source,
-                    num_loss_tokens=entry.num_tokens[index] - progress.position,
-                    can_split=not rules.carries or age < rules.max_staleness,
-                    is_remainder=progress.position > 0,
-                    num_uses=progress.num_uses,
-                    oldest_number=entry.oldest[index],
-                    arrival=record.arrival,
-                    abs_advantage=abs(record.advantages[index]),
-                )
-            )
-        ordered = order_candidates(candidates, rules.order, salt=rules.seed + plan_number, shares=rules.source_shares)
-        choice = choose_tokens(candidates, ordered, rules.token_budget, is_final=is_final)
-        if isinstance(choice, Shortfall):
-            return choice
-        return self._planned(
-            plan_number, learner, [(*where[i], num_tokens) for i, num_tokens in choice.taken], is_final
-        )
+        self._check_next(plan_number)
+        planned = plan_batch(
+            {**self._entries, **others} if others else self._entries,
+            self.rules, self.lineage, plan_number, learner, is_final=is_final, epoch_rules=self.epoch_rules,
+        )  # fmt: skip
+        if isinstance(planned, Shortfall):
+            return planned
+        taken = [one for one in planned.taken if one[0] in self._entries] if others else planned.taken
+        change = self.advance(plan_number, taken, self.rules.max_reuse, carries=self.rules.carries)
+        return replace(change, entry=planned.entry)
+
+    def advance(self, plan_number: int, taken: Sequence[Taken], max_reuse: int, *, carries: bool) -> Change:
+        """What batch `plan_number` makes of groups held here; `taken` are those of its parts that lie here.
+
+        Follows from the logged plan alone, so that a shard that was away comes to the same progress later.
+
+        Raises:
+            ValueError: `plan_number` is not the next one, or what is taken cannot be.
+        """
+        self._check_next(plan_number)
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        last_id = ""
+        before = after = OPEN
+        was_whole = False
+        for group_id, index, num_tokens in taken:
+            if group_id != last_id:  # a group's responses mostly follow each other
+                last_id, entry = group_id, self._entries[group_id]
+                if group_id not in touched:
+                    touched[group_id] = list(entry.progress)
+                group = touched[group_id]
+            progress = entry.progress[index]
+            is_whole = not progress.position and num_tokens == entry.num_tokens[index]
+            if not (is_whole and was_whole and progress == before):  # whole responses share what becomes of them
+                after = _advanced(entry, index, num_tokens, plan_number, max_reuse, carries=carries)
+                before, was_whole = progress, is_whole
+            group[index] = after
+            one = entry.record.header.trajectories[index]
+            moved.append(TrajectoryState(one.trajectory_id, after.state, after.cause, one.num_tokens))
+        progresses = {group_id: tuple(group) for group_id, group in touched.items()}
+        return Change(progresses, (), tuple(moved), plan_number=plan_number)
+
+    def offer(self) -> list[tuple[GroupRecord, GroupProgress]]:
+        """Groups with something to train, as whoever plans over several buffers needs them: without prompts' text."""
+        return [(planning_record(one.record), one.progress) for one in self._entries.values() if one.is_open]
 
     def cover(self, plan_number: int) -> Change:
         """A durable learner checkpoint covers all batches up to `plan_number`: retire and release what they used up."""
         covered = max(plan_number, self.covered)
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
+        before = after = OPEN
         for group_id, entry in self._entries.items():
+            if not entry.is_used:
+                continue
+            group = list(entry.progress)
+            trajectories = entry.record.header.trajectories
             for index, progress in enumerate(entry.progress):
                 if progress.state == "consumed" and not progress.is_open and progress.last_plan <= covered:
-                    retired = msgspec.structs.replace(progress, state="retired")
-                    touched.setdefault(group_id, list(entry.progress))[index] = retired
-                    moved.append(_moved(entry.record, index, retired))
+                    if progress is not before:  # trajectories that one batch used up share their progress
+                        before, after = progress, msgspec.structs.replace(progress, state="retired")
+                    group[index] = after
+                    one = trajectories[index]
+                    moved.append(TrajectoryState(one.trajectory_id, "retired", after.cause, one.num_tokens))
+                    touched[group_id] = group
         return self._change(touched, moved, covered=covered)
 
     def fork(self, incarnation: int) -> Change:
@@ -351,13 +318,6 @@ class ReplayBuffer:
         return Change({}, lineage=self.lineage.forked(incarnation, self.last_plan))
 
     # -- parts
-
-    def _is_admitted(self, header: GroupHeader, epoch_rules: Mapping[str, EpochRules] | None = None) -> bool:
-        rules = self.epoch_rules if epoch_rules is None else epoch_rules
-        return header.verifier is None or rules.get(header.verifier.name, ANY_EPOCH).admits(header.verifier.epoch)
-
-    def _has_open(self, group_id: str) -> bool:
-        return any(one.is_open for one in self._entries[group_id].progress)
 
     def _end_open(
         self, group_id: str, cause: str, touched: dict[str, list[Progress]], moved: list[TrajectoryState]
@@ -370,128 +330,65 @@ class ReplayBuffer:
                 if ended.state == "dropped":
                     moved.append(_moved(entry.record, index, ended, _untrained(entry, index, ended)))
 
-    def _open(self) -> Iterator[tuple[str, int, _Entry, Progress]]:
+    def _check_next(self, plan_number: int) -> None:
+        if plan_number != self.last_plan + 1:
+            raise ValueError(f"batch {plan_number} was asked for, but the next one is {self.last_plan + 1}")
+
+    def _open(self) -> Iterator[tuple[str, int, HeldGroup, Progress]]:
         for group_id, entry in self._entries.items():
+            if not entry.is_open:
+                continue
             for index, progress in enumerate(entry.progress):
                 if progress.is_open:
                     yield group_id, index, entry, progress
 
-    def _count_births(self, entry: _Entry) -> None:
-        trajectories, measure = entry.record.header.trajectories, self.rules.staleness_measure
-        entry.oldest = [birth_number(one.segments, self.lineage) for one in trajectories]
-        if measure == "oldest":
-            entry.births = entry.oldest
-        else:
-            entry.births = [birth_number(one.segments, self.lineage, measure) for one in trajectories]
-
     def _trainable_one(self, num_tokens: int, progress: Progress) -> int:
         return (self.rules.max_reuse - progress.num_uses) * num_tokens - progress.position if progress.is_open else 0
 
-    def _trainable_of(self, entry: _Entry, progress: GroupProgress) -> int:
-        total, max_reuse = 0, self.rules.max_reuse
-        for num_tokens, one in zip(entry.num_tokens, progress, strict=True):
-            if one.is_open:
-                total += (max_reuse - one.num_uses) * num_tokens - one.position
-        return total
+    def _take_stock(self, entry: HeldGroup) -> None:
+        """Follow an entry's new progress, or new rules."""
+        self._trainable -= entry.trainable
+        entry.take_stock(self.rules.max_reuse)
+        self._trainable += entry.trainable
 
     def _change(
         self, touched: Mapping[str, list[Progress]], moved: list[TrajectoryState], *, covered: int | None = None
     ) -> Change:
         progress = {group_id: tuple(group) for group_id, group in touched.items()}
         horizon = self.covered if covered is None else covered
-        looked_at = self._entries if covered is not None else progress
-        released = tuple(
-            group_id
-            for group_id in looked_at
-            if is_finished(progress.get(group_id) or self._entries[group_id].progress, horizon)
-        )
+        looked_at = progress
+        if covered is not None:
+            looked_at = {
+                g: progress.get(g) or entry.progress for g, entry in self._entries.items() if not entry.is_open
+            }
+        released = tuple(group_id for group_id, group in looked_at.items() if is_finished(group, horizon))
         return Change(progress, released, tuple(moved), covered=covered)
 
-    def _planned(
-        self, plan_number: int, learner: PolicyVersion, taken: list[tuple[str, int, int]], is_final: bool
-    ) -> Change:
-        rules = self.rules
-        touched: dict[str, list[Progress]] = {}
-        moved: list[TrajectoryState] = []
-        lengths = []
-        for group_id, index, _ in taken:
-            header = self._entries[group_id].record.header
-            lengths.append(header.num_prompt_tokens + header.trajectories[index].num_tokens)
-        layout = lay_out(lengths, rules.token_capacity, rules.num_ranks)
-        sequences = []
-        for place, (group_id, index, num_tokens) in enumerate(taken):
-            entry = self._entries[group_id]
-            record, before = entry.record, entry.progress[index]
-            after = self._advanced(entry, index, before, num_tokens, plan_number)
-            touched.setdefault(group_id, list(entry.progress))[index] = after
-            moved.append(_moved(record, index, after))
-            trajectory = record.header.trajectories[index]
-            sequences.append(
-                PackedSequence(
-                    trajectory_id=trajectory.trajectory_id,
-                    source=record.header.prompt.source,
-                    row=layout.rows[place],
-                    offset=layout.offsets[place],
-                    num_prompt_tokens=record.header.num_prompt_tokens,
-                    num_response_tokens=trajectory.num_tokens,
-                    interval=token_interval(record, index, before.position, before.position + num_tokens),
-                    reward=trajectory.reward if trajectory.reward is not None else float("nan"),
-                    advantage=record.advantages[index],
-                    staleness=max(0, learner.number - entry.oldest[index]),
-                )
-            )
-        headers = [self._entries[group_id].record.header for group_id in touched]
-        plan = BatchPlan(
-            plan_number=plan_number,
-            policy_version=learner,
-            token_budget=rules.token_budget,
-            num_rows=layout.num_rows,
-            token_capacity=rules.token_capacity,
-            num_ranks=rules.num_ranks,
-            sequences=tuple(sequences),
-            verifier_epoch=max(header.verifier.epoch if header.verifier else 0 for header in headers),
-            mixture_epoch=max(header.mixture_epoch for header in headers),
-            is_final=is_final,
-        )
-        return Change({g: tuple(group) for g, group in touched.items()}, (), tuple(moved), plan)
 
-    def _advanced(self, entry: _Entry, index: int, before: Progress, num_tokens: int, plan_number: int) -> Progress:
-        position = before.position + num_tokens
-        after = msgspec.structs.replace(before, position=position, last_plan=plan_number, state="consumed")
-        if position == entry.num_tokens[index]:
-            num_uses = before.num_uses + 1
-            is_open = num_uses < self.rules.max_reuse
-            return msgspec.structs.replace(after, position=0, num_uses=num_uses, is_open=is_open)
-        if not self.rules.carries:
-            return _ended(entry, index, after, "dropped", "leftover")
-        return after
-
-
-def check_rules(rules: BufferRules) -> None:
-    """Refuse rules under which no batch could ever be filled.
-
-    Raises:
-        ConfigError: says which.
-    """
-    if rules.retention_tokens < rules.token_budget:
-        raise ConfigError(
-            f"replay.max_buffer_tokens: {rules.retention_tokens:,} is smaller than one batch of {rules.token_budget:,}"
-        )
-    if rules.max_staleness < 0 or rules.max_reuse < 1:
-        raise ConfigError("replay.max_staleness must be 0 or more, replay.max_reuse 1 or more")
-
-
-def _is_used(progress: GroupProgress) -> bool:
-    """Whether a batch holds any of the group."""
-    return any(one.last_plan for one in progress)
-
-
-def _untrained(entry: _Entry, index: int, progress: Progress) -> int:
+def _untrained(entry: HeldGroup, index: int, progress: Progress) -> int:
     """Loss tokens that no batch has trained."""
     return 0 if progress.num_uses else entry.num_tokens[index] - progress.position
 
 
-def _ended(entry: _Entry, index: int, progress: Progress, state: str, cause: str) -> Progress:
+def _advanced(
+    entry: HeldGroup, index: int, num_tokens: int, plan_number: int, max_reuse: int, *, carries: bool
+) -> Progress:
+    """Progress of a trajectory after `num_tokens` more loss tokens of it were taken."""
+    before = entry.progress[index]
+    position = before.position + num_tokens
+    if not before.is_open or position > entry.num_tokens[index]:
+        raise ValueError(
+            f"batch {plan_number} takes {num_tokens} loss tokens of {entry.record.header.group_id}/{index}, "
+            f"which is {before.state} at {before.position} of {entry.num_tokens[index]}"
+        )
+    after = msgspec.structs.replace(before, position=position, last_plan=plan_number, state="consumed")
+    if position == entry.num_tokens[index]:
+        num_uses = before.num_uses + 1
+        return msgspec.structs.replace(after, position=0, num_uses=num_uses, is_open=num_uses < max_reuse)
+    return after if carries else _ended(entry, index, after, "dropped", "leftover")
+
+
+def _ended(entry: HeldGroup, index: int, progress: Progress, state: str, cause: str) -> Progress:
     if not _untrained(entry, index, progress):
         return msgspec.structs.replace(progress, is_open=False)
     return msgspec.structs.replace(progress, is_open=False, state=state, cause=cause)

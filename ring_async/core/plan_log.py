@@ -6,11 +6,12 @@ stale. Does not own reading or writing it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
 
+from ring_async.core.ledger import split_id
 from ring_async.core.staleness import Lineage, StalenessMeasure, staleness
 from ring_async.types import BatchPlan, EpochRules, PackedSequence, PolicyVersion, Segment
 
@@ -29,8 +30,9 @@ class PlanEntry(msgspec.Struct, frozen=True):
     Attributes:
         loss_tokens: of each planned sequence's interval, in the plan's order.
         segments: of each planned sequence's response.
+        carries: whether what a cut left over stays to be trained.
         scored_by: verifier and epoch of each planned sequence.
-        epoch_rules: which epochs could be trained on when it was decided.
+        epoch_rules: which epochs could be trained on.
         replayed_as: the learner's versions under which it was handed out again after a crash.
     """
 
@@ -41,9 +43,33 @@ class PlanEntry(msgspec.Struct, frozen=True):
     lineage: Lineage
     loss_tokens: tuple[int, ...]
     segments: tuple[tuple[Segment, ...], ...]
+    carries: bool = True
     scored_by: tuple[tuple[str, int], ...] = ()
     epoch_rules: dict[str, EpochRules] = {}
     replayed_as: tuple[PolicyVersion, ...] = ()
+
+
+class PlanPart(msgspec.Struct, frozen=True):
+    """What one shard must know of a plan to follow it.
+
+    Attributes:
+        taken: trajectories that the shard keeps, with the loss tokens taken of each; may be empty.
+    """
+
+    plan_number: int
+    taken: tuple[tuple[str, int], ...]
+    max_reuse: int
+    carries: bool
+
+
+def plan_part(entry: PlanEntry, is_kept: Callable[[str], bool]) -> PlanPart:
+    """The part of a plan for the shard that keeps the groups for whose id `is_kept` holds."""
+    taken = tuple(
+        (sequence.trajectory_id, num_tokens)
+        for sequence, num_tokens in zip(entry.plan.sequences, entry.loss_tokens, strict=True)
+        if is_kept(split_id(sequence.trajectory_id)[0])
+    )
+    return PlanPart(entry.plan.plan_number, taken, entry.max_reuse, entry.carries)
 
 
 class Consumption(msgspec.Struct):

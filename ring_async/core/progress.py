@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from ring_async.core.plan_log import PlanEntry
 from ring_async.core.staleness import Lineage
 from ring_async.types import BatchPlan, EpochRules, GroupHeader, Int32, TokenInterval, TrajectoryState, UInt8
 
@@ -62,7 +63,8 @@ class Change:
         progress: new progress of the groups touched.
         released: groups whose payload may be deleted now.
         moved: what the ledger must hear.
-        plan: the batch decided on, if any.
+        plan_number: the batch that this is part of, if any.
+        entry: that batch as it is logged, where this decides on it.
         covered: the newest plan number that a checkpoint covers, if this says so.
         lineage: the learner's lineage, if it changed.
         epoch_rules: which verifier epochs may be trained on, by verifier, if that changed.
@@ -71,21 +73,25 @@ class Change:
     progress: dict[str, GroupProgress]
     released: tuple[str, ...] = ()
     moved: tuple[TrajectoryState, ...] = ()
-    plan: BatchPlan | None = None
+    plan_number: int | None = None
+    entry: PlanEntry | None = None
     covered: int | None = None
     lineage: Lineage | None = None
     epoch_rules: dict[str, EpochRules] | None = None
 
     @property
+    def plan(self) -> BatchPlan | None:
+        return self.entry.plan if self.entry else None
+
+    @property
     def is_empty(self) -> bool:
-        return not (self.progress or self.released or self.plan or self.lineage) and (
-            self.covered is None and self.epoch_rules is None
-        )
+        said = (self.plan_number, self.covered, self.lineage, self.epoch_rules)
+        return not (self.progress or self.released) and all(one is None for one in said)
 
 
 def make_record(header: GroupHeader, advantages: Iterable[float], loss_mask: UInt8, arrival: int) -> GroupRecord:
     """A group's record from its header, advantages `[K]` and loss mask `[N]`."""
-    if loss_mask.all():
+    if b"\0" not in loss_mask.tobytes():  # a third of the time of `all`
         return GroupRecord(header, tuple(advantages), arrival, (None,) * len(header.trajectories))
     positions: list[bytes | None] = []
     start = 0
@@ -98,6 +104,8 @@ def make_record(header: GroupHeader, advantages: Iterable[float], loss_mask: UIn
 
 def all_loss_tokens(record: GroupRecord) -> tuple[int, ...]:
     """Loss tokens of each trajectory."""
+    if record.loss_positions.count(None) == len(record.loss_positions):
+        return tuple([trajectory.num_tokens for trajectory in record.header.trajectories])
     return tuple(
         trajectory.num_tokens if positions is None else len(positions) // 4
         for trajectory, positions in zip(record.header.trajectories, record.loss_positions, strict=True)
@@ -112,8 +120,7 @@ def num_loss_tokens(record: GroupRecord, index: int) -> int:
 
 def count_loss_tokens(record: GroupRecord, index: int, interval: TokenInterval) -> int:
     """Loss tokens within an interval, counted from the loss mask."""
-    raw = record.loss_positions[index]
-    if raw is None:
+    if (raw := record.loss_positions[index]) is None:
         return interval.end - interval.start
     positions: Int32 = np.frombuffer(raw, np.int32)
     return int(np.count_nonzero((positions >= interval.start) & (positions < interval.end)))
@@ -133,6 +140,11 @@ def token_interval(record: GroupRecord, index: int, start: int, end: int) -> Tok
 
 def is_finished(progress: GroupProgress, covered: int) -> bool:
     """Nothing of the group can be trained, now or again after a learner's crash, and every state is final."""
-    return all(
-        not one.is_open and one.state not in ("buffered", "consumed") and one.last_plan <= covered for one in progress
-    )
+    before = None
+    for one in progress:
+        if one is before:
+            continue
+        if one.is_open or one.state in ("buffered", "consumed") or one.last_plan > covered:
+            return False
+        before = one
+    return True

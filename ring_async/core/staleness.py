@@ -67,6 +67,18 @@ def birth_number(segments: Sequence[Segment], lineage: Lineage, measure: Stalene
     return sum(length * number for length, number in zip(lengths, numbers, strict=True)) // sum(lengths)
 
 
+def birth_numbers(
+    responses: Sequence[Sequence[Segment]], lineage: Lineage, measure: StalenessMeasure = "oldest"
+) -> list[int]:
+    """`birth_number` of each response."""
+    if lineage.forks:
+        return [birth_number(segments, lineage, measure) for segments in responses]
+    return [  # most responses have one segment of the only lineage there is
+        segments[0].policy_version.number if len(segments) == 1 else birth_number(segments, lineage, measure)
+        for segments in responses
+    ]
+
+
 def staleness(
     learner: PolicyVersion, segments: Sequence[Segment], lineage: Lineage, measure: StalenessMeasure = "oldest"
 ) -> int:

@@ -74,23 +74,18 @@ def order_candidates(
     Ties are broken at random by group (a hash of `salt` and the group's id): by arrival would favour short responses,
     for they finish first. With `shares`, sources are interleaved so that the loss tokens of every prefix follow them.
     """
+    salted = zlib.crc32(f"{salt}:".encode())
+    ties = {g: zlib.crc32(g.encode(), salted) for g in dict.fromkeys([one.group_id for one in candidates])}
 
-    def tie(candidate: Candidate) -> int:
-        return zlib.crc32(f"{salt}:{candidate.group_id}".encode())
-
-    def rank(candidate: Candidate) -> tuple[float, ...]:
+    def rank(candidate: Candidate) -> float:
         if order == "oldest_version":
-            return (candidate.oldest_number, tie(candidate))
+            return candidate.oldest_number
         if order == "fifo":
-            return (candidate.arrival,)
-        if order == "random":
-            return (tie(candidate),)
-        return (-candidate.abs_advantage, tie(candidate))
+            return candidate.arrival
+        return -candidate.abs_advantage if order == "abs_advantage" else 0.0
 
-    ordered = sorted(
-        range(len(candidates)),
-        key=lambda i: (not candidates[i].is_remainder, candidates[i].num_uses, rank(candidates[i]), i),
-    )
+    keys = [(not one.is_remainder, one.num_uses, rank(one), ties[one.group_id], i) for i, one in enumerate(candidates)]
+    ordered = [key[-1] for key in sorted(keys)]
     return ordered if shares is None else _interleave(candidates, ordered, shares)
 
 

@@ -13,10 +13,19 @@ from typing import Any
 import msgspec
 
 from ring_async.errors import RefusedError
-from ring_async.types import EpochRules, VerifierInForce
+from ring_async.types import EpochRules, GroupHeader, VerifierInForce
 
 MAX_HISTORY = 16
 """Former verifiers kept for each name."""
+
+
+ANY_EPOCH = EpochRules()
+
+
+def is_admitted(header: GroupHeader, rules: Mapping[str, EpochRules]) -> bool:
+    """Whether a group's verdicts may be trained on."""
+    stamp = header.verifier
+    return stamp is None or rules.get(stamp.name, ANY_EPOCH).admits(stamp.epoch)
 
 
 class _Former(msgspec.Struct, frozen=True):

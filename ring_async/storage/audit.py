@@ -12,7 +12,8 @@ payloads that a learner's restart would need are there, and their checksums hold
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,11 @@ class _Held:
     stored: dict[str, tuple[GroupRecord, GroupProgress]] = field(default_factory=dict)
     ended: dict[str, GroupProgress] = field(default_factory=dict)
     unheard: list[StatesMoved] = field(default_factory=list)
+    shards: dict[str, Path] = field(default_factory=dict)
+    """The store of each group."""
+    last_plans: dict[Path, int] = field(default_factory=dict)
+    """The newest plan that each store has followed; the planner's own is the newest there is."""
     covered: int = 0
-    last_plan: int = 0
 
 
 def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
@@ -94,7 +98,7 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
     if not stores:
         report.notes.append(f"no replay store in {run_dir / 'replay'}")
     report.violations += log.violations
-    _check_consumption(held, log, report)
+    _check_consumption(held, log, _logs_followed(held, log), report)
     if journal_files(run_dir / "journal"):
         _check_ledger(_read_ledger(run_dir / "journal", report), held, report)
     else:
@@ -113,24 +117,44 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
 
 
 def _read_store(path: Path, held: _Held, log: PlanLog, report: AuditReport, *, with_payloads: bool) -> None:
+    with _opened(path) as reader:
+        for record, progress in reader.records():
+            group_id = record.header.group_id
+            if group_id in held.stored:
+                report.found("a group lies in one shard", group_id, str(path))
+            held.stored[group_id] = (record, progress)
+            held.shards[group_id] = path
+            if with_payloads:
+                _check_payload(reader, record, report)
+        for group_id, progress in reader.all_ended():
+            if group_id in held.stored or group_id in held.ended:
+                report.found("a group is stored or ended, not both, in one shard", group_id, str(path))
+            held.ended[group_id] = progress
+            held.shards[group_id] = path
+        held.unheard += [StatesMoved(states) for _, states in reader.unheard()]
+        held.covered = max(held.covered, reader.meta("covered", int, 0))
+        held.last_plans[path] = reader.meta("last_plan", int, 0)
+        log.read(reader.plans_after(0))
+
+
+def _logs_followed(held: _Held, log: PlanLog) -> dict[Path, PlanLog]:
+    """The log as far as each store has followed it: a shard that died comes to the rest when it is back."""
+    logs = dict.fromkeys(held.last_plans, log)
+    for path, last_plan in held.last_plans.items():
+        if last_plan < log.num_plans:
+            logs[path] = PlanLog()
+            for planner in held.last_plans:
+                with _opened(planner) as reader:
+                    logs[path].read(e for e in reader.plans_after(0) if e.plan.plan_number <= last_plan)
+    return logs
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[StoreReader]:
     store = ReplayStore(path, (path / "data.mdb").stat().st_size, is_readonly=True)
     try:
         with store.read() as reader:
-            for record, progress in reader.records():
-                group_id = record.header.group_id
-                if group_id in held.stored:
-                    report.found("a group lies in one shard", group_id, str(path))
-                held.stored[group_id] = (record, progress)
-                if with_payloads:
-                    _check_payload(reader, record, report)
-            for group_id, progress in reader.all_ended():
-                if group_id in held.stored:
-                    report.found("a group is stored or ended, not both", group_id, str(path))
-                held.ended[group_id] = progress
-            held.unheard += [StatesMoved(states) for _, states in reader.unheard()]
-            held.covered = max(held.covered, reader.meta("covered", int, 0))
-            held.last_plan = max(held.last_plan, reader.meta("last_plan", int, 0))
-            log.read(reader.plans_after(0))
+            yield reader
     finally:
         store.close()
 
@@ -147,14 +171,18 @@ def _check_payload(reader: StoreReader, record: GroupRecord, report: AuditReport
         report.found("a stored payload is whole", group_id, str(error))
 
 
-def _check_consumption(held: _Held, log: PlanLog, report: AuditReport) -> None:
-    """The plan log and the progress of trajectories say the same."""
-    if log.num_plans != held.last_plan:
-        report.found("every plan is in the log", "plans", f"{log.num_plans} logged, the last was {held.last_plan}")
+def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog], report: AuditReport) -> None:
+    """The plan log and the progress of trajectories say the same, as far as each shard has followed the log."""
+    last_plan = max(held.last_plans.values(), default=0)
+    if log.num_plans != last_plan:
+        report.found("every plan is in the log", "plans", f"{log.num_plans} logged, the last was {last_plan}")
     for group_id, progress in [*((g, p) for g, (_, p) in held.stored.items()), *held.ended.items()]:
         for index, one in enumerate(progress):
             trajectory_id = f"{group_id}/{index}"
-            trained = log.consumed.get(trajectory_id)
+            trained = followed[held.shards[group_id]].consumed.get(trajectory_id)
+            planned = log.consumed.get(trajectory_id)
+            if planned and planned.last_plan > held.last_plans[held.shards[group_id]] and not one.is_open:
+                report.found("a logged plan can be followed", trajectory_id, f"it is {one.state}")
             if (trained is not None) != (one.last_plan > 0):
                 report.found("progress follows from the plan log", trajectory_id, f"state {one.state}")
             if trained is None:

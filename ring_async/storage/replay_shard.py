@@ -10,31 +10,59 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
 
 from ring_async.core.advantages import AdvantageRules, RewardSpread, group_advantages
-from ring_async.core.buffer import BufferRules, ReplayBuffer, check_rules
+from ring_async.core.batch_planning import HeldGroup
+from ring_async.core.buffer import ReplayBuffer
+from ring_async.core.buffer_rules import BufferRules, check_rules
+from ring_async.core.group_bundle import bundle
 from ring_async.core.ledger import split_id
 from ring_async.core.packing import pack_batch
-from ring_async.core.plan_log import PlanEntry
-from ring_async.core.progress import Change, GroupProgress, Progress, count_loss_tokens, make_record
+from ring_async.core.plan_log import PlanEntry, PlanPart, plan_part
+from ring_async.core.progress import Change, GroupProgress, GroupRecord, Progress, make_record
 from ring_async.core.staleness import Lineage
 from ring_async.core.token_budget import Shortfall
-from ring_async.errors import RefusedError
+from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
-from ring_async.types import BatchPlan, EpochRules, Group, GroupHeader, PackedBatch, PolicyVersion, TrajectoryState
+from ring_async.types import (
+    BatchPlan,
+    Buffer,
+    EpochRules,
+    Group,
+    GroupHeader,
+    PackedBatch,
+    PolicyVersion,
+    TrajectoryState,
+)
+
+Offered = tuple[GroupRecord, GroupProgress]
+
+_state_and_cause = attrgetter("state", "cause")
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(msgspec.Struct, frozen=True):
     """What became of one group that was put."""
 
     group_id: str
     outcome: Literal["buffered", "dropped", "duplicate"]
+
+
+@dataclasses.dataclass(slots=True)
+class _Intake:
+    """What one `put` will commit. `again`: groups that were judged again, among `puts` and `ended`."""
+
+    next_arrival: int
+    receipts: list[Receipt] = dataclasses.field(default_factory=list)
+    puts: dict[str, StoredGroup] = dataclasses.field(default_factory=dict)
+    ended: dict[str, GroupProgress] = dataclasses.field(default_factory=dict)
+    again: set[str] = dataclasses.field(default_factory=set)
+    moved: list[TrajectoryState] = dataclasses.field(default_factory=list)
 
 
 class ReplayShard:
@@ -42,6 +70,7 @@ class ReplayShard:
 
     def __init__(self, store: ReplayStore, rules: BufferRules, advantage_rules: AdvantageRules) -> None:
         check_rules(rules)
+        _check_num_shards(store, rules.num_shards)
         self.store = store
         self.advantage_rules = advantage_rules
         self.counters: Counter[str] = Counter()
@@ -71,59 +100,56 @@ class ReplayShard:
             StorageError: none was taken in.
             ValueError: a group has no finite rewards.
         """
-        receipts: list[Receipt] = []
-        puts: dict[str, StoredGroup] = {}
-        ended: dict[str, GroupProgress] = {}
-        again: dict[str, GroupProgress] = {}
-        moved: list[TrajectoryState] = []
+        intake = _Intake(self.buffer.next_arrival)
         known = self._known([group.header.group_id for group in groups])
-        arrival = self.buffer.next_arrival
         for group in groups:
-            header = group.header
-            group_id = header.group_id
-            is_again = self.buffer.awaits(header) and group_id not in again
-            if not is_again and (group_id in known or group_id in puts or group_id in ended):
-                receipts.append(Receipt(group_id, "duplicate"))
-                continue
-            scored = group_advantages(header, self.advantage_rules, self._spread)
-            record = make_record(header, scored.advantages, group.loss_mask, arrival)
-            if is_again:
-                record = msgspec.structs.replace(record, arrival=self.buffer.record(group_id).arrival)
-                again[group_id] = self.buffer.judged_again(record, scored.is_masked, has_signal=scored.has_signal)
-                moved += _states(header, again[group_id])
-                is_open = any(one.is_open for one in again[group_id])
-                if is_open:
-                    puts[group_id] = StoredGroup(record, again[group_id], group.buffers)
-                receipts.append(Receipt(group_id, "buffered" if is_open else "dropped"))
-                continue
-            if scored.has_signal:
-                progress = self.buffer.admit(record, scored.is_masked)
+            group_id = group.header.group_id
+            is_again = self.buffer.awaits(group.header) and group_id not in intake.again
+            if not is_again and (group_id in known or group_id in intake.puts or group_id in intake.ended):
+                intake.receipts.append(Receipt(group_id, "duplicate"))
             else:
-                dropped = Progress(state="dropped", cause="no_signal", is_open=False)
-                progress = (dropped,) * len(header.trajectories)
-            moved += _states(header, progress)
-            if any(one.is_open for one in progress):
-                puts[group_id] = StoredGroup(record, progress, group.buffers)
-                arrival += 1
-                receipts.append(Receipt(group_id, "buffered"))
-            else:
-                ended[group_id] = progress
-                receipts.append(Receipt(group_id, "dropped"))
-        if puts or ended or again:
+                self._take_in(group, intake, is_again=is_again)
+        if intake.puts or intake.ended or intake.again:
             change = self.buffer.cover(self._cover_wanted) if self._cover_wanted else Change({})
-            over = {group_id: progress for group_id, progress in again.items() if group_id not in puts}
-            change = dataclasses.replace(
-                change, progress=change.progress | over, released=tuple({**dict.fromkeys(change.released), **over})
-            )
-            self._commit(self._writes(change, tuple(puts.values()), ended), [*moved, *change.moved])
+            over = {group_id: intake.ended.pop(group_id) for group_id in intake.again if group_id in intake.ended}
+            if over:  # judged again, and nothing of it is left to train: its payload goes
+                released = tuple(dict.fromkeys((*change.released, *over)))
+                change = dataclasses.replace(change, progress=change.progress | over, released=released)
+            moved = [*intake.moved, *change.moved]
+            self._commit(self._writes(change, tuple(intake.puts.values()), intake.ended), moved)
             self.buffer.apply(change)
             self._cover_wanted = 0
-        for group_id, stored in puts.items():
-            if group_id in again:
-                self.buffer.replace(stored.record, stored.progress)
-            else:
-                self.buffer.add(stored.record, stored.progress)
-        return receipts
+        for group_id, stored in intake.puts.items():
+            put = self.buffer.replace if group_id in intake.again else self.buffer.add
+            put(stored.record, stored.progress)
+        return intake.receipts
+
+    def _take_in(self, group: Group, intake: _Intake, *, is_again: bool) -> None:
+        """Decide on one group: what it is worth, and what becomes of its trajectories."""
+        header = group.header
+        group_id = header.group_id
+        scored = group_advantages(header, self.advantage_rules, self._spread)
+        arrival = self.buffer.record(group_id).arrival if is_again else intake.next_arrival
+        record = make_record(header, scored.advantages, group.loss_mask, arrival)
+        if scored.has_signal:
+            progress = self.buffer.admit(record, scored.is_masked)
+        else:
+            progress = (Progress(state="dropped", cause="no_signal", is_open=False),) * len(header.trajectories)
+        if is_again:
+            progress = self.buffer.judged_again(group_id, progress)
+            intake.again.add(group_id)
+        intake.moved += _states(header, progress)
+        if any(one.is_open for one in progress):
+            intake.puts[group_id] = StoredGroup(record, progress, group.buffers)
+            intake.next_arrival += not is_again
+            intake.receipts.append(Receipt(group_id, "buffered"))
+        else:
+            intake.ended[group_id] = progress
+            intake.receipts.append(Receipt(group_id, "dropped"))
+
+    def _known(self, group_ids: Sequence[str]) -> set[str]:
+        with self.store.read() as reader:
+            return {g for g in group_ids if g in self.buffer or reader.ended(g) is not None}
 
     # -- judged again
 
@@ -136,13 +162,9 @@ class ReplayShard:
         if dict(epoch_rules) != self.buffer.epoch_rules:
             self._put_in_force(self.buffer.bar(epoch_rules))
 
-    def give_up(self, group_id: str) -> None:
-        """A group that waits to be judged again cannot be: `dropped(unjudged)`.
-
-        Raises:
-            StorageError: nothing was changed.
-        """
-        self._put_in_force(self.buffer.give_up(group_id))
+    def barred(self) -> tuple[str, ...]:
+        """Groups that wait to be judged again."""
+        return self.buffer.barred()
 
     def barred_group(self, group_id: str) -> Group | None:
         """A copy of a group that waits to be judged again; None if it no longer does.
@@ -150,7 +172,7 @@ class ReplayShard:
         Raises:
             StorageError: its payload is damaged.
         """
-        if group_id not in self.buffer.barred:
+        if not self.buffer.is_barred(group_id):
             return None
         with self.store.read() as reader:
             group = reader.group(group_id)
@@ -164,9 +186,13 @@ class ReplayShard:
                 loss_mask=group.loss_mask.copy(),
             )
 
-    def _known(self, group_ids: Sequence[str]) -> set[str]:
-        with self.store.read() as reader:
-            return {g for g in group_ids if g in self.buffer or reader.ended(g) is not None}
+    def give_up(self, group_id: str) -> None:
+        """A group that waits to be judged again cannot be: `dropped(unjudged)`.
+
+        Raises:
+            StorageError: nothing was changed.
+        """
+        self._put_in_force(self.buffer.give_up(group_id))
 
     # -- batches out
 
@@ -175,8 +201,17 @@ class ReplayShard:
         plan = self.plan(plan_number, learner, is_final=is_final)
         return plan if isinstance(plan, Shortfall) else self.pack(plan)
 
-    def plan(self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False) -> BatchPlan | Shortfall:
+    def plan(
+        self,
+        plan_number: int,
+        learner: PolicyVersion,
+        *,
+        is_final: bool = False,
+        others: Mapping[str, HeldGroup] | None = None,
+    ) -> BatchPlan | Shortfall:
         """The plan `plan_number`: the logged one if there is one, else a new one, durable before this returns.
+
+        `others` are groups that other shards offered for this very batch.
 
         Raises:
             RefusedError: the number is neither logged nor next, its payload is gone, or the learner is of a lost
@@ -184,34 +219,102 @@ class ReplayShard:
             StorageError: the plan could not be logged; nothing was changed.
         """
         buffer = self.buffer
-        if learner.incarnation < buffer.lineage.incarnation:
-            raise RefusedError(
-                f"learner version {learner} is of a lost lineage; incarnation {buffer.lineage.incarnation} took over"
-            )
-        if learner.incarnation > buffer.lineage.incarnation:
-            self._put_in_force(buffer.fork(learner.incarnation))
+        self.follow(learner)
         if plan_number <= buffer.last_plan:
             return self._logged(plan_number, learner)
         if plan_number != buffer.last_plan + 1:
             raise RefusedError(f"batch {plan_number} was asked for, but the next one is {buffer.last_plan + 1}")
         self._put_in_force(buffer.evict(learner))
-        change = buffer.plan(plan_number, learner, is_final=is_final)
+        change = buffer.plan(plan_number, learner, is_final=is_final, others=others)
         if isinstance(change, Shortfall):
             return change
         self._put_in_force(change)
         assert change.plan is not None
         return change.plan
 
-    def pack(self, plan: BatchPlan) -> PackedBatch:
-        """Fill a plan's rows with the tokens of its groups.
+    def follow(self, learner: PolicyVersion) -> None:
+        """Take note of the learner's incarnation.
+
+        Raises:
+            RefusedError: it is of a lost lineage.
+        """
+        known = self.buffer.lineage.incarnation
+        if learner.incarnation < known:
+            raise RefusedError(f"learner version {learner} is of a lost lineage; incarnation {known} took over")
+        if learner.incarnation > known:
+            self._put_in_force(self.buffer.fork(learner.incarnation))
+
+    def pack(self, plan: BatchPlan, others: Iterable[Group] = ()) -> PackedBatch:
+        """Fill a plan's rows with the tokens of its groups; `others` are those that other shards keep.
 
         Raises:
             StorageError: a payload is damaged.
         """
         group_ids = dict.fromkeys(split_id(sequence.trajectory_id)[0] for sequence in plan.sequences)
         with self.store.read() as reader:
-            groups = (reader.group(group_id) for group_id in group_ids)
-            return pack_batch(plan, (group for group in groups if group is not None), self.buffer.lineage)
+            own = (group for group_id in group_ids if (group := reader.group(group_id)) is not None)
+            return pack_batch(plan, chain(own, others), self.buffer.lineage)
+
+    # -- one shard among several: another one plans
+
+    def offer(
+        self, plan_number: int, learner: PolicyVersion, lineage: Lineage, epoch_rules: Mapping[str, EpochRules]
+    ) -> list[Offered] | None:
+        """Groups that batch `plan_number` may take from, after eviction at that version; None: plans are missing here.
+
+        Until that plan is consumed here, nothing that was offered ends.
+
+        Raises:
+            RefusedError: this shard consumed a plan that whoever asks does not know.
+        """
+        if self.buffer.last_plan >= plan_number:
+            raise RefusedError(
+                f"batch {plan_number} cannot be planned: batch {self.buffer.last_plan} was consumed here"
+            )
+        if self.buffer.last_plan != plan_number - 1:
+            return None
+        if lineage != self.buffer.lineage:
+            self._put_in_force(Change({}, lineage=lineage))
+        self.bar(epoch_rules)
+        self._put_in_force(self.buffer.evict(learner))
+        return self.buffer.offer()
+
+    def consume(self, part: PlanPart) -> None:
+        """Follow a logged plan, durably; again is nothing. A part that is not next changes nothing either.
+
+        Raises:
+            RefusedError: the part takes what is not here to be taken.
+        """
+        if part.plan_number != self.buffer.last_plan + 1:
+            return
+        taken = [(*split_id(trajectory_id), num_tokens) for trajectory_id, num_tokens in part.taken]
+        try:
+            change = self.buffer.advance(part.plan_number, taken, part.max_reuse, carries=part.carries)
+        except (KeyError, ValueError) as error:
+            raise RefusedError(f"batch {part.plan_number} cannot be followed: {error}") from error
+        self._put_in_force(change)
+
+    def tokens(self, part: PlanPart) -> list[Buffer]:
+        """The groups that a plan takes from, as one bundle.
+
+        Raises:
+            RefusedError: a payload is gone.
+            StorageError: a payload is damaged.
+        """
+        group_ids = dict.fromkeys(split_id(trajectory_id)[0] for trajectory_id, _ in part.taken)
+        with self.store.read() as reader:
+            groups = [reader.group(group_id) for group_id in group_ids]
+            gone = [group_id for group_id, group in zip(group_ids, groups, strict=True) if group is None]
+            if gone:
+                raise RefusedError(
+                    f"batch {part.plan_number}: the payload of {gone[0]} is gone; a checkpoint covers it"
+                )
+            return bundle([group for group in groups if group is not None])
+
+    def parts_after(self, plan_number: int, is_kept: Callable[[str], bool], limit: int) -> list[PlanPart]:
+        """The next plans for a shard that knows those up to `plan_number` and keeps the groups `is_kept` holds for."""
+        with self.store.read() as reader:
+            return [plan_part(entry, is_kept) for entry in islice(reader.plans_after(plan_number), limit)]
 
     def cover(self, plan_number: int) -> None:
         """A checkpoint covers all batches up to `plan_number`: let go of what only they needed, with the next put.
@@ -273,7 +376,7 @@ class ReplayShard:
         self.store.commit(writes)
         self._heard.clear()
         self.counters["commits"] += 1
-        for (state, cause), num in Counter((one.state, one.cause) for one in moved).items():
+        for (state, cause), num in Counter(map(_state_and_cause, moved)).items():
             self.counters[state] += num
             if cause:
                 self.counters[f"{state}_{cause}"] += num
@@ -298,32 +401,10 @@ class ReplayShard:
         if change.epoch_rules is not None:
             meta["epoch_rules"] = change.epoch_rules
         plans: tuple[PlanEntry, ...] = ()
-        if change.plan is not None:
-            meta["last_plan"] = change.plan.plan_number
-            plans = (self._entry(change.plan),)
+        if change.plan_number is not None:
+            meta["last_plan"] = change.plan_number
+            plans = (change.entry,) if change.entry else ()
         return Writes(puts, change.progress, ended or {}, change.released, plans, meta=meta)
-
-    def _entry(self, plan: BatchPlan) -> PlanEntry:
-        rules = self.buffer.rules
-        segments, loss_tokens, scored_by = [], [], []
-        for sequence in plan.sequences:
-            group_id, index = split_id(sequence.trajectory_id)
-            record = self.buffer.record(group_id)
-            segments.append(record.header.trajectories[index].segments)
-            loss_tokens.append(count_loss_tokens(record, index, sequence.interval))
-            stamp = record.header.verifier
-            scored_by.append((stamp.name, stamp.epoch) if stamp else ("", 0))
-        return PlanEntry(
-            plan=plan,
-            max_staleness=rules.max_staleness,
-            staleness_measure=rules.staleness_measure,
-            max_reuse=rules.max_reuse,
-            lineage=self.buffer.lineage,
-            loss_tokens=tuple(loss_tokens),
-            segments=tuple(segments),
-            scored_by=tuple(scored_by),
-            epoch_rules=self.buffer.epoch_rules,
-        )
 
     def _logged(self, plan_number: int, learner: PolicyVersion) -> BatchPlan:
         with self.store.read() as reader:
@@ -342,6 +423,18 @@ class ReplayShard:
             entry = msgspec.structs.replace(entry, replayed_as=(*entry.replayed_as, learner))
             self._commit(Writes(plans=(entry,)), ())
         return msgspec.structs.replace(entry.plan, policy_version=learner)
+
+
+def _check_num_shards(store: ReplayStore, num_shards: int) -> None:
+    """Groups lie in shards by a hash over their number, so it stays as it was when the run began."""
+    with store.read() as reader:
+        found = reader.meta("num_shards", int, 0)
+    if found and found != num_shards:
+        raise ConfigError(
+            f"replay.num: {num_shards}, but {store.path} is one of {found} shards; a run keeps its number"
+        )
+    if not found:
+        store.commit(Writes(meta={"num_shards": num_shards}))
 
 
 def _states(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:

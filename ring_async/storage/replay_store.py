@@ -51,8 +51,7 @@ _states_decoder = msgspec.msgpack.Decoder(tuple[TrajectoryState, ...])
 _plan_decoder = msgspec.msgpack.Decoder(PlanEntry)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredGroup:
+class StoredGroup(msgspec.Struct, frozen=True):
     """A group to put: its record, first progress, and arrays in wire order (`Group.buffers`)."""
 
     record: GroupRecord
@@ -77,10 +76,13 @@ class Writes:
 class StoreReader:
     """A consistent view of the store. What it returns points into the map: it is valid until the view is closed."""
 
-    def __init__(self, path: Path, transaction: lmdb.Transaction, tables: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, transaction: lmdb.Transaction, tables: Mapping[str, Any], headers: Mapping[str, GroupHeader]
+    ) -> None:
         self._path = path
         self._transaction = transaction
         self._tables = tables
+        self._headers = headers
 
     def group(self, group_id: str) -> Group | None:
         """A group, its arrays uncopied; None if it is not stored.
@@ -91,14 +93,23 @@ class StoreReader:
         value = self._transaction.get(group_id.encode(), db=self._tables["groups"])
         if value is None:
             return None
-        header, parts = self._split(group_id, memoryview(value))
-        dtypes = (
-            np.int32,
-            np.int32,
-            np.float32,
-            np.uint8,
-        )  # as `Group.check` proved them
-        return Group(header, *(np.frombuffer(part, dtype) for part, dtype in zip(parts, dtypes, strict=True)))
+        checksum, length = _HEAD.unpack_from(value)
+        if xxhash.xxh3_64_intdigest(value[_HEAD.size :]) != checksum:
+            raise StorageError(f"{self._path}: group {group_id} is damaged on disk: its checksum does not hold")
+        header = self._headers.get(group_id) or self._record(memoryview(value)).header
+        position = _HEAD.size + length + -length % 8
+        num_tokens = (len(value) - position - 4 * header.num_prompt_tokens) // 9
+        arrays: list[Any] = []
+        for dtype, count in (
+            (np.int32, header.num_prompt_tokens),
+            (np.int32, num_tokens),
+            (np.float32, num_tokens),
+            (np.uint8, num_tokens),
+        ):  # as `Group.check` proved them
+            array = np.frombuffer(value, dtype, count, position) if count else np.empty(0, dtype)
+            arrays.append(array)
+            position += array.nbytes
+        return Group(header, *arrays)
 
     def records(self) -> Iterator[tuple[GroupRecord, GroupProgress]]:
         """All stored groups without their arrays, in the order of their ids."""
@@ -148,20 +159,6 @@ class StoreReader:
         _, length = _HEAD.unpack_from(value)
         return _record_decoder.decode(value[_HEAD.size : _HEAD.size + length])
 
-    def _split(self, group_id: str, value: memoryview) -> tuple[GroupHeader, list[memoryview]]:
-        checksum, length = _HEAD.unpack_from(value)
-        if xxhash.xxh3_64_intdigest(value[_HEAD.size :]) != checksum:
-            raise StorageError(f"{self._path}: group {group_id} is damaged on disk: its checksum does not hold")
-        record = _record_decoder.decode(value[_HEAD.size : _HEAD.size + length])
-        header = record.header
-        position = _HEAD.size + length + -length % 8
-        num_tokens = header.num_response_tokens
-        buffers = []
-        for num_bytes in (4 * header.num_prompt_tokens, 4 * num_tokens, 4 * num_tokens, num_tokens):
-            buffers.append(value[position : position + num_bytes])
-            position += num_bytes
-        return header, buffers
-
 
 class ReplayStore:
     """One shard's store, in the folder `path`.
@@ -181,6 +178,8 @@ class ReplayStore:
         self._environment: lmdb.Environment | None = None
         self._scratch = ValueScratch()
         self._tables: dict[str, Any] = {}
+        self._headers: dict[str, GroupHeader] = {}
+        """Of groups put by this process: the buffer holds them too, and decoding one costs as much as its checksum."""
         self._open()
         with self.read() as reader:
             found = reader.meta("format", int, FORMAT)
@@ -207,12 +206,15 @@ class ReplayStore:
         Raises:
             StorageError: nothing was changed; names the path and the need. May succeed later, when there is space.
         """
-        needed = sum(len(_bytes(part)) for stored in writes.puts for part in stored.buffers)
+        needed = sum([_num_bytes(part) for stored in writes.puts for part in stored.buffers])
         if writes.puts:
             self._check_room(needed)
         try:
             with self._opened().begin(write=True) as transaction:
                 self._write(transaction, writes)
+            self._headers |= {stored.record.header.group_id: stored.record.header for stored in writes.puts}
+            for group_id in writes.released:
+                self._headers.pop(group_id, None)
         except lmdb.MapFullError as error:
             raise self._failed(error, needed) from error
         except lmdb.Error as error:
@@ -229,7 +231,7 @@ class ReplayStore:
         try:
             environment = self._opened()
             with environment.begin(buffers=True) as transaction:
-                yield StoreReader(self.path, transaction, self._tables)
+                yield StoreReader(self.path, transaction, self._tables, self._headers)
         except lmdb.Error as error:
             raise StorageError(f"{self.path}: the replay store cannot be read: {error}") from error
 
@@ -276,13 +278,16 @@ class ReplayStore:
             key = stored.record.header.group_id.encode()
             transaction.put(key, self._scratch.encode(stored), db=tables["groups"])
             transaction.put(key, _encode(stored.progress), db=tables["progress"])
+        released = dict.fromkeys(writes.released)
         for group_id, progress in writes.progress.items():
-            transaction.put(group_id.encode(), _encode(progress), db=tables["progress"])
-        for group_id in writes.released:
+            table = "ended" if group_id in released else "progress"
+            transaction.put(group_id.encode(), _encode(progress), db=tables[table])
+        for group_id in released:
             key = group_id.encode()
             last = transaction.pop(key, db=tables["progress"])
             assert last is not None, f"group {group_id} has no progress"
-            transaction.put(key, last, db=tables["ended"])
+            if group_id not in writes.progress:
+                transaction.put(key, last, db=tables["ended"])
             transaction.delete(key, db=tables["groups"])
         for group_id, progress in writes.ended.items():
             transaction.put(group_id.encode(), _encode(progress), db=tables["ended"])
@@ -325,15 +330,19 @@ class ValueScratch:
     def encode(self, stored: StoredGroup) -> memoryview:
         """A group's value in the table `groups`, valid until the next call."""
         record = _encode(stored.record)
-        parts = [_bytes(part) for part in (record, bytes(-len(record) % 8), *stored.buffers)]
-        size = _HEAD.size + sum(map(len, parts))
+        parts = [_bytes(part) for part in stored.buffers]
+        position = _HEAD.size + len(record)
+        start = position + -len(record) % 8
+        size = start + sum(map(len, parts))
         if size > len(self._block):
             self._block = bytearray(2 * size)
         value = memoryview(self._block)[:size]
-        position = _HEAD.size
+        value[_HEAD.size : position] = record
+        value[position:start] = bytes(start - position)
         for part in parts:
-            value[position : position + len(part)] = part
-            position += len(part)
+            end = start + len(part)
+            value[start:end] = part
+            start = end
         _HEAD.pack_into(self._block, 0, xxhash.xxh3_64_intdigest(value[_HEAD.size :]), len(record))
         return value
 
@@ -342,6 +351,10 @@ def _bytes(part: Buffer) -> memoryview:
     """A buffer as flat bytes, uncopied. An empty one has no shape to cast."""
     view: memoryview = memoryview(part)  # type: ignore[arg-type]
     return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _num_bytes(part: Buffer) -> int:
+    return part.nbytes if isinstance(part, np.ndarray) else memoryview(part).nbytes
 
 
 def _number_key(number: int) -> bytes:

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from ring_async.core.plan_log import PlanPart
+from ring_async.core.staleness import Lineage
 from ring_async.types import (
     BatchPlan,
     EpochRules,
@@ -61,6 +63,42 @@ class BatchReady(Message, frozen=True):
 
 class BatchNotReady(Message, frozen=True):
     reason: str
+
+
+# -- data: between replay-0, which plans, and the other shards of replay
+
+
+class OfferGroups(Message, frozen=True):
+    """The planner asks what batch `plan_number` may take, at the learner's version and lineage.
+
+    `epoch_rules` are in force from this batch on.
+    """
+
+    plan_number: int
+    policy_version: PolicyVersion
+    lineage: Lineage
+    epoch_rules: dict[str, EpochRules] = {}
+
+
+class GroupsOffered(Message, frozen=True):
+    """`last_plan`: the newest plan followed; if it is not the one before, nothing is offered. Buffers: the offer."""
+
+    last_plan: int
+    trainable_tokens: int
+
+
+class ConsumePlan(Message, frozen=True):
+    """A logged plan's part for one shard. A part that is not next changes nothing."""
+
+    part: PlanPart
+    has_tokens: bool
+    """Whether the tokens are wanted too."""
+
+
+class PlanConsumed(Message, frozen=True):
+    """`last_plan`: the newest plan followed, durably. Buffers: the tokens, if wanted and the plan is followed."""
+
+    last_plan: int
 
 
 # -- control: actors → controller

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from ring_async.actors.base import ActorContext
-from ring_async.actors.replay import Replay, shard_of
+from ring_async.actors.batch_planner import shard_of
+from ring_async.actors.replay import Replay
 from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
 from ring_async.core.admission import AdmissionLimiter, AdmissionRules, AdmissionState
@@ -43,12 +44,14 @@ from ring_async.transport.messages import (
     Heartbeat,
     HeartbeatSeen,
     Member,
+    MembersChanged,
+    Message,
     Register,
     Registered,
     RequestBatch,
     TrajectoriesMoved,
 )
-from ring_async.types import PackedBatch, PolicyVersion
+from ring_async.types import Group, PackedBatch, PolicyVersion
 
 TOKEN_BUDGET = 512
 GROUP_SIZE = 4
@@ -94,6 +97,8 @@ class ReplayRig:
             AdmissionState(group_tokens=110.0, no_signal_share=0.15),
         )
         self.acknowledged: set[str] = set()
+        self.sending: set[asyncio.Task[None]] = set()
+        self.news: set[asyncio.Task[None]] = set()
         self.trained: dict[int, tuple[tuple[str, int, int], ...]] = {}
         self.version = PolicyVersion(0, 0)
         self.covered = 0
@@ -118,6 +123,8 @@ class ReplayRig:
     def kill(self, shard: str) -> None:
         self.processes[shard].kill()
         self.processes[shard].wait()
+        if self.members.pop(shard, None):
+            self._tell_members()
 
     async def up(self, shard: str) -> None:
         async with asyncio.timeout(60.0):
@@ -154,14 +161,24 @@ class ReplayRig:
         await self.data_links[shard].redirect(member.data_endpoint)
         await self.control_links[shard].redirect(member.control_endpoint)
         self.registered[shard].set()
+        self._tell_members()
+
+    def _tell_members(self) -> None:
+        task = asyncio.create_task(self._tell(MembersChanged(tuple(self.members.values()))))
+        self.news.add(task)
+        task.add_done_callback(self.news.discard)
+
+    async def _tell(self, news: Message) -> None:
+        for shard in list(self.members):
+            with contextlib.suppress(PeerTimeoutError):
+                await self.control_links[shard].request(news, timeout_s=2.0)
 
     # -- the reward actors' part
 
     async def feed(self) -> None:
         """Scored groups, as many as the limiter allows; long tails, some groups without a signal."""
         while True:
-            under_way = sum(link.num_unacknowledged for link in self.data_links.values())
-            if not self.limiter.grantable(under_way).num_groups:
+            if not self.limiter.grantable(len(self.sending)).num_groups:
                 await asyncio.sleep(0.002)
                 continue
             group_id = f"sums-{self.num_groups:08d}"
@@ -170,17 +187,19 @@ class ReplayRig:
             rewards = [0.0] * GROUP_SIZE if self.rng.random() < 0.15 else [1.0, 0.0, 0.0, 1.0]
             group = make_group(group_id, rewards=rewards, lengths=lengths, versions=self.version)
             self.journal.append(GroupReserved(make_reservation(group_id, group_size=GROUP_SIZE), "rollout-0"))
-            link = self.data_links[shard_of(group_id, len(self.shards))]
-            sent = await link.send(GroupScored(group.header), group.buffers, message_id=group_id)
-            sent.add_done_callback(lambda future, group_id=group_id: self._settled(future, group_id))
+            task = asyncio.create_task(self._deliver(group))
+            self.sending.add(task)
+            task.add_done_callback(self.sending.discard)
 
-    def _settled(self, future: asyncio.Future[None], group_id: str) -> None:
-        if future.cancelled():
-            return
-        if (error := future.exception()) is None:
+    async def _deliver(self, group: Group) -> None:
+        """A shard that is away must not hold up the groups of the others."""
+        group_id = group.header.group_id
+        link = self.data_links[shard_of(group_id, len(self.shards))]
+        try:
+            await (await link.send(GroupScored(group.header), group.buffers, message_id=group_id))
             self.acknowledged.add(group_id)
-        elif isinstance(error, RefusedError):
-            self.refusals.append(f"{group_id}: {error}")
+        except RefusedError as refusal:
+            self.refusals.append(f"{group_id}: {refusal}")
 
     # -- the learner's part
 
@@ -229,6 +248,7 @@ class ReplayRig:
             yield
         finally:
             errors = [error for task in tasks if task.done() and (error := task.exception())]
+            tasks += [*self.sending, *self.news]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -115,7 +115,7 @@ def test_a_swap_moves_the_epoch_and_a_rollback_leaves_no_trace(tmp_path: Path):
 
 def rescored(fleet: OneProcessFleet) -> int:
     """Groups that replay had judged again."""
-    return fleet.actors["replay-0"]._num_rescored
+    return fleet.actors["replay-0"].rescorer.num_sent
 
 
 def test_rescore_lets_no_batch_mix_epochs(tmp_path: Path):

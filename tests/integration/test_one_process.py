@@ -8,8 +8,10 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from ring_async.actors.batch_planner import shard_of
 from ring_async.errors import WeightsError
 from ring_async.storage.audit import audit
+from ring_async.storage.replay_store import ReplayStore
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_training import ScriptedTrainEngine
@@ -217,3 +219,44 @@ def test_a_run_may_end_by_the_clock(tmp_path: Path):
     outcome = json.loads(fleet.run_dir.outcome.read_text())
     assert outcome["reason"].startswith("stop.wall_s")
     assert Path(outcome["checkpoint"]).name == f"0.{outcome['policy_version']}"
+
+
+def test_batches_over_several_shards_are_exactly_phi(tmp_path: Path):
+    fleet = make_fleet(tmp_path, replay__num=3, replay__max_staleness=2)
+    assert run(fleet) == ""
+    steps = lines(fleet.run_dir.metrics)
+    assert [step["policy_version"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    assert {step["loss_tokens"] for step in steps} == {64}
+    report = audit(fleet.run_dir.path)
+    assert report.is_clean, report.to_text()
+    trained_in = {shard for shard, plans in plans_by_shard(fleet).items() if plans}
+    assert trained_in == {"replay-0", "replay-1", "replay-2"}
+
+
+def test_a_dead_shard_pauses_only_its_part(tmp_path: Path):
+    async def kill(fleet: OneProcessFleet) -> None:
+        await until_version(fleet, 2)
+        fleet.kill("replay-1")
+        await until_version(fleet, 5)
+        fleet.kill("replay-0")
+
+    fleet = make_fleet(tmp_path, replay__num=2, stop__policy_versions=8)
+    assert run(fleet, kill) == ""
+    steps = lines(fleet.run_dir.metrics)
+    assert [step["policy_version"] for step in steps] == list(range(1, 9))
+    assert {step["loss_tokens"] for step in steps} == {64}
+    report = audit(fleet.run_dir.path)
+    assert report.is_clean, report.to_text()
+
+
+def plans_by_shard(fleet: OneProcessFleet) -> dict[str, set[int]]:
+    """Numbers of the plans that took from each shard."""
+    store = ReplayStore(fleet.run_dir.replay / "replay-0", 16 << 20, is_readonly=True)
+    num_shards = fleet.config.replay.num
+    found: dict[str, set[int]] = {f"replay-{index}": set() for index in range(num_shards)}
+    with store.read() as reader:
+        for entry in reader.plans_after(0):
+            for sequence in entry.plan.sequences:
+                found[shard_of(sequence.trajectory_id.rpartition("/")[0], num_shards)].add(entry.plan.plan_number)
+    store.close()
+    return found

@@ -52,6 +52,58 @@ async def kill_again_and_again(folder: Path) -> None:
         shutil.rmtree(rig.socket_dir, ignore_errors=True)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_one_by_one_and_together_the_shards_lose_and_double_nothing(tmp_path: Path) -> None:
+    asyncio.run(kill_shards(tmp_path))
+
+
+async def kill_shards(folder: Path) -> None:
+    """One shard dies, the others go on for a while, then all die: some are behind the log when they come back."""
+    rig = ReplayRig(folder, num_shards=3, seed=SEED)
+    num_rounds = -(-NUM_KILLS // 6)
+    print(f"seed {SEED}, {num_rounds} rounds of 3 kills")
+    num_behind = 0
+    try:
+        async with rig.running():
+            for number in range(num_rounds):
+                for shard in rig.shards:
+                    rig.start(shard)
+                await asyncio.gather(*(rig.up(shard) for shard in rig.shards))
+                await asyncio.sleep(float(rig.rng.uniform(0.02, 1.5)))
+                victim = rig.shards[number % len(rig.shards)]
+                rig.kill(victim)
+                await asyncio.sleep(float(rig.rng.uniform(0.0, 1.5)))
+                for shard in set(rig.shards) - {victim}:
+                    rig.kill(shard)
+                if number % 4 == 2:
+                    rig.crash_learner()
+                prove(rig)
+                num_behind += len(set(last_plans(rig))) > 1
+            for shard in rig.shards:
+                rig.start(shard)
+            await asyncio.gather(*(rig.up(shard) for shard in rig.shards))
+            await until_version(rig, rig.version.number + 5)
+        prove(rig)
+        report = audit(rig.run_dir.path)
+        assert report.figures["batches planned"] >= num_rounds
+        assert num_behind
+        print(f"{num_behind} times a shard was behind the log", report.to_text(), sep="\n")
+    finally:
+        shutil.rmtree(rig.socket_dir, ignore_errors=True)
+
+
+def last_plans(rig: ReplayRig) -> list[int]:
+    """The newest plan that each shard has followed."""
+    found = []
+    for shard in rig.shards:
+        store = ReplayStore(rig.run_dir.replay / shard, 256 << 20, is_readonly=True)
+        with store.read() as reader:
+            found.append(reader.meta("last_plan", int, 0))
+        store.close()
+    return found
+
+
 async def until_version(rig: ReplayRig, number: int) -> None:
     async with asyncio.timeout(60.0):
         while rig.version.number < number:
@@ -60,17 +112,17 @@ async def until_version(rig: ReplayRig, number: int) -> None:
 
 def prove(rig: ReplayRig) -> None:
     """Replay is dead: from disk, everything must be there and add up."""
-    path = rig.run_dir.replay / "replay-0"
-    if not (path / "data.mdb").exists():
-        return
     assert not rig.refusals
     report = audit(rig.run_dir.path)
     assert report.is_clean, report.to_text()
-    store = ReplayStore(path, 256 << 20, is_readonly=True)
-    with store.read() as reader:
-        known = {*reader.group_ids(), *(group_id for group_id, _ in reader.all_ended())}
-        logged = {entry.plan.plan_number: entry.plan for entry in reader.plans_after(0)}
-    store.close()
+    known: set[str] = set()
+    logged = {}
+    for path in rig.run_dir.replay.glob("*/data.mdb"):
+        store = ReplayStore(path.parent, 256 << 20, is_readonly=True)
+        with store.read() as reader:
+            known |= {*reader.group_ids(), *(group_id for group_id, _ in reader.all_ended())}
+            logged |= {entry.plan.plan_number: entry.plan for entry in reader.plans_after(0)}
+        store.close()
     assert rig.acknowledged <= known, f"acknowledged, but gone: {sorted(rig.acknowledged - known)}"
     promised = {
         number: tuple((s.trajectory_id, s.interval.start, s.interval.end) for s in plan.sequences)

@@ -4,7 +4,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from ring_async.core.buffer import BufferRules, ReplayBuffer
+from ring_async.core.buffer import ReplayBuffer
+from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.progress import make_record, num_loss_tokens, token_interval
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import ConfigError

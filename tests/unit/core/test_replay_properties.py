@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ring_async.core.admission import AdmissionLimiter, AdmissionRules
 from ring_async.core.advantages import AdvantageRules, group_advantages
-from ring_async.core.buffer import BufferRules, ReplayBuffer
+from ring_async.core.buffer import ReplayBuffer
+from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.ledger import GroupReissued, GroupReserved, GroupReturned, Ledger, StatesMoved, split_id
 from ring_async.core.plan_log import PlanEntry, PlanLog
 from ring_async.core.progress import Progress, count_loss_tokens, make_record

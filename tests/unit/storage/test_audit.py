@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer import BufferRules
+from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.ledger import GroupReserved, StatesMoved
 from ring_async.core.plan_log import PlanEntry
 from ring_async.storage.audit import audit

@@ -3,7 +3,7 @@
 import pytest
 
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer import BufferRules
+from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.ledger import GroupReserved, Ledger, LedgerError, StatesMoved
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import RefusedError, StorageError
