@@ -104,7 +104,7 @@ class Learner(Actor):
                 self._unpaused.set()
             case TuneKnobs(knobs):
                 async with self._idle:
-                    await self._on_compute(self.engine.tune, knobs)
+                    await self._on_compute(self.engine.tune, knobs_of("learner", knobs))
             case SaveCheckpoint():
                 async with self._idle:
                     return await self._save_checkpoint()

@@ -87,7 +87,7 @@ class LiveChanges:
             "verifiers": self._swaps.changed,
             "epoch_rules": self._swaps.rules,
             "source_verifiers": {name: section["verifier"] for name, section in self._sources.items()},
-            "knobs": self.knobs,
+            "knobs": self._knobs_for_actors(),
         }
 
     def status(self) -> dict[str, Any]:
@@ -196,6 +196,7 @@ class LiveChanges:
                 await self._add_source(name, SourceSection.model_validate(section), author)
             before = self._work.shares
             self._work.set_mixture(weights)
+            await self._tell_knobs("replay")
             self._steps.event(
                 "mixture_changed", author=author, before=before, after=self._work.shares,
                 mixture_epoch=self._work.mixture_epoch,
@@ -241,20 +242,21 @@ class LiveChanges:
                 "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
             )  # fmt: skip
-            late = await self._tell_knobs(knobs)
+            late = await self._tell_knobs(*(role for role in ("learner", "replay") if knobs_of(role, knobs)))
         if late:
             raise RunError(f"changed, but not yet in effect at {', '.join(late)}; see: ring-async status")
         return self.status()
 
-    async def _tell_knobs(self, knobs: Mapping[str, Any]) -> list[str]:
-        telling = {
-            member.actor_id: self._told(member.actor_id, TuneKnobs(mine))
-            for role in ("learner", "replay")
-            if knobs_of(role, knobs) and (mine := knobs_of(role, self.knobs))
-            for member in self._book.of(role)
-        }
-        done = await asyncio.gather(*telling.values())
-        return [actor_id for actor_id, is_done in zip(telling, done, strict=True) if not is_done]
+    def _knobs_for_actors(self) -> dict[str, Any]:
+        """Settings changed live; the mixture is one of them where replay's quotas follow it."""
+        return self.knobs | ({"mixture": self._work.shares} if self._work.mixture_epoch else {})
+
+    async def _tell_knobs(self, *roles: str) -> list[str]:
+        """Bring all settings to all actors of these roles; returns those that did not take them up in time."""
+        actor_ids = [member.actor_id for member in self._book.of(*roles)]
+        news = TuneKnobs(self._knobs_for_actors())
+        done = await asyncio.gather(*(self._told(actor_id, news) for actor_id in actor_ids))
+        return [actor_id for actor_id, is_done in zip(actor_ids, done, strict=True) if not is_done]
 
     def _kept_knobs(self, noted: Mapping[str, Any]) -> dict[str, Any]:
         """On resume: settings changed live stay so, but for those that the configuration now sets otherwise."""

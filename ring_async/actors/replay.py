@@ -13,6 +13,7 @@ every trajectory, if need be from the store after a restart.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections import defaultdict
@@ -21,12 +22,9 @@ from typing import Any, ClassVar, TypeVar
 
 from ring_async.actors.base import Actor, ActorContext, until_stopped
 from ring_async.actors.batch_planner import PLANNER, BatchPlanner, answer_planner
+from ring_async.actors.replay_rules import advantage_rules, buffer_rules, tuned_rules
 from ring_async.actors.rescorer import Rescorer
 from ring_async.clock import monotonic_s
-from ring_async.config.schema import Config
-from ring_async.config.tunable import knobs_of, tuned
-from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.monitoring import metrics
@@ -105,7 +103,7 @@ class Replay(Actor):
 
     async def joined(self, registered: Registered) -> None:
         """A controller that may have restarted must hear all that it has not acknowledged, then what is held."""
-        await self._apply_knobs(knobs_of("replay", registered.knobs))
+        await self._apply_knobs(registered.knobs)
         await self._bar(registered.epoch_rules)
         self._last_reported = 0
         self._is_present_due = True
@@ -398,7 +396,8 @@ class Replay(Actor):
         num_open = buffer.num_open
         metrics.replay_buffer_tokens.set(buffer.trainable_tokens)
         metrics.replay_buffer_trajectories.set(num_open)
-        metrics.replay_store_bytes.set(shard.store.used_bytes)
+        with contextlib.suppress(StorageError):  # a disk that cannot be written is spoken of where groups wait for it
+            metrics.replay_store_bytes.set(shard.store.used_bytes)
         metrics.replay_evicted.inc(shard.counters["evicted"] - self._num_evictions_exported)
         self._num_evictions_exported = shard.counters["evicted"]
         counters = {name: float(value) for name, value in (*shard.counters.items(), *self._scored.items())}
@@ -424,36 +423,7 @@ class Replay(Actor):
             await self._on_compute(self._tune, knobs)
 
     def _tune(self, knobs: dict[str, Any]) -> None:
-        self.shard.tune(buffer_rules(tuned(self.config, knobs)))
-
-
-def buffer_rules(config: Config) -> BufferRules:
-    """The buffer's rules from a run's configuration."""
-    return BufferRules(
-        token_budget=config.global_token_budget,
-        token_capacity=config.learner.token_capacity,
-        num_ranks=config.learner.num_ranks,
-        max_staleness=config.max_staleness,
-        staleness_measure=config.replay.staleness_measure,
-        max_reuse=config.replay.max_reuse,
-        order=config.budget.order,
-        carry=config.budget.leftover == "carry",
-        max_buffer_tokens=config.replay.max_buffer_tokens,
-        seed=config.seed,
-        num_shards=config.replay.num,
-    )
-
-
-def advantage_rules(config: Config) -> AdvantageRules:
-    """The estimator's settings from a run's configuration."""
-    advantage = config.advantage
-    return AdvantageRules(
-        estimator=advantage.estimator,
-        no_signal_tolerance=advantage.no_signal_tolerance,
-        truncated=advantage.truncated,
-        soft_cache_tokens=advantage.soft_cache_tokens,
-        masked_in_mean=advantage.masked_in_mean,
-    )
+        self.shard.tune(tuned_rules(self.config, knobs))
 
 
 def _log_failure(sent: asyncio.Future[None]) -> None:

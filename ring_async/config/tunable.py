@@ -47,7 +47,7 @@ def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
 
 def knobs_of(role: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
     """Those that this role puts into effect."""
-    return {name: value for name, value in knobs.items() if TUNABLE[name][0] == role}
+    return {name: value for name, value in knobs.items() if name in TUNABLE and TUNABLE[name][0] == role}
 
 
 def _advice(name: str) -> str:
