@@ -316,6 +316,8 @@ class Controller:
                 self._work.note("learner_incarnation", self._learner_incarnation)
             self._steps.event("joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid)
             self._tell_members()
+            if member.role == "replay" and self._checkpoint:  # it may have been away when the checkpoint was made
+                self._links.tell(member.actor_id, CheckpointCovered(self._checkpoint["plan_number"]))
         return Registered(
             members=tuple(self._book.members.values()),
             weights=self._weights,

@@ -13,22 +13,19 @@ every trajectory, if need be from the store after a restart.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
-import msgspec
-
 from ring_async.actors.base import Actor, ActorContext, until_stopped
 from ring_async.actors.batch_planner import PLANNER, BatchPlanner, answer_planner
+from ring_async.actors.replay_rules import advantage_rules, buffer_rules, tuned_rules
 from ring_async.clock import monotonic_s
-from ring_async.config.schema import Config
-from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer_rules import BufferRules
 from ring_async.core.token_budget import Shortfall
-from ring_async.errors import ConfigError, RefusedError, RingAsyncError, StorageError
+from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.monitoring import metrics
 from ring_async.storage.replay_shard import Receipt, ReplayShard
 from ring_async.storage.replay_store import ReplayStore
@@ -64,15 +61,6 @@ SHORTEST_WAIT_S = 1e-3
 """Less is no wait: a remainder that rounding left over would be waited for without the clock moving."""
 
 MAX_STATES_PER_MESSAGE = 2_048
-
-TUNABLE = {
-    "budget.token_budget": "token_budget",
-    "budget.order": "order",
-    "replay.max_staleness": "max_staleness",
-    "replay.max_reuse": "max_reuse",
-    "replay.max_buffer_tokens": "max_buffer_tokens",
-}
-"""Knobs that may change while running, and the buffer rule each sets."""
 
 
 class Replay(Actor):
@@ -379,7 +367,8 @@ class Replay(Actor):
         num_open = buffer.num_open
         metrics.replay_buffer_tokens.set(buffer.trainable_tokens)
         metrics.replay_buffer_trajectories.set(num_open)
-        metrics.replay_store_bytes.set(shard.store.used_bytes)
+        with contextlib.suppress(StorageError):  # a disk that cannot be written is spoken of where groups wait for it
+            metrics.replay_store_bytes.set(shard.store.used_bytes)
         metrics.replay_evicted.inc(shard.counters["evicted"] - self._num_evictions_exported)
         self._num_evictions_exported = shard.counters["evicted"]
         counters = {name: float(value) for name, value in (*shard.counters.items(), *self._scored.items())}
@@ -402,48 +391,6 @@ class Replay(Actor):
 
     def _tune(self, knobs: dict[str, Any]) -> None:
         self.shard.tune(tuned_rules(self.shard.buffer.rules, knobs))
-
-
-def buffer_rules(config: Config) -> BufferRules:
-    """The buffer's rules from a run's configuration."""
-    return BufferRules(
-        token_budget=config.global_token_budget,
-        token_capacity=config.learner.token_capacity,
-        num_ranks=config.learner.num_ranks,
-        max_staleness=config.max_staleness,
-        staleness_measure=config.replay.staleness_measure,
-        max_reuse=config.replay.max_reuse,
-        order=config.budget.order,
-        carry=config.budget.leftover == "carry",
-        max_buffer_tokens=config.replay.max_buffer_tokens,
-        seed=config.seed,
-        num_shards=config.replay.num,
-    )
-
-
-def advantage_rules(config: Config) -> AdvantageRules:
-    """The estimator's settings from a run's configuration."""
-    advantage = config.advantage
-    return AdvantageRules(
-        estimator=advantage.estimator,
-        no_signal_tolerance=advantage.no_signal_tolerance,
-        truncated=advantage.truncated,
-        soft_cache_tokens=advantage.soft_cache_tokens,
-        masked_in_mean=advantage.masked_in_mean,
-    )
-
-
-def tuned_rules(rules: BufferRules, knobs: dict[str, Any]) -> BufferRules:
-    """`rules` with the knobs that are replay's; others are somebody else's and pass by.
-
-    Raises:
-        ConfigError: a value of the wrong type.
-    """
-    changes = {TUNABLE[name]: value for name, value in knobs.items() if name in TUNABLE}
-    try:
-        return msgspec.convert(msgspec.structs.asdict(rules) | changes, BufferRules)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{', '.join(sorted(changes))}: {error}") from error
 
 
 def _log_failure(sent: asyncio.Future[None]) -> None:

@@ -46,6 +46,11 @@ class BudgetSection(Section):
         description="carry: the cut remainder is trained next, no scored token is lost. drop: the paper's; it cuts "
         "tails with probability proportional to length.",
     )
+    quotas: Literal["none", "mixture"] = Field(
+        "none",
+        description="mixture: each batch's loss tokens follow the mixture's weights, as far as each source has tokens. "
+        "none: batches take what completes, in order.",
+    )
     minibatches_per_batch: PositiveInt = Field(1, description="M: optimizer steps on one batch, each on Φ/M tokens.")
 
 

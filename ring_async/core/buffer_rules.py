@@ -17,7 +17,7 @@ class BufferRules(msgspec.Struct, frozen=True):
         carry: the cut remainder stays and is trained next; otherwise it is dropped. With max_staleness 0 nothing can
             be trained next, so remainders are dropped whatever this says.
         max_buffer_tokens: retention bound in trainable loss tokens; None: `2 (max_staleness + 1) Φ`.
-        source_shares: by-domain quotas of loss tokens, or None.
+        source_shares: by-domain quotas of a batch's loss tokens, in any unit; None: batches take what completes.
         seed: of the order's random ties.
         num_shards: buffers that share the retention bound; each keeps about its part.
     """
@@ -55,5 +55,8 @@ def check_rules(rules: BufferRules) -> None:
         raise ConfigError(
             f"replay.max_buffer_tokens: {rules.retention_tokens:,} is smaller than one batch of {rules.token_budget:,}"
         )
+    shares = rules.source_shares
+    if shares is not None and (min(shares.values(), default=0.0) < 0 or max(shares.values(), default=0.0) <= 0):
+        raise ConfigError(f"mixture: {shares} gives no source a share of a batch; one must be above 0, none below")
     if rules.max_staleness < 0 or rules.max_reuse < 1:
         raise ConfigError("replay.max_staleness must be 0 or more, replay.max_reuse 1 or more")

@@ -8,17 +8,32 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from ring_async.actors.base import ActorContext
 from ring_async.actors.batch_planner import shard_of
+from ring_async.actors.controller import Controller
 from ring_async.errors import WeightsError
+from ring_async.monitoring.trace import Tracer
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
+from ring_async.storage.run_dir import RunDir
 from ring_async.testing.builders import make_config
-from ring_async.testing.one_process import OneProcessFleet
+from ring_async.testing.one_process import CountingSource, OneProcessFleet
 from ring_async.testing.scripted_training import ScriptedTrainEngine
 from ring_async.testing.scripted_verifier import ScriptedVerifier
 from ring_async.testing.virtual_clock import run_virtual
-from ring_async.transport.messages import WeightsAnnouncement
+from ring_async.transport.memory import MemoryHub, MemoryTransport
+from ring_async.transport.messages import (
+    ActorSpec,
+    CheckpointCovered,
+    CheckpointSaved,
+    Done,
+    Member,
+    Message,
+    Register,
+    WeightsAnnouncement,
+)
 from ring_async.transport.weights import StagedWeights
+from ring_async.types import PolicyVersion
 
 Deed = Callable[[OneProcessFleet], Coroutine[Any, Any, None]]
 
@@ -260,3 +275,29 @@ def plans_by_shard(fleet: OneProcessFleet) -> dict[str, set[int]]:
                 found[shard_of(sequence.trajectory_id.rpartition("/")[0], num_shards)].add(entry.plan.plan_number)
     store.close()
     return found
+
+
+def test_replay_hears_of_the_checkpoint_made_while_it_was_away(tmp_path: Path):
+    async def come_back() -> Message:
+        config = make_config()
+        run_dir = RunDir(tmp_path / "run")
+        run_dir.create()
+        hub = MemoryHub(config.transport)
+        context = ActorContext(
+            ActorSpec("controller-0", "controller", 0), config, run_dir, MemoryTransport("controller-0", hub), "",
+            Tracer(None, "controller-0"),
+        )  # fmt: skip
+        controller = Controller(context, {"sums": CountingSource("sums")}, is_resumed=False)
+        living = asyncio.create_task(controller.live())
+        transport = MemoryTransport("replay-0", hub)
+        inbox = transport.open_inbox("control")
+        link = transport.connect(controller.endpoint, peer="controller-0")
+        await link.request(CheckpointSaved("checkpoints/7", 7, PolicyVersion(0, 7)), timeout_s=5.0)
+        await link.request(Register(Member("replay-0", "replay", 0, 1, "host", inbox.endpoint)), timeout_s=5.0)
+        while not isinstance(message := (delivery := await inbox.receive()).message, CheckpointCovered):
+            delivery.reply(Done())
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+        return message
+
+    assert run_virtual(come_back(), limit_s=60.0) == CheckpointCovered(7)
