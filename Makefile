@@ -38,8 +38,9 @@ demo-seeds: setup  ## the learning claim: five seeds, two controls, 1,000 held-o
 tiny-model: setup  ## make the shipped starting point again (SFT from scratch)
 	$(BIN)/python -m ring_async.tiny_model
 
-fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel
+fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel; new examples for the property tests
 	$(BIN)/python -m tests.fuzz_transport --frames 1000000
+	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q tests/unit/core tests/unit/transport/test_codec.py
 
 bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards: bench-%: setup
 	$(BIN)/python benchmarks/bench_$(subst -,_,$*).py

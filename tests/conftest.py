@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from ring_async.testing.leaks import leaks_since, take_census
+
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=2_000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+"""A change is judged on the same examples every time; `make fuzz` searches for new ones."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

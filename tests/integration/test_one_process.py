@@ -287,7 +287,7 @@ def test_replay_hears_of_the_checkpoint_made_while_it_was_away(tmp_path: Path):
             ActorSpec("controller-0", "controller", 0), config, run_dir, MemoryTransport("controller-0", hub), "",
             Tracer(None, "controller-0"),
         )  # fmt: skip
-        controller = Controller(context, {"sums": CountingSource("sums")}, is_resumed=False)
+        controller = Controller(context, lambda name, _: CountingSource(name), is_resumed=False)
         living = asyncio.create_task(controller.live())
         transport = MemoryTransport("replay-0", hub)
         inbox = transport.open_inbox("control")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ring_async.core.broadcast_rounds import (
@@ -222,6 +222,7 @@ events = st.lists(
 )
 
 
+@example([("join", "a", 0.0), ("publish", "a", 0.0), ("failed", "a", 0.0)])
 @given(events)
 def test_no_order_of_events_wedges_it(drawn):
     """After any history, members that behave get the version; rounds and new communicators are numbered upwards."""
@@ -263,7 +264,8 @@ def test_no_order_of_events_wedges_it(drawn):
             if isinstance(effect, OfferRound) and effect.members == ("good",):
                 rounds.ready(effect.round, "good", now_s)
                 rounds.sent(effect.round, now_s)
-                assert Settled() in rounds.staged(effect.round, "good", now_s)
+                (after,) = rounds.staged(effect.round, "good", now_s)
+                assert after == Settled() or (isinstance(after, OfferRound) and "good" not in after.members)
                 return
         effects = rounds.tick(now_s)
     pytest.fail(f"never offered to the one that lives: {rounds.waiting_for}")
