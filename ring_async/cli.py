@@ -129,7 +129,7 @@ def status(
 
 
 @app.command()
-def pause(run: Run = None, runs: Runs = Path("runs")) -> None:
+def pause(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Stop handing out work and training; what is under way finishes.
 
     [bold]Examples[/bold]
@@ -138,11 +138,11 @@ def pause(run: Run = None, runs: Runs = Path("runs")) -> None:
       ring-async pause --run mine && ring-async resume --run mine
     """
     ControlClient(find_run(runs, run)).post("/v1/pause")
-    out.print("paused; go on with: ring-async resume")
+    _say("paused; go on with: ring-async resume", {"state": "paused"}, as_json)
 
 
 @app.command()
-def resume(run: Run = None, runs: Runs = Path("runs")) -> None:
+def resume(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Go on after `pause`.
 
     [bold]Examples[/bold]
@@ -151,11 +151,11 @@ def resume(run: Run = None, runs: Runs = Path("runs")) -> None:
       ring-async resume --run mine
     """
     ControlClient(find_run(runs, run)).post("/v1/resume")
-    out.print("running")
+    _say("running", {"state": "running"}, as_json)
 
 
 @app.command()
-def checkpoint(run: Run = None, runs: Runs = Path("runs")) -> None:
+def checkpoint(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Write a checkpoint between two steps, and print its path.
 
     [bold]Examples[/bold]
@@ -163,7 +163,8 @@ def checkpoint(run: Run = None, runs: Runs = Path("runs")) -> None:
       ring-async checkpoint
       ring-async export $(ring-async checkpoint) models/now
     """
-    out.print(ControlClient(find_run(runs, run), timeout_s=300.0).post("/v1/checkpoint")["path"], soft_wrap=True)
+    written = ControlClient(find_run(runs, run), timeout_s=300.0).post("/v1/checkpoint")
+    _say(written["path"], written, as_json)
 
 
 @app.command()
@@ -171,6 +172,7 @@ def down(
     run: Run = None,
     runs: Runs = Path("runs"),
     deadline_s: Annotated[float, typer.Option(help="Seconds to finish; what is left then is killed.")] = 20.0,
+    as_json: AsJson = False,
 ) -> None:
     """End a run with a checkpoint.
 
@@ -182,14 +184,14 @@ def down(
     run_dir = find_run(runs, run)
     ControlClient(run_dir).post("/v1/down", {"deadline_s": deadline_s})
     end_s = time.monotonic() + deadline_s + 20.0
-    with out.status("waiting for the fleet to leave"):
+    with err.status("waiting for the fleet to leave"):
         while run_dir.endpoints.exists():
             if time.monotonic() > end_s:
                 raise RunError(f"{run_dir.path}: still up {deadline_s + 20:.0f} s after `down`; see logs/")
             time.sleep(0.1)
     outcome = json.loads(run_dir.outcome.read_text())
     killed = f"; killed: {', '.join(outcome['killed'])}" if outcome["killed"] else ""
-    out.print(f"{run_dir.path.name} is down at version {outcome['policy_version']}{killed}")
+    _say(f"{run_dir.path.name} is down at version {outcome['policy_version']}{killed}", outcome, as_json)
 
 
 @app.command()
@@ -328,6 +330,14 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _say(words: str, plain: dict[str, Any], as_json: bool) -> None:
+    """For people, or for scripts."""
+    if as_json:
+        out.print_json(json.dumps(plain))
+    else:
+        out.print(words, soft_wrap=True, markup=False)
 
 
 def _evaluate(model: str, config: Config) -> list[dict[str, Any]]:

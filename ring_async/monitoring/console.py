@@ -90,7 +90,7 @@ def _headline(status: Status) -> Text:
         _bar(version / last if version is not None and last else 0.0),
         f"  version {_number(version)} of {_number(last)}",
         (f"  {_duration(remaining_s)} left" if remaining_s is not None and state == "running" else "", "dim"),
-        (f"  checkpoint {status['checkpoint']}" if status.get("checkpoint") else "", "dim"),
+        (f"  checkpoint of {_number(status['checkpoint'].get('version'))}" if status.get("checkpoint") else "", "dim"),
     )
 
 
@@ -157,7 +157,8 @@ def _rewards(by_source: Mapping[str, float]) -> Table:
 def _evaluation(evaluation: Mapping[str, Any]) -> Text:
     """The newest evaluation on held-out problems: over all sources, then each."""
     text = Text("held out ", style="dim").append(f"version {_number(evaluation.get('policy_version'))}  ")
-    for source, figures in (("all", evaluation), *sorted((evaluation.get("by_source") or {}).items())):
+    by_source = evaluation.get("by_source") or {}
+    for source, figures in (("all", evaluation), *(sorted(by_source.items()) if len(by_source) > 1 else ())):
         text.append(f"{source} ", style="dim").append(f"pass@1 {_number(figures.get('pass_at_1'), '.3f')} ")
         if evaluation.get("k"):
             text.append(f"avg@{evaluation['k']} {_number(figures.get('avg_at_k'), '.3f')} ")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ import numpy as np
 import pytest
 import yaml
 
+from control_operations import TOKEN, Recorded
 from ring_async import cli
 from ring_async.actors.replay import advantage_rules, buffer_rules
 from ring_async.commands import doctor
 from ring_async.config.load import dump_config, load_config
-from ring_async.config.schema import Config
+from ring_async.config.schema import Config, ControlSection
+from ring_async.control.api import make_app, serve
 from ring_async.engines.tokenizer import load_tokenizer
 from ring_async.models import resolve_model_path
 from ring_async.storage.replay_shard import ReplayShard
@@ -244,6 +248,53 @@ def test_doctor_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert words in shown
     findings = doctor.examine(tmp_path)
     assert all(one.remedy for one in findings if not one.is_ok)
+
+
+# -- commands of a run that is up
+
+
+class Obedient(Recorded):
+    """Operations whose run is down as soon as it is asked for."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        super().__init__()
+        self._run_dir = run_dir
+
+    def shut_down(self, reason: str, deadline_s: float) -> None:
+        outcome = {"reason": reason, "failure": "", "killed": [], "policy_version": 7, "checkpoint": None}
+        self._run_dir.outcome.write_text(json.dumps(outcome))
+        self._run_dir.endpoints.unlink()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Path]:
+    """A run whose control API answers, without a fleet behind it."""
+    run_dir, control = make_run(tmp_path), ControlSection()
+    is_up, end = threading.Event(), threading.Event()
+
+    async def live() -> None:
+        async with serve(make_app(Obedient(run_dir), TOKEN, "mine"), control) as url:
+            run_dir.endpoints.write_text(json.dumps({"api": url, "token": TOKEN}))
+            is_up.set()
+            await asyncio.to_thread(end.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(live()))
+    thread.start()
+    assert is_up.wait(10)
+    yield tmp_path
+    end.set()
+    thread.join(10)
+
+
+def test_commands_of_a_run_answer_people_and_scripts(served: Path, capsys: pytest.CaptureFixture[str]):
+    runs = ("--runs", str(served))
+    assert call_json(capsys, "status", *runs) == {"state": "running", "entropy": None}
+    assert call_json(capsys, "pause", *runs) == {"state": "paused"}
+    assert "ring-async resume" in call(capsys, "pause", *runs)[1]
+    assert call_json(capsys, "resume", *runs) == {"state": "running"}
+    assert call_json(capsys, "checkpoint", *runs) == {"path": "/somewhere"}
+    assert call(capsys, "checkpoint", *runs)[1] == "/somewhere\n"
+    assert call_json(capsys, "down", *runs)["policy_version"] == 7
 
 
 # -- completion
