@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -18,9 +17,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from ring_async.commands import data
+from ring_async.commands.doctor import doctor
+from ring_async.commands.export import export
+from ring_async.commands.init import init
+from ring_async.commands.samples import samples
+from ring_async.commands.words import (
+    AsJson,
+    ConfigFile,
+    Overrides,
+    Run,
+    RunArgument,
+    Runs,
+    complete_actor,
+    err,
+    out,
+    short,
+)
 from ring_async.config.load import differing_keys, load_config
 from ring_async.config.schema import Config
 from ring_async.control.client import ControlClient
@@ -35,17 +50,6 @@ app = typer.Typer(
 )
 DEMO_WALL_S = 200
 """Seconds of training after which the demo ends on a slow machine, with the versions it has by then."""
-
-out = Console()
-err = Console(stderr=True)
-
-ConfigFile = Annotated[Path, typer.Argument(help="A YAML file, e.g. configs/local.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, e.g. stop.policy_versions=50", show_default=False)
-]
-Run = Annotated[str | None, typer.Option("--run", help="A run's name or folder; default: the newest.")]
-Runs = Annotated[Path, typer.Option("--runs", help="Where runs lie.", envvar="RING_ASYNC_RUNS")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 @app.command()
@@ -79,7 +83,13 @@ def up(
 
 @app.command()
 def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a configuration and show it resolved, without starting anything."""
+    """Check a configuration and show it resolved, without starting anything.
+
+    [bold]Examples[/bold]
+
+      ring-async check configs/local.yaml
+      ring-async check configs/local.yaml rollout.num=2 --json | jq .rollout
+    """
     resolved = load_config(config, overrides or [])
     _check_parts(resolved)
     if as_json:
@@ -119,23 +129,42 @@ def status(
 
 
 @app.command()
-def pause(run: Run = None, runs: Runs = Path("runs")) -> None:
-    """Stop handing out work and training; what is under way finishes."""
+def pause(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Stop handing out work and training; what is under way finishes.
+
+    [bold]Examples[/bold]
+
+      ring-async pause
+      ring-async pause --run mine && ring-async resume --run mine
+    """
     ControlClient(find_run(runs, run)).post("/v1/pause")
-    out.print("paused; go on with: ring-async resume")
+    _say("paused; go on with: ring-async resume", {"state": "paused"}, as_json)
 
 
 @app.command()
-def resume(run: Run = None, runs: Runs = Path("runs")) -> None:
-    """Go on after `pause`."""
+def resume(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Go on after `pause`.
+
+    [bold]Examples[/bold]
+
+      ring-async resume
+      ring-async resume --run mine
+    """
     ControlClient(find_run(runs, run)).post("/v1/resume")
-    out.print("running")
+    _say("running", {"state": "running"}, as_json)
 
 
 @app.command()
-def checkpoint(run: Run = None, runs: Runs = Path("runs")) -> None:
-    """Write a checkpoint between two steps, and print its path."""
-    out.print(ControlClient(find_run(runs, run), timeout_s=300.0).post("/v1/checkpoint")["path"], soft_wrap=True)
+def checkpoint(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
+    """Write a checkpoint between two steps, and print its path.
+
+    [bold]Examples[/bold]
+
+      ring-async checkpoint
+      ring-async export $(ring-async checkpoint) models/now
+    """
+    written = ControlClient(find_run(runs, run), timeout_s=300.0).post("/v1/checkpoint")
+    _say(written["path"], written, as_json)
 
 
 @app.command()
@@ -143,28 +172,41 @@ def down(
     run: Run = None,
     runs: Runs = Path("runs"),
     deadline_s: Annotated[float, typer.Option(help="Seconds to finish; what is left then is killed.")] = 20.0,
+    as_json: AsJson = False,
 ) -> None:
-    """End a run with a checkpoint."""
+    """End a run with a checkpoint.
+
+    [bold]Examples[/bold]
+
+      ring-async down
+      ring-async down --run mine --deadline-s 120
+    """
     run_dir = find_run(runs, run)
     ControlClient(run_dir).post("/v1/down", {"deadline_s": deadline_s})
     end_s = time.monotonic() + deadline_s + 20.0
-    with out.status("waiting for the fleet to leave"):
+    with err.status("waiting for the fleet to leave"):
         while run_dir.endpoints.exists():
             if time.monotonic() > end_s:
                 raise RunError(f"{run_dir.path}: still up {deadline_s + 20:.0f} s after `down`; see logs/")
             time.sleep(0.1)
     outcome = json.loads(run_dir.outcome.read_text())
     killed = f"; killed: {', '.join(outcome['killed'])}" if outcome["killed"] else ""
-    out.print(f"{run_dir.path.name} is down at version {outcome['policy_version']}{killed}")
+    _say(f"{run_dir.path.name} is down at version {outcome['policy_version']}{killed}", outcome, as_json)
 
 
 @app.command()
 def audit(
-    run: Annotated[str | None, typer.Argument(help="A run's name or folder; default: the newest.")] = None,
+    run: RunArgument = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Prove from disk that no trajectory is unaccounted for. Exit code 1 and the offending ids if one is."""
+    """Prove from disk that no trajectory is unaccounted for. Exit code 1 and the offending ids if one is.
+
+    [bold]Examples[/bold]
+
+      ring-async audit
+      ring-async audit mine --json | jq .violations
+    """
     from ring_async.storage.audit import audit as audit_run
 
     report = audit_run(find_run(runs, run).path)
@@ -177,11 +219,17 @@ def audit(
 
 @app.command()
 def report(
-    run: Annotated[str | None, typer.Argument(help="A run's name or folder; default: the newest.")] = None,
+    run: RunArgument = None,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Draw the curves of a run (PNG and HTML) and print a summary."""
+    """Draw the curves of a run (PNG and HTML) and print a summary.
+
+    [bold]Examples[/bold]
+
+      ring-async report
+      ring-async report mine --json | jq .reward_last
+    """
     from ring_async.monitoring.report import print_summary, summary, write_report
 
     run_dir = find_run(runs, run)
@@ -190,7 +238,7 @@ def report(
         return
     print_summary(run_dir.path, out)
     for path in write_report(run_dir.path):
-        out.print(f"wrote {_short(path)}", soft_wrap=True)
+        out.print(f"wrote {short(path)}", soft_wrap=True)
 
 
 @app.command("eval")
@@ -210,8 +258,7 @@ def evaluate(
       ring-async eval runs/latest/checkpoints/100 configs/local.yaml eval.num_problems=1000
     """
     resolved = load_config(config, overrides or [])
-    with err.status(f"evaluating on {resolved.eval.num_problems} held-out problems"):
-        rows = _evaluate(checkpoint_path, resolved)
+    rows = _evaluate(checkpoint_path, resolved)
     if as_json:
         out.print_json(json.dumps(rows))
     else:
@@ -220,12 +267,19 @@ def evaluate(
 
 @app.command()
 def logs(
-    actor: Annotated[str, typer.Argument(help="e.g. rollout-0; default: all.")] = "",
+    actor: Annotated[str, typer.Argument(help="e.g. rollout-0; default: all.", autocompletion=complete_actor)] = "",
     run: Run = None,
     runs: Runs = Path("runs"),
     follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
 ) -> None:
-    """Print actors' logs."""
+    """Print actors' logs.
+
+    [bold]Examples[/bold]
+
+      ring-async logs
+      ring-async logs learner-0 --follow
+      ring-async logs rollout --run mine
+    """
     folder = find_run(runs, run).logs
     files = sorted(folder.glob(f"{actor}*.log" if actor else "*.log"))
     if not files:
@@ -240,7 +294,13 @@ def demo(
     runs: Runs = Path("runs"),
     config: Annotated[Path, typer.Option(help="What to run.")] = Path("configs/local.yaml"),
 ) -> None:
-    """Train the shipped tiny model for a few minutes on this machine, and show what it learned."""
+    """Train the shipped tiny model for a few minutes on this machine, and show what it learned.
+
+    [bold]Examples[/bold]
+
+      ring-async demo
+      ring-async demo --runs /tmp/runs
+    """
     from ring_async.monitoring.report import print_summary, write_report
 
     name = _free_name(runs, "demo")
@@ -252,15 +312,14 @@ def demo(
     outcome = json.loads(run_dir.outcome.read_text())
     last = outcome["policy_version"]
     print_summary(run_dir.path, out)
-    with out.status(f"evaluating start and version {last} on {resolved.eval.num_problems} held-out problems"):
-        results = {
-            "start": _evaluate(resolved.model.path, resolved),
-            f"version {last}": _evaluate(outcome["checkpoint"], resolved),
-        }
+    results = {
+        "start": _evaluate(resolved.model.path, resolved),
+        f"version {last}": _evaluate(outcome["checkpoint"], resolved),
+    }
     _print_evaluations(results)
     pictures = write_report(run_dir.path)
-    out.print("\n[bold]Curves:[/bold] " + "  ".join(_short(path) for path in pictures), soft_wrap=True)
-    ring = _short(Path(sys.executable).with_name("ring-async"))
+    out.print("\n[bold]Curves:[/bold] " + "  ".join(short(path) for path in pictures), soft_wrap=True)
+    ring = short(Path(sys.executable).with_name("ring-async"))
     out.print(
         "\n[bold]What to try next[/bold]\n"
         f"  {ring} report {name}          the curves and a summary again\n"
@@ -273,14 +332,27 @@ def demo(
     )
 
 
-def _evaluate(model: str, config: Config) -> list[dict[str, Any]]:
-    """Rows of an evaluation as plain data."""
-    import msgspec
+def _say(words: str, plain: dict[str, Any], as_json: bool) -> None:
+    """For people, or for scripts."""
+    if as_json:
+        out.print_json(json.dumps(plain))
+    else:
+        out.print(words, soft_wrap=True, markup=False)
 
-    from ring_async.actors.evaluation import evaluate_checkpoint
+
+def _evaluate(model: str, config: Config) -> list[dict[str, Any]]:
+    """Rows of an evaluation as plain data; progress and the time left go to stderr meanwhile."""
+    import msgspec
+    from rich.progress import Progress
+
+    from ring_async.actors.evaluation import GREEDY_AND_SAMPLED, evaluate_checkpoint
     from ring_async.models import resolve_model_path
 
-    evaluation = asyncio.run(evaluate_checkpoint(config, resolve_model_path(model)))
+    num_answers = config.eval.num_problems * len(GREEDY_AND_SAMPLED)
+    with Progress(console=err, transient=True) as progress:
+        task = progress.add_task(f"evaluating {model}", total=num_answers)
+        evaluating = evaluate_checkpoint(config, resolve_model_path(model), on_answer=lambda: progress.advance(task))
+        evaluation = asyncio.run(evaluating)
     return [msgspec.structs.asdict(row) for row in evaluation.rows()]
 
 
@@ -307,7 +379,7 @@ def _up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     from ring_async.launch import Launcher
 
     _check_parts(config)
-    out.print(f"[bold]{config.run.name}[/bold] in {_short(run_dir.path)}: bringing the fleet up", soft_wrap=True)
+    out.print(f"[bold]{config.run.name}[/bold] in {short(run_dir.path)}: bringing the fleet up", soft_wrap=True)
     done = threading.Event()
     progress = threading.Thread(target=_show_progress, args=(run_dir, config, done), daemon=True)
     progress.start()
@@ -317,12 +389,10 @@ def _up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
         done.set()
         progress.join(timeout=5.0)
     if outcome.failure:
-        err.print(
-            f"[red]failed:[/red] {outcome.failure}\nlogs: {_short(run_dir.logs)}", soft_wrap=True, highlight=False
-        )
+        err.print(f"[red]failed:[/red] {outcome.failure}\nlogs: {short(run_dir.logs)}", soft_wrap=True, highlight=False)
     elif run_dir.outcome.exists():
         ended = json.loads(run_dir.outcome.read_text())
-        where = f", checkpoint {_short(Path(ended['checkpoint']))}" if ended["checkpoint"] else ""
+        where = f", checkpoint {short(Path(ended['checkpoint']))}" if ended["checkpoint"] else ""
         out.print(
             f"ended: {ended['reason']}; version {ended['policy_version']}{where}", soft_wrap=True, highlight=False
         )
@@ -399,8 +469,9 @@ def _free_name(runs: Path, name: str) -> str:
     return next(fresh for number in range(2, 10_000) if not (runs / (fresh := f"{name}-{number}")).exists())
 
 
-def _short(path: Path) -> str:
-    return os.path.relpath(path)
+for command in (samples, export, init, doctor):
+    app.command()(command)
+app.add_typer(data.app, name="data")
 
 
 def main(words: list[str] | None = None) -> Any:

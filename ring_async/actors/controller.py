@@ -394,6 +394,7 @@ class Controller:
             "state": self._stopping or ("paused" if self._is_paused else "running"),
             "policy_version": self._work.version_number,
             "policy_versions": self.config.stop.policy_versions,
+            "remaining_s": self._steps.remaining_s(self.config.stop.policy_versions),
             "actors": self._book.describe(self._fleet.wanted(monotonic_s())),
             "reservations_open": self._work.num_open,
             "ledger": self._work.ledger.counts(),

@@ -59,6 +59,16 @@ class StepLog:
         self._metrics.append(line)
         self.recent_steps.append(line)
 
+    def remaining_s(self, last_version: int) -> float | None:
+        """Seconds until `last_version`, at the pace of the steps in memory; None before there are two."""
+        if len(self.recent_steps) < 2:
+            return None
+        first, last = self.recent_steps[0], self.recent_steps[-1]
+        num_versions = last["policy_version"] - first["policy_version"]
+        if num_versions <= 0:  # the learner went back to a checkpoint
+            return None
+        return max(0, last_version - last["policy_version"]) * (last["wall_s"] - first["wall_s"]) / num_versions
+
     def event(self, kind: str, *, author: str, **details: object) -> None:
         """Write down a change or an incident."""
         metrics.controller_events.labels(kind=kind).inc()

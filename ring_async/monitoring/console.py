@@ -81,12 +81,16 @@ def render_status(status: Status) -> RenderableType:
 def _headline(status: Status) -> Text:
     state = str(status.get("state", "–"))
     version, last = status.get("policy_version"), status.get("policy_versions")
+    remaining_s = status.get("remaining_s")
     return Text.assemble(
         (str(status.get("run", "–")), "bold"),
         "  ",
         (state, _STATE_STYLES.get(state, "red")),
+        "  ",
+        _bar(version / last if version is not None and last else 0.0),
         f"  version {_number(version)} of {_number(last)}",
-        (f"  checkpoint {status['checkpoint']}" if status.get("checkpoint") else "", "dim"),
+        (f"  {_duration(remaining_s)} left" if remaining_s is not None and state == "running" else "", "dim"),
+        (f"  checkpoint of {_number(status['checkpoint'].get('version'))}" if status.get("checkpoint") else "", "dim"),
     )
 
 
@@ -153,7 +157,8 @@ def _rewards(by_source: Mapping[str, float]) -> Table:
 def _evaluation(evaluation: Mapping[str, Any]) -> Text:
     """The newest evaluation on held-out problems: over all sources, then each."""
     text = Text("held out ", style="dim").append(f"version {_number(evaluation.get('policy_version'))}  ")
-    for source, figures in (("all", evaluation), *sorted((evaluation.get("by_source") or {}).items())):
+    by_source = evaluation.get("by_source") or {}
+    for source, figures in (("all", evaluation), *(sorted(by_source.items()) if len(by_source) > 1 else ())):
         text.append(f"{source} ", style="dim").append(f"pass@1 {_number(figures.get('pass_at_1'), '.3f')} ")
         if evaluation.get("k"):
             text.append(f"avg@{evaluation['k']} {_number(figures.get('avg_at_k'), '.3f')} ")
@@ -258,8 +263,7 @@ class Progress:
 def progress_line(row: Mapping[str, Any], num_versions: int, *, remaining_s: float | None = None) -> Text:
     """One step in one line."""
     version = row["policy_version"]
-    filled = round(min(1.0, version / max(1, num_versions)) * _BAR_WIDTH)
-    text = Text().append("━" * filled, style="cyan").append("━" * (_BAR_WIDTH - filled), style="bright_black")
+    text = _bar(version / max(1, num_versions))
     text.append(f" version {version}/{num_versions}", style="bold")
     text.append(f"  reward {_number(row.get('reward_mean'), '.3f')}")
     text.append(f"  {_number(row.get('tokens_per_s'))} tokens/s")
@@ -267,6 +271,11 @@ def progress_line(row: Mapping[str, Any], num_versions: int, *, remaining_s: flo
     if remaining_s is not None:
         text.append(f"  {_duration(remaining_s)} left", style="dim")
     return text
+
+
+def _bar(share: float) -> Text:
+    filled = round(min(1.0, share) * _BAR_WIDTH)
+    return Text().append("━" * filled, style="cyan").append("━" * (_BAR_WIDTH - filled), style="bright_black")
 
 
 def _number(value: Any, form: str = ",.0f") -> str:

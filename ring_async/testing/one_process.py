@@ -1,6 +1,6 @@
 """The whole system in one process: the real actors over the in-process channel, so that races are unit tests.
 
-    OneProcessFleet ──starts, kills, restarts──▶ Controller, Replay, Reward, Rollout, Learner (the fleet's own classes)
+    OneProcessFleet ──starts, kills, restarts──▶ Controller, Replay, Reward, Rollout, Learner, Evaluator
 
 Owns: what the launcher and Ray do elsewhere: it asks the controller what should run, starts it, and reports what died.
 Engines, training and weights are scripted; store, journal, ledger, admission and batch plans are the real ones. Run it

@@ -63,10 +63,22 @@ def test_commands_without_a_run_say_how_to_start_one(
     assert "ring-async up" in capsys.readouterr().err
 
 
-def test_every_command_has_help(capsys: pytest.CaptureFixture[str]):
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__
-        with pytest.raises(SystemExit) as stopped:
-            cli.main([name, "--help"])
-        assert stopped.value.code == 0
-        assert "Usage" in capsys.readouterr().out
+def command_names() -> list[list[str]]:
+    """All commands, those of groups too, as they are typed."""
+    apps = [([], cli.app)] + [([group.name], group.typer_instance) for group in cli.app.registered_groups]
+    return [
+        [*above, command.name or command.callback.__name__]
+        for above, app in apps
+        for command in app.registered_commands
+    ]
+
+
+@pytest.mark.parametrize("words", command_names(), ids=" ".join)
+def test_every_command_has_help_with_examples(words: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*words, "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert "Usage" in shown
+    assert "Examples" in shown
+    assert f"ring-async {' '.join(words)}" in shown

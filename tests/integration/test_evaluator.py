@@ -183,10 +183,10 @@ def test_its_death_disturbs_nobody_and_its_successor_goes_on(tmp_path: Path):
 def test_one_that_cannot_live_is_given_up_and_the_run_goes_on(tmp_path: Path):
     fleet = make_fleet(tmp_path, "hopeless", num_versions=60, placement__max_restarts=1)
 
-    def fail() -> Any:
+    def broken() -> Any:
         raise RuntimeError("no memory left")
 
-    fleet.make_sources = fail
+    fleet.make_sources = broken
     assert run(fleet) == ""
     assert len(events(fleet, "evaluator_given_up")) == 1
     assert [step["policy_version"] for step in lines(fleet.run_dir.metrics)] == list(range(1, 61))

@@ -156,6 +156,19 @@ def test_after_a_resume_the_pace_begins_anew(tmp_path: Path):
 def test_status_shows_the_newest_evaluation():
     out = console()
     figures = {"pass_at_1": 0.5, "avg_at_k": None}
-    evaluation = {"policy_version": 10, "k": 4, "pass_at_1": 0.25, "avg_at_k": 0.125, "by_source": {"sums": figures}}
+    by_source = {"sums": figures, "letters": figures | {"avg_at_k": 0.0}}
+    evaluation = {"policy_version": 10, "k": 4, "pass_at_1": 0.25, "avg_at_k": 0.125, "by_source": by_source}
     show_status(make_status(last_evaluation=evaluation), out)
-    assert "version 10  all pass@1 0.250 avg@4 0.125  sums pass@1 0.500 avg@4 –" in text_of(out)
+    shown = " ".join(text_of(out).split())
+    assert "version 10 all pass@1 0.250 avg@4 0.125 letters pass@1 0.500 avg@4 0.000 sums pass@1 0.500 avg@4 –" in shown
+
+
+def test_status_shows_how_far_the_run_is_and_how_long_it_will_take():
+    out = console()
+    show_status(make_status(policy_version=50, remaining_s=90.0), out)
+    (headline,) = (line for line in text_of(out).splitlines() if "version 50 of 100" in line)
+    assert "90 s left" in headline
+    assert headline.count("━") == 20
+    paused = console()
+    show_status(make_status(state="paused", remaining_s=90.0), paused)
+    assert "left" not in text_of(paused)

@@ -1,0 +1,51 @@
+"""Arguments, options and output that commands share.
+
+Owns: their names, help and completion. Does not own any command.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+out = Console()
+err = Console(stderr=True)
+
+
+def _runs_folder(context: typer.Context) -> Path:
+    return Path(context.params.get("runs") or os.environ.get("RING_ASYNC_RUNS") or "runs")
+
+
+def complete_run(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of runs, for the shell."""
+    found = (path.parent.name for path in _runs_folder(context).glob("*/config.json"))
+    return sorted({name for name in found if name.startswith(incomplete)})
+
+
+def complete_actor(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of actors that have a log in the chosen or newest run, for the shell."""
+    logs = _runs_folder(context) / (context.params.get("run") or "latest") / "logs"
+    return sorted(path.stem for path in logs.glob(f"{incomplete}*.log"))
+
+
+ConfigFile = Annotated[Path, typer.Argument(help="A YAML file, e.g. configs/local.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, e.g. stop.policy_versions=50", show_default=False)
+]
+Run = Annotated[
+    str | None, typer.Option("--run", help="A run's name or folder; default: the newest.", autocompletion=complete_run)
+]
+RunArgument = Annotated[
+    str | None, typer.Argument(help="A run's name or folder; default: the newest.", autocompletion=complete_run)
+]
+Runs = Annotated[Path, typer.Option("--runs", help="Where runs lie.", envvar="RING_ASYNC_RUNS")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def short(path: Path) -> str:
+    """A path as people would type it from here."""
+    return os.path.relpath(path)
