@@ -38,7 +38,7 @@ demo-seeds: setup  ## the learning claim: five seeds, two controls, 1,000 held-o
 tiny-model: setup  ## make the shipped starting point again (SFT from scratch)
 	$(BIN)/python -m ring_async.tiny_model
 
-reward-model: setup  ## train the reward model that configs/reward_model.yaml asks
+reward-model: setup  ## train the reward model that configs/reward_model.yaml asks for
 	$(BIN)/python -m ring_async.verifiers.bradley_terry configs/data/preferences.jsonl --out build/reward_model
 
 fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel
