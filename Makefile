@@ -38,6 +38,9 @@ demo-seeds: setup  ## the learning claim: five seeds, two controls, 1,000 held-o
 tiny-model: setup  ## make the shipped starting point again (SFT from scratch)
 	$(BIN)/python -m ring_async.tiny_model
 
+reward-model: setup  ## train the reward model that configs/reward_model.yaml asks for
+	$(BIN)/python -m ring_async.verifiers.bradley_terry configs/data/preferences.jsonl --out build/reward_model
+
 fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel; new examples for the property tests
 	$(BIN)/python -m tests.fuzz_transport --frames 1000000
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q tests/unit/core tests/unit/transport/test_codec.py
@@ -50,5 +53,5 @@ bench: bench-async bench-transport bench-weights bench-replay bench-rewards  ## 
 clean:  ## remove what was built; runs and the virtual environment stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup check test test-fast demo demo-seeds tiny-model fuzz bench clean \
+.PHONY: help setup check test test-fast demo demo-seeds tiny-model reward-model fuzz bench clean \
 	bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards

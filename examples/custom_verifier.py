@@ -1,4 +1,8 @@
-"""A verifier of your own, used by path:
+"""A verifier of your own, used by path. Try it, from the repository's root:
+
+    ring-async up examples/custom_verifier.yaml
+
+which is the local run with this file as its judge:
 
     verifiers:
       brevity:
@@ -6,6 +10,11 @@
         options: {max_words: 12}
 
 or swapped into a running fleet: `ring-async swap verifier math=examples/custom_verifier.py:Brevity max_words=12`.
+
+To write yours, copy this file and change three things: what `score` says, the options, the golden cases. `score` gets
+the prompt, with all that its source put into `metadata`, and the response's text; it returns a finite reward, or raises
+`VerifierError(cause)` if it cannot judge, and then the prompt is issued again. The golden cases are judged before any
+response is; if one does not come out as declared, the run ends at once and names it.
 
 It rewards a right answer to a sum, and more so if it is said briefly. Options are the constructor's arguments; name and
 version (a hash of this file and the options) are set by the package. `isolation = "process"` would run it in worker

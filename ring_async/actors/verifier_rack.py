@@ -25,7 +25,7 @@ from ring_async.errors import RefusedError, VerifierError
 from ring_async.transport.messages import ShadowReported, VerifierPrepared
 from ring_async.types import GroupHeader, Verdict, VerifierInForce, VerifierStamp
 from ring_async.verifiers.base import Response, Verifier
-from ring_async.verifiers.golden import check_golden_cases
+from ring_async.verifiers.golden import require_golden_cases
 from ring_async.verifiers.registry import make_verifier
 from ring_async.verifiers.scoring import score_group
 
@@ -69,10 +69,15 @@ class VerifierRack:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self, names: Iterable[str]) -> None:
-        """Put the configuration's verifiers in force."""
+        """Put the configuration's verifiers in force.
+
+        Raises:
+            ConfigError: one cannot be built, or fails a golden case.
+        """
         for name in names:
             section = self._config.verifiers[name]
             self._services[name] = await self._build(VerifierInForce(name, section.use, section.options, epoch=0))
+            await require_golden_cases(self._services[name].verifier)
 
     async def adopt(self, verifiers: Iterable[VerifierInForce]) -> None:
         """Come to what the controller says is in force."""
@@ -105,7 +110,7 @@ class VerifierRack:
         began_s = monotonic_s()
         service = await self._build(wanted)
         try:
-            num_cases = await check_golden_cases(service.verifier, self._config.reward.timeout_s)
+            num_cases = await require_golden_cases(service.verifier, self._config.reward.timeout_s)
         except BaseException:
             await asyncio.to_thread(service.verifier.close)
             raise

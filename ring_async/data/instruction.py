@@ -3,7 +3,8 @@
 Owns: combining a request with instructions that do not contradict each other. Does not own: the kinds
 (`verifiers.instruction_kinds`), or scoring.
 
-Held-out prompts ask about topics that training prompts never mention, so the splits are disjoint by construction.
+Held-out prompts ask about topics that training prompts never mention, so the splits are disjoint by construction. Given
+topics belong to a split by a hash of their text.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from ring_async.data.split import is_held_out
 from ring_async.errors import ConfigError
 from ring_async.types import Prompt
 from ring_async.verifiers.instruction_kinds import KINDS, Kind
@@ -45,12 +47,21 @@ class InstructionSource:
         name: of the source.
         kinds: identifiers to draw from; None: all 25.
         max_instructions: most instructions in one prompt, 1 to 3.
+        requests: what to ask for, each with `{topic}` in it; None: general writing.
+        topics: what to ask about; None: everyday ones.
 
     Raises:
-        ConfigError: an unknown kind, or a number out of range.
+        ConfigError: an unknown kind, a number out of range, a request without `{topic}`, too few topics for two splits.
     """
 
-    def __init__(self, name: str, kinds: Sequence[str] | None = None, max_instructions: int = 3) -> None:
+    def __init__(
+        self,
+        name: str,
+        kinds: Sequence[str] | None = None,
+        max_instructions: int = 3,
+        requests: Sequence[str] | None = None,
+        topics: Sequence[str] | None = None,
+    ) -> None:
         self.name = name
         unknown = sorted(set(kinds or ()) - set(KINDS))
         if unknown:
@@ -59,17 +70,27 @@ class InstructionSource:
             raise ConfigError(f"sources.{name}.options.max_instructions: {max_instructions} must be 1, 2 or 3")
         self._kinds = [KINDS[identifier] for identifier in (kinds or KINDS)]
         self._max_instructions = max_instructions
+        self._requests = tuple(requests or _REQUESTS)
+        for request in self._requests:
+            if "{topic}" not in request:
+                raise ConfigError(f"sources.{name}.options.requests: {request!r} has no {{topic}} in it")
+        self._topics = tuple(topic for topic in topics if not is_held_out(topic)) if topics else _TOPICS
+        self._held_out_topics = tuple(filter(is_held_out, topics)) if topics else _HELD_OUT_TOPICS
+        if not self._topics or not self._held_out_topics:
+            raise ConfigError(
+                f"sources.{name}.options.topics: {len(topics or ())} are too few to set some aside for evaluation"
+            )
 
     def prompt(self, index: int) -> Prompt:
-        return self._make("train", index, _TOPICS)
+        return self._make("train", index, self._topics)
 
     def held_out(self, index: int) -> Prompt:
-        return self._make("held-out", index, _HELD_OUT_TOPICS)
+        return self._make("held-out", index, self._held_out_topics)
 
     def _make(self, split: str, index: int, topics: Sequence[str]) -> Prompt:
         digest = blake2b(f"{split}/{index}".encode(), digest_size=8).digest()
         rng = random.Random(int.from_bytes(digest, "big"))
-        request = rng.choice(_REQUESTS).format(topic=rng.choice(topics))
+        request = rng.choice(self._requests).replace("{topic}", rng.choice(topics))
         first = self._kinds[index % len(self._kinds)]
         chosen = self._compatible(first, rng)
         instructions = []

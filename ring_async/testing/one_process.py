@@ -5,13 +5,15 @@
 Owns: what the launcher and Ray do elsewhere: it asks the controller what should run, starts it, and reports what died.
 Engines, training and weights are scripted; store, journal, ledger, admission and batch plans are the real ones. Run it
 under `virtual_clock.run_virtual`: an hour of a run takes seconds and comes out the same every time.
+`ConfiguredFleet` has nothing scripted, and runs in real time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from ring_async.actors.reward import Reward
 from ring_async.actors.rollout import Rollout
 from ring_async.config.schema import Config
 from ring_async.data.base import PromptSource
+from ring_async.data.registry import make_source
+from ring_async.launch import make_actor
 from ring_async.monitoring.trace import Tracer
 from ring_async.storage.run_dir import RunDir
 from ring_async.testing.builders import make_prompt
@@ -211,3 +215,30 @@ class OneProcessFleet:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+class ConfiguredFleet(OneProcessFleet):
+    """All that the configuration names: model, engine, training, weight channel, sources, verifiers.
+
+    Only the processes and the sockets of the data plane are missing. Run it under `asyncio.run`: its threads compute.
+
+    Args:
+        socket_dir: folder for the sockets of the weight channel.
+    """
+
+    def __init__(self, config: Config, runs: Path, socket_dir: Path) -> None:
+        super().__init__(config, runs)
+        self._socket_dir = socket_dir
+        self._opening = asyncio.Lock()
+
+    def _make(self, context: ActorContext) -> Actor | Controller:
+        if context.spec.role == "controller":
+            return Controller(context, make_source, is_resumed=False)
+        actor: Actor = make_actor(context, self._socket_dir, None)
+        actor.open = functools.partial(self._open_in_turn, actor.open)  # type: ignore[method-assign]
+        return actor
+
+    async def _open_in_turn(self, open_actor: Callable[[], Awaitable[None]]) -> None:
+        """Models are loaded one at a time: transformers cannot load two at once in one process."""
+        async with self._opening:
+            await open_actor()

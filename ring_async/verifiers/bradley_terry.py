@@ -3,10 +3,14 @@
 Owns: the loss and a small training loop, for one device. Does not own: serving the model (`reward_model`).
 
     loss = −mean log σ(r_chosen − r_rejected) + center · mean (r_chosen + r_rejected)²
+
+    python -m ring_async.verifiers.bradley_terry configs/data/preferences.jsonl --start builtin:tiny --out FOLDER
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +20,8 @@ from typing import Any
 import torch
 from torch.nn.functional import logsigmoid
 
-from ring_async.errors import DivergedError
+from ring_async.errors import ConfigError, DivergedError
+from ring_async.models import resolve_model_path
 from ring_async.verifiers.reward_model import batch_scores, conversation_ids, padding_id
 
 
@@ -126,3 +131,86 @@ def _pair_scores(
     sequences = [pair[0] for pair in batch] + [pair[1] for pair in batch]
     scores = batch_scores(model, sequences, pad_token_id)
     return scores[: len(batch)], scores[len(batch) :]
+
+
+def read_pairs(path: Path) -> list[PreferencePair]:
+    """Preferences from JSON lines with `prompt`, `chosen` and `rejected`; other columns are passed over.
+
+    Raises:
+        ConfigError: no such file, or a line without them; names it.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path.absolute()}: no such file; give JSON lines with prompt, chosen and rejected")
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            pair = PreferencePair(row["prompt"], row["chosen"], row["rejected"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{path}:{number}: not an object with prompt, chosen and rejected ({type(error).__name__}: {error})"
+            ) from error
+        pairs.append(pair)
+    return pairs
+
+
+def load_start(path: str, seed: int = 0) -> tuple[Any, Any]:
+    """A language model as the start of a reward model: its layers, and a new head with one output. And its tokenizer.
+
+    Args:
+        path: as `model.path` of a configuration.
+        seed: of the head.
+
+    Raises:
+        ConfigError: no model there.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = resolve_model_path(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+def main() -> None:
+    """Train a reward model from a file of preferences."""
+    import transformers
+
+    parser = argparse.ArgumentParser(
+        prog="python -m ring_async.verifiers.bradley_terry", description="Train a reward model on preferences."
+    )
+    parser.add_argument("pairs", type=Path, help="JSON lines with prompt, chosen, rejected")
+    parser.add_argument("--start", default="builtin:tiny", help="language model to start from (default: builtin:tiny)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the pairs")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--max-tokens", type=int, default=256, help="of prompt and response together")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # it warns that the head is new
+    try:
+        pairs = read_pairs(arguments.pairs)
+        model, tokenizer = load_start(arguments.start, arguments.seed)
+    except ConfigError as error:
+        parser.error(str(error))
+    report = train_reward_model(
+        model,
+        tokenizer,
+        pairs,
+        num_epochs=arguments.epochs,
+        learning_rate=arguments.learning_rate,
+        max_tokens=arguments.max_tokens,
+        seed=arguments.seed,
+        save_to=arguments.out,
+    )
+    losses = " ".join(f"{loss:.3f}" for loss in report.losses)
+    print(f"{len(pairs)} pairs; loss of each epoch {losses}; {report.accuracy:.0%} ranked rightly")  # noqa: T201
+    print(f"wrote {arguments.out}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

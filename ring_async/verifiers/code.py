@@ -7,7 +7,8 @@ Owns: finding the program in a response, running the tests, comparing outputs. D
     function: for the second kind, `solve` or `Solution.solve`;
     language: `python` or `cpp`; absent: what the response's code fence says, else Python;
     limits: overrides of `SandboxLimits` for this problem, e.g. `{"cpu_s": 2}`;
-    unordered: true where a returned list's order does not matter.
+    unordered: true where a returned list's order does not matter;
+    template: a program with a gap, `{completion}`, where the response's code goes; absent: the response is the program.
 
 Expected outputs never enter the sandbox: a program can only pass by printing or returning the right answer. A program
 that is too slow, too large, or does not compile has failed its tests: that is its reward, not a fault.
@@ -25,6 +26,7 @@ from typing import Any, Literal
 
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt, Verdict
+from ring_async.verifiers.answers import tagged_answer
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
 from ring_async.verifiers.sandbox import (
     Call,
@@ -49,6 +51,7 @@ _LANGUAGES: Mapping[str, Language] = {
     "cc": "cpp",
 }
 _DEFAULT_TIMEOUT_S = 60.0
+_GAP = "{completion}"
 
 
 def extract_program(text: str, language: Language | None = None) -> Program | None:
@@ -74,11 +77,13 @@ class CodeVerifier(VerifierBase):
         reward: `all` (stops at the first failure) or `fraction`.
         limits: overrides of `SandboxLimits`, for every problem.
         tolerance: relative and absolute error allowed between numbers; 0: outputs are compared as text, values exactly.
+        extract: `fenced`: the code is the last fenced block. `fenced_or_tagged`: without one, the last
+            `<answer>…</answer>`; for short completions of a template.
         num_workers: programs run at once.
 
     Raises:
         SandboxUnavailableError: no sandbox here, see `SandboxPool`.
-        ValueError: an unknown limit or reward.
+        ValueError: an unknown limit, reward or `extract`.
     """
 
     def __init__(
@@ -86,13 +91,17 @@ class CodeVerifier(VerifierBase):
         reward: Literal["all", "fraction"] = "all",
         limits: Mapping[str, Any] | None = None,
         tolerance: float = 0.0,
+        extract: Literal["fenced", "fenced_or_tagged"] = "fenced",
         num_workers: int = 1,
     ) -> None:
         if reward not in ("all", "fraction"):
             raise ValueError(f"reward: {reward!r} is neither all nor fraction")
+        if extract not in ("fenced", "fenced_or_tagged"):
+            raise ValueError(f"extract: {extract!r} is neither fenced nor fenced_or_tagged")
         self._stops_early = reward == "all"
         self._limits = _with_overrides(SandboxLimits(), limits or {})
         self._tolerance = tolerance
+        self._takes_tagged = extract == "fenced_or_tagged"
         self._pool = SandboxPool(num_workers, self._limits)
 
     def score(self, prompt: Prompt, response: Response) -> Verdict:
@@ -122,7 +131,7 @@ class CodeVerifier(VerifierBase):
 
     def _score(self, prompt: Prompt, response: Response, timeout_s: float) -> Verdict:
         tests, function, language, limits = self._problem(prompt)
-        program = extract_program(response.text, language)
+        program = self._program(prompt, response.text, language)
         if program is None:
             return Verdict(0.0, {"passed": 0.0, "tests": float(len(tests))}, "no code block")
         try:
@@ -135,6 +144,18 @@ class CodeVerifier(VerifierBase):
         reward = float(passed == len(tests)) if self._stops_early else passed / len(tests)
         explanation = problem or f"{passed} of {len(tests)} tests passed"
         return Verdict(reward, {"passed": float(passed), "tests": float(len(tests))}, explanation, seconds)
+
+    def _program(self, prompt: Prompt, text: str, language: Language | None) -> Program | None:
+        """The response's code, in the prompt's template where it has one."""
+        program = extract_program(text, language)
+        if program is None and self._takes_tagged and (tagged := tagged_answer(text)):
+            program = Program(tagged, language or "python")
+        template = prompt.metadata.get("template")
+        if template is None:
+            return program
+        if _GAP not in str(template):
+            raise VerifierError("bad_prompt", f"{prompt.prompt_id}: metadata.template: has no {_GAP} to fill in")
+        return program and dataclasses.replace(program, source=str(template).replace(_GAP, program.source.rstrip()))
 
     def _run(
         self, session: Session, tests: Sequence[Mapping[str, Any]], function: str, deadline: float, prompt: Prompt

@@ -17,7 +17,6 @@ import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ring_async.errors import VerifierError
@@ -76,34 +75,6 @@ async def score_one(verifier: Verifier, prompt: Prompt, response: Response, time
         else:
             verdict = await _call(verifier.score, (prompt, response), timeout_s)
     return _checked(verifier, verdict, time.perf_counter() - started)
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenFailure:
-    """A golden case that did not come out as declared; `problem` is one line for a person."""
-
-    index: int
-    problem: str
-
-
-async def check_golden_cases(verifier: Verifier, timeout_s: float) -> list[GoldenFailure]:
-    """Run a verifier's golden cases, and its parts' if it has any. An empty list means it may go into service."""
-    failures: list[GoldenFailure] = []
-    for name, part in getattr(verifier, "parts", {}).items():
-        found = await check_golden_cases(part, timeout_s)
-        failures += [GoldenFailure(failure.index, f"part {name}: {failure.problem}") for failure in found]
-    for index, case in enumerate(verifier.golden_cases()):
-        try:
-            (verdict,) = await score_group(verifier, case.prompt, [case.response], timeout_s)
-        except VerifierError as error:
-            failures.append(GoldenFailure(index, f"{case.prompt.prompt_id}: could not be judged: {error}"))
-            continue
-        if abs(verdict.reward - case.reward) > case.tolerance:
-            problem = (
-                f"{case.prompt.prompt_id}: reward {verdict.reward:g}, declared {case.reward:g} ± {case.tolerance:g}"
-            )
-            failures.append(GoldenFailure(index, f"{problem} ({verdict.explanation})"))
-    return failures
 
 
 def num_abandoned_threads() -> int:

@@ -16,7 +16,7 @@ from ring_async.monitoring.trace import Tracer
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.storage.run_dir import RunDir
-from ring_async.testing.builders import make_config
+from ring_async.testing.builders import make_config, make_prompt
 from ring_async.testing.one_process import CountingSource, OneProcessFleet
 from ring_async.testing.scripted_training import ScriptedTrainEngine
 from ring_async.testing.scripted_verifier import ScriptedVerifier
@@ -34,6 +34,7 @@ from ring_async.transport.messages import (
 )
 from ring_async.transport.weights import StagedWeights
 from ring_async.types import PolicyVersion
+from ring_async.verifiers.base import GoldenCase, Response
 
 Deed = Callable[[OneProcessFleet], Coroutine[Any, Any, None]]
 
@@ -178,6 +179,20 @@ def test_shut_down_and_resume_continue_the_count(tmp_path: Path):
     assert run(second) == ""
     assert [batch.plan.plan_number for batch in second.train_engines[0].batches] == list(range(reached + 1, 7))
     assert audit(second.run_dir.path).is_clean
+
+
+class Mistaken(EvenTotal):
+    """Declares a golden case that it does not fulfil itself."""
+
+    def golden_cases(self):
+        return [GoldenCase(make_prompt("odd total"), Response("1"), 1.0)]
+
+
+def test_a_verifier_whose_golden_cases_fail_never_judges_and_the_run_says_which(tmp_path: Path):
+    fleet = make_fleet(tmp_path, verifiers={"exact": {"use": f"{__file__}:Mistaken"}})
+    failure = run(fleet)
+    assert "ConfigError: verifiers.exact: golden case 0: odd total: reward 0, declared 1" in failure
+    assert not lines(fleet.run_dir.metrics)
 
 
 class Broken(ScriptedVerifier):

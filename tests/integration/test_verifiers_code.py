@@ -10,9 +10,10 @@ from ring_async.config.schema import VerifierSection
 from ring_async.errors import ConfigError, SandboxUnavailableError, VerifierError
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
+from ring_async.verifiers.golden import check_golden_cases
 from ring_async.verifiers.registry import make_verifier
 from ring_async.verifiers.sandbox import SandboxPool
-from ring_async.verifiers.scoring import check_golden_cases, score_group
+from ring_async.verifiers.scoring import score_group
 
 SUM = {
     "tests": [
@@ -56,6 +57,37 @@ pytestmark = [
 
 def test_golden_cases(code):
     assert asyncio.run(check_golden_cases(code(), 20.0)) == []
+
+
+GAP = {
+    "template": "def solve(of):\n    total = {completion}\n    return [total, total < 0][of]\n",
+    "function": "solve",
+    "tests": [{"args": [0], "expected": 5}, {"args": [1], "expected": False}],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "reward", "says"),
+    [
+        (fenced("2 + 3"), 1.0, "2 of 2 tests passed"),
+        ("2+3=5<answer>5</answer>", 1.0, "2 of 2 tests passed"),
+        ("<answer>6</answer>", 0.5, "test 0: returned 6, expected 5"),
+        ("<answer>dog</answer>", 0.0, "test 0: NameError: name 'dog' is not defined"),
+        ("<answer>5", 0.0, "no code block"),
+    ],
+)
+def test_a_completion_runs_inside_its_template(code, text, reward, says):
+    judged = verdict(code(reward="fraction", extract="fenced_or_tagged"), text, GAP)
+    assert judged.reward == reward
+    assert says in judged.explanation
+
+
+def test_a_tagged_answer_is_code_only_on_request_and_a_template_needs_a_gap(code):
+    assert verdict(code(), "<answer>5</answer>", GAP).explanation == "no code block"
+    with pytest.raises(VerifierError, match=r"metadata\.template: has no \{completion\} to fill in"):
+        verdict(code(), fenced("5"), GAP | {"template": "print(5)"})
+    with pytest.raises(ConfigError, match="extract: 'all' is neither fenced nor fenced_or_tagged"):
+        code(extract="all")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from ring_async.config.schema import VerifierSection
 from ring_async.errors import ConfigError, VerifierError
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
+from ring_async.verifiers.golden import check_golden_cases
 from ring_async.verifiers.registry import make_verifier
-from ring_async.verifiers.scoring import check_golden_cases, score_group
+from ring_async.verifiers.scoring import score_group
 
 PLUGIN = """
 import os, signal, socket, time

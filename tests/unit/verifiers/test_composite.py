@@ -7,9 +7,10 @@ from ring_async.errors import ConfigError, VerifierError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
 from ring_async.verifiers.composite import AllOf, Gate, WeightedSum
+from ring_async.verifiers.golden import check_golden_cases
 from ring_async.verifiers.length_bias import LengthBias, LengthCorrected
 from ring_async.verifiers.registry import make_verifier
-from ring_async.verifiers.scoring import check_golden_cases, score_group
+from ring_async.verifiers.scoring import score_group
 
 PROMPT = Prompt("p", "s", "?")
 

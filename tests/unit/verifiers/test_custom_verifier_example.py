@@ -2,8 +2,8 @@ import asyncio
 from pathlib import Path
 
 from ring_async.config.schema import VerifierSection
+from ring_async.verifiers.golden import check_golden_cases
 from ring_async.verifiers.registry import make_verifier
-from ring_async.verifiers.scoring import check_golden_cases
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "custom_verifier.py"
 

@@ -231,7 +231,26 @@ def test_source_s_prompts_can_be_judged():
         assert 0 <= verifier.score(source.prompt(index), Response("Some response.")).reward <= 1
 
 
-@pytest.mark.parametrize("options", [{"kinds": ["no:such"]}, {"max_instructions": 0}, {"max_instructions": 4}])
+def test_source_takes_requests_and_topics_of_one_s_own():
+    topics = [f"{number} + {number}" for number in range(40)]
+    source = InstructionSource("if", ["punctuation:no_comma"], 1, ["Work out {topic}."], topics)
+    train, held_out = ([make(index).text for index in range(100)] for make in (source.prompt, source.held_out))
+    asked = {text.removesuffix(" Do not use any commas in your response.") for text in train + held_out}
+    assert asked <= {f"Work out {topic}." for topic in topics}
+    assert len(asked) > 20
+    assert not set(train) & set(held_out)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kinds": ["no:such"]},
+        {"max_instructions": 0},
+        {"max_instructions": 4},
+        {"requests": ["Say something."]},
+        {"topics": ["the sea"]},
+    ],
+)
 def test_source_refuses_mistakes(options):
     with pytest.raises(ConfigError, match=r"sources.if.options"):
         InstructionSource("if", **options)

@@ -5,8 +5,8 @@ import pytest
 
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt, Verdict
-from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
-from ring_async.verifiers.scoring import check_golden_cases, num_abandoned_threads, score_group, score_one
+from ring_async.verifiers.base import Response, VerifierBase
+from ring_async.verifiers.scoring import num_abandoned_threads, score_group, score_one
 
 PROMPT = Prompt("p", "s", "?")
 
@@ -152,16 +152,3 @@ def test_responses_of_a_group_are_judged_at_once():
 
 def test_score_one_judges_one():
     assert asyncio.run(score_one(Judge(lambda text: Verdict(0.5)), PROMPT, Response("a"), 1.0)).reward == 0.5
-
-
-def test_golden_cases_that_come_out_otherwise_are_named():
-    judge = Judge(lambda text: Verdict(float(text)))
-    judge.golden_cases = lambda: [
-        GoldenCase(PROMPT, Response("1"), 1.0),
-        GoldenCase(PROMPT, Response("1"), 0.5),
-        GoldenCase(PROMPT, Response("x"), 0.5),
-    ]
-    failures = asyncio.run(check_golden_cases(judge, 1.0))
-    assert [failure.index for failure in failures] == [1, 2]
-    assert "reward 1, declared 0.5" in failures[0].problem
-    assert "could not be judged: crash" in failures[1].problem
