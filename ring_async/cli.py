@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ring_async.commands import data
+from ring_async.commands import changes, data
 from ring_async.commands.doctor import doctor
 from ring_async.commands.export import export
 from ring_async.commands.init import init
@@ -471,7 +471,11 @@ def _free_name(runs: Path, name: str) -> str:
 
 for command in (samples, export, init, doctor):
     app.command()(command)
+for name, change in (("mixture", changes.mixture), ("set", changes.set_knobs), ("scale", changes.scale)):
+    app.command(name)(change)
 app.add_typer(data.app, name="data")
+app.add_typer(changes.swap_app, name="swap")
+app.add_typer(changes.rollback_app, name="rollback")
 
 
 def main(words: list[str] | None = None) -> Any:

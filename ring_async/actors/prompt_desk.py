@@ -14,7 +14,7 @@ from typing import Any
 from ring_async.config.schema import Config, SourceSection
 from ring_async.core.mixture import Mixture, check_weights
 from ring_async.data.base import PromptSource
-from ring_async.errors import ConfigError
+from ring_async.errors import ConfigError, RingAsyncError
 from ring_async.types import Reservation, SamplingParams
 
 MakeSource = Callable[[str, SourceSection], PromptSource]
@@ -60,7 +60,12 @@ class PromptDesk:
         Raises:
             ConfigError: it cannot be made.
         """
-        self._sources[name] = self._make_source(name, section)
+        try:
+            self._sources[name] = self._make_source(name, section)
+        except RingAsyncError:
+            raise
+        except Exception as error:  # a library's own complaint about its settings
+            raise ConfigError(f"sources.{name}: cannot be made: {type(error).__name__}: {error}") from error
         self._sections[name] = section
         self.cursors.setdefault(name, 0)
 

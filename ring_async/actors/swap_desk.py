@@ -348,7 +348,7 @@ class SwapDesk:
             return use
         try:
             content = Path(place).read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{place}: cannot be read: {error}") from error
         digest = hashlib.sha256(content).hexdigest()[:16]
         kept = self._folder / digest / Path(place).name

@@ -21,7 +21,7 @@ import msgspec
 
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config, VerifierSection
-from ring_async.errors import RefusedError, VerifierError
+from ring_async.errors import ConfigError, RefusedError, RingAsyncError, VerifierError
 from ring_async.transport.messages import ShadowReported, VerifierPrepared
 from ring_async.types import GroupHeader, Verdict, VerifierInForce, VerifierStamp
 from ring_async.verifiers.base import Response, Verifier
@@ -76,8 +76,9 @@ class VerifierRack:
         """
         for name in names:
             section = self._config.verifiers[name]
-            self._services[name] = await self._build(VerifierInForce(name, section.use, section.options, epoch=0))
-            await require_golden_cases(self._services[name].verifier)
+            service = await self._build(VerifierInForce(name, section.use, section.options, epoch=0))
+            await require_golden_cases(service.verifier)
+            self._services[name] = service
 
     async def adopt(self, verifiers: Iterable[VerifierInForce]) -> None:
         """Come to what the controller says is in force."""
@@ -188,14 +189,21 @@ class VerifierRack:
         if name not in self._services:  # its source was added to the mixture later
             async with self._opening:
                 if name not in self._services:
-                    section = self._config.verifiers[name]
-                    self._services[name] = await self._build(VerifierInForce(name, section.use, section.options, 0))
+                    try:
+                        await self.open([name])
+                    except ConfigError as error:
+                        raise VerifierError("unavailable", str(error)) from error
         return self._services[name]
 
     async def _build(self, wanted: VerifierInForce) -> Service:
         section = VerifierSection(use=wanted.use, options=wanted.options)
         num_workers = self._config.reward.num_workers
-        verifier = await asyncio.to_thread(make_verifier, wanted.name, section, num_workers=num_workers)
+        try:
+            verifier = await asyncio.to_thread(make_verifier, wanted.name, section, num_workers=num_workers)
+        except RingAsyncError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a plugin does when it is imported or made
+            raise ConfigError(f"verifiers.{wanted.name}: {type(error).__name__}: {error}") from error
         return Service(verifier, wanted.epoch)
 
     def _finish(self, service: Service) -> None:

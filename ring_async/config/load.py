@@ -52,6 +52,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return _validate(values, origins, str(path))
 
 
+def parse_words(words: Sequence[str]) -> dict[str, Any]:
+    """`key=value` words, values read as YAML; keys stay dotted.
+
+    Raises:
+        ConfigError: a word that is none.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"{COMMAND_LINE}: {word!r} is not key=value")
+        values[key.strip()] = _parse_yaml(text, f"{COMMAND_LINE}: {key.strip()}")
+    return values
+
+
 def config_from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
     """Check plain data (a run's `config.json`, a test's dict) as `load_config` does.
 

@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from ring_async.config.schema import ControlSection
+from ring_async.control.changes_api import Changes, changes_router
 from ring_async.control.guard import Guard, Refusal
 from ring_async.errors import ConfigError, RingAsyncError
 from ring_async.monitoring.discovery import scrape_targets
@@ -30,6 +31,9 @@ from ring_async.transport.messages import Member
 
 class Operations(Protocol):
     """What the API asks of the controller."""
+
+    @property
+    def changes(self) -> Changes: ...
 
     def status(self) -> dict[str, Any]: ...
 
@@ -141,6 +145,7 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
         operations.shut_down("ring-async down", request.deadline_s)
         return Accepted()
 
+    app.include_router(changes_router(operations.changes))
     return app
 
 

@@ -10,6 +10,20 @@ from ring_async.transport.messages import Member
 TOKEN = "a" * 43
 
 
+class RecordedChanges:
+    """`control.changes_api.Changes` that write down what was asked, whatever it was."""
+
+    def __init__(self, asked: list[Any]) -> None:
+        self._asked = asked
+
+    def __getattr__(self, name: str) -> Any:
+        def ask(*args: Any, **kwargs: Any) -> dict[str, Any]:
+            self._asked.append((name, args, kwargs))
+            return {"knobs": {}}
+
+        return ask
+
+
 class Recorded:
     """`control.api.Operations` that write down what was asked."""
 
@@ -17,6 +31,10 @@ class Recorded:
         self.asked: list[Any] = []
         self.refused: list[Refusal] = []
         self._failure = failure
+
+    @property
+    def changes(self) -> RecordedChanges:
+        return RecordedChanges(self.asked)
 
     def status(self) -> dict[str, Any]:
         return {"state": "running", "entropy": float("nan")}

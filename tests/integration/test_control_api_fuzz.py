@@ -62,6 +62,8 @@ class ServedFleet:
             await asyncio.sleep(0.01)
         controller = self.fleet.controller
         shut_down, controller.shut_down = controller.shut_down, lambda _, deadline_s: self.ends_asked.append(deadline_s)
+        scale = controller.changes.scale  # a fleet of 100,000 is a valid wish, but not one for this process
+        controller.changes.scale = lambda role, num, author: scale(role, min(num, 3), author=author)
         limits = ControlSection(max_requests_per_s=10_000)
         async with serve(make_app(controller, TOKEN, "fuzz", limits), limits) as url:
             self._url.set_result(url)
@@ -113,4 +115,4 @@ def test_no_call_is_answered_with_5xx(served: ServedFleet):
 
 
 def _has_parameters(operation: Any) -> bool:
-    return bool(operation.body or operation.query or operation.path_parameters)
+    return bool(operation.body or operation.query)
