@@ -84,7 +84,7 @@ class WorkDesk:
             metrics.controller_reservations.labels(source=reservation.prompt.source).inc()
             issued.append(reservation)
         if records:
-            self._journal.append(*records, Noted("prompts", self._prompts.snapshot()))
+            self._journal.append(*records, *self._accounts())
         return tuple(issued)
 
     def pause_sources(self, sources: Iterable[str]) -> bool:
@@ -152,17 +152,21 @@ class WorkDesk:
 
     def moved(self, states: tuple[TrajectoryState, ...]) -> None:
         """Replay's word on trajectories. They are durable there, so their reservations are fulfilled."""
-        self._journal.append(StatesMoved(states))
         by_group: dict[str, list[TrajectoryState]] = {}
         for state in states:
             by_group.setdefault(split_id(state.trajectory_id)[0], []).append(state)
+        record = StatesMoved(states)
+        self.ledger.check_record(record)
+        has_completed = False
         for group_id, moved in by_group.items():
             held = self._desk.complete(group_id)
             if held is not None:
+                has_completed = True
                 num_tokens = sum(state.num_tokens for state in moved)
                 has_signal = any(state.state in {"buffered", "consumed"} for state in moved)
                 self._prompts.mixture.completed(held.reservation.prompt.source, num_tokens)
                 self._limiter.observe_group(num_tokens, has_signal=has_signal)
+        self._journal.append(record, *(self._accounts() if has_completed else ()))
 
     def observe_buffer(self, shard: str, report: BufferReported) -> None:
         self._buffer[shard] = report
@@ -187,6 +191,10 @@ class WorkDesk:
     def close(self) -> None:
         self._journal.close()
 
+    def _accounts(self) -> tuple[Noted, Noted]:
+        """What a resumed run goes on from: cursors and mixture, and what the limiter has learnt of groups."""
+        return Noted("prompts", self._prompts.snapshot()), Noted("limiter", msgspec.to_builtins(self._limiter.state))
+
     def _take_back(self, returned: list[Returned]) -> list[Returned]:
         failed = [back for back in returned if back.is_failed]
         for back in returned:
@@ -209,7 +217,8 @@ class WorkDesk:
         checkpoint = notes.get("checkpoint")
         number = checkpoint["version"] if checkpoint else 0
         log.info("resuming at version %d with %d groups to issue again", number, len(under_way))
-        return AdmissionState(version_number=number, num_planned=number)
+        learnt = msgspec.convert(notes.get("limiter", {}), AdmissionState)
+        return msgspec.structs.replace(learnt, version_number=number, num_planned=number)
 
 
 def admission_rules(config: Config) -> AdmissionRules:

@@ -1,0 +1,93 @@
+"""A run that was ended and resumed trains the same batches to the same losses, bit for bit, as one that was not.
+
+Both run in one process under the virtual clock, with the real model, optimizer and checkpoints, in `mode: sync`: there
+nothing is in flight between two versions, so what a run does follows from its state alone.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ring_async.models import resolve_model_path
+from ring_async.storage.audit import audit
+from ring_async.testing.builders import make_config
+from ring_async.testing.one_process import OneProcessFleet
+from ring_async.testing.scripted_engine import seeded_script
+from ring_async.training.hf import HfTrainEngine
+from test_hot_swap_atomic import __file__ as swap_tests
+from test_one_process import lines, run, until_version
+
+NUM_VERSIONS = 10
+STOP_AT = 4
+EXACT = ("loss_tokens", "loss", "entropy", "grad_norm", "reward_mean", "batch_reward_mean", "policy_version")
+SOURCES = {name: {"task": "chain_sum", "verifier": "exact"} for name in ("sums", "letters")}
+
+
+class TrainingFleet(OneProcessFleet):
+    """Scripted responses, real training."""
+
+    def _new_train_engine(self) -> Any:
+        engine = HfTrainEngine(self.config, resolve_model_path(self.config.model.path))
+        self.train_engines.append(engine)
+        return engine
+
+
+def make_fleet(runs: Path, *, num_versions: int = NUM_VERSIONS, is_resumed: bool = False) -> TrainingFleet:
+    config = make_config(
+        mode="sync",
+        seed=5,
+        stop__policy_versions=num_versions,
+        budget__token_budget=192,
+        model={"path": "builtin:tiny"},
+        learner__token_capacity=64,
+        learner__learning_rate=1e-3,
+        correction__rule="none",
+        rollout__group_size=4,
+        rollout__max_tokens=24,
+        rollout__max_running_requests=16,
+        sources=SOURCES,
+        mixture={"sums": 2.0, "letters": 1.0},
+        verifiers={"exact": {"use": f"{swap_tests}:Salted"}},
+        replay__map_size_bytes=32 << 20,
+        checkpoint__every_versions=3,
+        checkpoint__keep=3,
+    )
+    return TrainingFleet(config, runs, script=seeded_script(mean_tokens=12.0), is_resumed=is_resumed)
+
+
+def figures(fleet: OneProcessFleet) -> dict[int, dict[str, Any]]:
+    steps = lines(fleet.run_dir.metrics)
+    return {step["policy_version"]: {key: step[key] for key in EXACT if key in step} for step in steps}
+
+
+@pytest.mark.timeout(300)
+def test_a_resumed_run_gives_the_same_losses_bit_for_bit(tmp_path: Path):
+    torch.set_num_threads(1)
+    whole = make_fleet(tmp_path / "whole")
+    assert run(whole) == ""
+
+    async def stop(fleet: OneProcessFleet) -> None:
+        await until_version(fleet, STOP_AT)
+        fleet.controller.shut_down("test", deadline_s=60.0)
+
+    first = make_fleet(tmp_path / "parts")
+    assert run(first, stop) == ""
+    reached = json.loads(first.run_dir.outcome.read_text())["policy_version"]
+    assert STOP_AT <= reached < NUM_VERSIONS
+    second = make_fleet(tmp_path / "parts", is_resumed=True)
+    assert run(second) == ""
+    expected, found = figures(whole), figures(second)
+    assert sorted(found) == list(range(1, NUM_VERSIONS + 1))
+    assert {"loss", "grad_norm"} <= set(expected[NUM_VERSIONS])
+    for number in expected:
+        assert found[number] == expected[number], f"version {number}, resumed at {reached}"
+    for (name, one), (_, other) in zip(
+        whole.train_engines[-1].named_weights(), second.train_engines[-1].named_weights(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    assert audit(second.run_dir.path).is_clean
