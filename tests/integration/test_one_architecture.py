@@ -32,8 +32,8 @@ def parts_of(run_dir: Path) -> dict[str, dict[str, str]]:
 
 def train_a_little(run: LiveFleet) -> None:
     """A few steps and an evaluation, then the end."""
-    run.wait_version(NUM_VERSIONS)
-    run.wait_until(lambda: bool(read_lines(run.run_dir.evaluations)), "an evaluation")
+    run.wait_version(NUM_VERSIONS, timeout_s=240.0)
+    run.wait_until(lambda: bool(read_lines(run.run_dir.evaluations)), "an evaluation", timeout_s=240.0)
     run.client.post("/v1/down", {"deadline_s": 20.0})
     assert run.wait_end() == 0, run.output()
 
