@@ -43,7 +43,14 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveFleet]:
         change(live, "mixture", "chain_sum=1")
         live.wait_version(live.swapped_at + 8)
         live.refused = cli(
-            "swap", "verifier", "logic=examples/lenient_verifier.py:Nobody", "--runs", str(runs), "--run", "swapped", timeout_s=120.0
+            "swap",
+            "verifier",
+            "logic=examples/lenient_verifier.py:Nobody",
+            "--runs",
+            str(runs),
+            "--run",
+            "swapped",
+            timeout_s=120.0,
         )
         live.rollback = change(live, "rollback", "verifier", "logic")
         live.rolled_back_at = live.status()["policy_version"]
