@@ -44,19 +44,20 @@ class HeldGroup(msgspec.Struct):
 
     def count_births(self, lineage: Lineage, measure: StalenessMeasure) -> None:
         """Follow the learner's lineage."""
-        segments = [trajectory.segments for trajectory in self.record.header.trajectories]
-        self.oldest = birth_numbers(segments, lineage)
-        self.births = self.oldest if measure == "oldest" else birth_numbers(segments, lineage, measure)
+        trajectories = self.record.header.trajectories
+        self.oldest = birth_numbers(trajectories, lineage)
+        self.births = self.oldest if measure == "oldest" else birth_numbers(trajectories, lineage, measure)
 
     def take_stock(self, max_reuse: int) -> None:
         """Follow new progress, or a new bound."""
-        self.trainable, self.is_open, self.is_used = 0, False, False
+        trainable, is_open, is_used = 0, False, False
         for num_tokens, one in zip(self.num_tokens, self.progress, strict=True):
             if one.is_open:
-                self.is_open = True
-                self.trainable += (max_reuse - one.num_uses) * num_tokens - one.position
+                is_open = True
+                trainable += (max_reuse - one.num_uses) * num_tokens - one.position
             elif one.state == "consumed":
-                self.is_used = True
+                is_used = True
+        self.trainable, self.is_open, self.is_used = trainable, is_open, is_used
 
 
 class PlannedBatch(msgspec.Struct, frozen=True):
@@ -158,10 +159,11 @@ def _entry(
         position = group.progress[index].position
         if not position and num_tokens == group.num_tokens[index]:
             interval = TokenInterval(one.trajectory_id, 0, one.num_tokens)
+            loss_tokens.append(num_tokens)
         else:
             interval = token_interval(record, index, position, position + num_tokens)
+            loss_tokens.append(count_loss_tokens(record, index, interval))
         age = learner.number - group.oldest[index]
-        loss_tokens.append(count_loss_tokens(record, index, interval))
         segments.append(one.segments)
         scored_by.append(stamp)
         sequences.append(
@@ -173,9 +175,9 @@ def _entry(
                 header.num_prompt_tokens,
                 one.num_tokens,
                 interval,
-                reward=one.reward if one.reward is not None else float("nan"),
-                advantage=record.advantages[index],
-                staleness=age if age > 0 else 0,
+                one.reward if one.reward is not None else float("nan"),
+                record.advantages[index],
+                age if age > 0 else 0,
             )
         )
     plan = BatchPlan(

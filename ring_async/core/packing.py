@@ -54,16 +54,22 @@ def lay_out(lengths: Sequence[int], token_capacity: int, num_ranks: int) -> Layo
         raise ValueError(f"a sequence of {max(lengths)} tokens does not fit into a row of {token_capacity}")
     free: list[int] = []  # free tokens << 32 | bin, ascending: one integer compares faster than a pair
     bins: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):  # equal ones stay in order
-        length = lengths[i] << 32
+    descending = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # equal ones stay in order
+    place = 0
+    while place < len(descending):
+        length = lengths[descending[place]] << 32
         at = bisect.bisect_left(free, length)
         if at < len(free):
             room = free.pop(at)
-            bins[room & 0xFFFFFFFF].append(i)
         else:
             room = token_capacity << 32 | len(bins)
-            bins.append([i])
-        bisect.insort(free, room - length)
+            bins.append([])
+        members = bins[room & 0xFFFFFFFF]
+        while room >= length and place < len(descending) and lengths[descending[place]] << 32 == length:
+            members.append(descending[place])  # for the next of the same length it is the best fit again
+            room -= length
+            place += 1
+        bisect.insort(free, room)
     rows_per_rank = max(1, -(-len(bins) // num_ranks))
     costs = [sum([sequence_cost(lengths[i]) for i in members]) for members in bins]
     rank_costs = [0.0] * num_ranks

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from ring_async.types import PolicyVersion, Segment
+from ring_async.types import PolicyVersion, Segment, TrajectoryHeader
 
 StalenessMeasure = Literal["oldest", "newest", "mean"]
 
@@ -68,15 +68,16 @@ def birth_number(segments: Sequence[Segment], lineage: Lineage, measure: Stalene
 
 
 def birth_numbers(
-    responses: Sequence[Sequence[Segment]], lineage: Lineage, measure: StalenessMeasure = "oldest"
+    trajectories: Sequence[TrajectoryHeader], lineage: Lineage, measure: StalenessMeasure = "oldest"
 ) -> list[int]:
-    """`birth_number` of each response."""
+    """`birth_number` of each trajectory."""
     if lineage.forks:
-        return [birth_number(segments, lineage, measure) for segments in responses]
+        return [birth_number(one.segments, lineage, measure) for one in trajectories]
     return [  # most responses have one segment of the only lineage there is
-        segments[0].policy_version.number if len(segments) == 1 else birth_number(segments, lineage, measure)
-        for segments in responses
-    ]
+        segments[0].policy_version.number if len(segments := one.segments) == 1
+        else birth_number(segments, lineage, measure)
+        for one in trajectories
+    ]  # fmt: skip
 
 
 def staleness(

@@ -98,7 +98,7 @@ def choose_tokens(
     are tokens enough, a set of responses that may not be cut is sought that leaves no more than the others can fill.
     `is_final` is a stage's declared end: it takes all there is if that is less than the budget.
     """
-    available = sum(candidates[i].num_loss_tokens for i in ordered)
+    available = sum([candidates[i].num_loss_tokens for i in ordered])
     if available <= token_budget and (is_final or available == token_budget) and available > 0:
         return Choice(tuple((i, candidates[i].num_loss_tokens) for i in ordered))
     if available < token_budget or available == 0:

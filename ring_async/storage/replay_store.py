@@ -274,10 +274,11 @@ class ReplayStore:
 
     def _write(self, transaction: lmdb.Transaction, writes: Writes) -> None:
         tables = self._tables
+        put, groups, progresses = transaction.put, tables["groups"], tables["progress"]
         for stored in writes.puts:
             key = stored.record.header.group_id.encode()
-            transaction.put(key, self._scratch.encode(stored), db=tables["groups"])
-            transaction.put(key, _encode(stored.progress), db=tables["progress"])
+            put(key, self._scratch.encode(stored), db=groups)
+            put(key, _encode(stored.progress), db=progresses)
         released = dict.fromkeys(writes.released)
         for group_id, progress in writes.progress.items():
             table = "ended" if group_id in released else "progress"

@@ -115,16 +115,17 @@ def test_a_swap_moves_the_epoch_and_a_rollback_leaves_no_trace(tmp_path: Path):
 
 def rescored(fleet: OneProcessFleet) -> int:
     """Groups that replay had judged again."""
-    return fleet.actors["replay-0"].rescorer.num_sent
+    return sum(fleet.actors[f"replay-{index}"].rescorer.num_sent for index in range(fleet.config.replay.num))
 
 
-def test_rescore_lets_no_batch_mix_epochs(tmp_path: Path):
+@pytest.mark.parametrize("num_shards", [1, 2])
+def test_rescore_lets_no_batch_mix_epochs(tmp_path: Path, num_shards: int):
     async def change(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 5)
         swap = await fleet.controller.changes.swapped("exact", f"{__file__}:Salted", {"salt": 1}, rescore=True)
         assert swap.state == "committed", swap.reason
 
-    fleet = make_fleet(tmp_path, stop__policy_versions=15)
+    fleet = make_fleet(tmp_path, stop__policy_versions=15, replay__num=num_shards)
     assert run(fleet, change) == ""
     prove(fleet)
     epochs = [{epoch for _, epoch in entry.scored_by} for entry in plan_entries(fleet)]

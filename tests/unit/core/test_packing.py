@@ -24,6 +24,23 @@ def test_sequences_lie_whole_and_apart(lengths, num_ranks):
     assert taken.sum() == sum(lengths)
 
 
+@given(st.lists(st.sampled_from([3, 4, 4, 8, 8, 8, 15, 20]), max_size=40))
+def test_each_sequence_goes_where_it_fits_best_longest_first(lengths):
+    """Against the plain form of the rule, one sequence at a time; equal lengths are placed several at once."""
+    rows = []
+    for length in sorted(lengths, reverse=True):
+        fitting = [row for row in rows if sum(row) + length <= 20]
+        best = max(fitting, key=lambda row: (sum(row), -rows.index(row)), default=None)
+        if best is None:
+            rows.append(best := [])
+        best.append(length)
+    layout = lay_out(lengths, 20, 1)
+    found = [[] for _ in range(layout.num_rows)]
+    for length, row in zip(lengths, layout.rows, strict=True):
+        found[row].append(length)
+    assert sorted(map(sorted, rows or [[]])) == sorted(map(sorted, found))
+
+
 def test_a_sequence_longer_than_a_row_is_refused():
     with pytest.raises(ValueError, match="65 tokens does not fit into a row of 64"):
         lay_out([3, 65], 64, 1)
