@@ -2,8 +2,8 @@
 
 Both run in one process under the virtual clock, with the real model, optimizer and checkpoints, in `mode: sync`, and
 are paused at the same version until nothing is in flight; one then goes on, the other is ended and brought up again
-from disk. Without the pause a resumed run is as exact in what it trains, but groups in flight at its end begin anew and so
-arrive in another order.
+from disk. Without the pause a resumed run is as exact in what it trains, but groups in flight at its end begin anew and
+so arrive in another order.
 """
 
 from __future__ import annotations
