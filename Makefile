@@ -45,13 +45,13 @@ fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel; new
 	$(BIN)/python -m tests.fuzz_transport --frames 1000000
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q tests/unit/core tests/unit/transport/test_codec.py
 
-bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards: bench-%: setup
+bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control: bench-%: setup
 	$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
 
-bench: bench-async bench-transport bench-weights bench-replay bench-rewards  ## all benchmarks that need no GPU
+bench: bench-async bench-transport bench-weights bench-replay bench-rewards bench-control  ## all benchmarks that need no GPU
 
 clean:  ## remove what was built; runs and the virtual environment stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help setup check test test-fast demo demo-seeds tiny-model reward-model fuzz bench clean \
-	bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards
+	bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control

@@ -84,6 +84,8 @@ class Replay(Actor):
         self._scored: defaultdict[str, float] = defaultdict(float)
         """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
         self._trouble = ""
+        self._swap_wait_s = 0.0
+        """Time that the shard's thread spent on new epoch rules."""
         self._rescorer: Rescorer | None = None
         self._planner: BatchPlanner | None = None
         self._planner_hears: asyncio.Future[None] | None = None
@@ -133,6 +135,7 @@ class Replay(Actor):
             "next_plan_number": buffer.last_plan + 1,
             "pending_groups": len(self._pending),
             "rescored_groups": self.rescorer.num_sent,
+            "swap_wait_s": self._swap_wait_s,
             **{name: float(value) for name, value in dict(self._shard.counters).items()},
         }
 
@@ -328,8 +331,10 @@ class Replay(Actor):
         The planner says when other shards follow: between two plans, with the offer for the next.
         """
         while self._planner is not None:
+            began_s = monotonic_s()
             try:
                 await self._on_compute(self.shard.bar, rules)
+                self._swap_wait_s += monotonic_s() - began_s
                 return
             except StorageError as error:
                 await self._wait_for_space(error)

@@ -62,6 +62,8 @@ class Reward(Actor):
         self._shadows: set[asyncio.Task[None]] = set()
         self._num_verdicts = 0
         self._busy_s = 0.0
+        self._swap_wait_s = 0.0
+        """Time that groups waited for a verifier to be put in force."""
 
     async def open(self) -> None:
         self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
@@ -92,7 +94,7 @@ class Reward(Actor):
         return Done()
 
     def counters(self) -> dict[str, float]:
-        return {"verdicts": self._num_verdicts, "busy_s": self._busy_s}
+        return {"verdicts": self._num_verdicts, "busy_s": self._busy_s, "swap_wait_s": self._swap_wait_s}
 
     async def main(self) -> None:
         async with asyncio.TaskGroup() as groups:
@@ -119,7 +121,9 @@ class Reward(Actor):
         group = Group.from_buffers(delivery.message.group, delivery.buffers)
         header = group.header
         try:
+            asked_s = monotonic_s()
             async with self._rack.judging(self._source_verifiers[header.prompt.source]) as service:
+                self._swap_wait_s += monotonic_s() - asked_s
                 verdicts = await self._score(group, service)
         except VerifierError as failure:
             if delivery.message.is_rescore:
