@@ -55,6 +55,10 @@ _STYLE: Any = {
 }
 
 
+Change = tuple[float, str]
+"""Something that people changed while the run went on: the policy version, and in a word what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One curve: its name in the legend, a value for each row, and whether each is a dot of its own (for maxima)."""
@@ -130,8 +134,10 @@ def panels(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Panel]:
     return [panel for panel in drawn if any(math.isfinite(value) for line in panel.lines for value in line.values)]
 
 
-def draw_png(rows: Sequence[Row], path: Path, *, title: str, config: Mapping[str, Any]) -> None:
-    """All panels in one picture, three in a row."""
+def draw_png(
+    rows: Sequence[Row], path: Path, *, title: str, config: Mapping[str, Any], changes: Sequence[Change] = ()
+) -> None:
+    """All panels in one picture, three in a row, with a line at everything that people changed meanwhile."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -143,7 +149,9 @@ def draw_png(rows: Sequence[Row], path: Path, *, title: str, config: Mapping[str
         figure.patch.set_facecolor("white")
         figure.suptitle(f"{title}   {_subtitle(rows, config)}", x=0.01, ha="left", fontsize=12, color=_INK)
         for index, panel in enumerate(drawn):
-            _draw(figure.add_subplot(num_lines, 3, index + 1), panel, column(rows, "policy_version"))
+            axes = figure.add_subplot(num_lines, 3, index + 1)
+            _draw(axes, panel, column(rows, "policy_version"))
+            _mark(axes, changes, is_named=index == 0)
         figure.savefig(path)
 
 
@@ -206,6 +214,23 @@ def _draw(axes: Axes, panel: Panel, versions: list[float]) -> None:
     if len(panel.lines) > 1:
         # On the title's line, where it can cover no curve.
         axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.98), ncols=len(panel.lines), **_LEGEND)
+
+
+def _mark(axes: Axes, changes: Sequence[Change], *, is_named: bool) -> None:
+    for version, name in changes:
+        axes.axvline(version, color=_FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
+        if is_named:
+            axes.annotate(
+                name,
+                (version, 0),
+                xycoords=("data", "axes fraction"),
+                xytext=(2, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=_FAINT,
+                rotation=90,
+                va="bottom",
+            )
 
 
 def _draw_line(axes: Axes, line: Line, versions: list[float], colour: str, *, is_smoothed: bool) -> None:

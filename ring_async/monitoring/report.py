@@ -29,6 +29,15 @@ _WINDOW_SHARE, _WINDOW_MAX = 0.1, 10
 """First and last rewards are means over a tenth of the versions, ten at most: one batch alone is mostly noise."""
 
 
+_CHANGES = {
+    "verifier_swapped": "verifier",
+    "verifier_rolled_back": "rollback",
+    "mixture_changed": "mixture",
+    "knobs_changed": "settings",
+    "scaled": "size",
+}
+
+
 def read_rows(run_dir: Path) -> list[Row]:
     """Lines of `metrics.jsonl` in order of policy version, one for each version; `wall_s` runs on over restarts."""
     by_version: dict[int, Row] = {}
@@ -205,9 +214,20 @@ def write_report(run_dir: Path) -> list[Path]:
     figures, config = summary(run_dir), read_config(run_dir)
     picture, page = run_dir / "curves.png", run_dir / "report.html"
     drawn = with_evaluations(rows, figures["evaluations"])
-    draw_png(drawn, picture, title=figures["run"], config=config)
-    page.write_text(render_page(drawn, figures, config, read_lines(run_dir / EVENTS_FILE)), encoding="utf-8")
+    events = read_lines(run_dir / EVENTS_FILE)
+    draw_png(drawn, picture, title=figures["run"], config=config, changes=changes_of(rows, events))
+    page.write_text(render_page(drawn, figures, config, events), encoding="utf-8")
     return [picture, page]
+
+
+def changes_of(rows: Sequence[Row], events: Sequence[Row]) -> list[tuple[float, str]]:
+    """What people changed while the run went on: the policy version after which, and in a word what."""
+    changes = []
+    for event in events:
+        if name := _CHANGES.get(str(event.get("kind"))):
+            before = [row["policy_version"] for row in rows if row.get("time", math.inf) <= event.get("time", 0.0)]
+            changes.append((float(before[-1]) if before else 0.0, name))
+    return changes
 
 
 def with_evaluations(rows: Sequence[Row], evaluations: Sequence[Row]) -> list[Row]:
