@@ -28,7 +28,7 @@ from ring_async.actors.verifier_rack import add_reports
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
 from ring_async.core.verifier_epochs import VerifierEpochs
-from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError
+from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError, StorageError
 from ring_async.transport.messages import (
     ApplyEpochRules,
     CommitVerifier,
@@ -136,7 +136,6 @@ class SwapDesk:
         self._note = note
         self._event = event
         self._on_commit = on_commit
-        self._one_at_a_time = asyncio.Lock()
         self._swaps: dict[str, Swap] = {}
         self._epochs = VerifierEpochs(
             VerifierInForce(name, section.use, section.options, epoch=0) for name, section in config.verifiers.items()
@@ -286,12 +285,16 @@ class SwapDesk:
         """Durable first; then reward actors, so that what replay sends to be judged again meets the new one."""
         swap.state = "committing"
         verifier, began_s = swap.verifier, monotonic_s()
-        before = self._epochs.in_force(verifier.name)
+        before, as_it_was = self._epochs.in_force(verifier.name), self._epochs.snapshot()
         if swap.is_rollback:
             self._epochs.roll_back(verifier)
         else:
             self._epochs.commit(verifier, rescore=swap.rescore)
-        self._note(self._epochs.snapshot())
+        try:
+            self._note(self._epochs.snapshot())
+        except StorageError:
+            self._epochs.restore(as_it_was)
+            raise
         await self._tell_rewards(CommitVerifier(verifier))
         rules = ApplyEpochRules(self._epochs.rules)
         await asyncio.gather(*(self._until_told(member.actor_id, rules) for member in self._book.of("replay")))
@@ -309,8 +312,8 @@ class SwapDesk:
 
     async def _until_told(self, actor_id: str, message: Message) -> None:
         """Until the actor has done it, or is gone: one that registers later is told then."""
-        incarnation = self._book.members[actor_id].incarnation
-        while (member := self._book.members.get(actor_id)) is not None and member.incarnation == incarnation:
+        told = self._book.members.get(actor_id)
+        while told is not None and self._book.members.get(actor_id) == told:
             try:
                 await self._links.command(actor_id, message, timeout_s=COMMIT_RETRY_S)
                 return

@@ -5,6 +5,7 @@ Owns: words, progress, and how a comparison of two verifiers is shown. Does not 
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 from pathlib import Path
@@ -64,12 +65,33 @@ def swap_verifier(
     swap = _follow(client, client.post(f"/v1/verifiers/{name}/swap", body))
     if swap["state"] == "held":
         _show_shadow(swap, err if as_json else out)
-        decision = "commit" if typer.confirm("Put the new one in force?", err=as_json) else "abort"
+        decision = "abort"
+        with contextlib.suppress(typer.Abort):  # Ctrl-C at the question is a no
+            decision = "commit" if typer.confirm("Put the new one in force?", err=as_json) else "abort"
         swap = _follow(client, client.post(f"/v1/swaps/{swap['swap_id']}/{decision}"), until_held=False)
         if decision == "abort":
             out.print("called off; the old verifier goes on")
             raise typer.Exit(1)
     _conclude(swap, as_json)
+
+
+@swap_app.command("abort")
+def abort_swap(
+    swap_id: Annotated[str, typer.Argument(help="As `swap verifier` showed it, e.g. logic-3.")],
+    run: Run = None,
+    *,
+    runs: Runs = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Call off a swap that is prepared, compared, or waits for an answer that nobody will give.
+
+    [bold]Examples[/bold]
+
+      ring-async swap abort logic-3
+    """
+    client = ControlClient(find_run(runs, run), timeout_s=2 * WAIT_S + 5.0)
+    swap = _follow(client, client.post(f"/v1/swaps/{swap_id}/abort"), until_held=False)
+    _say(swap, f"{swap_id} is {swap['state']}: {swap['reason']}", as_json)
 
 
 @rollback_app.command("verifier")

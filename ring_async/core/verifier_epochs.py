@@ -123,6 +123,7 @@ class VerifierEpochs:
         held = msgspec.convert(snapshot, _Snapshot)
         self._last_epoch = held.last_epoch
         self._rules = dict(held.rules)
+        self._former = {}
         for name, configured in self._configured.items():
             if held.configured.get(name) == configured:
                 self._in_force[name] = held.in_force[name]
