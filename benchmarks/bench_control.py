@@ -46,7 +46,7 @@ def swap_again_and_again(client: ControlClient, num_swaps: int, pause_s: float) 
         time.sleep(pause_s)
         body = {
             "use": str(Path(VERIFIER).absolute()),
-            "options": {"tolerance": 15.0 + number},
+            "options": {"tolerance": 3.0 + number / 1000},
             "rescore": number % 10 == 9,
         }
         swap = client.post("/v1/verifiers/logic/swap", body)
@@ -66,7 +66,7 @@ def main() -> None:
         run_dir = RunDir(Path(folder) / "control")
         words = [
             "up", "configs/local.yaml", "run.name=control", f"run.dir={folder}", "stop.policy_versions=9999",
-            f"verifiers.logic.use={VERIFIER}", "monitoring.heartbeat_s=0.2",
+            f"verifiers.logic.use={VERIFIER}", "verifiers.logic.options={tolerance: 2.9}", "monitoring.heartbeat_s=0.2",
         ]  # fmt: skip
         up = subprocess.Popen([sys.executable, "-m", "ring_async.cli", *words], stdout=subprocess.DEVNULL)
         try:
