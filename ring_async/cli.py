@@ -34,6 +34,7 @@ from ring_async.commands.words import (
     complete_actor,
     err,
     out,
+    say,
     short,
 )
 from ring_async.config.load import differing_keys, load_config
@@ -138,7 +139,7 @@ def pause(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -
       ring-async pause --run mine && ring-async resume --run mine
     """
     ControlClient(find_run(runs, run)).post("/v1/pause")
-    _say("paused; go on with: ring-async resume", {"state": "paused"}, as_json)
+    say("paused; go on with: ring-async resume", {"state": "paused"}, as_json)
 
 
 @app.command()
@@ -151,7 +152,7 @@ def resume(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) 
       ring-async resume --run mine
     """
     ControlClient(find_run(runs, run)).post("/v1/resume")
-    _say("running", {"state": "running"}, as_json)
+    say("running", {"state": "running"}, as_json)
 
 
 @app.command()
@@ -164,7 +165,7 @@ def checkpoint(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = Fal
       ring-async export $(ring-async checkpoint) models/now
     """
     written = ControlClient(find_run(runs, run), timeout_s=300.0).post("/v1/checkpoint")
-    _say(written["path"], written, as_json)
+    say(written["path"], written, as_json)
 
 
 @app.command()
@@ -191,7 +192,7 @@ def down(
             time.sleep(0.1)
     outcome = json.loads(run_dir.outcome.read_text())
     killed = f"; killed: {', '.join(outcome['killed'])}" if outcome["killed"] else ""
-    _say(f"{run_dir.path.name} is down at version {outcome['policy_version']}{killed}", outcome, as_json)
+    say(f"{run_dir.path.name} is down at version {outcome['policy_version']}{killed}", outcome, as_json)
 
 
 @app.command()
@@ -330,14 +331,6 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _say(words: str, plain: dict[str, Any], as_json: bool) -> None:
-    """For people, or for scripts."""
-    if as_json:
-        out.print_json(json.dumps(plain))
-    else:
-        out.print(words, soft_wrap=True, markup=False)
 
 
 def _evaluate(model: str, config: Config) -> list[dict[str, Any]]:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from rich.table import Table
 
-from ring_async.commands.words import AsJson, Run, Runs, err, out
+from ring_async.commands.words import AsJson, Run, Runs, err, out, say
 from ring_async.config.load import parse_words
 from ring_async.control.client import ControlClient
 from ring_async.errors import ConfigError, RunError
@@ -91,7 +90,7 @@ def abort_swap(
     """
     client = ControlClient(find_run(runs, run), timeout_s=2 * WAIT_S + 5.0)
     swap = _follow(client, client.post(f"/v1/swaps/{swap_id}/abort"), until_held=False)
-    _say(swap, f"{swap_id} is {swap['state']}: {swap['reason']}", as_json)
+    say(f"{swap_id} is {swap['state']}: {swap['reason']}", swap, as_json)
 
 
 @rollback_app.command("verifier")
@@ -130,10 +129,10 @@ def mixture(
       ring-async mixture chain_sum=0.8 leg_counting=0.2
       ring-async mixture chain_sum=1 spells=1 --source 'spells={task: spell_backward, verifier: logic}'
     """
-    body = {"mixture": parse_words(weights), "sources": dict(map(_source, source or [])), "author": _author()}
+    body = {"mixture": parse_words(weights), "sources": _sources(source or []), "author": _author()}
     status = ControlClient(find_run(runs, run), timeout_s=60.0).post("/v1/mixture", body)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in status["mixture"].items())
-    _say(status, f"mixture {status['mixture_epoch']}: {shares}", as_json)
+    say(f"mixture {status['mixture_epoch']}: {shares}", status, as_json)
 
 
 def set_knobs(
@@ -157,7 +156,7 @@ def set_knobs(
         return
     with err.status("waiting for the border between two steps"):
         status = client.post("/v1/knobs", {"knobs": parse_words(words), "author": _author()})
-    _say(status, "\n".join(f"{name} = {value}" for name, value in status["knobs"].items()), as_json)
+    say("\n".join(f"{name} = {value}" for name, value in status["knobs"].items()), status, as_json)
 
 
 def scale(
@@ -176,7 +175,7 @@ def scale(
     """
     body = {"role": role, "num": num, "author": _author()}
     status = ControlClient(find_run(runs, run)).post("/v1/scale", body)
-    _say(status, f"{role}: {status['scale'][role]} wanted; see: ring-async status", as_json)
+    say(f"{role}: {status['scale'][role]} wanted; see: ring-async status", status, as_json)
 
 
 # -- parts
@@ -202,7 +201,7 @@ def _conclude(swap: dict[str, Any], as_json: bool) -> None:
         f"{verifier['name']} is {verifier['use']}, version {verifier['version']}, from epoch {verifier['epoch']} on "
         f"({swap['golden_cases']} golden cases, in force after {swap['commit_s'] * 1e3:.0f} ms)"
     )
-    _say(swap, text, as_json)
+    say(text, swap, as_json)
 
 
 def _show_shadow(swap: dict[str, Any], console: Any) -> None:
@@ -229,21 +228,15 @@ def _list_tunable(knobs: dict[str, Any], as_json: bool) -> None:
     out.print(table)
 
 
-def _say(answer: dict[str, Any], text: str, as_json: bool) -> None:
-    if as_json:
-        out.print_json(json.dumps(answer))
-    else:
-        out.print(text, highlight=False, soft_wrap=True)
-
-
-def _source(word: str) -> tuple[str, Any]:
-    name, equals, text = word.partition("=")
-    section = yaml.safe_load(text) if equals else None
-    if not isinstance(section, dict):
-        raise ConfigError(
-            f"--source {word!r} is not NAME=YAML; write for example 'spells={{task: …, verifier: logic}}'"
-        )
-    return name, section
+def _sources(words: list[str]) -> dict[str, Any]:
+    """Sources to add, each as `name={section}`."""
+    sources = parse_words(words)
+    for name, section in sources.items():
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"--source {name}: not NAME=YAML; write for example 'spells={{task: spell_backward, verifier: logic}}'"
+            )
+    return sources
 
 
 def _absolute(use: str) -> str:

@@ -5,9 +5,10 @@ Owns: their names, help and completion. Does not own any command.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -49,3 +50,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 def short(path: Path) -> str:
     """A path as people would type it from here."""
     return os.path.relpath(path)
+
+
+def say(words: str, plain: dict[str, Any], as_json: bool) -> None:
+    """For people, or for scripts."""
+    if as_json:
+        out.print_json(json.dumps(plain))
+    else:
+        out.print(words, soft_wrap=True, markup=False, highlight=False)

@@ -58,13 +58,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: a word that is none.
     """
-    values: dict[str, Any] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"{COMMAND_LINE}: {word!r} is not key=value")
-        values[key.strip()] = _parse_yaml(text, f"{COMMAND_LINE}: {key.strip()}")
-    return values
+    return dict(map(_parse_word, words))
 
 
 def config_from_mapping(values: Mapping[str, Any], where: str = "configuration") -> Config:
@@ -168,12 +162,16 @@ def _merged(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 # -- overrides
 
 
-def _apply_override(values: dict[str, Any], origins: dict[str, str], word: str) -> None:
+def _parse_word(word: str) -> tuple[str, Any]:
     key, equals, text = word.partition("=")
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(f"{COMMAND_LINE}: {word!r} is not key=value; write for example `stop.policy_versions=50`")
-    value = _parse_yaml(text, f"{COMMAND_LINE}: {key}")
+    return key, _parse_yaml(text, f"{COMMAND_LINE}: {key}")
+
+
+def _apply_override(values: dict[str, Any], origins: dict[str, str], word: str) -> None:
+    key, value = _parse_word(word)
     *above, last = key.split(".")
     section = values
     for depth, name in enumerate(above):
