@@ -16,10 +16,10 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
@@ -41,11 +41,16 @@ from ring_async.transport.messages import (
     RunFailed,
     Shutdown,
 )
+from ring_async.types import Buffer
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 10.0
 """How long an actor waits for the controller's answer before it asks again."""
+
+LEFT_POLL_S = 1.0
+"""How often an actor that waits for another looks whether that one has left the fleet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,10 @@ class Actor:
         """Figures for the heartbeat, for `status` and throughput."""
         return {}
 
+    async def on_compute(self, function: Callable[..., T], *args: Any) -> T:
+        """Run on the actor's one compute thread, after what was given to it before."""
+        return await asyncio.get_running_loop().run_in_executor(self.compute, function, *args)
+
     # -- links to other members
 
     @property
@@ -173,6 +182,36 @@ class Actor:
             endpoint = self.members[actor_id].data_endpoint
             self._data_links[actor_id] = self.context.transport.connect(endpoint, peer=actor_id)
         return self._data_links[actor_id]
+
+    async def deliver(
+        self, role: str, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
+    ) -> None:
+        """Have the least busy member of a role do something: until it has acknowledged the message.
+
+        One that restarts gets it again from the channel; one that leaves the fleet is replaced by another. `what` it is
+        asked to do is for people: `to judge`.
+
+        Raises:
+            RefusedError: it said no.
+            ActorFailedError: the one that was asked did it not within `deadline_s`.
+        """
+
+        async def send(actor_id: str) -> None:
+            async with self.waits.on(f"{actor_id} {what}", deadline_s):
+                await (await self.data_link(actor_id).send(message, buffers, message_id=message_id))
+
+        while True:
+            members = await self.registered(role)
+            chosen = min(members, key=lambda member: self.data_link(member.actor_id).num_unacknowledged).actor_id
+            sending = asyncio.create_task(send(chosen))
+            try:
+                while not sending.done() and chosen in self.members:
+                    await asyncio.wait([sending], timeout=LEFT_POLL_S)
+                if sending.done():
+                    await sending
+                    return
+            finally:
+                sending.cancel()
 
     async def _adopt_members(self, members: Sequence[Member]) -> None:
         before, self.members = self.members, {member.actor_id: member for member in members}

@@ -19,7 +19,7 @@ import functools
 import logging
 import zlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -80,16 +80,16 @@ class BatchPlanner:
     async def batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
         """The batch asked for, packed, or what it waits for. Raises what `ReplayShard.plan` raises."""
         if not self._others:
-            return await self._on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
+            return await self._actor.on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
         async with self._turn:
-            await self._on_compute(self._shard.follow, ask.policy_version)
+            await self._actor.on_compute(self._shard.follow, ask.policy_version)
             others: dict[str, HeldGroup] = {}
             if ask.plan_number == self._shard.buffer.last_plan + 1:
                 if (shortfall := self._shortfall()) is not None:
                     return shortfall
                 others = await self._offers(ask)
             planning = functools.partial(self._shard.plan, ask.plan_number, ask.policy_version, others=others)
-            plan = await self._on_compute(planning)
+            plan = await self._actor.on_compute(planning)
             return plan if isinstance(plan, Shortfall) else await self._collect(plan)
 
     # -- parts
@@ -122,7 +122,7 @@ class BatchPlanner:
             assert isinstance(offered, GroupsOffered)
             self._reported[shard] = offered.trainable_tokens
             if offered.last_plan == ask.plan_number - 1:
-                return await self._on_compute(self._held, answer.buffers[0])
+                return await self._actor.on_compute(self._held, answer.buffers[0])
             if not await self._catch_up(shard, offered.last_plan):
                 break
         return []
@@ -133,7 +133,7 @@ class BatchPlanner:
 
     async def _catch_up(self, shard: str, last_plan: int) -> bool:
         """Have a shard that was away follow the plans it missed; whether it came further."""
-        parts = await self._on_compute(self._shard.parts_after, last_plan, self._keeps(shard), MAX_PARTS)
+        parts = await self._actor.on_compute(self._shard.parts_after, last_plan, self._keeps(shard), MAX_PARTS)
         for part in parts:
             answer = await self._ask(shard, ConsumePlan(part, has_tokens=False))
             if answer is None or answer.message != PlanConsumed(part.plan_number):
@@ -149,16 +149,16 @@ class BatchPlanner:
         if away:
             return Shortfall(f"batch {plan.plan_number} is planned with groups of {', '.join(away)}, which is away")
         groups = [group for part in found if part is not None for group in part]
-        return await self._on_compute(self._shard.pack, plan, groups)
+        return await self._actor.on_compute(self._shard.pack, plan, groups)
 
     async def _take(self, shard: str, plan_number: int) -> list[Group] | None:
         """A shard's groups in a logged plan; None while it is away."""
-        [part] = await self._on_compute(self._shard.parts_after, plan_number - 1, self._keeps(shard), 1)
+        [part] = await self._actor.on_compute(self._shard.parts_after, plan_number - 1, self._keeps(shard), 1)
         while (answer := await self._ask(shard, ConsumePlan(part, has_tokens=True))) is not None:
             consumed = answer.message
             assert isinstance(consumed, PlanConsumed)
             if consumed.last_plan >= plan_number:
-                return await self._on_compute(unbundle, answer.buffers)
+                return await self._actor.on_compute(unbundle, answer.buffers)
             if not await self._catch_up(shard, consumed.last_plan):
                 break
         return None
@@ -180,9 +180,6 @@ class BatchPlanner:
 
     def _keeps(self, shard: str) -> Callable[[str], bool]:
         return lambda group_id: shard_of(group_id, self._num_shards) == shard
-
-    async def _on_compute(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._actor.compute, function, *args)
 
 
 def answer_planner(shard: ReplayShard, question: Message) -> tuple[Message, list[Buffer]]:

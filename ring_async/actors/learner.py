@@ -76,7 +76,7 @@ class Learner(Actor):
         self._busy_s = 0.0
 
     async def open(self) -> None:
-        self._engine = await self._on_compute(self._make_engine)
+        self._engine = await self.on_compute(self._make_engine)
 
     async def joined(self, registered: Registered) -> None:
         if registered.is_paused:
@@ -90,7 +90,7 @@ class Learner(Actor):
     async def close(self) -> None:
         self.sender.close()
         if self._engine is not None:
-            await self._on_compute(self._engine.close)
+            await self.on_compute(self._engine.close)
 
     def counters(self) -> dict[str, float]:
         version = self._version.number if self._version else -1
@@ -104,7 +104,7 @@ class Learner(Actor):
                 self._unpaused.set()
             case TuneKnobs(knobs):
                 async with self._idle:
-                    await self._on_compute(self.engine.tune, knobs_of("learner", knobs))
+                    await self.on_compute(self.engine.tune, knobs_of("learner", knobs))
             case SaveCheckpoint():
                 async with self._idle:
                     return await self._save_checkpoint()
@@ -130,7 +130,7 @@ class Learner(Actor):
         """Consumes batches / produces versions / waits for replay / freed by Φ eligible tokens."""
         assert self._lineage is not None
         number = await self._restore()
-        await self._on_compute(self.engine.tune, self._knobs)
+        await self.on_compute(self.engine.tune, self._knobs)
         self._version = PolicyVersion(self._lineage, number)
         await self._publish(self._version)
         last_number = self.config.stop.policy_versions
@@ -186,7 +186,7 @@ class Learner(Actor):
     async def _step(self, batch: PackedBatch) -> StepReport:
         began_s = monotonic_s()
         with self.tracer.span("train"):
-            report = await self._on_compute(self.engine.train_batch, batch)
+            report = await self.on_compute(self.engine.train_batch, batch)
         self._busy_s += monotonic_s() - began_s
         self._num_steps += 1
         metrics.learner_steps.inc(report.num_optimizer_steps)
@@ -223,7 +223,7 @@ class Learner(Actor):
         """Copy the weights on the compute thread, then publish the copy while the next step runs."""
         began_s = monotonic_s()
         with self.tracer.async_span("publish", str(version)):
-            tensors = await self._on_compute(self._copy_weights)
+            tensors = await self.on_compute(self._copy_weights)
             announcement = await asyncio.to_thread(self.sender.publish, version, tensors)
         self._published_s = monotonic_s() - began_s
         metrics.learner_publish_seconds.observe(self._published_s)
@@ -238,7 +238,7 @@ class Learner(Actor):
         assert self._version is not None
         version = self._version
         with self.tracer.span("checkpoint"):
-            path = await self._on_compute(self._checkpoints.save, version, version.number, self.engine.save)
+            path = await self.on_compute(self._checkpoints.save, version, version.number, self.engine.save)
         saved = CheckpointSaved(str(path), version.number, version)
         sent = await self.controller.send(saved, message_id=f"checkpoint-{version}")
         sent.add_done_callback(_log_failure)
@@ -248,13 +248,10 @@ class Learner(Actor):
         await self._started.wait()
         if self._resume_from is None:
             return 0
-        checkpoint = await self._on_compute(self._checkpoints.read, self._resume_from)
-        await self._on_compute(self.engine.restore, self._resume_from)
+        checkpoint = await self.on_compute(self._checkpoints.read, self._resume_from)
+        await self.on_compute(self.engine.restore, self._resume_from)
         log.info("%s: restored version %s from %s", self.actor_id, checkpoint.policy_version, self._resume_from)
         return checkpoint.policy_version.number
-
-    async def _on_compute(self, function: Callable[..., Any], *args: object) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.compute, function, *args)
 
 
 def _log_failure(sent: asyncio.Future[None]) -> None:

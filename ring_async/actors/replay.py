@@ -17,7 +17,6 @@ import contextlib
 import functools
 import logging
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from ring_async.actors.base import Actor, ActorContext, until_stopped
@@ -93,7 +92,7 @@ class Replay(Actor):
     # -- life
 
     async def open(self) -> None:
-        self._shard = await self._on_compute(self._open_shard)
+        self._shard = await self.on_compute(self._open_shard)
         if self.actor_id == PLANNER:
             self._planner = BatchPlanner(self, self._shard)
         self._rescorer = Rescorer(self, self._shard, self._news)
@@ -113,7 +112,7 @@ class Replay(Actor):
 
     async def close(self) -> None:
         if self._shard is not None:
-            await self._on_compute(self._shard.close)
+            await self.on_compute(self._shard.close)
 
     @property
     def shard(self) -> ReplayShard:
@@ -152,9 +151,9 @@ class Replay(Actor):
     async def on_command(self, message: Message) -> Message:
         match message:
             case CheckpointCovered(plan_number):
-                await self._on_compute(self.shard.cover, plan_number)
+                await self.on_compute(self.shard.cover, plan_number)
                 if not self._pending:
-                    await self._on_compute(self.shard.flush)
+                    await self.on_compute(self.shard.flush)
                 await self._news()
             case TuneKnobs(knobs):
                 await self._apply_knobs(knobs)
@@ -216,7 +215,7 @@ class Replay(Actor):
             batch = self._take_pending()
             began_s = monotonic_s()
             try:
-                receipts = await self._on_compute(self.shard.put, [group for _, group in batch])
+                receipts = await self.on_compute(self.shard.put, [group for _, group in batch])
             except StorageError as error:
                 self._pending[:0] = batch
                 await self._wait_for_space(error)
@@ -255,7 +254,7 @@ class Replay(Actor):
         log.warning("%s: %s", self.actor_id, error)
         for delivery, group in batch:
             try:
-                receipts = await self._on_compute(self.shard.put, [group])
+                receipts = await self.on_compute(self.shard.put, [group])
             except ValueError as unfit:
                 delivery.refuse(str(unfit))
             except StorageError as full:
@@ -305,7 +304,7 @@ class Replay(Actor):
 
     async def _answer_planner(self, delivery: Delivery) -> None:
         try:
-            message, buffers = await self._on_compute(answer_planner, self.shard, delivery.message)
+            message, buffers = await self.on_compute(answer_planner, self.shard, delivery.message)
         except RefusedError as error:
             delivery.refuse(str(error))
             return
@@ -333,7 +332,7 @@ class Replay(Actor):
         while self._planner is not None:
             began_s = monotonic_s()
             try:
-                await self._on_compute(self.shard.bar, rules)
+                await self.on_compute(self.shard.bar, rules)
                 self._swap_wait_s += monotonic_s() - began_s
                 return
             except StorageError as error:
@@ -355,7 +354,7 @@ class Replay(Actor):
             await self._report_due.wait()
             self._report_due.clear()
             is_present_due, self._is_present_due = self._is_present_due, False
-            reports, present = await self._on_compute(self._unreported, self._last_reported, is_present_due)
+            reports, present = await self.on_compute(self._unreported, self._last_reported, is_present_due)
             for number, states in reports:
                 self._last_reported = number
                 message_id = f"{self.actor_id}-moved-{number}"
@@ -363,7 +362,7 @@ class Replay(Actor):
                 heard.add_done_callback(functools.partial(self._heard, number))
             for first in range(0, len(present), MAX_STATES_PER_MESSAGE):
                 await self._tell(TrajectoriesMoved(present[first : first + MAX_STATES_PER_MESSAGE]), "present")
-            report = await self._on_compute(self._buffer_report)
+            report = await self.on_compute(self._buffer_report)
             await self._tell(report, "buffer")
             await self._tell_planner(report)
             await asyncio.sleep(REPORT_INTERVAL_S)
@@ -411,9 +410,6 @@ class Replay(Actor):
 
     # -- the shard's thread
 
-    async def _on_compute(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.compute, function, *args)
-
     def _open_shard(self) -> ReplayShard:
         path = self.context.run_dir.replay / self.actor_id
         store = ReplayStore(path, self.config.replay.map_size_bytes)
@@ -425,7 +421,7 @@ class Replay(Actor):
 
     async def _apply_knobs(self, knobs: dict[str, Any]) -> None:
         if knobs:
-            await self._on_compute(self._tune, knobs)
+            await self.on_compute(self._tune, knobs)
 
     def _tune(self, knobs: dict[str, Any]) -> None:
         self.shard.tune(tuned_rules(self.config, knobs))

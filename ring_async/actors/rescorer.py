@@ -12,21 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
 
 from ring_async.actors.base import Actor
+from ring_async.errors import RefusedError
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.transport.messages import GroupGenerated
 from ring_async.types import Group
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MAX_UNDER_WAY = 16
 """Groups on their way to be judged again at once."""
-
-LEFT_POLL_S = 1.0
-"""How often it is looked whether the reward actor that was asked has left the fleet."""
 
 
 class Rescorer:
@@ -52,7 +48,7 @@ class Rescorer:
             while True:
                 await self._due.wait()
                 self._due.clear()
-                for group_id in await self._on_compute(self._shard.barred):
+                for group_id in await self._actor.on_compute(self._shard.barred):
                     if len(self._under_way) >= MAX_UNDER_WAY:
                         break  # one of them looks again when it ends
                     if group_id not in self._under_way:
@@ -60,7 +56,7 @@ class Rescorer:
 
     async def _rescore(self, group_id: str) -> None:
         try:
-            while (group := await self._on_compute(self._shard.barred_group, group_id)) is not None:
+            while (group := await self._actor.on_compute(self._shard.barred_group, group_id)) is not None:
                 await self._ask(group)
         finally:
             del self._under_way[group_id]
@@ -68,23 +64,15 @@ class Rescorer:
 
     async def _ask(self, group: Group) -> None:
         """One reward actor judges it; it answers once the verdict is durable here."""
-        group_id = group.header.group_id
-        rewards = await self._actor.registered("reward")
-        links = {member.actor_id: self._actor.data_link(member.actor_id) for member in rewards}
-        reward = min(links, key=lambda actor_id: links[actor_id].num_unacknowledged)
+        actor, group_id = self._actor, group.header.group_id
         self.num_sent += 1
-        message_id = f"{group_id}@{self._actor.incarnation}.{self.num_sent}"
-        judged = await links[reward].send(
-            GroupGenerated(group.header, is_rescore=True), group.buffers, message_id=message_id
-        )
-        while not judged.done() and reward in self._actor.members:
-            await asyncio.wait([judged], timeout=LEFT_POLL_S)
-        if not judged.done():
-            judged.cancel()  # it left the fleet: the next round asks another
-        elif (refusal := judged.exception()) is not None:
-            log.warning("%s: group %s is dropped: %s", self._actor.actor_id, group_id, refusal)
-            await self._on_compute(self._shard.give_up, group_id)
+        try:
+            await actor.deliver(
+                "reward", GroupGenerated(group.header, is_rescore=True), group.buffers,
+                message_id=f"{group_id}@{actor.incarnation}.{self.num_sent}",
+                what="to judge again", deadline_s=2 * actor.config.replay.batch_deadline_s,
+            )  # fmt: skip
+        except RefusedError as refusal:
+            log.warning("%s: group %s is dropped: %s", actor.actor_id, group_id, refusal)
+            await actor.on_compute(self._shard.give_up, group_id)
             await self._on_news()
-
-    async def _on_compute(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._actor.compute, function, *args)

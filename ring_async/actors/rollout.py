@@ -242,36 +242,16 @@ class Rollout(Actor):
                 prefix = aborted.partial
 
     async def _deliver(self, group: Group) -> None:
-        """Hand the group to a reward actor, and keep it until replay has committed it.
-
-        A reward actor that restarts gets it again from the channel; one that leaves the fleet is replaced by another.
-        """
+        """Hand the group to a reward actor, and keep it until replay has committed it."""
         group_id = group.header.group_id
-        while True:
-            rewards = await self.registered("reward")
-            reward = min(rewards, key=lambda member: self.data_link(member.actor_id).num_unacknowledged).actor_id
-            sending = asyncio.ensure_future(self._send_to(reward, group))
-            try:
-                while not sending.done():
-                    await asyncio.wait([sending], timeout=1.0)
-                    if not sending.done() and reward not in self.members:
-                        break
-                else:
-                    await sending
-                    return
-            except RefusedError as refusal:
-                log.error("%s: group %s refused: %s", self.actor_id, group_id, refusal)
-                await self._hand_back((group_id,), f"refused: {refusal}")
-                return
-            finally:
-                sending.cancel()
-
-    async def _send_to(self, reward: str, group: Group) -> None:
-        async with self.waits.on(f"{reward} to judge and replay to commit", self.config.replay.batch_deadline_s):
-            acknowledged = await self.data_link(reward).send(
-                GroupGenerated(group.header), group.buffers, message_id=group.header.group_id
-            )
-            await acknowledged
+        try:
+            await self.deliver(
+                "reward", GroupGenerated(group.header), group.buffers, message_id=group_id,
+                what="to judge and replay to commit", deadline_s=self.config.replay.batch_deadline_s,
+            )  # fmt: skip
+        except RefusedError as refusal:
+            log.error("%s: group %s refused: %s", self.actor_id, group_id, refusal)
+            await self._hand_back((group_id,), f"refused: {refusal}")
 
     # -- leases
 
