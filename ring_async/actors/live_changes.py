@@ -19,7 +19,7 @@ from typing import Any
 from ring_async.actors.member_book import MemberBook
 from ring_async.actors.member_links import MemberLinks
 from ring_async.actors.step_log import StepLog
-from ring_async.actors.swap_desk import Swap, SwapDesk
+from ring_async.actors.swap_desk import SwapDesk
 from ring_async.actors.work_desk import WorkDesk
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config, SourceSection
@@ -39,7 +39,7 @@ TUNE_TIMEOUT_S = 300.0
 
 
 class LiveChanges:
-    """See the module. `spawn` runs work that outlives a call; `tell_members` brings the list of members to all."""
+    """See the module. `spawn` runs work that outlives a call, `tell_members` brings the list of members to all."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class LiveChanges:
         book: MemberBook,
         links: MemberLinks,
         steps: StepLog,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, Any]], None],
         tell_members: Callable[[], None],
         is_resumed: bool,
     ) -> None:
@@ -66,9 +66,9 @@ class LiveChanges:
         self._changing = asyncio.Lock()
         noted = work.noted if is_resumed else lambda key: None
         self._swaps = SwapDesk(
-            config, run_dir.path / "verifiers", links, book,
+            config, run_dir.verifiers, links, book,
             noted=noted("verifiers"), note=lambda snapshot: work.note("verifiers", snapshot),
-            event=steps.event, on_commit=self._verifier_changed,
+            event=steps.event, spawn=spawn, on_commit=self._verifier_changed,
         )  # fmt: skip
         self.knobs = self._kept_knobs(noted("knobs") or {})
         self._sources: dict[str, dict[str, Any]] = noted("sources") or {}
@@ -119,10 +119,7 @@ class LiveChanges:
             RefusedError: no such verifier, or another change is under way.
             ConfigError: its file cannot be read.
         """
-        swap, work = self._swaps.swap(
-            name, use, dict(options), author=author, shadow=shadow, rescore=rescore, hold=hold
-        )
-        self._spawn(_awaited(work))
+        swap = self._swaps.swap(name, use, dict(options), author=author, shadow=shadow, rescore=rescore, hold=hold)
         return swap.to_plain()
 
     def roll_back_verifier(self, name: str, *, author: str = "api", cause: str = "") -> dict[str, Any]:
@@ -131,9 +128,7 @@ class LiveChanges:
         Raises:
             RefusedError: there is none, or another change is under way.
         """
-        swap, work = self._swaps.roll_back(name, author=author, cause=cause)
-        self._spawn(_awaited(work))
-        return swap.to_plain()
+        return self._swaps.roll_back(name, author=author, cause=cause).to_plain()
 
     def decide(self, swap_id: str, *, commit: bool) -> dict[str, Any]:
         """Commit a swap that is held after its shadow, or call one off.
@@ -155,14 +150,6 @@ class LiveChanges:
         except TimeoutError:
             pass
         return swap.to_plain()
-
-    async def swapped(self, name: str, use: str, options: Mapping[str, Any], **how: Any) -> Swap:
-        """Change a verifier and wait for the end of it."""
-        swap, work = self._swaps.swap(
-            name, use, dict(options), author="api", **({"shadow": 0, "rescore": False, "hold": False} | how)
-        )
-        await work
-        return swap
 
     def handle_failing(self, failing: VerifierFailing) -> list[str]:
         """A verifier fails too often: roll back the swap that brought it, if one did; returns sources to pause."""
@@ -220,7 +207,7 @@ class LiveChanges:
         if due:
             self._schedule_done = due[-1].at_version
             self._work.note("schedule", self._schedule_done)
-            self._spawn(_awaited(self.set_mixture(due[-1].mixture, author="schedule")))
+            self._spawn(self.set_mixture(due[-1].mixture, author="schedule"))
 
     # -- settings
 
@@ -236,8 +223,7 @@ class LiveChanges:
             before, after = tuned(self._config, self.knobs), tuned(self._config, changed)
             self._work.tune(after)
             self.knobs = changed
-            baseline = {name: _value(self._config, name) for name in changed}
-            self._work.note("knobs", {name: [baseline[name], value] for name, value in changed.items()})
+            self._work.note("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
             self._steps.event(
                 "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
@@ -295,10 +281,6 @@ class LiveChanges:
         except RingAsyncError:
             return False  # its line was dropped: it is told when it registers again
         return True
-
-
-async def _awaited(work: Any) -> None:
-    await work
 
 
 def _value(config: Config, name: str) -> Any:

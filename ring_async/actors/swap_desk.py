@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ class SwapDesk:
         noted: what the journal remembers of earlier changes, or None.
         note: makes the present state durable.
         event: writes a line of `events.jsonl`.
+        spawn: runs work that outlives a call.
         on_commit: told the name of a verifier that changed.
     """
 
@@ -128,6 +129,7 @@ class SwapDesk:
         noted: dict[str, Any] | None,
         note: Callable[[dict[str, Any]], None],
         event: Callable[..., None],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
         on_commit: Callable[[str], None],
     ) -> None:
         self._folder = folder
@@ -135,6 +137,7 @@ class SwapDesk:
         self._book = book
         self._note = note
         self._event = event
+        self._spawn = spawn
         self._on_commit = on_commit
         self._swaps: dict[str, Swap] = {}
         self._epochs = VerifierEpochs(
@@ -173,8 +176,8 @@ class SwapDesk:
 
     def swap(
         self, name: str, use: str, options: dict[str, Any], *, author: str, shadow: int, rescore: bool, hold: bool
-    ) -> tuple[Swap, Awaitable[None]]:
-        """Begin to change a verifier; the second result is the work, to be run by the caller.
+    ) -> Swap:
+        """Begin to change a verifier.
 
         Raises:
             RefusedError: no such verifier, or another change is under way.
@@ -183,10 +186,9 @@ class SwapDesk:
         self._epochs.in_force(name)
         self._refuse_if_busy()
         verifier = VerifierInForce(name, self._kept(use), options, self._epochs.next_epoch)
-        swap = self._open(Swap(f"{name}-{verifier.epoch}", verifier, author, shadow, rescore, hold))
-        return swap, self._carry_out(swap)
+        return self._begin(Swap(f"{name}-{verifier.epoch}", verifier, author, shadow, rescore, hold))
 
-    def roll_back(self, name: str, *, author: str, cause: str = "") -> tuple[Swap, Awaitable[None]]:
+    def roll_back(self, name: str, *, author: str, cause: str = "") -> Swap:
         """Begin to go back to the verifier before the present one.
 
         Raises:
@@ -198,8 +200,7 @@ class SwapDesk:
             raise RefusedError(f"verifier {name!r} was never swapped: there is nothing to go back to")
         self._refuse_if_busy()
         verifier = msgspec.structs.replace(former, epoch=self._epochs.next_epoch)
-        swap = self._open(Swap(f"{name}-{verifier.epoch}", verifier, author, is_rollback=True, cause=cause))
-        return swap, self._carry_out(swap)
+        return self._begin(Swap(f"{name}-{verifier.epoch}", verifier, author, is_rollback=True, cause=cause))
 
     def decide(self, swap_id: str, *, commit: bool) -> Swap:
         """A person's word on a swap that is held, or that should stop.
@@ -224,10 +225,11 @@ class SwapDesk:
             if not swap.has_ended:
                 raise RefusedError(f"swap {swap.swap_id} is {swap.state}; one change at a time")
 
-    def _open(self, swap: Swap) -> Swap:
+    def _begin(self, swap: Swap) -> Swap:
         self._swaps[swap.swap_id] = swap
         for old in list(self._swaps)[:-NUM_REMEMBERED]:
             del self._swaps[old]
+        self._spawn(self._carry_out(swap))
         return swap
 
     async def _carry_out(self, swap: Swap) -> None:
@@ -254,7 +256,7 @@ class SwapDesk:
         """Every reward actor builds it and checks it; one that dies meanwhile builds it when it is committed."""
         message = PrepareVerifier(swap.verifier, is_shadow=swap.shadow > 0)
         began_s = monotonic_s()
-        answers = [one for one in await self._ask_rewards(message, PREPARE_TIMEOUT_S) if one is not None]
+        answers = await self._ask_rewards(message, PREPARE_TIMEOUT_S)
         prepared = [answer for answer in answers if isinstance(answer, VerifierPrepared)]
         if not prepared:
             raise RefusedError("no reward actor is there to prepare it")

@@ -25,6 +25,7 @@ class RunDir:
         self.replay = path / "replay"
         self.journal = path / "journal"
         self.checkpoints = path / "checkpoints"
+        self.verifiers = path / "verifiers"
         self.logs = path / "logs"
         self.trace_parts = path / "trace"
         self.trace = path / "trace.json"

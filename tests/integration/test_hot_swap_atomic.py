@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from ring_async.actors.live_changes import LiveChanges
+from ring_async.actors.swap_desk import Swap
 from ring_async.errors import RingAsyncError
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
@@ -67,6 +69,13 @@ def make_fleet(runs: Path, **overrides: Any) -> OneProcessFleet:
     return OneProcessFleet(make_config(**(settings | overrides)), runs, token_s=0.01, train_s=0.5)
 
 
+async def swapped(changes: LiveChanges, name: str, use: str, options: dict[str, Any], **how: Any) -> Swap:
+    """Change a verifier and wait for the end of it."""
+    swap_id = changes.swap_verifier(name, use, options, **how)["swap_id"]
+    await changes.follow_swap(swap_id, 600.0)
+    return changes._swaps.get(swap_id)
+
+
 def plan_entries(fleet: OneProcessFleet) -> list[Any]:
     store = ReplayStore(fleet.run_dir.replay / "replay-0", 64 << 20, is_readonly=True)
     with store.read() as reader:
@@ -89,7 +98,7 @@ def test_a_swap_moves_the_epoch_and_a_rollback_leaves_no_trace(tmp_path: Path):
     async def change(fleet: OneProcessFleet) -> None:
         changes = fleet.controller.changes
         await until_version(fleet, 5)
-        swap = await changes.swapped("exact", f"{__file__}:Salted", {"salt": 1}, shadow=40)
+        swap = await swapped(changes, "exact", f"{__file__}:Salted", {"salt": 1}, shadow=40)
         assert swap.state == "committed", swap.reason
         assert swap.report.num_trajectories >= 40
         assert 0 < swap.report.num_agreed < swap.report.num_trajectories
@@ -122,7 +131,7 @@ def rescored(fleet: OneProcessFleet) -> int:
 def test_rescore_lets_no_batch_mix_epochs(tmp_path: Path, num_shards: int):
     async def change(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 5)
-        swap = await fleet.controller.changes.swapped("exact", f"{__file__}:Salted", {"salt": 1}, rescore=True)
+        swap = await swapped(fleet.controller.changes, "exact", f"{__file__}:Salted", {"salt": 1}, rescore=True)
         assert swap.state == "committed", swap.reason
 
     fleet = make_fleet(tmp_path, stop__policy_versions=15, replay__num=num_shards)
@@ -139,7 +148,7 @@ def test_rescore_lets_no_batch_mix_epochs(tmp_path: Path, num_shards: int):
 def test_a_verifier_that_cannot_serve_never_stops_the_old_one(tmp_path: Path, use: str):
     async def change(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 2)
-        swap = await fleet.controller.changes.swapped("exact", f"{__file__}:{use}", {})
+        swap = await swapped(fleet.controller.changes, "exact", f"{__file__}:{use}", {})
         assert swap.state == "aborted"
         assert "golden case 0" in swap.reason if use == "Wrong" else "no class 'Missing'" in swap.reason
 
@@ -153,7 +162,7 @@ def test_a_verifier_that_cannot_serve_never_stops_the_old_one(tmp_path: Path, us
 def test_a_new_verifier_that_keeps_failing_is_rolled_back_by_itself(tmp_path: Path):
     async def change(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 3)
-        swap = await fleet.controller.changes.swapped("exact", f"{__file__}:Crashing", {})
+        swap = await swapped(fleet.controller.changes, "exact", f"{__file__}:Crashing", {})
         assert swap.state == "committed"
 
     fleet = make_fleet(tmp_path, stop__policy_versions=12)
@@ -177,7 +186,7 @@ def test_two_hundred_swaps_while_reward_actors_die(tmp_path: Path):
             await asyncio.sleep(rng.uniform(0.0, 0.6))
             killing = asyncio.create_task(kill_soon(fleet)) if number % 10 == 3 else None
             try:
-                swap = await changes.swapped(
+                swap = await swapped(changes,
                     "exact", f"{__file__}:Salted", {"salt": number + 1}, rescore=rng.random() < 1 / 3,
                     shadow=rng.choice([0, 0, 0, 12]),
                 )  # fmt: skip
