@@ -54,6 +54,8 @@ class ReplayBuffer:
         self.lineage = lineage or Lineage()
         self.epoch_rules = dict(epoch_rules or {})
         self._entries: dict[str, HeldGroup] = {}
+        self._barred: set[str] = set()
+        """Groups whose verdicts may not be trained on. Asked for after every commit, so kept rather than sought."""
         self._next_arrival = 1
         self._trainable = 0
 
@@ -98,6 +100,7 @@ class ReplayBuffer:
         self._entries[group_id] = entry
         self._next_arrival = max(self._next_arrival, record.arrival + 1)
         self._take_stock(entry)
+        self._note_barred(entry)
 
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
         """First progress of a new group's trajectories: open, or dropped at once with the cause.
@@ -127,12 +130,11 @@ class ReplayBuffer:
 
     def barred(self) -> tuple[str, ...]:
         """Groups that wait to be judged again."""
-        return tuple(group_id for group_id in self._entries if self.is_barred(group_id)) if self.epoch_rules else ()
+        return tuple(group_id for group_id in self._barred if self._entries[group_id].is_open)
 
     def is_barred(self, group_id: str) -> bool:
         """Whether a group waits to be judged again."""
-        entry = self._entries.get(group_id)
-        return entry is not None and entry.is_open and not is_admitted(entry.record.header, self.epoch_rules)
+        return group_id in self._barred and self._entries[group_id].is_open
 
     def awaits(self, header: GroupHeader) -> bool:
         """Whether this is the verdict that a group held here waits for."""
@@ -147,6 +149,7 @@ class ReplayBuffer:
         entry = self._entries[record.header.group_id]
         entry.record, entry.progress = record, progress
         self._take_stock(entry)
+        self._note_barred(entry)
 
     def bar(self, epoch_rules: Mapping[str, EpochRules]) -> Change:
         """New epoch rules. What they bar is judged again if no batch used any of it, else its rest is dropped."""
@@ -172,12 +175,15 @@ class ReplayBuffer:
         """Put a durable change in force."""
         for group_id in change.released:
             self._trainable -= self._entries.pop(group_id).trainable
+            self._barred.discard(group_id)
         for group_id, progress in change.progress.items():
             if entry := self._entries.get(group_id):
                 entry.progress = progress
                 self._take_stock(entry)
         if change.epoch_rules is not None:
             self.epoch_rules = change.epoch_rules
+            for entry in self._entries.values():
+                self._note_barred(entry)
         if change.plan_number is not None:
             self.last_plan = change.plan_number
         if change.covered is not None:
@@ -318,6 +324,13 @@ class ReplayBuffer:
         return Change({}, lineage=self.lineage.forked(incarnation, self.last_plan))
 
     # -- parts
+
+    def _note_barred(self, entry: HeldGroup) -> None:
+        header = entry.record.header
+        if is_admitted(header, self.epoch_rules):
+            self._barred.discard(header.group_id)
+        else:
+            self._barred.add(header.group_id)
 
     def _end_open(
         self, group_id: str, cause: str, touched: dict[str, list[Progress]], moved: list[TrajectoryState]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ring_async.core.mixture import check_weights
 from ring_async.core.staleness import StalenessMeasure
 from ring_async.core.token_budget import Order
 from ring_async.errors import ConfigError
@@ -55,8 +56,10 @@ def check_rules(rules: BufferRules) -> None:
         raise ConfigError(
             f"replay.max_buffer_tokens: {rules.retention_tokens:,} is smaller than one batch of {rules.token_budget:,}"
         )
-    shares = rules.source_shares
-    if shares is not None and (min(shares.values(), default=0.0) < 0 or max(shares.values(), default=0.0) <= 0):
-        raise ConfigError(f"mixture: {shares} gives no source a share of a batch; one must be above 0, none below")
+    if rules.source_shares is not None:
+        try:
+            check_weights(rules.source_shares)
+        except ValueError as error:
+            raise ConfigError(f"mixture: {rules.source_shares} gives no source a share of a batch: {error}") from error
     if rules.max_staleness < 0 or rules.max_reuse < 1:
         raise ConfigError("replay.max_staleness must be 0 or more, replay.max_reuse 1 or more")

@@ -43,7 +43,6 @@ class _Wanted:
     last_seen_s: float | None = None
     leave_by_s: float | None = None
     """It was told to leave, and counts as gone then at the latest."""
-    is_wanted: bool = True
 
 
 @dataclass(slots=True)
@@ -59,6 +58,8 @@ class Fleet:
     heartbeat_timeout_s: float
     start_timeout_s: float
     _actors: dict[str, _Wanted] = field(default_factory=dict)
+    _nums: dict[str, int] = field(default_factory=dict)
+    """How many of each role there should be."""
     _gone: dict[str, int] = field(default_factory=dict)
     """Last incarnations of actors that left, so that one that comes back under the same id is a new one."""
 
@@ -68,6 +69,7 @@ class Fleet:
         One that leaves stays part of the fleet until its process has ended, for at most `leave_s`. One that was
         leaving and is wanted again ends all the same, and comes back as a new incarnation.
         """
+        self._nums[role] = num
         for index in range(num):
             actor_id = f"{role}-{index}"
             if actor_id not in self._actors:
@@ -75,15 +77,9 @@ class Fleet:
         leaving = []
         for actor_id in sorted((a for a, w in self._actors.items() if w.role == role), key=_ordinal, reverse=True):
             wanted = self._actors[actor_id]
-            if _ordinal(actor_id) < num:
-                continue
-            wanted.is_wanted = False
-            if wanted.leave_by_s is None:
+            if _ordinal(actor_id) >= num and wanted.leave_by_s is None:
                 wanted.leave_by_s = now_s + leave_s
                 leaving.append(ActorKey(actor_id, role, wanted.incarnation))
-        for actor_id, wanted in self._actors.items():
-            if wanted.role == role and _ordinal(actor_id) < num:
-                wanted.is_wanted = True
         return leaving
 
     def is_leaving(self, actor_id: str) -> bool:
@@ -129,7 +125,7 @@ class Fleet:
         lost = ActorKey(actor_id, wanted.role, incarnation)
         if wanted.leave_by_s is not None:
             del self._actors[actor_id]
-            if wanted.is_wanted:
+            if _ordinal(actor_id) < self._nums[wanted.role]:
                 self._actors[actor_id] = _Wanted(wanted.role, incarnation + 1, now_s)
             else:
                 self._gone[actor_id] = incarnation
