@@ -20,23 +20,16 @@ from hypothesis import HealthCheck
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
+from one_process_run import EVEN_TOTAL
 from ring_async.config.schema import ControlSection
 from ring_async.control.api import make_app, serve
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
-from ring_async.testing.scripted_verifier import ScriptedVerifier
 
 TOKEN = "fuzz" * 10
 NUM_EXAMPLES = 20
 """Calls of each route with data that its schema allows, and as many with data that it forbids."""
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
-
-
-class EvenTotal(ScriptedVerifier):
-    """Reward 1 where the response's ids add up to an even number: about half of them."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda prompt, response: sum(map(int, response.text.split())) % 2 == 0, delay_s=0.01)
 
 
 class ServedFleet:
@@ -45,7 +38,7 @@ class ServedFleet:
     def __init__(self, runs: Path) -> None:
         config = make_config(
             stop__policy_versions=1_000_000,
-            verifiers={"exact": {"use": f"{__file__}:EvenTotal"}},
+            verifiers={"exact": {"use": EVEN_TOTAL, "options": {"delay_s": 0.01}}},
             replay__map_size_bytes=64 << 20,
         )
         self.fleet = OneProcessFleet(config, runs, token_s=0.02)

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from one_process_run import EVEN_TOTAL, events, lines, run
 from ring_async.errors import WeightsError
 from ring_async.monitoring import metrics
 from ring_async.monitoring.report import summary
 from ring_async.storage.audit import audit
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
-from ring_async.testing.scripted_verifier import ScriptedVerifier
-from ring_async.testing.virtual_clock import run_virtual
 from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import StagedWeights
 
 NUM_VERSIONS = 12
 SAMPLES = 3
 PROBLEMS = 6
-
-
-class EvenTotal(ScriptedVerifier):
-    """Reward 1 where the response's ids add up to an even number: about half of them."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda prompt, response: sum(map(int, response.text.split())) % 2 == 0, delay_s=0.02)
 
 
 def make_fleet(
@@ -40,7 +31,7 @@ def make_fleet(
         run__name=name,
         stop={"policy_versions": num_versions},
         rollout__group_size=4,
-        verifiers={"exact": {"use": f"{__file__}:EvenTotal"}},
+        verifiers={"exact": {"use": EVEN_TOTAL}},
         sources={"sums": {"verifier": "exact"}, "words": {"verifier": "exact"}, "unused": {"verifier": "exact"}},
         mixture={"sums": 1.0, "words": 1.0, "unused": 0.0},
         replay__map_size_bytes=16 << 20,
@@ -48,27 +39,6 @@ def make_fleet(
         **overrides,
     )
     return OneProcessFleet(config, runs)
-
-
-def run(fleet: OneProcessFleet, deed: Callable[[OneProcessFleet], Coroutine[Any, Any, None]] | None = None) -> str:
-    """Run a fleet to its end, with somebody doing something to it meanwhile; returns the failure."""
-
-    async def both() -> str:
-        doing = asyncio.create_task(deed(fleet)) if deed else None
-        failure = await fleet.run()
-        if doing is not None:
-            await doing
-        return failure
-
-    return run_virtual(both(), limit_s=3600.0)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def events(fleet: OneProcessFleet, kind: str) -> list[dict[str, Any]]:
-    return [event for event in lines(fleet.run_dir.events) if event["kind"] == kind]
 
 
 async def until(is_so: Callable[[], Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from one_process_run import SALTED, Salted, events, lines, run, until_version
 from ring_async.actors.live_changes import LiveChanges
 from ring_async.actors.swap_desk import Swap
 from ring_async.errors import RingAsyncError
@@ -21,20 +22,9 @@ from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_verifier import ScriptedVerifier
 from ring_async.types import Prompt
 from ring_async.verifiers.base import GoldenCase, Response
-from test_one_process import lines, run, until_version
 
 TOKEN_BUDGET = 256
 NUM_SWAPS = int(os.environ.get("RING_NUM_SWAPS", "200"))
-
-
-class Salted(ScriptedVerifier):
-    """Reward 1 for about half of all responses; which half depends on the salt."""
-
-    def __init__(self, salt: int = 0, **script: Any) -> None:
-        def reward(prompt: Prompt, response: Response) -> float:
-            return float((sum(map(int, response.text.split())) * (2 * salt + 1) // 2) % 2)
-
-        super().__init__(reward, delay_s=0.02, **script)
 
 
 class Wrong(Salted):
@@ -59,7 +49,7 @@ def make_fleet(runs: Path, **overrides: Any) -> OneProcessFleet:
         "rollout__num": 2,
         "rollout__max_running_requests": 16,
         "reward__num": 2,
-        "verifiers": {"exact": {"use": f"{__file__}:Salted"}},
+        "verifiers": {"exact": {"use": SALTED}},
         "budget__token_budget": TOKEN_BUDGET,
         "replay__map_size_bytes": 64 << 20,
         "checkpoint__every_versions": 4,
@@ -90,15 +80,11 @@ def prove(fleet: OneProcessFleet) -> None:
     assert {step["loss_tokens"] for step in lines(fleet.run_dir.metrics)} == {TOKEN_BUDGET}
 
 
-def swaps(fleet: OneProcessFleet, kind: str = "verifier_swapped") -> list[dict[str, Any]]:
-    return [event for event in lines(fleet.run_dir.events) if event["kind"] == kind]
-
-
 def test_a_swap_moves_the_epoch_and_a_rollback_leaves_no_trace(tmp_path: Path):
     async def change(fleet: OneProcessFleet) -> None:
         changes = fleet.controller.changes
         await until_version(fleet, 5)
-        swap = await swapped(changes, "exact", f"{__file__}:Salted", {"salt": 1}, shadow=40)
+        swap = await swapped(changes, "exact", SALTED, {"salt": 1}, shadow=40)
         assert swap.state == "committed", swap.reason
         assert swap.report.num_trajectories >= 40
         assert 0 < swap.report.num_agreed < swap.report.num_trajectories
@@ -110,7 +96,7 @@ def test_a_swap_moves_the_epoch_and_a_rollback_leaves_no_trace(tmp_path: Path):
     fleet = make_fleet(tmp_path)
     assert run(fleet, change) == ""
     prove(fleet)
-    assert [event["after"]["epoch"] for event in swaps(fleet)] == [1]
+    assert [event["after"]["epoch"] for event in events(fleet, "verifier_swapped")] == [1]
     entries = plan_entries(fleet)
     epochs = [{epoch for _, epoch in entry.scored_by} for entry in entries]
     assert {0} in epochs
@@ -131,7 +117,7 @@ def rescored(fleet: OneProcessFleet) -> int:
 def test_rescore_lets_no_batch_mix_epochs(tmp_path: Path, num_shards: int):
     async def change(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 5)
-        swap = await swapped(fleet.controller.changes, "exact", f"{__file__}:Salted", {"salt": 1}, rescore=True)
+        swap = await swapped(fleet.controller.changes, "exact", SALTED, {"salt": 1}, rescore=True)
         assert swap.state == "committed", swap.reason
 
     fleet = make_fleet(tmp_path, stop__policy_versions=15, replay__num=num_shards)
@@ -156,7 +142,7 @@ def test_a_verifier_that_cannot_serve_never_stops_the_old_one(tmp_path: Path, us
     assert run(fleet, change) == ""
     prove(fleet)
     assert {epoch for entry in plan_entries(fleet) for _, epoch in entry.scored_by} == {0}
-    assert len(swaps(fleet, "verifier_swap_aborted")) == 1
+    assert len(events(fleet, "verifier_swap_aborted")) == 1
 
 
 def test_a_new_verifier_that_keeps_failing_is_rolled_back_by_itself(tmp_path: Path):
@@ -168,10 +154,24 @@ def test_a_new_verifier_that_keeps_failing_is_rolled_back_by_itself(tmp_path: Pa
     fleet = make_fleet(tmp_path, stop__policy_versions=12)
     assert run(fleet, change) == ""
     prove(fleet)
-    (back,) = swaps(fleet, "verifier_rolled_back")
+    (back,) = events(fleet, "verifier_rolled_back")
     assert back["author"] == "controller-0"
     assert "crash" in back["cause"]
     assert back["after"]["use"].endswith(":Salted")
+
+
+def test_a_version_that_failed_is_rolled_back_again_when_it_comes_again(tmp_path: Path):
+    async def change(fleet: OneProcessFleet) -> None:
+        await until_version(fleet, 2)
+        for number in (1, 2):
+            swap = await swapped(fleet.controller.changes, "exact", f"{__file__}:Crashing", {})
+            assert swap.state == "committed", swap.reason
+            while len(events(fleet, "verifier_rolled_back")) < number:
+                await asyncio.sleep(0.1)
+
+    fleet = make_fleet(tmp_path, stop__policy_versions=12)
+    assert run(fleet, change, limit_s=600.0) == ""
+    prove(fleet)
 
 
 def test_two_hundred_swaps_while_reward_actors_die(tmp_path: Path):
@@ -187,7 +187,7 @@ def test_two_hundred_swaps_while_reward_actors_die(tmp_path: Path):
             killing = asyncio.create_task(kill_soon(fleet)) if number % 10 == 3 else None
             try:
                 swap = await swapped(changes,
-                    "exact", f"{__file__}:Salted", {"salt": number + 1}, rescore=rng.random() < 1 / 3,
+                    "exact", SALTED, {"salt": number + 1}, rescore=rng.random() < 1 / 3,
                     shadow=rng.choice([0, 0, 0, 12]),
                 )  # fmt: skip
                 seen[swap.state] += 1
@@ -217,6 +217,6 @@ def test_two_hundred_swaps_while_reward_actors_die(tmp_path: Path):
         for sequence, (_, epoch) in zip(entry.plan.sequences, entry.scored_by, strict=True):
             by_group.setdefault(sequence.trajectory_id.rpartition("/")[0], set()).add(epoch)
         assert all(len(epochs) == 1 for epochs in by_group.values())
-    with_rescore = [event["after"]["epoch"] for event in swaps(fleet) if event["rescore"]]
+    with_rescore = [event["after"]["epoch"] for event in events(fleet, "verifier_swapped") if event["rescore"]]
     assert with_rescore, "no swap with rescore"
     assert max(epoch for entry in entries for _, epoch in entry.scored_by) > 150

@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 
+from one_process_run import SALTED, events, lines, run, until_version
 from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
-from test_hot_swap_atomic import __file__ as swap_tests
-from test_one_process import lines, run, until_version
 
 TOKEN_BUDGET = 512
 MAX_STALENESS = 4
-VERIFIER = f"{swap_tests}:Salted"
 SOURCES = {name: {"task": "chain_sum", "verifier": "exact"} for name in ("sums", "letters", "poems")}
 
 
@@ -29,17 +27,13 @@ def make_fleet(runs: Path, *, is_resumed: bool = False, **overrides: Any) -> One
         "rollout__max_running_requests": 32,
         "sources": SOURCES,
         "mixture": {"sums": 1.0, "letters": 1.0},
-        "verifiers": {"exact": {"use": VERIFIER}},
+        "verifiers": {"exact": {"use": SALTED}},
         "replay__map_size_bytes": 64 << 20,
         "replay__max_staleness": MAX_STALENESS,
         "checkpoint__every_versions": 5,
     }
     config = make_config(**(settings | overrides))
     return OneProcessFleet(config, runs, token_s=0.005, train_s=0.5, is_resumed=is_resumed)
-
-
-def events(fleet: OneProcessFleet, kind: str) -> list[dict[str, Any]]:
-    return [event for event in lines(fleet.run_dir.events) if event["kind"] == kind]
 
 
 def test_completed_tokens_follow_a_new_mixture_within_five_points(tmp_path: Path):

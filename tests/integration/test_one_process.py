@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from one_process_run import EVEN_TOTAL, EvenTotal, lines, run, until_version
 from ring_async.actors.base import ActorContext
 from ring_async.actors.batch_planner import shard_of
 from ring_async.actors.controller import Controller
@@ -36,49 +36,18 @@ from ring_async.transport.weights import StagedWeights
 from ring_async.types import PolicyVersion
 from ring_async.verifiers.base import GoldenCase, Response
 
-Deed = Callable[[OneProcessFleet], Coroutine[Any, Any, None]]
-
-
-class EvenTotal(ScriptedVerifier):
-    """Reward 1 where the response's ids add up to an even number: about half of them."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda prompt, response: sum(map(int, response.text.split())) % 2 == 0, delay_s=0.02)
-
 
 def make_fleet(runs: Path, *, is_resumed: bool = False, make_train_engine: Any = ScriptedTrainEngine, **overrides: Any):
     settings: dict[str, Any] = {
         "stop__policy_versions": 6,
         "rollout__group_size": 4,
         "rollout__max_running_requests": 16,
-        "verifiers": {"exact": {"use": f"{__file__}:EvenTotal"}},
+        "verifiers": {"exact": {"use": EVEN_TOTAL}},
         "replay__map_size_bytes": 16 << 20,
         "checkpoint__every_versions": 3,
     }
     config = make_config(**(settings | overrides))
     return OneProcessFleet(config, runs, is_resumed=is_resumed, make_train_engine=make_train_engine)
-
-
-def run(fleet: OneProcessFleet, deed: Deed | None = None, *, limit_s: float = 3600.0) -> str:
-    """Run a fleet to its end, with somebody doing something to it meanwhile; returns the failure."""
-
-    async def both() -> str:
-        doing = asyncio.create_task(deed(fleet)) if deed else None
-        failure = await fleet.run()
-        if doing is not None:
-            await doing
-        return failure
-
-    return run_virtual(both(), limit_s=limit_s)
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-async def until_version(fleet: OneProcessFleet, number: int) -> None:
-    while fleet.run_dir.metrics.stat().st_size == 0 or lines(fleet.run_dir.metrics)[-1]["policy_version"] < number:
-        await asyncio.sleep(0.05)
 
 
 def test_every_batch_is_exactly_phi_and_the_account_is_whole(tmp_path: Path):
@@ -211,7 +180,7 @@ def test_a_failing_verifier_pauses_its_domain_and_the_rest_trains_on(tmp_path: P
             "poems": {"task": "chain_sum", "verifier": "broken"},
         },
         mixture={"sums": 1.0, "poems": 1.0},
-        verifiers={"exact": {"use": f"{__file__}:EvenTotal"}, "broken": {"use": f"{__file__}:Broken"}},
+        verifiers={"exact": {"use": EVEN_TOTAL}, "broken": {"use": f"{__file__}:Broken"}},
     )
     assert run(fleet) == ""
     paused = [event for event in lines(fleet.run_dir.events) if event["kind"] == "domain_paused"]

@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 import torch
 
+from one_process_run import SALTED, lines, run, until_version
 from ring_async.models import resolve_model_path
 from ring_async.storage.audit import audit
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_engine import seeded_script
 from ring_async.training.hf import HfTrainEngine
-from test_hot_swap_atomic import __file__ as swap_tests
-from test_one_process import lines, run, until_version
 
 NUM_VERSIONS = 10
 STOP_AT = 4
@@ -56,7 +55,7 @@ def make_fleet(runs: Path, *, num_versions: int = NUM_VERSIONS, is_resumed: bool
         rollout__max_running_requests=16,
         sources=SOURCES,
         mixture={"sums": 2.0, "letters": 1.0},
-        verifiers={"exact": {"use": f"{swap_tests}:Salted"}},
+        verifiers={"exact": {"use": SALTED}},
         replay__map_size_bytes=32 << 20,
         checkpoint__every_versions=3,
         checkpoint__keep=3,

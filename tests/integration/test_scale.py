@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from live_fleet import cli, fleet
+from one_process_run import events, run, until_version
 from ring_async.errors import ConfigError
 from ring_async.storage.audit import audit
 from ring_async.testing.one_process import OneProcessFleet
-from test_live_changes import events, make_fleet
-from test_one_process import run, until_version
+from test_live_changes import make_fleet
 
 
 def test_the_fleet_grows_and_shrinks_without_losing_anything(tmp_path: Path):

@@ -1,0 +1,64 @@
+"""What tests of a whole fleet in one process share: verifiers by path, a run with a deed, and what it wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from ring_async.testing.one_process import OneProcessFleet
+from ring_async.testing.scripted_verifier import ScriptedVerifier
+from ring_async.testing.virtual_clock import run_virtual
+from ring_async.types import Prompt
+from ring_async.verifiers.base import Response
+
+Deed = Callable[[OneProcessFleet], Coroutine[Any, Any, None]]
+
+EVEN_TOTAL = f"{__file__}:EvenTotal"
+SALTED = f"{__file__}:Salted"
+
+
+class EvenTotal(ScriptedVerifier):
+    """Reward 1 where the response's ids add up to an even number: about half of them."""
+
+    def __init__(self, delay_s: float = 0.02) -> None:
+        super().__init__(lambda prompt, response: sum(map(int, response.text.split())) % 2 == 0, delay_s=delay_s)
+
+
+class Salted(ScriptedVerifier):
+    """Reward 1 for about half of all responses; which half depends on the salt."""
+
+    def __init__(self, salt: int = 0, **script: Any) -> None:
+        def reward(prompt: Prompt, response: Response) -> float:
+            return float((sum(map(int, response.text.split())) * (2 * salt + 1) // 2) % 2)
+
+        super().__init__(reward, delay_s=0.02, **script)
+
+
+def run(fleet: OneProcessFleet, deed: Deed | None = None, *, limit_s: float = 3600.0) -> str:
+    """Run a fleet to its end, with somebody doing something to it meanwhile; returns the failure."""
+
+    async def both() -> str:
+        doing = asyncio.create_task(deed(fleet)) if deed else None
+        failure = await fleet.run()
+        if doing is not None:
+            await doing
+        return failure
+
+    return run_virtual(both(), limit_s=limit_s)
+
+
+async def until_version(fleet: OneProcessFleet, number: int) -> None:
+    while fleet.run_dir.metrics.stat().st_size == 0 or lines(fleet.run_dir.metrics)[-1]["policy_version"] < number:
+        await asyncio.sleep(0.05)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """JSON lines; none where there is no file yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def events(fleet: OneProcessFleet, kind: str) -> list[dict[str, Any]]:
+    return [event for event in lines(fleet.run_dir.events) if event["kind"] == kind]
