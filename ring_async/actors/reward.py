@@ -182,7 +182,7 @@ class Reward(Actor):
 
     async def _record(self, stamp: VerifierStamp, cause: str | None) -> None:
         """Follow a verifier's failures; past its threshold the controller hears, and pauses its sources."""
-        tripped = self._quarantine.record(stamp.name, stamp.version, cause)
+        tripped = self._quarantine.record(stamp.name, f"{stamp.version} of epoch {stamp.epoch}", cause)
         if tripped is None:
             return
         causes = ", ".join(f"{number} {cause}" for cause, number in tripped.causes)
