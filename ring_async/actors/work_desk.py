@@ -30,6 +30,8 @@ from ring_async.types import PolicyVersion, Reservation, TrajectoryState
 
 log = logging.getLogger(__name__)
 
+_learnt_decoder = msgspec.msgpack.Decoder(AdmissionState)
+
 
 class WorkDesk:
     """Args: `is_resumed` says whether to go on from the journal in `journal_dir`."""
@@ -217,7 +219,7 @@ class WorkDesk:
         checkpoint = notes.get("checkpoint")
         number = checkpoint["version"] if checkpoint else 0
         log.info("resuming at version %d with %d groups to issue again", number, len(under_way))
-        learnt = msgspec.convert(notes.get("limiter", {}), AdmissionState)
+        learnt = _learnt_decoder.decode(msgspec.msgpack.encode(notes.get("limiter", {})))
         return msgspec.structs.replace(learnt, version_number=number, num_planned=number)
 
 

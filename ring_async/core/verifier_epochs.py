@@ -41,6 +41,9 @@ class _Snapshot(msgspec.Struct, frozen=True):
     configured: dict[str, VerifierInForce]
 
 
+_snapshot_decoder = msgspec.msgpack.Decoder(_Snapshot)
+
+
 class VerifierEpochs:
     """Args: `configured` are the verifiers of the run's configuration, in force since epoch 0."""
 
@@ -120,7 +123,7 @@ class VerifierEpochs:
         A verifier that was swapped stays so, unless the configuration describes it otherwise since: then that one is
         in force, as an epoch of its own.
         """
-        held = msgspec.convert(snapshot, _Snapshot)
+        held = _snapshot_decoder.decode(msgspec.msgpack.encode(snapshot))
         self._last_epoch = held.last_epoch
         self._rules = dict(held.rules)
         self._former = {}

@@ -158,9 +158,12 @@ class Manifest(msgspec.Struct, frozen=True):
             ValueError: not a manifest, or one that contradicts itself.
         """
         try:
-            return msgspec.convert(plain, cls)
+            return _manifest_decoder.decode(msgspec.msgpack.encode(plain))
         except msgspec.ValidationError as error:
             raise ValueError(f"malformed manifest: {error}") from error
+
+
+_manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
 def plan_layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]], bucket_bytes: int) -> Layout:

@@ -23,7 +23,7 @@ from ring_async.core.plan_log import PlanLog, Violation
 from ring_async.core.progress import GroupProgress, GroupRecord, num_loss_tokens
 from ring_async.errors import StorageError
 from ring_async.storage.journal import journal_files, read_file
-from ring_async.storage.replay_store import ReplayStore, StoreReader
+from ring_async.storage.replay_store import INTEGER, ReplayStore, StoreReader
 
 MAX_SHOWN = 20
 
@@ -132,8 +132,8 @@ def _read_store(path: Path, held: _Held, log: PlanLog, report: AuditReport, *, w
             held.ended[group_id] = progress
             held.shards[group_id] = path
         held.unheard += [StatesMoved(states) for _, states in reader.unheard()]
-        held.covered = max(held.covered, reader.meta("covered", int, 0))
-        held.last_plans[path] = reader.meta("last_plan", int, 0)
+        held.covered = max(held.covered, reader.meta("covered", INTEGER, 0))
+        held.last_plans[path] = reader.meta("last_plan", INTEGER, 0)
         log.read(reader.plans_after(0))
 
 

@@ -29,7 +29,7 @@ from ring_async.core.progress import Change, GroupProgress, GroupRecord, Progres
 from ring_async.core.staleness import Lineage
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import ConfigError, RefusedError
-from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
+from ring_async.storage.replay_store import INTEGER, ReplayStore, StoredGroup, Writes
 from ring_async.types import (
     BatchPlan,
     Buffer,
@@ -42,6 +42,9 @@ from ring_async.types import (
 )
 
 Offered = tuple[GroupRecord, GroupProgress]
+
+_lineage_decoder = msgspec.msgpack.Decoder(Lineage)
+_rules_decoder = msgspec.msgpack.Decoder(dict[str, EpochRules])
 
 _state_and_cause = attrgetter("state", "cause")
 
@@ -80,10 +83,10 @@ class ReplayShard:
         with store.read() as reader:
             self.buffer = ReplayBuffer(
                 rules,
-                last_plan=reader.meta("last_plan", int, 0),
-                covered=reader.meta("covered", int, 0),
-                lineage=reader.meta("lineage", Lineage, Lineage()),
-                epoch_rules=reader.meta("epoch_rules", dict[str, EpochRules], {}),
+                last_plan=reader.meta("last_plan", INTEGER, 0),
+                covered=reader.meta("covered", INTEGER, 0),
+                lineage=reader.meta("lineage", _lineage_decoder, Lineage()),
+                epoch_rules=reader.meta("epoch_rules", _rules_decoder, {}),
             )
             for record, progress in sorted(reader.records(), key=lambda pair: pair[0].arrival):
                 self.buffer.add(record, progress)
@@ -364,7 +367,7 @@ class ReplayShard:
 
     def _unheard_floor(self) -> int:
         with self.store.read() as reader:
-            return int(reader.meta("unheard_floor", int, 0))
+            return int(reader.meta("unheard_floor", INTEGER, 0))
 
     def _commit(self, writes: Writes, moved: Sequence[TrajectoryState]) -> None:
         """One durable commit, together with what the controller must hear of it."""
@@ -428,7 +431,7 @@ class ReplayShard:
 def _check_num_shards(store: ReplayStore, num_shards: int) -> None:
     """Groups lie in shards by a hash over their number, so it stays as it was when the run began."""
     with store.read() as reader:
-        found = reader.meta("num_shards", int, 0)
+        found = reader.meta("num_shards", INTEGER, 0)
     if found and found != num_shards:
         raise ConfigError(
             f"replay.num: {num_shards}, but {store.path} is one of {found} shards; a run keeps its number"

@@ -21,7 +21,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import lmdb
 import msgspec
@@ -46,9 +46,10 @@ _encode = msgspec.msgpack.Encoder().encode
 _record_decoder = msgspec.msgpack.Decoder(GroupRecord)
 _progress_decoder = msgspec.msgpack.Decoder(GroupProgress)
 _states_decoder = msgspec.msgpack.Decoder(tuple[TrajectoryState, ...])
-
-
 _plan_decoder = msgspec.msgpack.Decoder(PlanEntry)
+INTEGER: Final = msgspec.msgpack.Decoder(int)
+"""For `StoreReader.meta`."""
+T = TypeVar("T")
 
 
 class StoredGroup(msgspec.Struct, frozen=True):
@@ -150,10 +151,10 @@ class StoreReader:
             for key, value in cursor:
                 yield int.from_bytes(bytes(key), "big"), _states_decoder.decode(value)
 
-    def meta(self, name: str, kind: Any, default: Any) -> Any:
-        """A small value, decoded as `kind`."""
+    def meta(self, name: str, decoder: msgspec.msgpack.Decoder[T], default: T) -> T:
+        """A small value."""
         value = self._transaction.get(name.encode(), db=self._tables["meta"])
-        return default if value is None else msgspec.msgpack.decode(value, type=kind)
+        return default if value is None else decoder.decode(value)
 
     def _record(self, value: memoryview) -> GroupRecord:
         _, length = _HEAD.unpack_from(value)
@@ -182,7 +183,7 @@ class ReplayStore:
         """Of groups put by this process: the buffer holds them too, and decoding one costs as much as its checksum."""
         self._open()
         with self.read() as reader:
-            found = reader.meta("format", int, FORMAT)
+            found = reader.meta("format", INTEGER, FORMAT)
         if found != FORMAT:
             raise StorageError(f"{path}: a replay store of format {found}, this version reads {FORMAT}")
         if not is_readonly:

@@ -48,6 +48,9 @@ class Manifest(msgspec.Struct, frozen=True):
     format: int = 1
 
 
+_manifest_decoder = msgspec.json.Decoder(Manifest)
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A complete checkpoint."""
@@ -165,7 +168,7 @@ def _version_of(folder: Path) -> PolicyVersion | None:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        return _manifest_decoder.decode(path.read_bytes())
     except FileNotFoundError:
         raise StorageError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}") from None
     except OSError as error:

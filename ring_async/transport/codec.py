@@ -111,6 +111,10 @@ class Unknown(Envelope, frozen=True, tag=14):
 ToInbox = Hello | Carry | Heard
 ToSender = Welcome | Settled | Answered | Unknown
 
+_encode = msgspec.msgpack.Encoder().encode
+_message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[all_message_types()])  # noqa: UP007
+_to_inbox_decoder: msgspec.msgpack.Decoder[ToInbox] = msgspec.msgpack.Decoder(ToInbox)
+_to_sender_decoder: msgspec.msgpack.Decoder[ToSender] = msgspec.msgpack.Decoder(ToSender)
 _TAGS_TO_INBOX = {1, 2, 3}
 _TAGS_TO_SENDER = {11, 12, 13, 14}
 
@@ -138,15 +142,6 @@ class Codec:
         self.max_frames = limits.max_frames
         self.max_frame_bytes = limits.max_frame_bytes
         self.max_header_bytes = limits.max_header_bytes
-        types = all_message_types()
-        self._message_tags = {tag_of(message_type) for message_type in types}
-        self._encoder = msgspec.msgpack.Encoder()
-        self._messages: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(Union[types])  # noqa: UP007
-        self._to_inbox: msgspec.msgpack.Decoder[ToInbox] = msgspec.msgpack.Decoder(ToInbox)
-        self._to_sender: msgspec.msgpack.Decoder[ToSender] = msgspec.msgpack.Decoder(ToSender)
-        self._untyped = {
-            message_type: _untyped_parts(msgspec.inspect.type_info(message_type)) for message_type in types
-        }
 
     # -- out
 
@@ -156,10 +151,10 @@ class Codec:
         Raises:
             CodecError: `header_too_large`, `nesting`, or `unencodable`.
         """
-        if type(message) not in self._untyped:
+        if type(message) not in _UNTYPED:
             raise CodecError("unencodable", f"{type(message).__name__} is not among the declared messages")
         try:
-            encoded = self._encoder.encode(message)
+            encoded = _encode(message)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CodecError("unencodable", f"{type(message).__name__}: {error}") from error
         self._check_nesting(message)
@@ -196,18 +191,18 @@ class Codec:
         return tuple(views)
 
     def encode_envelope(self, envelope: Envelope) -> bytes:
-        return self._encoder.encode(envelope)
+        return _encode(envelope)
 
     # -- in
 
     def decode_to_inbox(self, frames: Sequence[Frame]) -> ToInbox:
         """Read what a sender says. Raises: CodecError."""
-        envelope: ToInbox = self._decode_envelope(self._to_inbox, _TAGS_TO_INBOX, frames)
+        envelope: ToInbox = self._decode_envelope(_to_inbox_decoder, _TAGS_TO_INBOX, frames)
         return envelope
 
     def decode_to_sender(self, frames: Sequence[Frame]) -> ToSender:
         """Read what an inbox says. Raises: CodecError."""
-        envelope: ToSender = self._decode_envelope(self._to_sender, _TAGS_TO_SENDER, frames)
+        envelope: ToSender = self._decode_envelope(_to_sender_decoder, _TAGS_TO_SENDER, frames)
         return envelope
 
     def decode_message(self, raw: msgspec.Raw) -> Message:
@@ -217,7 +212,7 @@ class Codec:
             CodecError: `unknown_type`, `invalid`, `malformed`, `nesting`.
         """
         try:
-            message: Message = self._messages.decode(raw)
+            message: Message = _message_decoder.decode(raw)
         except RecursionError as error:
             raise CodecError("nesting", "deeper than the decoder goes") from error
         except msgspec.ValidationError as error:
@@ -228,7 +223,7 @@ class Codec:
         return message
 
     def _check_nesting(self, message: Message) -> None:
-        untyped = self._untyped[type(message)]
+        untyped = _UNTYPED[type(message)]
         if untyped is not None:
             for part in untyped(message):
                 if _is_deeper(part, MAX_NESTING):
@@ -262,7 +257,7 @@ class Codec:
             tag = _PEEK_MESSAGE.decode(raw).type
         except (ValueError, OverflowError, RecursionError):
             return "invalid", str(error)
-        if tag not in self._message_tags:
+        if tag not in _MESSAGE_TAGS:
             return "unknown_type", repr(tag)[:80]
         return "invalid", f"{tag}: {error}"
 
@@ -356,3 +351,7 @@ def _is_deeper(part: Any, limit: int) -> bool:
             return False
         level = below
     return True
+
+
+_MESSAGE_TAGS = {tag_of(message_type) for message_type in all_message_types()}
+_UNTYPED = {kind: _untyped_parts(msgspec.inspect.type_info(kind)) for kind in all_message_types()}

@@ -27,6 +27,7 @@ WINDOW = 16
 RETRY_S = 2.0
 """Silence after which what was asked for is asked for again."""
 _POLL_MS = 200
+_decoder = msgspec.msgpack.Decoder(Opened | Chunk | Gone)
 
 
 class Fetch:
@@ -74,7 +75,6 @@ class Line:
         self._endpoint = endpoint
         self._deadline_s = deadline_s
         self._closing = closing
-        self._decoder = msgspec.msgpack.Decoder(Opened | Chunk | Gone)
 
     def open(self, base: PolicyVersion | None) -> Opened:
         """Ask what there is to fetch, for a holder of `base`.
@@ -150,7 +150,7 @@ class Line:
                 continue
             frames = self._dealer.recv_multipart(copy=False)
             try:
-                message = self._decoder.decode(frames[0].buffer)
+                message = _decoder.decode(frames[0].buffer)
             except msgspec.DecodeError:
                 continue
             if message.version != self.version:

@@ -76,6 +76,7 @@ LOST_S = 3.0
 ALIVE_S = 0.5
 """How often a receiver says that it lives."""
 _TICK_S = 0.1
+_decoder = msgspec.msgpack.Decoder(Join | Alive | Ready | Staged | Failed | Leave)
 
 
 class Attempt:
@@ -160,7 +161,6 @@ class NcclWeightSender:
         self._slots = Slots(device, is_retaining=is_retaining)
         self._lane = device.lane()
         self._rounds = BroadcastRounds(gate_s=gate_s, round_s=deadline_s, lost_s=lost_s)
-        self._decoder = msgspec.msgpack.Decoder(Join | Alive | Ready | Staged | Failed | Leave)
         self._settled = threading.Event()
         self._published: set[PolicyVersion] = set()
         self._packing: Packing | None = None
@@ -264,7 +264,7 @@ class NcclWeightSender:
     # -- in the serving thread
 
     def _on_message(self, peer: bytes, header: bytes) -> None:
-        message = self._decoder.decode(header)
+        message = _decoder.decode(header)
         now_s = time.monotonic()
         rounds = self._rounds
         is_known = rounds.hear(message.member, now_s)

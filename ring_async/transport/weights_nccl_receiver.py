@@ -50,6 +50,10 @@ from ring_async.types import PolicyVersion
 if TYPE_CHECKING:
     from ring_async.transport.curve import CurveKeys
 
+# Here, not where they are used: two threads that resolve a type at once crash the interpreter (docs/dependencies.md).
+_decoder = msgspec.msgpack.Decoder(Offer | Go | Off | Checksums | Welcome | NotKnown)
+_layout_decoder = msgspec.msgpack.Decoder(Layout)
+
 
 @dataclass(slots=True)
 class RoundTimes:
@@ -203,7 +207,6 @@ class _Link:
         Waits for: either, `ALIVE_S` at most.
         Unblocked by: the sender, the round's thread, `close`.
         """
-        decoder = msgspec.msgpack.Decoder(Offer | Go | Off | Checksums | Welcome | NotKnown)
         poller = zmq.Poller()
         poller.register(self._dealer, zmq.POLLIN)
         poller.register(self._wake_fd, zmq.POLLIN)
@@ -220,7 +223,7 @@ class _Link:
                 if self._dealer in ready:
                     header = self._dealer.recv_multipart()[0]
                     try:
-                        self._on_message(decoder.decode(header))
+                        self._on_message(_decoder.decode(header))
                     except msgspec.DecodeError:
                         continue
                 if time.monotonic() - spoken_s >= ALIVE_S:
@@ -259,7 +262,7 @@ class _Link:
             self._staged = None  # Whoever comes for it now is told of the newer version; its memory is needed.
         try:
             if offer.layout != self._layout[0]:
-                self._layout = (offer.layout, msgspec.msgpack.decode(offer.layout, type=Layout))
+                self._layout = (offer.layout, _layout_decoder.decode(offer.layout))
             layout = self._layout[1]
             content = self._device.empty(layout.num_bytes)
         except (WeightsError, msgspec.DecodeError) as error:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from ring_async.transport.curve import CurveKeys
 
 CHANNEL = "zmq"
+_decoder = msgspec.msgpack.Decoder(Open | Ask)
 _DELTA_WORTH = 0.9
 """A delta larger than this share of the version is not used."""
 
@@ -104,7 +105,6 @@ class ZmqWeightSender:
         self._lock = threading.Lock()
         self._is_closed = False
         self._published: dict[PolicyVersion, tuple[Manifest, UInt8]] = {}
-        self._decoder = msgspec.msgpack.Decoder(Open | Ask)
         self._waiting: dict[_Key, list[bytes]] = {}
         """Receivers by the delta that is being made for them. In the serving thread only, like `_deltas`."""
         self._deltas: dict[_Key, _Payload] = {}
@@ -158,7 +158,7 @@ class ZmqWeightSender:
     # -- in the serving thread
 
     def _on_message(self, peer: bytes, header: bytes) -> None:
-        message = self._decoder.decode(header)
+        message = _decoder.decode(header)
         if isinstance(message, Open):
             self._on_open(peer, message)
         else:

@@ -55,6 +55,10 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     finish_reason: str
 
 
+_description_decoder = msgspec.json.Decoder(HostDescription)
+_work_decoder = msgspec.msgpack.Decoder(Work)
+
+
 class Outcome(msgspec.Struct, frozen=True, array_like=True):
     """A verdict, or why there is none (`cause` set)."""
 
@@ -111,13 +115,12 @@ def _worker(verifier: Verifier, description: HostDescription) -> Callable[[list[
         _limit(description)
         if description.isolation == "guarded":
             install_filter(guard_filter())
-        decoder = msgspec.msgpack.Decoder(Work)
         with os.fdopen(connection.detach(), "rb+", buffering=0) as stream:
             while (prefix := _read_exactly(stream, _LENGTH.size)) is not None:
                 body = _read_exactly(stream, frame_length(prefix))
                 if body is None:
                     return
-                _write_all(stream, frame(judge(verifier, decoder.decode(body))))
+                _write_all(stream, frame(judge(verifier, _work_decoder.decode(body))))
 
     return become
 
@@ -169,7 +172,7 @@ def _warm_up(verifier: Verifier) -> None:
 
 def main() -> None:
     """Load the verifier, then serve until the client is gone."""
-    description = msgspec.json.decode(sys.argv[1], type=HostDescription)
+    description = _description_decoder.decode(sys.argv[1])
     link = socket.socket(fileno=int(sys.argv[2]))
     sys.path[:] = description.import_path
     importlib.invalidate_caches()

@@ -249,6 +249,7 @@ def test_a_member_without_memory_does_not_keep_the_others_from_the_version():
             announcement = sender.publish(version(1), make_tensors(1).items())
             assert_same(first.stage(announcement), make_tensors(1))
             assert_same(full.stage(announcement), make_tensors(1))
+        wait_until(lambda: sender.dropped)  # its goodbye is on its way when it has closed
         assert {drop.reason for drop in sender.dropped} == {"left"}
 
 
