@@ -19,17 +19,18 @@ GOLDEN = 0x9E3779B97F4A7C15
 ODD = 0xD6E8FEB86659FD93
 
 
-def fold64(content: UInt8) -> int:
-    """Checksum of a bucket.
+def fold64(content: UInt8, start: int = 0) -> int:
+    """Checksum of a bucket, or of a part of it: those of its parts add up to its own, modulo 2^64.
 
     Args:
         content: uint8 `[n]`, n a multiple of 8.
+        start: byte of the bucket that `content` begins with, a multiple of 8.
 
     Returns:
         Unsigned 64 bits.
     """
     words = content.view(np.uint64)
-    positions = np.arange(1, words.size + 1, dtype=np.uint64)
+    positions = np.arange(start // 8 + 1, start // 8 + words.size + 1, dtype=np.uint64)
     x = words + positions * np.uint64(GOLDEN)
     y = (x ^ (x >> np.uint64(32))) * np.uint64(ODD)
     return int(np.sum(y ^ (y >> np.uint64(29)), dtype=np.uint64))

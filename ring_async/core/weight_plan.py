@@ -13,12 +13,16 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 ALIGNMENT = 64
 """Bytes. Vector loads and every dtype's own alignment are satisfied."""
+
+LARGE_BYTES = 1 << 20
+"""Worth a broadcast of its own, from where it lies."""
 
 ITEM_BYTES = {
     "bool": 1,
@@ -67,8 +71,8 @@ class Piece(NamedTuple):
     offset: int
 
 
-class Layout(msgspec.Struct, frozen=True):
-    """Where everything lies.
+class Layout(msgspec.Struct, frozen=True, dict=True):
+    """Where everything lies. `dict`: what is computed once is kept.
 
     Raises:
         ValueError: tensors overlap, are misaligned, share a name or reach past the end; a dtype is unknown.
@@ -77,8 +81,12 @@ class Layout(msgspec.Struct, frozen=True):
     tensors: tuple[TensorSpec, ...]
     num_bytes: int
     bucket_bytes: int
+    large_bytes: int = LARGE_BYTES
+    """From here on a tensor's bytes are sent alone."""
 
     def __post_init__(self) -> None:
+        if self.large_bytes < ALIGNMENT:
+            raise ValueError(f"large_bytes {self.large_bytes} is less than {ALIGNMENT}")
         if self.bucket_bytes <= 0 or self.bucket_bytes % ALIGNMENT:
             raise ValueError(f"bucket_bytes {self.bucket_bytes} is not a positive multiple of {ALIGNMENT}")
         position = 0
@@ -106,9 +114,9 @@ class Layout(msgspec.Struct, frozen=True):
         start = bucket * self.bucket_bytes
         return start, min(start + self.bucket_bytes, self.num_bytes)
 
-    def pieces(self, bucket: int) -> Iterator[Piece]:
-        """What fills a bucket, in order and without a gap."""
-        position, end = self.bucket_range(bucket)
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """What fills bytes `[start, end)`, in order and without a gap."""
+        position = start
         index = max(0, bisect_right(self.tensors, position, key=lambda tensor: tensor.start) - 1)
         while position < end:
             while index < len(self.tensors) and self.tensors[index].end <= position:
@@ -124,6 +132,32 @@ class Layout(msgspec.Struct, frozen=True):
                 stop = min(tensor.end, end)
                 yield Piece(position, stop - position, index, position - tensor.start)
             position = stop
+
+    @cached_property
+    def sends(self) -> tuple[tuple[Piece, ...], ...]:
+        """What of each bucket is sent at once: a large tensor's bytes alone, all that lies between two such together.
+
+        A function of the layout alone, so that both ends agree on it. Starts, lengths and offsets are multiples of
+        `ALIGNMENT`: a large tensor's last odd bytes go with what follows. `tensor` is None for what lies between.
+        """
+        return tuple(tuple(self._cut(*self.bucket_range(bucket))) for bucket in range(self.num_buckets))
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """In MessagePack."""
+        return msgspec.msgpack.encode(self)
+
+    def _cut(self, start: int, end: int) -> Iterator[Piece]:
+        for piece in self.pieces(start, end):
+            if piece.tensor is None or piece.num_bytes < self.large_bytes:
+                continue
+            if start < piece.start:
+                yield Piece(start, piece.start - start, None, 0)
+            whole = piece.num_bytes // ALIGNMENT * ALIGNMENT
+            yield Piece(piece.start, whole, piece.tensor, piece.offset)
+            start = piece.start + whole
+        if start < end:
+            yield Piece(start, end - start, None, 0)
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -166,12 +200,15 @@ class Manifest(msgspec.Struct, frozen=True):
 _manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 
-def plan_layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]], bucket_bytes: int) -> Layout:
+def plan_layout(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], bucket_bytes: int, large_bytes: int = LARGE_BYTES
+) -> Layout:
     """Lay tensors out one after another.
 
     Args:
         tensors: name, dtype, shape of each, in the order they are to lie.
         bucket_bytes: size of a bucket; rounded up to a multiple of `ALIGNMENT`.
+        large_bytes: as in `Layout`.
 
     Raises:
         ValueError: an unknown dtype, or a name given twice.
@@ -184,7 +221,7 @@ def plan_layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]], bucket_byte
         spec = TensorSpec(name, dtype, shape, position)
         specs.append(spec)
         position = _align(spec.end)
-    return Layout(tuple(specs), position, _align(bucket_bytes))
+    return Layout(tuple(specs), position, _align(bucket_bytes), large_bytes)
 
 
 def _align(position: int) -> int:

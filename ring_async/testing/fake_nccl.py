@@ -17,10 +17,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ring_async.core.fold64 import fold64
-from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, Mark, Source
+from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, Mark, Pace, Part
+from ring_async.types import UInt8
 
 UNIQUE_ID_BYTES = 128
 _CHUNK_BYTES = 64 << 10
@@ -48,6 +50,12 @@ class HostDevice:
 
     def callers_mark(self) -> Mark:
         return _DoneMark()
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        return tensor.device.type == "cpu" and tensor.data_ptr() % 16 == 0
+
+    def grouped(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def make_unique_id(self) -> bytes:
         path = Path(tempfile.gettempdir()) / f"fake-nccl-{secrets.token_hex(8)}"
@@ -77,21 +85,26 @@ class _HostLane:
     def zeros(self, num_sums: int) -> torch.Tensor:
         return torch.zeros(num_sums, dtype=torch.int64)
 
-    def pack(self, bucket: torch.Tensor, sources: Sequence[Source], sums: torch.Tensor, index: int) -> None:
-        for start, num_bytes, content in sources:
-            if content is None:
-                bucket[start : start + num_bytes].zero_()
-            else:
-                bucket[start : start + num_bytes].copy_(content)
-        self.fold64(bucket, sums, index)
+    def copy(self, targets: list[torch.Tensor], contents: list[torch.Tensor]) -> None:
+        torch._foreach_copy_(targets, contents)
 
-    def fold64(self, content: torch.Tensor, sums: torch.Tensor, index: int, *, is_last: bool = False) -> None:
-        del is_last
-        value = fold64(content.numpy())
-        sums[index] = value - 2**64 if value >= 2**63 else value
+    def clear(self, targets: list[torch.Tensor]) -> None:
+        torch._foreach_zero_(targets)
 
-    def read(self, sums: torch.Tensor) -> tuple[int, ...]:
-        return tuple(value % 2**64 for value in sums.tolist())
+    def tabulate(self, parts: Sequence[Part]) -> torch.Tensor:
+        return torch.tensor(parts, dtype=torch.int64).reshape(-1, len(Part._fields))
+
+    def fold64(self, table: torch.Tensor, sums: torch.Tensor, pace: Pace) -> None:
+        del pace
+        for part in map(Part._make, table.tolist()):
+            content = _memory(part.source, part.num_bytes)
+            if part.target:
+                _memory(part.target, part.num_bytes)[:] = content
+            value = (int(sums[part.bucket]) + fold64(content, part.start)) % 2**64
+            sums[part.bucket] = value - 2**64 if value >= 2**63 else value
+
+    def fetch(self, sums: torch.Tensor) -> torch.Tensor:
+        return sums
 
 
 class FakeCommunicator:
@@ -128,7 +141,7 @@ class FakeCommunicator:
         """
         if datatype != NCCL_UINT8 or root != 0 or stream != 0:
             raise FakeNcclError(f"datatype {datatype}, root {root}, stream {stream} are not faked")
-        memory = memoryview((ctypes.c_char * count).from_address(recvbuf if self._rank else sendbuf)).cast("B")
+        memory = _memory(recvbuf if self._rank else sendbuf, count).data
         try:
             for start in range(0, count, _CHUNK_BYTES):
                 chunk = memory[start : start + _CHUNK_BYTES]
@@ -164,6 +177,10 @@ class FakeCommunicator:
             if num_bytes == 0:
                 raise ConnectionResetError("the root is gone")
             chunk = chunk[num_bytes:]
+
+
+def _memory(address: int, num_bytes: int) -> UInt8:
+    return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
 
 
 def _connect(path: str) -> socket.socket:

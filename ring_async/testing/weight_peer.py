@@ -40,7 +40,7 @@ def digest(tensors: Iterable[tuple[str, torch.Tensor]]) -> int:
     """A sum over all bits of all tensors, by another way than the channel's own checksums."""
     total = 0
     for position, (name, tensor) in enumerate(tensors):
-        words = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        words = tensor.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
         words = words[: words.numel() // 8 * 8].view(torch.int64)
         total += (position + 1) * (int(words.sum()) + len(name))
     return total % 2**64
@@ -198,11 +198,9 @@ class _Engine:
         """Rows, a matrix in force, and memory for their product, for each multiplication of a step."""
         matrices = [tensor.T for tensor in self._tensors.values() if tensor.dim() == 2][:_NUM_MATRICES]
         if not self._operands:
-            sizes = [matrix.shape for matrix in matrices]
-            make = matrices[0].new_zeros
             return [
-                (make(_NUM_ROWS, size[0]), matrix, make(_NUM_ROWS, size[1]))
-                for size, matrix in zip(sizes, matrices, strict=True)
+                (matrix.new_zeros(_NUM_ROWS, matrix.shape[0]), matrix, matrix.new_zeros(_NUM_ROWS, matrix.shape[1]))
+                for matrix in matrices
             ]
         return [(rows, matrix, products) for (rows, _, products), matrix in zip(self._operands, matrices, strict=True)]
 

@@ -201,7 +201,7 @@ def describe(tensors: Tensors, bucket_bytes: int) -> tuple[Layout, list[torch.Te
         WeightsError: a dtype that cannot be sent, or a name given twice.
     """
     named = list(tensors)
-    specs = tuple((name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)) for name, tensor in named)
+    specs = tuple((name, tensor.dtype, tensor.shape) for name, tensor in named)
     try:
         return _plan_again(specs, bucket_bytes), [tensor for _, tensor in named]
     except ValueError as error:
@@ -209,9 +209,10 @@ def describe(tensors: Tensors, bucket_bytes: int) -> tuple[Layout, list[torch.Te
 
 
 @lru_cache(maxsize=4)
-def _plan_again(specs: tuple[tuple[str, str, tuple[int, ...]], ...], bucket_bytes: int) -> Layout:
+def _plan_again(specs: tuple[tuple[str, torch.dtype, torch.Size], ...], bucket_bytes: int) -> Layout:
     """The layout of a model does not change from version to version."""
-    return plan_layout(specs, bucket_bytes)
+    plain = ((name, str(dtype).removeprefix("torch."), tuple(shape)) for name, dtype, shape in specs)
+    return plan_layout(plain, bucket_bytes)
 
 
 def flatten(tensor: torch.Tensor) -> torch.Tensor:

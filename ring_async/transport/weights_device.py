@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -45,12 +45,22 @@ class Mark(Protocol):
     def is_done(self) -> bool: ...
 
 
-class Source(NamedTuple):
-    """`num_bytes` from byte `start` of a bucket are those of `content` (uint8, any device), or zeros (None)."""
+Pace = Literal["beside", "ahead", "alone"]
+"""How much of the device hashing may take. `beside`: little, a broadcast sends the same bytes. `ahead`: enough to have
+done with a bucket before the next one is received. `alone`: all of it."""
 
-    start: int
+
+class Part(NamedTuple):
+    """Bytes of a bucket on this device, to be hashed and perhaps copied. Addresses and numbers are multiples of 16."""
+
+    source: int
+    target: int
+    """0: do not copy."""
     num_bytes: int
-    content: torch.Tensor | None
+    start: int
+    """Where in the bucket they lie."""
+    bucket: int
+    """To whose checksum they contribute."""
 
 
 class Lane(Protocol):
@@ -70,23 +80,24 @@ class Lane(Protocol):
         """Memory for checksums, int64 `[num_sums]`."""
         ...
 
-    def pack(self, bucket: torch.Tensor, sources: Sequence[Source], sums: torch.Tensor, index: int) -> None:
-        """Fill a bucket, uint8, and add its checksum to int64 `sums[index]`, which must be 0 before.
-
-        The sources lie in the order of the bucket, without a gap; all but the last begin and end at multiples of 8
-        bytes, or are followed by zeros up to one.
-        """
+    def copy(self, targets: list[torch.Tensor], contents: list[torch.Tensor]) -> None:
+        """Fill each uint8 target with its content, from any device."""
         ...
 
-    def fold64(self, content: torch.Tensor, sums: torch.Tensor, index: int, *, is_last: bool = False) -> None:
-        """Add the checksum of uint8 `content` to int64 `sums[index]`, which must be 0 before.
-
-        `is_last`: nothing is being received any more, so it may take the whole device.
-        """
+    def clear(self, targets: list[torch.Tensor]) -> None:
+        """Fill uint8 targets with zeros."""
         ...
 
-    def read(self, sums: torch.Tensor) -> tuple[int, ...]:
-        """Checksums, unsigned. Waits for this lane, so call it when its mark is done."""
+    def tabulate(self, parts: Sequence[Part]) -> torch.Tensor:
+        """Parts as `fold64` takes them, int64 `[len(parts), 5]`; a slice of rows is some of them."""
+        ...
+
+    def fold64(self, table: torch.Tensor, sums: torch.Tensor, pace: Pace) -> None:
+        """Add what parts contribute to the checksums of their buckets, int64 `sums`, and copy them in the same pass."""
+        ...
+
+    def fetch(self, sums: torch.Tensor) -> torch.Tensor:
+        """Bring checksums to the host, int64; they are there when a later mark is done."""
         ...
 
 
@@ -101,6 +112,14 @@ class WeightDevice(Protocol):
 
     def callers_mark(self) -> Mark:
         """A mark after all work that the calling thread has put on the device."""
+        ...
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        """Whether a contiguous tensor lies here, aligned to 16 bytes: whether its bytes can be sent from there."""
+        ...
+
+    def grouped(self) -> AbstractContextManager[None]:
+        """Broadcasts of the calling thread in here become one kernel: a small one costs no more than its bytes."""
         ...
 
     def make_unique_id(self) -> bytes: ...
@@ -128,7 +147,12 @@ def wait(mark: Mark, deadline_s: float, what: str) -> None:
     while not mark.is_done():
         if time.monotonic() > deadline_s:
             raise WeightsError(f"{what}: not done before its deadline")
-        time.sleep(5e-5)
+        time.sleep(2e-5)
+
+
+def unsigned(sums: torch.Tensor) -> tuple[int, ...]:
+    """Checksums from `Lane.fetch`, as they travel."""
+    return tuple(value % 2**64 for value in sums.tolist())
 
 
 _SWITCH_INTERVAL_S = 1e-4
@@ -200,14 +224,22 @@ class CudaDevice:
         event.record(torch.cuda.current_stream(self._index))
         return _CudaMark(event)
 
+    def holds(self, tensor: torch.Tensor) -> bool:
+        return tensor.is_cuda and tensor.get_device() == self._index and tensor.data_ptr() % VECTOR_BYTES == 0
+
+    @contextmanager
+    def grouped(self) -> Iterator[None]:
+        self._nccl.groupStart()
+        try:
+            yield
+        finally:
+            self._nccl.groupEnd()
+
     def make_unique_id(self) -> bytes:
-        return bytes(byte & 0xFF for byte in self._nccl.get_unique_id())  # CuPy before 14: signed numbers.
+        return bytes(self._nccl.get_unique_id())
 
     def connect(self, unique_id: bytes, num_ranks: int, rank: int) -> Communicator:
-        as_cupy_wants: object = unique_id
-        if int(self._cupy.__version__.split(".")[0]) < 14:
-            as_cupy_wants = tuple(byte - 256 if byte > 127 else byte for byte in unique_id)
-        communicator: Communicator = self._nccl.NcclCommunicator(num_ranks, as_cupy_wants, rank)
+        communicator: Communicator = self._nccl.NcclCommunicator(num_ranks, unique_id, rank)
         return communicator
 
     def enter_thread(self) -> None:
@@ -229,7 +261,7 @@ class _CudaLane:
     def __init__(self, index: int, cupy: Any, kernel: Any, num_processors: int) -> None:
         self._stream = torch.cuda.Stream(index, priority=-1)
         self.handle = int(self._stream.cuda_stream)
-        self._cupy_stream = cupy.cuda.ExternalStream(self.handle)
+        self._cupy_stream = cupy.cuda.Stream.from_external(self._stream)
         self._kernel = kernel
         self._num_processors = num_processors
 
@@ -246,65 +278,37 @@ class _CudaLane:
         with torch.cuda.stream(self._stream):
             return torch.zeros(num_sums, dtype=torch.int64, device=self._stream.device)
 
-    def pack(self, bucket: torch.Tensor, sources: Sequence[Source], sums: torch.Tensor, index: int) -> None:
-        address = bucket.data_ptr()
-        out = sums.data_ptr() + 8 * index
-        plain = []
-        """What is copied in the plain way, and folded afterwards: `[start, end)` in the bucket."""
-        with torch.cuda.stream(self._stream), self._cupy_stream:
-            for start, num_bytes, content in sources:
-                num_folded = 0
-                if content is not None and content.is_cuda and content.data_ptr() % _VECTOR_BYTES == 0:
-                    num_folded = num_bytes // _VECTOR_BYTES * _VECTOR_BYTES
-                    self._launch(content.data_ptr(), address + start, num_folded, start, out, _PACK_BLOCKS)
-                if num_folded < num_bytes:
-                    rest = bucket[start + num_folded : start + num_bytes]
-                    if content is None:
-                        rest.zero_()
-                    else:
-                        rest.copy_(content[num_folded:], non_blocking=True)
-                    plain.append((start + num_folded, start + num_bytes))
-            for start, end in _join(plain):
-                self._launch(address + start, 0, end - start, start, out, _PACK_BLOCKS)
-
-    def fold64(self, content: torch.Tensor, sums: torch.Tensor, index: int, *, is_last: bool = False) -> None:
-        num_blocks = 4 * self._num_processors if is_last else _FOLD_BLOCKS
-        with self._cupy_stream:
-            self._launch(content.data_ptr(), 0, content.numel(), 0, sums.data_ptr() + 8 * index, num_blocks)
-
-    def _launch(  # noqa: PLR0917 - the kernel's own arguments
-        self, source: int, target: int, num_bytes: int, start: int, out: int, num_blocks: int
-    ) -> None:
-        if num_bytes:
-            arguments = tuple(np.uint64(value) for value in (source, target, num_bytes // 8, start // 8, out))
-            self._kernel((min(num_blocks, -(-num_bytes // 16384)),), (_NUM_THREADS,), arguments)
-
-    def read(self, sums: torch.Tensor) -> tuple[int, ...]:
-        # Not on the caller's stream: there, an engine's whole queue may lie before it.
+    def copy(self, targets: list[torch.Tensor], contents: list[torch.Tensor]) -> None:
         with torch.cuda.stream(self._stream):
-            return tuple(value % 2**64 for value in sums.tolist())
+            torch._foreach_copy_(targets, contents, non_blocking=True)  # one kernel for many small ones
+
+    def clear(self, targets: list[torch.Tensor]) -> None:
+        with torch.cuda.stream(self._stream):
+            torch._foreach_zero_(targets)
+
+    def tabulate(self, parts: Sequence[Part]) -> torch.Tensor:
+        rows = torch.tensor(parts, dtype=torch.int64, pin_memory=True).reshape(-1, len(Part._fields))
+        with torch.cuda.stream(self._stream):
+            return rows.to(self._stream.device, non_blocking=True)
+
+    def fold64(self, table: torch.Tensor, sums: torch.Tensor, pace: Pace) -> None:
+        if not len(table):
+            return
+        num_blocks = {"beside": _FEW_BLOCKS, "ahead": self._num_processors, "alone": 4 * self._num_processors}[pace]
+        arguments = (np.uint64(table.data_ptr()), np.uint64(len(table)), np.uint64(sums.data_ptr()))
+        with self._cupy_stream:
+            self._kernel((num_blocks,), (_NUM_THREADS,), arguments)
+
+    def fetch(self, sums: torch.Tensor) -> torch.Tensor:
+        with torch.cuda.stream(self._stream):
+            return torch.empty(sums.shape, dtype=torch.int64, pin_memory=True).copy_(sums, non_blocking=True)
 
 
-def _join(ranges: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Merge ranges that touch; they come in order."""
-    start, end = 0, 0
-    for first, last in ranges:
-        if first != end:
-            if start < end:
-                yield start, end
-            start = first
-        end = last
-    if start < end:
-        yield start, end
-
-
-_VECTOR_BYTES = 16
+VECTOR_BYTES = 16
 _NUM_THREADS = 512
-_PACK_BLOCKS = 32
-_FOLD_BLOCKS = 132
-"""Enough to keep ahead of NCCL twice, too few to take the memory's bandwidth from it: with the whole device packing, a
-broadcast beside it runs at half its speed. Found by trying, on two H200s (`docs/performance.md`)."""
-
+_FEW_BLOCKS = 32
+"""A broadcast of the same memory runs beside them at its full speed, beside one a processor at 0.93 of it
+(`docs/performance.md`)."""
 _FOLD64_SOURCE = f"""
 typedef unsigned long long u64;
 
@@ -314,17 +318,17 @@ __device__ __forceinline__ u64 mix(u64 word, u64 position) {{
     return y ^ (y >> 29);
 }}
 
-// Folds num_words words from `source` on, the first at position `first` of its bucket, and copies them to `target`
-// unless that is 0. Addresses are multiples of 16, or of 8 where num_words is too small for a vector.
-extern "C" __global__ void __launch_bounds__({_NUM_THREADS}) fold64(
-    u64 source, u64 target, u64 num_words, u64 first, u64 out
-) {{
-    const u64 thread = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    const u64 stride = (u64)gridDim.x * blockDim.x;
+// Each row of the table is a part: source, target or 0, bytes, first byte's position in its bucket, bucket.
+// Folds the part into its bucket's sum, and copies it to the target. All numbers are multiples of 16.
+extern "C" __global__ void __launch_bounds__({_NUM_THREADS}) fold64(const u64* table, u64 num_parts, u64* sums) {{
+  const u64 thread = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+  const u64 stride = (u64)gridDim.x * blockDim.x;
+  for (const u64* part = table; part < table + 5 * num_parts; part += 5) {{
+    const ulonglong2* from = reinterpret_cast<const ulonglong2*>(part[0]);
+    ulonglong2* to = reinterpret_cast<ulonglong2*>(part[1]);
+    const u64 num_vectors = part[2] / 16;
+    const u64 first = part[3] / 8;
     u64 sum = 0;
-    u64 num_vectors = (source % 16 || target % 16) ? 0 : num_words / 2;
-    const ulonglong2* from = reinterpret_cast<const ulonglong2*>(source);
-    ulonglong2* to = reinterpret_cast<ulonglong2*>(target);
     u64 i = thread;
     for (; i + 3 * stride < num_vectors; i += 4 * stride) {{
         ulonglong2 v[4];
@@ -334,20 +338,16 @@ extern "C" __global__ void __launch_bounds__({_NUM_THREADS}) fold64(
         for (int k = 0; k < 4; ++k) {{
             u64 position = first + 2 * (i + k * stride);
             sum += mix(v[k].x, position) + mix(v[k].y, position + 1);
-            if (target) __stcs(to + i + k * stride, v[k]);
+            if (to) __stcs(to + i + k * stride, v[k]);
         }}
     }}
     for (; i < num_vectors; i += stride) {{
         ulonglong2 v = __ldcs(from + i);
         sum += mix(v.x, first + 2 * i) + mix(v.y, first + 2 * i + 1);
-        if (target) __stcs(to + i, v);
-    }}
-    for (u64 w = 2 * num_vectors + thread; w < num_words; w += stride) {{
-        u64 word = reinterpret_cast<const u64*>(source)[w];
-        sum += mix(word, first + w);
-        if (target) reinterpret_cast<u64*>(target)[w] = word;
+        if (to) __stcs(to + i, v);
     }}
     for (int offset = 16; offset > 0; offset >>= 1) sum += __shfl_down_sync(0xffffffffu, sum, offset);
-    if ((threadIdx.x & 31) == 0) atomicAdd(reinterpret_cast<u64*>(out), sum);
+    if ((threadIdx.x & 31) == 0) atomicAdd(sums + part[4], sum);
+  }}
 }}
 """

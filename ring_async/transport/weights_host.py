@@ -40,7 +40,7 @@ def pack(layout: Layout, tensors: Sequence[torch.Tensor], target: UInt8, num_thr
 
     def pack_bucket(bucket: int) -> int:
         digest = xxhash.xxh3_64()
-        for piece in layout.pieces(bucket):
+        for piece in layout.pieces(*layout.bucket_range(bucket)):
             for done in range(0, piece.num_bytes, _CHUNK_BYTES):
                 size = min(_CHUNK_BYTES, piece.num_bytes - done)
                 chunk = target[piece.start + done : piece.start + done + size]

@@ -27,10 +27,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import torch
 
 from ring_async.config.schema import TransportSection
 from ring_async.core.broadcast_rounds import (
@@ -43,10 +45,11 @@ from ring_async.core.broadcast_rounds import (
     Settled,
     StartRound,
 )
+from ring_async.core.weight_plan import ALIGNMENT, Layout
 from ring_async.errors import WeightsError
 from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import NCCL_MIN_BUCKET_BYTES, Tensors, describe
-from ring_async.transport.weights_device import NCCL_UINT8, Communicator, WeightDevice, prompt_threads, wait
+from ring_async.transport.weights_device import NCCL_UINT8, Communicator, WeightDevice, prompt_threads, unsigned, wait
 from ring_async.transport.weights_packing import Packing, Slots
 from ring_async.transport.weights_service import WeightService
 from ring_async.transport.weights_wire import (
@@ -76,7 +79,8 @@ LOST_S = 3.0
 ALIVE_S = 0.5
 """How often a receiver says that it lives."""
 _TICK_S = 0.1
-_decoder = msgspec.msgpack.Decoder(Join | Alive | Ready | Staged | Failed | Leave)
+ToSender = Join | Alive | Ready | Staged | Failed | Leave
+_decoder: msgspec.msgpack.Decoder[ToSender] = msgspec.msgpack.Decoder(ToSender)
 
 
 class Attempt:
@@ -91,6 +95,8 @@ class Attempt:
     def __init__(self, name: str, work: Callable[[Attempt], None], on_end: Callable[[str | None], None]) -> None:
         self.communicator: Communicator | None = None
         self.is_aborted = False
+        self.go = threading.Event()
+        """Everybody is at the gate, or the round is off."""
         self._work = work
         self._on_end = on_end
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -107,8 +113,9 @@ class Attempt:
             raise WeightsError("aborted")
 
     def abort(self) -> None:
-        """Free the thread from NCCL. From any thread."""
+        """Free the thread from the gate, and from NCCL. From any thread."""
         self.is_aborted = True
+        self.go.set()
         if self.communicator is not None:
             self.communicator.abort()
 
@@ -162,8 +169,11 @@ class NcclWeightSender:
         self._lane = device.lane()
         self._rounds = BroadcastRounds(gate_s=gate_s, round_s=deadline_s, lost_s=lost_s)
         self._settled = threading.Event()
+        self._deciding = threading.Lock()
         self._published: set[PolicyVersion] = set()
-        self._packing: Packing | None = None
+        self._layout = Layout((), 0, ALIGNMENT)
+        self._packing: Future[Packing] = Future()
+        """Of the current version; a round may be offered before it is there."""
         self._is_closed = False
         self._addresses: dict[str, bytes] = {}
         self._attempt: Attempt | None = None
@@ -207,23 +217,41 @@ class NcclWeightSender:
     def _publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
         is_idle = self._begin(None)
         layout, ordered = describe(tensors, self._bucket_bytes)
-        # Copies are made here, on the caller's stream, so that the mark comes after them.
-        ordered = [tensor if tensor.is_contiguous() else tensor.detach().contiguous() for tensor in ordered]
-        callers_mark = self._device.callers_mark()
         self._wait_for(is_idle)
-        self._packing = packing = Packing(self._slots, layout, ordered, callers_mark)
+        self._layout, self._packing = layout, Future()
+        # Offered first: members come to the gate while the rest is prepared.
+        settled = self._begin(policy_version)
+        try:
+            packing = self._prepare(layout, ordered)
+            if self._slots.is_retaining:
+                wait(packing.pack_all(), time.monotonic() + self._deadline_s, f"packing version {policy_version}")
+            else:
+                self._wait_for(settled)
+        except Exception:
+            self._wait_for(self._begin(None))
+            raise
         self._published.add(policy_version)
-        if self._slots.is_retaining:
-            self._post(lambda now_s: self._rounds.publish(policy_version, now_s))
-            wait(packing.pack_all(), time.monotonic() + self._deadline_s, f"packing version {policy_version}")
-        else:
-            try:
-                self._wait_for(self._begin(policy_version))
-            finally:
-                self._wait_for(self._begin(None))
-        packing.release()
+        if not self._slots.is_retaining:
+            self._wait_for(self._begin(None))
+        packing.release(self._longest_s)
         manifest = {"endpoint": self.endpoint, "host": socket.gethostname(), "num_bytes": layout.num_bytes}
         return WeightsAnnouncement(policy_version, CHANNEL, {"source": manifest})
+
+    def _prepare(self, layout: Layout, tensors: list[torch.Tensor]) -> Packing:
+        """Let the round under way have the version's packing, or the reason why there is none.
+
+        Raises:
+            WeightsError: there is no memory.
+        """
+        try:
+            # Copies are made here, on the caller's stream, so that the mark comes after them.
+            ordered = [tensor if tensor.is_contiguous() else tensor.detach().contiguous() for tensor in tensors]
+            packing = Packing(self._slots, layout, ordered, self._device.callers_mark())
+        except Exception as error:
+            self._packing.set_exception(error)
+            raise
+        self._packing.set_result(packing)
+        return packing
 
     def retire(self, policy_version: PolicyVersion) -> None:
         """See `WeightSender.retire`: only the newest version is ever held, and the next one takes its memory."""
@@ -249,7 +277,11 @@ class NcclWeightSender:
             self._settled = settled
             return self._rounds.publish(version, now_s)
 
-        self._post(publish)
+        if version is None:
+            with self._deciding:  # Here: it offers nothing, and mostly all is settled already.
+                self._perform(publish(time.monotonic()))
+        else:
+            self._post(publish)
         return settled
 
     def _wait_for(self, settled: threading.Event) -> None:
@@ -265,7 +297,10 @@ class NcclWeightSender:
 
     def _on_message(self, peer: bytes, header: bytes) -> None:
         message = _decoder.decode(header)
-        now_s = time.monotonic()
+        with self._deciding:
+            self._answer(peer, message, time.monotonic())
+
+    def _answer(self, peer: bytes, message: ToSender, now_s: float) -> None:
         rounds = self._rounds
         is_known = rounds.hear(message.member, now_s)
         match message:
@@ -287,10 +322,11 @@ class NcclWeightSender:
                 self._perform(rounds.failed(message.round, message.member, message.reason, now_s))
 
     def _on_wake(self) -> None:
-        now_s = time.monotonic()
-        while self._events:
-            self._perform(self._events.popleft()(now_s))
-        self._perform(self._rounds.tick(now_s))
+        with self._deciding:
+            now_s = time.monotonic()
+            while self._events:
+                self._perform(self._events.popleft()(now_s))
+            self._perform(self._rounds.tick(now_s))
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -301,6 +337,8 @@ class NcclWeightSender:
                     self._start(effect.round)
                 case CancelRound(round=number, members=members):
                     self._tell(members, Off(number, "cancelled"))
+                    if self._attempt is not None:
+                        self._attempt.abort()
                 case AbortRound(round=number, members=members, reason=reason):
                     self._tell(members, Off(number, reason))
                     if self._attempt is not None:
@@ -314,8 +352,6 @@ class NcclWeightSender:
                     self._settled.set()
 
     def _make_offer(self, offer: OfferRound) -> None:
-        packing = self._packing
-        assert packing is not None
         self._offer = offer
         if offer.is_new_communicator:
             if self._communicator is not None:
@@ -332,7 +368,7 @@ class NcclWeightSender:
             message = Offer(
                 round=offer.round,
                 version=offer.version,
-                layout=packing.encoded_layout,
+                layout=self._layout.encoded,
                 communicator=offer.communicator,
                 num_ranks=len(offer.members) + 1,
                 rank=position + 1,
@@ -340,19 +376,20 @@ class NcclWeightSender:
             )
             self._tell((member,), message)
 
-    def _start(self, number: int) -> None:
-        offer = self._offer
-        assert offer is not None
-        self._tell(offer.members, Go(number))
-
         def on_end(reason: str | None) -> None:
             if reason is None:
-                self._post(lambda now_s: self._rounds.sent(number, now_s))
+                self._post(lambda now_s: self._rounds.sent(offer.round, now_s))
             else:
-                self._post(lambda now_s: self._rounds.broken(number, reason, now_s))
+                self._post(lambda now_s: self._rounds.broken(offer.round, reason, now_s))
 
-        self._attempt = Attempt(f"weights-round-{number}", lambda attempt: self._broadcast(attempt, offer), on_end)
+        self._attempt = Attempt(f"weights-round-{offer.round}", lambda attempt: self._broadcast(attempt, offer), on_end)
         self._attempt.thread.start()
+
+    def _start(self, number: int) -> None:
+        assert self._offer is not None
+        assert self._attempt is not None
+        self._tell(self._offer.members, Go(number))
+        self._attempt.go.set()
 
     def _tell(self, members: tuple[str, ...], message: Wire) -> None:
         header = encode(message)
@@ -368,11 +405,12 @@ class NcclWeightSender:
         Raises:
             Exception: NCCL's, or WeightsError, when a member fails or the round is aborted.
         """
-        packing = self._packing
-        assert packing is not None
         self._device.enter_thread()
+        attempt.go.wait()
+        if attempt.is_aborted:
+            raise WeightsError("called off")
         deadline_s = time.monotonic() + self._deadline_s
-        packing.restart()
+        packing = self._packing.result(self._deadline_s)
         if self._communicator is None or self._communicator[0] != offer.communicator:
             communicator = self._device.connect(self._unique_id, len(offer.members) + 1, 0)
             attempt.use(communicator)
@@ -381,19 +419,31 @@ class NcclWeightSender:
         else:
             communicator = self._communicator[1]
             attempt.use(communicator)
-        lane = self._lane
-        for bucket in range(packing.layout.num_buckets):
-            content, packed = packing.bucket(bucket)
-            lane.after(packed)
-            address = content.data_ptr()
-            communicator.broadcast(address, address, content.numel(), NCCL_UINT8, 0, lane.handle)
-            packing.sent(bucket, lane.mark())
-        wait(packing.mark(), deadline_s, "checksums")
-        checksums = packing.checksums()
-        self._post(lambda _: self._send_checksums(offer, checksums))
-        wait(lane.mark(), deadline_s, "broadcast")
+        is_held = packing.hold()
+        try:
+            self._send_buckets(packing, communicator, is_held=is_held)
+            sums, fetched = packing.checksums()
+            wait(fetched, deadline_s, "checksums")
+            checksums = unsigned(sums)
+            self._post(lambda _: self._send_checksums(offer, checksums))
+            wait(self._lane.mark(), deadline_s, "broadcast")
+        finally:
+            if is_held:
+                packing.let_go()
         if attempt.is_aborted:
             raise WeightsError("aborted")
+
+    def _send_buckets(self, packing: Packing, communicator: Communicator, *, is_held: bool) -> None:
+        lane = self._lane
+        packing.restart()
+        for bucket in range(packing.layout.num_buckets):
+            parts, ready = packing.bucket(bucket, is_held=is_held)
+            lane.after(ready)
+            with self._device.grouped():
+                for address, num_bytes in parts:
+                    communicator.broadcast(address, address, num_bytes, NCCL_UINT8, 0, lane.handle)
+            packing.hash(bucket)
+            packing.sent(bucket, lane.mark())
 
     def _send_checksums(self, offer: OfferRound, checksums: tuple[int, ...]) -> list[Effect]:
         self._tell(offer.members, Checksums(offer.round, checksums))

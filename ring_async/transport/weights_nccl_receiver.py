@@ -26,7 +26,17 @@ from ring_async.core.weight_plan import ALIGNMENT, Layout
 from ring_async.errors import WeightsError
 from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import StagedWeights, StageReport, seconds_since, view_tensors
-from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, WeightDevice, prompt_threads, wait
+from ring_async.transport.weights_device import (
+    NCCL_UINT8,
+    Communicator,
+    Lane,
+    Pace,
+    Part,
+    WeightDevice,
+    prompt_threads,
+    unsigned,
+    wait,
+)
 from ring_async.transport.weights_nccl import ALIVE_S, CHANNEL, Attempt
 from ring_async.transport.weights_wire import (
     Alive,
@@ -54,6 +64,8 @@ if TYPE_CHECKING:
 _decoder = msgspec.msgpack.Decoder(Offer | Go | Off | Checksums | Welcome | NotKnown)
 _layout_decoder = msgspec.msgpack.Decoder(Layout)
 
+_NUM_TABLES = 8
+
 
 @dataclass(slots=True)
 class RoundTimes:
@@ -65,6 +77,7 @@ class RoundTimes:
     queued_s: float = 0.0
     """The broadcast of the last bucket was handed to the device."""
     received_s: float = 0.0
+    """The last bucket is here, and folded."""
     verified_s: float = 0.0
 
 
@@ -144,6 +157,7 @@ class _Link:
         self._is_closed = False
         self._round: _Round | None = None
         self._communicator: tuple[int, Communicator] | None = None
+        self._lanes: _Lanes | None = None
         self._outgoing: deque[Wire] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -243,7 +257,8 @@ class _Link:
                 self._end_round("a newer round was offered")
                 self._accept(message)
             case Go() if current is not None and current.offer.round == message.round:
-                current.go.set()
+                assert current.attempt is not None
+                current.attempt.go.set()
             case Checksums() if current is not None and current.offer.round == message.round:
                 current.checksums = message.checksums
                 current.has_checksums.set()
@@ -269,18 +284,19 @@ class _Link:
             self._send(Failed(self._member, offer.round, str(error)))
             self._set_trouble(str(error))
             return
-        # Lanes of its own: an earlier round's may hold what an aborted communicator left.
-        lane = self._device.lane()
+        self._send(Ready(self._member, offer.round))
+        if self._lanes is None:
+            self._lanes = _Lanes(self._device.lane(), self._device.lane())
+        lanes = self._lanes
         # The memory may have belonged to weights whose last use is still queued.
-        lane.after(self._device.callers_mark())
-        self._round = _Round(offer, layout, content, lane)
+        lanes.receiving.after(self._device.callers_mark())
+        self._round = _Round(offer, layout, content, lanes, lanes.table(layout, content))
         current = self._round
         current.attempt = Attempt(
             f"weights-round-{offer.round}",
             lambda attempt: self._receive(attempt, current),
             lambda reason: self._on_end(current, reason),
         )
-        self._send(Ready(self._member, offer.round))
         current.attempt.thread.start()
         self._times.ready_s = time.monotonic()
 
@@ -294,14 +310,14 @@ class _Link:
         attempt = current.attempt
         assert attempt is not None
         attempt.abort()
-        current.go.set()
         current.has_checksums.set()
         attempt.thread.join(timeout=1.0)
-        current.tensors, current.content = {}, None
+        current.let_go()
         self._let_go_of_communicator()
 
     def _let_go_of_communicator(self) -> None:
         held, self._communicator = self._communicator, None
+        self._lanes = None  # They may hold what an aborted communicator leaves.
         if held is not None:
             held[1].abort()
 
@@ -316,8 +332,7 @@ class _Link:
 
     def _on_end(self, current: _Round, reason: str | None) -> None:
         current.is_over = True
-        # Taken out of the round: whoever still refers to that must not keep gigabytes of the device.
-        tensors, current.tensors, current.content = current.tensors, {}, None
+        tensors = current.let_go()
         if current.off_reason:
             return
         if reason is None:
@@ -342,7 +357,7 @@ class _Link:
         assert content is not None
         self._device.enter_thread()
         deadline_s = time.monotonic() + self._deadline_s
-        if not current.go.wait(self._deadline_s) or attempt.is_aborted:
+        if not attempt.go.wait(self._deadline_s) or attempt.is_aborted:
             raise WeightsError(f"round {offer.round} did not start")
         self._times.started_s = time.monotonic()
         if self._communicator is None or self._communicator[0] != offer.communicator:
@@ -355,42 +370,70 @@ class _Link:
         else:
             communicator = self._communicator[1]
             attempt.use(communicator)
-        lane, fold_lane = current.lane, self._device.lane()
-        layout = current.layout
+        lane, fold_lane, layout = current.lanes.receiving, current.lanes.folding, current.layout
         sums = fold_lane.zeros(layout.num_buckets)
         for bucket in range(layout.num_buckets):
-            start, end = layout.bucket_range(bucket)
-            address = content.data_ptr() + start
-            communicator.broadcast(address, address, end - start, NCCL_UINT8, 0, lane.handle)
+            with self._device.grouped():
+                for part in layout.sends[bucket]:
+                    address = content.data_ptr() + part.start
+                    communicator.broadcast(address, address, part.num_bytes, NCCL_UINT8, 0, lane.handle)
             fold_lane.after(lane.mark())
-            fold_lane.fold64(content[start:end], sums, bucket, is_last=bucket == layout.num_buckets - 1)
+            # After the last one nothing is being received any more.
+            pace: Pace = "alone" if bucket == layout.num_buckets - 1 else "ahead"
+            fold_lane.fold64(current.parts[bucket : bucket + 1], sums, pace)
         self._times.queued_s = time.monotonic()
         current.tensors = view_tensors(layout, content)  # Now, while the bytes are on their way.
-        wait(lane.mark(), deadline_s, "broadcast")
+        received = fold_lane.fetch(sums)
+        wait(fold_lane.mark(), deadline_s, "broadcast")
         self._times.received_s = time.monotonic()
-        wait(fold_lane.mark(), deadline_s, "checksums")
         if not current.has_checksums.wait(max(0.0, deadline_s - time.monotonic())) or attempt.is_aborted:
             raise WeightsError(f"round {offer.round}: no checksums")
-        received = fold_lane.read(sums)
-        pairs = zip(received, current.checksums, strict=True)
+        pairs = zip(unsigned(received), current.checksums, strict=True)
         corrupt = [bucket for bucket, (got, sent) in enumerate(pairs) if got != sent]
         if corrupt:
             raise WeightsError(f"{len(corrupt)} of {layout.num_buckets} buckets corrupt, first {corrupt[0]}")
         self._times.verified_s = time.monotonic()
 
 
+class _Lanes:
+    """Kept from round to round, like the communicator."""
+
+    def __init__(self, receiving: Lane, folding: Lane) -> None:
+        self.receiving = receiving
+        self.folding = folding
+        self._tables: dict[tuple[int, int, int], torch.Tensor] = {}
+
+    def table(self, layout: Layout, content: torch.Tensor) -> torch.Tensor:
+        """A part for each bucket, as `Lane.fold64` takes them. Versions mostly lie in the same few places."""
+        address = content.data_ptr()
+        key = (address, layout.num_bytes, layout.bucket_bytes)
+        if key not in self._tables:
+            ranges = [layout.bucket_range(bucket) for bucket in range(layout.num_buckets)]
+            parts = [Part(address + start, 0, end - start, 0, bucket) for bucket, (start, end) in enumerate(ranges)]
+            if len(self._tables) >= _NUM_TABLES:
+                self._tables.clear()
+            self._tables[key] = self.folding.tabulate(parts)
+        return self._tables[key]
+
+
 class _Round:
     """The round under way here: what was offered, and what has been heard since."""
 
-    def __init__(self, offer: Offer, layout: Layout, content: torch.Tensor, lane: Lane) -> None:
+    def __init__(self, offer: Offer, layout: Layout, content: torch.Tensor, lanes: _Lanes, parts: torch.Tensor) -> None:
         self.offer = offer
         self.layout = layout
         self.content: torch.Tensor | None = content
         self.tensors: dict[str, torch.Tensor] = {}
-        self.lane = lane
+        self.lanes = lanes
+        self.parts = parts
+        """One a bucket, as `Lane.fold64` takes them."""
         self.attempt: Attempt | None = None
-        self.go = threading.Event()
         self.has_checksums = threading.Event()
         self.checksums: tuple[int, ...] = ()
         self.off_reason = ""
         self.is_over = False
+
+    def let_go(self) -> dict[str, torch.Tensor]:
+        """Take the tensors out: whoever still refers to this round must not keep gigabytes of the device."""
+        tensors, self.tensors, self.content = self.tensors, {}, None
+        return tensors

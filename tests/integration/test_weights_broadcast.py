@@ -204,6 +204,23 @@ def test_a_sender_that_dies_in_mid_broadcast_leaves_the_version_in_force_alone()
         again.close()
 
 
+@pytest.mark.parametrize("is_retaining", [True, False])
+def test_tensors_may_change_as_soon_as_publish_returns(is_retaining):
+    """Large tensors are sent from where they lie; the second version finds the communicator ready, and does so."""
+    device = HostDevice(bytes_per_s=100e6)
+    with (
+        open_sender(device, is_retaining=is_retaining, bucket_bytes=4 << 20) as sender,
+        open_receivers(sender, "a") as (receiver,),
+    ):
+        wait_until(lambda: sender.members == ("a",))
+        for number in range(3):
+            tensors = make_tensors(number, 5_000_000)
+            announcement = sender.publish(version(number), tensors.items())
+            for tensor in tensors.values():
+                tensor.zero_()
+            assert_same(receiver.stage(announcement), make_tensors(number, 5_000_000))
+
+
 class SpoilingDevice(HostDevice):
     """Flips a bit of what it received, so many times."""
 

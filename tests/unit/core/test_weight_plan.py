@@ -25,7 +25,7 @@ def test_pieces_cover_every_byte_once_and_every_tensor_whole(drawn, bucket_bytes
     for bucket in range(layout.num_buckets):
         start, end = layout.bucket_range(bucket)
         assert start == position
-        for piece in layout.pieces(bucket):
+        for piece in layout.pieces(start, end):
             assert piece.start == position
             assert piece.num_bytes > 0
             if piece.tensor is not None:
@@ -48,7 +48,31 @@ def test_tensors_are_aligned_and_buckets_are_equal_cuts():
 
 def test_a_piece_says_where_in_its_tensor_it_starts():
     layout = make_layout(300)
-    assert [tuple(piece) for piece in layout.pieces(2)] == [(256, 44, 0, 256), (300, 20, None, 0)]
+    assert [tuple(piece) for piece in layout.pieces(*layout.bucket_range(2))] == [(256, 44, 0, 256), (300, 20, None, 0)]
+
+
+@given(tensors, st.integers(1, 1000), st.integers(ALIGNMENT, 300))
+def test_sends_cover_every_byte_once_and_large_tensors_alone(drawn, bucket_bytes, large_bytes):
+    layout = plan_layout([(str(i), dtype, shape) for i, (dtype, shape) in enumerate(drawn)], bucket_bytes, large_bytes)
+    position = 0
+    for bucket, sends in enumerate(layout.sends):
+        assert sends[0].start == position == layout.bucket_range(bucket)[0]
+        for send, following in zip(sends, [*sends[1:], None], strict=True):
+            assert send.start == position
+            assert send.num_bytes > 0
+            assert not any(number % ALIGNMENT for number in send[:2])
+            position += send.num_bytes
+            if send.tensor is None:
+                assert following is None or following.tensor is not None
+            else:
+                assert send.num_bytes > large_bytes - ALIGNMENT
+                assert send.start == layout.tensors[send.tensor].start + send.offset
+    assert position == layout.num_bytes
+
+
+def test_a_large_tensors_odd_bytes_go_with_what_follows():
+    layout = plan_layout([(str(i), "uint8", (size,)) for i, size in enumerate([200, 10, 64])], 1024, 64)
+    assert [tuple(send) for send in layout.sends[0]] == [(0, 192, 0, 0), (192, 128, None, 0), (320, 64, 2, 0)]
 
 
 def test_an_empty_version_has_no_buckets():
