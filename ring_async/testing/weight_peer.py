@@ -23,7 +23,8 @@ from ring_async.testing.fake_nccl import HostDevice
 from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import StagedWeights
 from ring_async.transport.weights_device import NCCL_UINT8, CudaDevice, WeightDevice
-from ring_async.transport.weights_nccl_receiver import NcclWeightReceiver, RoundTimes
+from ring_async.transport.weights_nccl_receiver import NcclWeightReceiver
+from ring_async.transport.weights_round import RoundTimes
 
 _CALL_S = 300.0
 _NUM_MATRICES = 16

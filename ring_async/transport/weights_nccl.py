@@ -51,6 +51,7 @@ from ring_async.transport.messages import WeightsAnnouncement
 from ring_async.transport.weights import NCCL_MIN_BUCKET_BYTES, Tensors, describe
 from ring_async.transport.weights_device import NCCL_UINT8, Communicator, WeightDevice, prompt_threads, unsigned, wait
 from ring_async.transport.weights_packing import Packing, Slots
+from ring_async.transport.weights_round import Attempt
 from ring_async.transport.weights_service import WeightService
 from ring_async.transport.weights_wire import (
     Alive,
@@ -81,52 +82,6 @@ ALIVE_S = 0.5
 _TICK_S = 0.1
 ToSender = Join | Alive | Ready | Staged | Failed | Leave
 _decoder: msgspec.msgpack.Decoder[ToSender] = msgspec.msgpack.Decoder(ToSender)
-
-
-class Attempt:
-    """One side's work in one round, in a thread of its own.
-
-    Args:
-        name: of the thread.
-        work: gets this attempt; its error is passed to `on_end`.
-        on_end: called in the thread, with None or what went wrong.
-    """
-
-    def __init__(self, name: str, work: Callable[[Attempt], None], on_end: Callable[[str | None], None]) -> None:
-        self.communicator: Communicator | None = None
-        self.is_aborted = False
-        self.go = threading.Event()
-        """Everybody is at the gate, or the round is off."""
-        self._work = work
-        self._on_end = on_end
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
-
-    def use(self, communicator: Communicator) -> None:
-        """Let `abort` reach this communicator.
-
-        Raises:
-            WeightsError: aborted meanwhile.
-        """
-        self.communicator = communicator
-        if self.is_aborted:
-            communicator.abort()
-            raise WeightsError("aborted")
-
-    def abort(self) -> None:
-        """Free the thread from the gate, and from NCCL. From any thread."""
-        self.is_aborted = True
-        self.go.set()
-        if self.communicator is not None:
-            self.communicator.abort()
-
-    def _run(self) -> None:
-        try:
-            self._work(self)
-        # NCCL's, CUDA's and our own errors alike end this round and no more.
-        except Exception as error:
-            self._on_end(f"{type(error).__name__}: {error}")
-        else:
-            self._on_end(None)
 
 
 class NcclWeightSender:

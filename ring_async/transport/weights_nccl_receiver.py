@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,15 +28,14 @@ from ring_async.transport.weights import StagedWeights, StageReport, seconds_sin
 from ring_async.transport.weights_device import (
     NCCL_UINT8,
     Communicator,
-    Lane,
     Pace,
-    Part,
     WeightDevice,
     prompt_threads,
     unsigned,
     wait,
 )
-from ring_async.transport.weights_nccl import ALIVE_S, CHANNEL, Attempt
+from ring_async.transport.weights_nccl import ALIVE_S, CHANNEL
+from ring_async.transport.weights_round import Attempt, Lanes, ReceiverRound, RoundTimes
 from ring_async.transport.weights_wire import (
     Alive,
     Checksums,
@@ -63,22 +61,6 @@ if TYPE_CHECKING:
 # Here, not where they are used: two threads that resolve a type at once crash the interpreter (docs/dependencies.md).
 _decoder = msgspec.msgpack.Decoder(Offer | Go | Off | Checksums | Welcome | NotKnown)
 _layout_decoder = msgspec.msgpack.Decoder(Layout)
-
-_NUM_TABLES = 8
-
-
-@dataclass(slots=True)
-class RoundTimes:
-    """When the last round reached its stages here, on `time.monotonic`."""
-
-    offered_s: float = 0.0
-    ready_s: float = 0.0
-    started_s: float = 0.0
-    queued_s: float = 0.0
-    """The broadcast of the last bucket was handed to the device."""
-    received_s: float = 0.0
-    """The last bucket is here, and folded."""
-    verified_s: float = 0.0
 
 
 class NcclWeightReceiver:
@@ -155,9 +137,9 @@ class _Link:
         self._held: PolicyVersion | None = None
         self._trouble = "the sender has not answered yet"
         self._is_closed = False
-        self._round: _Round | None = None
+        self._round: ReceiverRound | None = None
         self._communicator: tuple[int, Communicator] | None = None
-        self._lanes: _Lanes | None = None
+        self._lanes: Lanes | None = None
         self._outgoing: deque[Wire] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -286,11 +268,11 @@ class _Link:
             return
         self._send(Ready(self._member, offer.round))
         if self._lanes is None:
-            self._lanes = _Lanes(self._device.lane(), self._device.lane())
+            self._lanes = Lanes(self._device.lane(), self._device.lane())
         lanes = self._lanes
         # The memory may have belonged to weights whose last use is still queued.
         lanes.receiving.after(self._device.callers_mark())
-        self._round = _Round(offer, layout, content, lanes, lanes.table(layout, content))
+        self._round = ReceiverRound(offer, layout, content, lanes, lanes.table(layout, content))
         current = self._round
         current.attempt = Attempt(
             f"weights-round-{offer.round}",
@@ -330,7 +312,7 @@ class _Link:
 
     # -- in the round's thread
 
-    def _on_end(self, current: _Round, reason: str | None) -> None:
+    def _on_end(self, current: ReceiverRound, reason: str | None) -> None:
         current.is_over = True
         tensors = current.let_go()
         if current.off_reason:
@@ -347,7 +329,7 @@ class _Link:
             self._outgoing.append(Failed(self._member, current.offer.round, str(reason)))
         self._wake()
 
-    def _receive(self, attempt: Attempt, current: _Round) -> None:
+    def _receive(self, attempt: Attempt, current: ReceiverRound) -> None:
         """Receive all buckets and compare their checksums.
 
         Raises:
@@ -393,47 +375,3 @@ class _Link:
         if corrupt:
             raise WeightsError(f"{len(corrupt)} of {layout.num_buckets} buckets corrupt, first {corrupt[0]}")
         self._times.verified_s = time.monotonic()
-
-
-class _Lanes:
-    """Kept from round to round, like the communicator."""
-
-    def __init__(self, receiving: Lane, folding: Lane) -> None:
-        self.receiving = receiving
-        self.folding = folding
-        self._tables: dict[tuple[int, int, int], torch.Tensor] = {}
-
-    def table(self, layout: Layout, content: torch.Tensor) -> torch.Tensor:
-        """A part for each bucket, as `Lane.fold64` takes them. Versions mostly lie in the same few places."""
-        address = content.data_ptr()
-        key = (address, layout.num_bytes, layout.bucket_bytes)
-        if key not in self._tables:
-            ranges = [layout.bucket_range(bucket) for bucket in range(layout.num_buckets)]
-            parts = [Part(address + start, 0, end - start, 0, bucket) for bucket, (start, end) in enumerate(ranges)]
-            if len(self._tables) >= _NUM_TABLES:
-                self._tables.clear()
-            self._tables[key] = self.folding.tabulate(parts)
-        return self._tables[key]
-
-
-class _Round:
-    """The round under way here: what was offered, and what has been heard since."""
-
-    def __init__(self, offer: Offer, layout: Layout, content: torch.Tensor, lanes: _Lanes, parts: torch.Tensor) -> None:
-        self.offer = offer
-        self.layout = layout
-        self.content: torch.Tensor | None = content
-        self.tensors: dict[str, torch.Tensor] = {}
-        self.lanes = lanes
-        self.parts = parts
-        """One a bucket, as `Lane.fold64` takes them."""
-        self.attempt: Attempt | None = None
-        self.has_checksums = threading.Event()
-        self.checksums: tuple[int, ...] = ()
-        self.off_reason = ""
-        self.is_over = False
-
-    def let_go(self) -> dict[str, torch.Tensor]:
-        """Take the tensors out: whoever still refers to this round must not keep gigabytes of the device."""
-        tensors, self.tensors, self.content = self.tensors, {}, None
-        return tensors

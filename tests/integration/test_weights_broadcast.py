@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
@@ -143,17 +144,25 @@ def test_staged_weights_are_not_touched_by_later_versions():
         assert_same(staged, make_tensors(1))
 
 
-def test_a_receiver_killed_in_mid_broadcast_is_dropped_and_gets_the_next_version_after_rejoining():
+@pytest.mark.parametrize("bucket_bytes", [1 << 16, 4 << 20], ids=["from_slots", "from_where_tensors_lie"])
+def test_a_receiver_killed_in_mid_broadcast_is_dropped_and_gets_the_next_version_after_rejoining(bucket_bytes):
     tensors = make_tensors(1, num_values=4_000_000)
-    with open_sender(HostDevice(bytes_per_s=20e6)) as sender, open_receivers(sender, "stays") as (stays,):
+    with (
+        open_sender(HostDevice(bytes_per_s=20e6), bucket_bytes=bucket_bytes) as sender,
+        open_receivers(sender, "stays") as (stays,),
+        ThreadPoolExecutor(1) as publisher,
+    ):
         peer = WeightPeer("killed", None)
         peer.call("join", sender.endpoint)
         wait_until(lambda: sender.members == ("killed", "stays"))
-        announcement = sender.publish(version(1), tensors.items())
+        announcement = sender.publish(version(0), make_tensors(0).items())
+        assert_same(stays.stage(announcement), make_tensors(0))
+        peer.call("stage", announcement)
+        publishing = publisher.submit(sender.publish, version(1), tensors.items())
         wait_until(lambda: (sender.waiting_for or "").startswith("sending"))
         time.sleep(0.1)
         peer.kill()
-        assert_same(stays.stage(announcement), tensors)
+        assert_same(stays.stage(publishing.result()), tensors)
         assert "killed" in {drop.member for drop in sender.dropped}
         assert "killed" not in sender.members
         peer = WeightPeer("killed", None)
