@@ -442,6 +442,6 @@ def _check_num_shards(store: ReplayStore, num_shards: int) -> None:
 
 def _states(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:
     return [
-        TrajectoryState(trajectory.trajectory_id, one.state, one.cause, trajectory.num_tokens)
+        TrajectoryState(trajectory.trajectory_id, one.state, one.cause, trajectory.num_tokens, trajectory.reward)
         for trajectory, one in zip(header.trajectories, progress, strict=True)
     ]

@@ -42,13 +42,21 @@ RECONCILE_S = 0.1
 
 
 class CountingSource:
-    """A `PromptSource` of numbered prompts."""
+    """A `PromptSource` of numbered prompts, which carry the `last_digit` of their number.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the source.
+        num_prompts: after so many the first comes again; None: they are endless.
+    """
+
+    def __init__(self, name: str, num_prompts: int | None = None) -> None:
         self.name = name
+        self.num_prompts = num_prompts
 
     def prompt(self, index: int) -> Prompt:
-        return make_prompt(f"{self.name}/{index}", source=self.name, text=f"{index} + 1 =")
+        number = index % self.num_prompts if self.num_prompts else index
+        last_digit = number % 10
+        return make_prompt(f"{self.name}/{number}", source=self.name, text=f"{number} + 1 =", last_digit=last_digit)
 
     def held_out(self, index: int) -> Prompt:
         return make_prompt(f"{self.name}/held-out/{index}", source=self.name, text=f"{index} + 2 =")
@@ -165,7 +173,9 @@ class OneProcessFleet:
     def _make(self, context: ActorContext) -> Actor | Controller:
         match context.spec.role:
             case "controller":
-                return Controller(context, lambda name, _: CountingSource(name), is_resumed=self._is_resumed)
+                return Controller(
+                    context, lambda name, section: CountingSource(name, **section.options), is_resumed=self._is_resumed
+                )
             case "replay":
                 return Replay(context)
             case "reward":
