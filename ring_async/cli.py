@@ -42,6 +42,7 @@ from ring_async.config.schema import Config
 from ring_async.control.client import ControlClient
 from ring_async.errors import ConfigError, RingAsyncError, RunError
 from ring_async.storage.run_dir import RunDir, find_run
+from ring_async.verifiers.kept_files import keep_configured
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -415,7 +416,8 @@ def _prepare_to_start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
     if resume and not exists:
         raise ConfigError(f"run.name: there is no run {config.run.name!r} in {run_dir.path.parent} to resume")
     if resume:
-        for key, (before, now) in differing_keys(load_config(run_dir.config), config).items():
+        resumed = keep_configured(config, run_dir.verifiers)
+        for key, (before, now) in differing_keys(load_config(run_dir.config), resumed).items():
             out.print(f"  changed since: {key}: {before} → {now}", highlight=False)
 
 

@@ -37,6 +37,7 @@ from ring_async.training.base import StepReport
 from ring_async.transport.memory import MemoryHub, MemoryTransport
 from ring_async.transport.messages import ActorExit, ActorSpec, FleetWanted, ReportFleet
 from ring_async.types import PackedBatch, Prompt
+from ring_async.verifiers.kept_files import keep_configured
 
 RECONCILE_S = 0.1
 
@@ -110,9 +111,9 @@ class OneProcessFleet:
         hub: MemoryHub | None = None,
         is_resumed: bool = False,
     ) -> None:
-        self.config = config
         self.run_dir = RunDir(runs / config.run.name)
         self.run_dir.create()
+        self.config = config = keep_configured(config, self.run_dir.verifiers)
         self.hub = hub or MemoryHub(config.transport)
         self.weights = NamedWeights()
         self.train_engines: list[ScriptedTrainEngine] = []

@@ -90,10 +90,12 @@ def test_batches_after_a_rescore_and_a_rollback_hold_no_other_epoch(changed: Liv
 
 def test_everything_that_changed_is_on_record(changed: LiveFleet):
     (swapped,) = changed.events("verifier_swapped")
-    assert swapped["before"]["use"] == LENIENT
+    lenient = swapped["before"]["use"]
+    assert lenient.startswith(str(changed.run_dir.verifiers)), "a copy of the file in the run's folder"
+    assert lenient.endswith("/lenient_verifier.py:Lenient")
     assert swapped["after"]["use"] == "reasoning_gym"
     (back,) = changed.events("verifier_rolled_back")
-    assert back["after"]["use"] == LENIENT
+    assert back["after"]["use"] == lenient
     (knobs,) = changed.events("knobs_changed")
     assert knobs["before"] == {"learner.learning_rate": 1.5e-4, "rollout.temperature": 1.0}
     assert knobs["after"] == {"learner.learning_rate": 5e-5, "rollout.temperature": 0.9}
