@@ -20,6 +20,7 @@ import msgspec
 
 from ring_async.actors.member_book import MemberBook
 from ring_async.actors.member_links import MemberLinks
+from ring_async.actors.prompt_search import window_of
 from ring_async.actors.step_log import StepLog
 from ring_async.actors.swap_desk import SwapDesk
 from ring_async.actors.work_desk import WorkDesk
@@ -222,7 +223,7 @@ class LiveChanges:
         """A window that prompts satisfy; the loop goes on meanwhile."""
         if wanted is None:
             return None
-        window = Window(**DifficultyWindow.model_validate(wanted).model_dump())
+        window = window_of(DifficultyWindow.model_validate(wanted))
         for _ in self._work.probe(name, window):
             await asyncio.sleep(0)
         return window

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ring_async.actors.prompt_search import PromptSearch
+from ring_async.actors.prompt_search import PromptSearch, check_window, window_of
 from ring_async.config.schema import Config, SourceSection
 from ring_async.core.difficulty import Observations, Window
 from ring_async.core.mixture import Mixture, check_weights
@@ -46,12 +46,11 @@ class PromptDesk:
         self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
         self.cursors = dict.fromkeys(self._searches, 0)
         self.mixture = Mixture(config.mixture)
-        configured = {name: Window(**section.model_dump()) for name, section in config.difficulty.items()}
+        configured = {name: window_of(section) for name, section in config.difficulty.items()}
         self._configured_windows = msgspec.to_builtins(configured)
         self._set_windows(configured)
-        for name in self.windows.keys() & self._searches.keys():
-            for _ in self.probe(name, self.windows[name]):
-                pass
+        for name in config.difficulty.keys() & self._searches.keys():
+            check_window(self._searches[name].source, config.difficulty[name])
 
     def next(self, not_ready: set[str]) -> Reservation | None:
         """A reservation for a prompt never issued before in this run; None: no source has one within its window now.
@@ -89,7 +88,9 @@ class PromptDesk:
     def why_none(self) -> str:
         """Why no new group can be issued now; empty if one can. Searches on from where the last call ended."""
         candidates = self.mixture.candidates
-        if not candidates or any(self._find(source) is not None for source in candidates):
+        if not self.windows.keys() >= set(candidates) or not candidates:
+            return ""
+        if any(self._find(source) is not None for source in candidates):
             return ""
         passed = ", ".join(
             f"{source} ({self.windows[source]}, {self._searches[source].num_in_vain:,} passed over)"
@@ -188,8 +189,8 @@ class PromptDesk:
         if search is None or search.source.num_prompts is None or difficulty is None:
             return None
         index = index_of(reservation.group_id)
-        self.observations.note(prompt.prompt_id, index, difficulty)
-        return f"{_OBSERVED_KEY}{prompt.prompt_id}", [index, difficulty]
+        is_news = self.observations.note(prompt.prompt_id, index, difficulty)
+        return (f"{_OBSERVED_KEY}{prompt.prompt_id}", [index, difficulty]) if is_news else None
 
     def sources_of(self, verifier: str) -> list[str]:
         """Sources of the present mixture that this verifier judges."""

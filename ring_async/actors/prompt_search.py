@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ring_async.clock import monotonic_s
+from ring_async.config.schema import DifficultyWindow
 from ring_async.core.difficulty import OBSERVED, Observations, Window, carried, carried_numbers
 from ring_async.data.base import PromptSource
 from ring_async.errors import ConfigError
@@ -27,6 +28,21 @@ MAX_IN_VAIN = 65_536
 PROBE_LOOKS = 4096
 PROBE_S = 5.0
 """How far ahead a new window is checked on an endless source, in prompts and in time."""
+
+
+def window_of(section: DifficultyWindow) -> Window:
+    """The window that a section describes."""
+    return Window(section.by, section.low, section.high)
+
+
+def check_window(source: PromptSource, section: DifficultyWindow) -> None:
+    """Refuse a window that no prompt of a source satisfies.
+
+    Raises:
+        ConfigError: see `PromptSearch.probe`.
+    """
+    for _ in PromptSearch(source, Observations()).probe(window_of(section), 0):
+        pass
 
 
 class PromptSearch:

@@ -20,6 +20,9 @@ OBSERVED = "observed"
 BELIEVED_ROUNDS = 3
 """An observation passes a prompt over in so many rounds of its source; then it is asked again, for the policy moves."""
 
+MAX_OBSERVED = 100_000
+"""Prompts of which an observation is kept, in memory and in the journal (90 bytes each); later ones stay unknown."""
+
 
 class Window(msgspec.Struct, frozen=True):
     """Difficulties from `low` to `high`, both within; None: no bound. `by` names the number that is meant."""
@@ -72,10 +75,13 @@ class Observations:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
 
-    def note(self, prompt_id: str, index: int, difficulty: float) -> None:
-        """A group that was issued later counts, whichever was judged last."""
-        if index >= self._seen.get(prompt_id, (0, 0.0))[0]:
-            self._seen[prompt_id] = (index, difficulty)
+    def note(self, prompt_id: str, index: int, difficulty: float) -> bool:
+        """A group that was issued later counts, whichever was judged last. Returns whether it is news."""
+        seen = self._seen.get(prompt_id)
+        if len(self._seen) >= MAX_OBSERVED if seen is None else index < seen[0]:
+            return False
+        self._seen[prompt_id] = (index, difficulty)
+        return True
 
     def difficulty(self, prompt_id: str, index: int, num_prompts: int) -> float | None:
         """As it was observed; None where that is not known, or is no longer believed.

@@ -106,3 +106,12 @@ def test_what_was_observed_is_remembered_of_prompts_that_come_again():
     again = make_desk(mixture={"rows": 1.0}, difficulty={"rows": {"by": "observed", "high": 0.9}})
     again.restore(desk.snapshot(), notes)
     assert issued(again, 4) == groups("rows", 4, 5, 10, 11)
+
+
+def test_without_windows_a_question_for_work_makes_no_prompt():
+    desk = make_desk(mixture={"sums": 1.0, "letters": 1.0}, difficulty={"sums": {"by": "last_digit", "low": 8}})
+    made: list[int] = []
+    for search in desk._searches.values():
+        search.source.prompt = made.append  # type: ignore[method-assign]
+    assert desk.why_none() == ""
+    assert not made

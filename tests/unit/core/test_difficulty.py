@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ring_async.core import difficulty
 from ring_async.core.difficulty import (
     BELIEVED_ROUNDS,
     Observations,
@@ -59,3 +60,12 @@ def test_the_group_that_was_issued_last_counts_though_an_earlier_one_is_judged_l
     seen.note("p", 17, 0.5)
     seen.note("p", 7, 1.0)
     assert seen.difficulty("p", 20, num_prompts=10) == pytest.approx(0.5)
+
+
+def test_memory_is_bounded_and_what_is_known_is_kept_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(difficulty, "MAX_OBSERVED", 2)
+    seen = Observations()
+    assert [seen.note(name, 0, 1.0) for name in "pqr"] == [True, True, False]
+    assert seen.note("p", 10, 0.5)
+    assert not seen.note("p", 9, 0.0)
+    assert [seen.difficulty(name, 11, num_prompts=10) for name in "pqr"] == [0.5, 1.0, None]
