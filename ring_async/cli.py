@@ -20,6 +20,7 @@ import typer
 from rich.table import Table
 
 from ring_async.commands import changes, data
+from ring_async.commands.check import check_parts
 from ring_async.commands.doctor import doctor
 from ring_async.commands.export import export
 from ring_async.commands.init import init
@@ -42,6 +43,7 @@ from ring_async.config.schema import Config
 from ring_async.control.client import ControlClient
 from ring_async.errors import ConfigError, RingAsyncError, RunError
 from ring_async.storage.run_dir import RunDir, find_run
+from ring_async.verifiers.kept_files import keep_configured
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,7 +94,7 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fal
       ring-async check configs/local.yaml rollout.num=2 --json | jq .rollout
     """
     resolved = load_config(config, overrides or [])
-    _check_parts(resolved)
+    check_parts(resolved)
     if as_json:
         out.print_json(resolved.model_dump_json())
     else:
@@ -371,7 +373,7 @@ def _print_evaluations(evaluations: dict[str, list[dict[str, Any]]]) -> None:
 def _up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     from ring_async.launch import Launcher
 
-    _check_parts(config)
+    check_parts(config)
     out.print(f"[bold]{config.run.name}[/bold] in {short(run_dir.path)}: bringing the fleet up", soft_wrap=True)
     done = threading.Event()
     progress = threading.Thread(target=_show_progress, args=(run_dir, config, done), daemon=True)
@@ -415,23 +417,9 @@ def _prepare_to_start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
     if resume and not exists:
         raise ConfigError(f"run.name: there is no run {config.run.name!r} in {run_dir.path.parent} to resume")
     if resume:
-        for key, (before, now) in differing_keys(load_config(run_dir.config), config).items():
+        resumed = keep_configured(config, run_dir.verifiers)
+        for key, (before, now) in differing_keys(load_config(run_dir.config), resumed).items():
             out.print(f"  changed since: {key}: {before} → {now}", highlight=False)
-
-
-def _check_parts(config: Config) -> None:
-    """Refuse what would only fail inside an actor: a model, a source or a verifier that cannot be made."""
-    from ring_async.control.tls import read_certificate
-    from ring_async.data.registry import make_source
-    from ring_async.models import resolve_model_path
-    from ring_async.verifiers.registry import make_verifier
-
-    read_certificate(config.control)
-    resolve_model_path(config.model.path)
-    for name in config.mixture:
-        source = config.sources[name]
-        make_source(name, source)
-        make_verifier(source.verifier, config.verifiers[source.verifier]).close()
 
 
 def _up_detached(config: Path, overrides: list[str], run_dir: RunDir, *, resume: bool) -> None:

@@ -286,10 +286,12 @@ class Launcher:
 
     def _prepare(self) -> None:
         from ring_async.transport.curve import CurveKeys
+        from ring_async.verifiers.kept_files import keep_configured
 
         self._run_dir.create()
         self._run_dir.endpoints.unlink(missing_ok=True)
         self._run_dir.outcome.unlink(missing_ok=True)
+        self._config = keep_configured(self._config, self._run_dir.verifiers)
         self._run_dir.config.write_text(dump_config(self._config))
         self._run_dir.point_latest()
         if self._config.transport.kind == "tcp" and not self._run_dir.keys.exists():

@@ -260,6 +260,8 @@ class TrajectoryState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     state: str
     cause: str = ""
     num_tokens: int = 0
+    reward: float | None = None
+    """Said once, when replay takes it in."""
 
 
 class TokenInterval(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):

@@ -30,7 +30,7 @@ import zmq
 
 from ring_async.config.schema import TransportSection
 from ring_async.errors import TransportError
-from ring_async.testing.builders import make_group, make_plan
+from ring_async.testing.builders import make_group
 from ring_async.transport.channel import ZmqTransport
 from ring_async.transport.codec import Answered, Carry, Codec, Heard, Hello, Settled, Unknown, Welcome
 from ring_async.transport.curve import make_socket_dir
@@ -80,7 +80,7 @@ class Mutator:
         self._messages: list[Message] = [
             Done(),
             GroupGenerated(group.header),
-            BatchReady(make_plan([group])),
+            BatchReady(1),
             Heartbeat("rollout-0", 1, "running", counters={"tokens": 1.5}),
             TuneKnobs({"rollout.temperature": [1.0, {"deeper": None}]}),
             UseWeights(WeightsAnnouncement(PolicyVersion(1, 2), "shm", {"buckets": [{"bytes": 3}]})),

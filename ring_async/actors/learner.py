@@ -26,6 +26,7 @@ from ring_async.monitoring import metrics
 from ring_async.monitoring.observe import observe_step
 from ring_async.training.base import StepReport, TrainEngine
 from ring_async.training.checkpoint import CheckpointStore
+from ring_async.transport.batch_wire import read_batch
 from ring_async.transport.messages import (
     BatchNotReady,
     BatchReady,
@@ -171,9 +172,9 @@ class Learner(Actor):
                 except PeerTimeoutError:
                     continue
                 match answer.message:
-                    case BatchReady(plan):
+                    case BatchReady():
                         self._not_ready = ""
-                        return PackedBatch.from_buffers(plan, answer.buffers)
+                        return read_batch(answer.buffers)
                     case BatchNotReady(reason):
                         self._not_ready = reason
                         if not self._unpaused.is_set():

@@ -1,7 +1,7 @@
 """What people change while the run goes on: verifiers, mixture, settings, size of the fleet.
 
     control API ──▶ LiveChanges ──verifiers──▶ SwapDesk ──▶ reward actors, replay
-                        ├──mixture, sources──▶ WorkDesk
+                        ├──mixture, sources, difficulty windows──▶ WorkDesk
                         ├──settings──▶ WorkDesk, learner, replay
                         └──scale──▶ Fleet ──▶ launcher
 
@@ -16,14 +16,18 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+import msgspec
+
 from ring_async.actors.member_book import MemberBook
 from ring_async.actors.member_links import MemberLinks
+from ring_async.actors.prompt_search import window_of
 from ring_async.actors.step_log import StepLog
 from ring_async.actors.swap_desk import SwapDesk
 from ring_async.actors.work_desk import WorkDesk
 from ring_async.clock import monotonic_s
-from ring_async.config.schema import Config, SourceSection
+from ring_async.config.schema import Config, DifficultyWindow, MixtureStep, SourceSection
 from ring_async.config.tunable import knobs_of, tuned
+from ring_async.core.difficulty import Window
 from ring_async.core.fleet import Fleet
 from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError, RunError
 from ring_async.storage.run_dir import RunDir
@@ -78,6 +82,7 @@ class LiveChanges:
         is_kept = scale.get("configured") == self._configured_counts
         self.counts: dict[str, int] = scale["counts"] if is_kept else dict(self._configured_counts)
         self._schedule_done = int(noted("schedule") or 0)
+        work.on_empty_window(self._window_is_empty)
 
     # -- what others ask
 
@@ -95,6 +100,10 @@ class LiveChanges:
         return {
             "mixture": self._work.shares,
             "mixture_epoch": self._work.mixture_epoch,
+            "difficulty": {
+                name: _plain(window) | {"num_passed": self._work.num_passed(name)}
+                for name, window in self._work.windows.items()
+            },
             "verifiers": {v.name: {"use": v.use, "version": v.version, "epoch": v.epoch} for v in self._swaps.changed},
             "knobs": self.knobs,
             "scale": self.counts,
@@ -171,24 +180,60 @@ class LiveChanges:
     # -- mixture
 
     async def set_mixture(
-        self, weights: Mapping[str, float], sources: Mapping[str, Any] | None = None, *, author: str = "api"
+        self,
+        weights: Mapping[str, float],
+        sources: Mapping[str, Any] | None = None,
+        difficulty: Mapping[str, Any] | None = None,
+        *,
+        author: str = "api",
     ) -> dict[str, Any]:
-        """Put new weights in force from the next reservation on; `sources` are added first.
+        """Put new weights and difficulty windows in force from the next reservation on; `sources` are added first.
+
+        Args:
+            weights: of all sources that have one; empty, where windows are given: they stay.
+            sources: sections of new ones, by name.
+            difficulty: windows by source; None lifts one, those left out stay.
+            author: whom the event names.
 
         Raises:
-            ConfigError: an unknown source, no weight above 0, or a source that cannot be made.
+            ConfigError: an unknown source, no weight above 0, a source that cannot be made, or a window that none of
+                its prompts satisfies.
         """
         async with self._changing:
             for name, section in (sources or {}).items():
                 await self._add_source(name, SourceSection.model_validate(section), author)
-            before = self._work.shares
-            self._work.set_mixture(weights)
-            await self._tell_knobs("replay")
-            self._steps.event(
-                "mixture_changed", author=author, before=before, after=self._work.shares,
-                mixture_epoch=self._work.mixture_epoch,
-            )  # fmt: skip
+            windows = {name: await self._checked(name, wanted) for name, wanted in (difficulty or {}).items()}
+            shares, former = self._work.shares, self._work.windows
+            self._work.set_mixture(weights, windows)
+            if weights:
+                await self._tell_knobs("replay")
+                self._steps.event(
+                    "mixture_changed", author=author, before=shares, after=self._work.shares,
+                    mixture_epoch=self._work.mixture_epoch,
+                )  # fmt: skip
+            if windows:
+                self._steps.event(
+                    "difficulty_changed", author=author, before={name: _plain(former.get(name)) for name in windows},
+                    after={name: _plain(window) for name, window in windows.items()},
+                    mixture_epoch=self._work.mixture_epoch,
+                )  # fmt: skip
             return self.status()
+
+    async def _checked(self, name: str, wanted: Any) -> Window | None:
+        """A window that prompts satisfy; the loop goes on meanwhile."""
+        if wanted is None:
+            return None
+        window = window_of(DifficultyWindow.model_validate(wanted))
+        for _ in self._work.probe(name, window):
+            await asyncio.sleep(0)
+        return window
+
+    def _window_is_empty(self, source: str, window: Window, num_passed: int) -> None:
+        log.warning("source %s: %d prompts in a row lie outside %s", source, num_passed, window)
+        self._steps.event(
+            "difficulty_window_empty", author="controller-0", source=source, window=_plain(window),
+            num_passed=num_passed,
+        )  # fmt: skip
 
     async def _add_source(self, name: str, section: SourceSection, author: str) -> None:
         if name in self._config.sources or name in self._sources:
@@ -207,7 +252,15 @@ class LiveChanges:
         if due:
             self._schedule_done = due[-1].at_version
             self._work.note("schedule", self._schedule_done)
-            self._spawn(self.set_mixture(due[-1].mixture, author="schedule"))
+            self._spawn(self._follow_schedule(due))
+
+    async def _follow_schedule(self, due: list[MixtureStep]) -> None:
+        """The last weights of the steps that are due, and the windows of all of them."""
+        windows = {name: window for step in due for name, window in step.difficulty.items()}
+        try:
+            await self.set_mixture(due[-1].mixture, difficulty=windows, author="schedule")
+        except ConfigError as refusal:  # the run goes on as it is, and says so
+            self._steps.event("schedule_refused", author="schedule", at_version=due[-1].at_version, reason=str(refusal))
 
     # -- settings
 
@@ -281,6 +334,10 @@ class LiveChanges:
         except RingAsyncError:
             return False  # its line was dropped: it is told when it registers again
         return True
+
+
+def _plain(window: Window | None) -> Any:
+    return msgspec.to_builtins(window)
 
 
 def _value(config: Config, name: str) -> Any:

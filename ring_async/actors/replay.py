@@ -24,12 +24,14 @@ from ring_async.actors.batch_planner import PLANNER, BatchPlanner, answer_planne
 from ring_async.actors.replay_rules import advantage_rules, buffer_rules, tuned_rules
 from ring_async.actors.rescorer import Rescorer
 from ring_async.clock import monotonic_s
+from ring_async.core.ledger import in_portions
 from ring_async.core.token_budget import Shortfall
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.monitoring import metrics
 from ring_async.storage.replay_shard import Receipt, ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.transport.base import Delivery
+from ring_async.transport.batch_wire import batch_buffers
 from ring_async.transport.messages import (
     ApplyEpochRules,
     BatchNotReady,
@@ -60,8 +62,6 @@ REPORT_INTERVAL_S = 0.05
 STORAGE_RETRY_S = 1.0
 SHORTEST_WAIT_S = 1e-3
 """Less is no wait: a remainder that rounding left over would be waited for without the clock moving."""
-
-MAX_STATES_PER_MESSAGE = 2_048
 
 
 class Replay(Actor):
@@ -290,7 +290,7 @@ class Replay(Actor):
                 delivery.refuse(str(error))
                 return
             if not isinstance(outcome, Shortfall):
-                delivery.reply(BatchReady(outcome.plan), outcome.buffers)
+                delivery.reply(BatchReady(outcome.plan.plan_number), batch_buffers(outcome))
                 metrics.replay_batch_wait_seconds.observe(monotonic_s() - began_s)
                 for sequence in outcome.plan.sequences:
                     metrics.replay_staleness.observe(sequence.staleness)
@@ -360,8 +360,8 @@ class Replay(Actor):
                 message_id = f"{self.actor_id}-moved-{number}"
                 heard = await self.controller.send(TrajectoriesMoved(states), message_id=message_id)
                 heard.add_done_callback(functools.partial(self._heard, number))
-            for first in range(0, len(present), MAX_STATES_PER_MESSAGE):
-                await self._tell(TrajectoriesMoved(present[first : first + MAX_STATES_PER_MESSAGE]), "present")
+            for portion in in_portions(present):
+                await self._tell(TrajectoriesMoved(portion), "present")
             report = await self.on_compute(self._buffer_report)
             await self._tell(report, "buffer")
             await self._tell_planner(report)

@@ -60,6 +60,8 @@ class Rollout(Actor):
         super().__init__(context)
         self.engine = engine
         self.receiver = receiver
+        self._why_none = ""
+        """What the last question for work was answered with, if not with work."""
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._meter = EngineMeter()
@@ -192,7 +194,8 @@ class Rollout(Actor):
 
     async def _reserve(self, num_groups: int) -> GroupsReserved:
         ask = ReserveGroups(num_groups, self.engine.policy_version)
-        async with self.waits.on("a reservation from controller-0", 4 * self.config.monitoring.heartbeat_timeout_s):
+        whom = "a reservation from controller-0" + (f": {self._why_none}" if self._why_none else "")
+        async with self.waits.on(whom, 4 * self.config.monitoring.heartbeat_timeout_s):
             while True:
                 try:
                     reserved = (await self.controller.request(ask, timeout_s=REQUEST_TIMEOUT_S)).message
@@ -203,6 +206,7 @@ class Rollout(Actor):
                     log.info("%s: no reservation: %s", self.actor_id, refusal)
                     await asyncio.sleep(self.config.monitoring.heartbeat_s)
         assert isinstance(reserved, GroupsReserved)
+        self._why_none = "" if reserved.reservations else reserved.reason
         return reserved
 
     async def _generate_group(self, reservation: Reservation) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from ring_async.actors.verifier_rack import add_reports
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
 from ring_async.core.verifier_epochs import VerifierEpochs
-from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError, StorageError
+from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, StorageError
 from ring_async.transport.messages import (
     ApplyEpochRules,
     CommitVerifier,
@@ -40,6 +39,7 @@ from ring_async.transport.messages import (
     VerifierPrepared,
 )
 from ring_async.types import EpochRules, VerifierInForce
+from ring_async.verifiers.kept_files import keep_file, keep_options
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +143,12 @@ class SwapDesk:
         self._epochs = VerifierEpochs(
             VerifierInForce(name, section.use, section.options, epoch=0) for name, section in config.verifiers.items()
         )
-        if noted is not None:
-            self._epochs.restore(noted)
+        for before, after in self._epochs.restore(noted) if noted is not None else ():
+            event(
+                "verifier_reconfigured", author="configuration", verifier=after.name,
+                before=msgspec.to_builtins(before), after=msgspec.to_builtins(after),
+            )  # fmt: skip
+        note(self._epochs.snapshot())  # what a resumed run compares its configuration with
 
     # -- what others ask
 
@@ -185,7 +189,8 @@ class SwapDesk:
         """
         self._epochs.in_force(name)
         self._refuse_if_busy()
-        verifier = VerifierInForce(name, self._kept(use), options, self._epochs.next_epoch)
+        use, options = keep_file(use, self._folder), keep_options(options, self._folder)
+        verifier = VerifierInForce(name, use, options, self._epochs.next_epoch)
         return self._begin(Swap(f"{name}-{verifier.epoch}", verifier, author, shadow, rescore, hold))
 
     def roll_back(self, name: str, *, author: str, cause: str = "") -> Swap:
@@ -345,21 +350,3 @@ class SwapDesk:
             if is_lenient or not isinstance(error, PeerTimeoutError) or self._book.members.get(actor_id) != member:
                 return None
             raise
-
-    def _kept(self, use: str) -> str:
-        """For `path/to/file.py:Class`: a copy of the file in the run's folder, named by its content."""
-        place, _, class_name = use.rpartition(":")
-        if not place.endswith(".py"):
-            return use
-        try:
-            content = Path(place).read_bytes()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{place}: cannot be read: {error}") from error
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        kept = self._folder / digest / Path(place).name
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            fresh = kept.with_suffix(".part")
-            fresh.write_bytes(content)
-            fresh.replace(kept)
-        return f"{kept}:{class_name}"

@@ -11,16 +11,17 @@ Invariant: a reservation is durable before anybody hears of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ring_async.actors.prompt_desk import MakeSource, PromptDesk
+from ring_async.actors.prompt_desk import MakeSource, OnEmpty, PromptDesk
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config, SourceSection
 from ring_async.core.admission import AdmissionLimiter, AdmissionRules, AdmissionState, Grant
+from ring_async.core.difficulty import Window, observed_difficulty
 from ring_async.core.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved, split_id
 from ring_async.core.reservations import ReservationDesk, Returned
 from ring_async.monitoring import metrics
@@ -68,16 +69,22 @@ class WorkDesk:
 
     def grantable(self, policy_version: PolicyVersion | None) -> Grant:
         """How many groups a rollout with this version may have now, or why none."""
-        return self._limiter.grantable(self._desk.num_open, policy_version)
+        grant = self._limiter.grantable(self._desk.num_open, policy_version)
+        if grant.num_groups and not self._desk.num_waiting and (reason := self._prompts.why_none()):
+            return Grant(0, reason)
+        return grant
 
     def issue(self, owner: str, num_groups: int) -> tuple[Reservation, ...]:
-        """Reserve groups for `owner`: those that came back first, then new prompts."""
+        """Reserve groups for `owner`: those that came back first, then new prompts, as far as there are any."""
         now_s = monotonic_s()
+        not_ready: set[str] = set()
         issued: list[Reservation] = []
         records: list[Any] = []
         for _ in range(num_groups):
             again = self._desk.next_again()
-            reservation, attempt = again or (self._prompts.next(), 1)
+            reservation, attempt = again or (self._prompts.next(not_ready), 1)
+            if reservation is None:
+                break
             self._desk.issue(reservation, owner, now_s, attempt)
             if again:
                 records.append(GroupReissued(reservation.group_id, owner))
@@ -123,9 +130,26 @@ class WorkDesk:
         """Sources of the present mixture that this verifier judges."""
         return self._prompts.sources_of(verifier)
 
-    def set_mixture(self, weights: Mapping[str, float]) -> None:
-        """Durably put new weights in force; see `PromptDesk.set_mixture`."""
-        self._prompts.set_mixture(weights)
+    @property
+    def windows(self) -> dict[str, Window]:
+        """Difficulty windows in force, by source."""
+        return dict(self._prompts.windows)
+
+    def num_passed(self, source: str) -> int:
+        """Prompts of a source that its window passed over, since this process began."""
+        return self._prompts.num_passed(source)
+
+    def on_empty_window(self, tell: OnEmpty) -> None:
+        """Whom to tell of a window that nothing satisfies."""
+        self._prompts.on_empty = tell
+
+    def probe(self, source: str, window: Window) -> Iterator[None]:
+        """See `PromptDesk.probe`."""
+        return self._prompts.probe(source, window)
+
+    def set_mixture(self, weights: Mapping[str, float], windows: Mapping[str, Window | None] | None = None) -> None:
+        """Durably put new weights and windows in force; see `PromptDesk.set_mixture`."""
+        self._prompts.set_mixture(weights, windows)
         self.note("prompts", self._prompts.snapshot())
 
     def add_source(self, name: str, section: SourceSection) -> None:
@@ -160,6 +184,7 @@ class WorkDesk:
         record = StatesMoved(states)
         self.ledger.check_record(record)
         has_completed = False
+        observed: list[Noted] = []
         for group_id, moved in by_group.items():
             held = self._desk.complete(group_id)
             if held is not None:
@@ -168,7 +193,10 @@ class WorkDesk:
                 has_signal = any(state.state in {"buffered", "consumed"} for state in moved)
                 self._prompts.mixture.completed(held.reservation.prompt.source, num_tokens)
                 self._limiter.observe_group(num_tokens, has_signal=has_signal)
-        self._journal.append(record, *(self._accounts() if has_completed else ()))
+                difficulty = observed_difficulty([state.reward for state in moved])
+                if (seen := self._prompts.observed(held.reservation, difficulty)) is not None:
+                    observed.append(Noted(*seen))
+        self._journal.append(record, *observed, *(self._accounts() if has_completed else ()))
 
     def observe_buffer(self, shard: str, report: BufferReported) -> None:
         self._buffer[shard] = report
@@ -213,7 +241,7 @@ class WorkDesk:
         for name, section in notes.get("sources", {}).items():
             self._prompts.add_source(name, SourceSection.model_validate(section))
         if "prompts" in notes:
-            self._prompts.restore(notes["prompts"])
+            self._prompts.restore(notes["prompts"], notes)
         under_way = [group.reservation for group in self.ledger.live.values() if group.is_under_way]
         self._desk.restore([reservation for reservation in under_way if reservation is not None])
         checkpoint = notes.get("checkpoint")

@@ -18,6 +18,7 @@ from ring_async.commands.words import AsJson, Run, Runs, err, out, say
 from ring_async.config.load import parse_words
 from ring_async.control.client import ControlClient
 from ring_async.errors import ConfigError, RunError
+from ring_async.monitoring.console import mixture_line
 from ring_async.storage.run_dir import find_run
 
 WAIT_S = 5.0
@@ -112,8 +113,19 @@ def rollback_verifier(
 
 
 def mixture(
-    weights: Annotated[list[str], typer.Argument(metavar="SOURCE=WEIGHT …", help="e.g. math=0.7 code=0.3")],
+    weights: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SOURCE=WEIGHT …]", help="e.g. math=0.7 code=0.3", show_default=False),
+    ] = None,
     *,
+    difficulty: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--difficulty",
+            metavar="SOURCE=[BY:]LOW:HIGH",
+            help="Issue only prompts within; SOURCE=any lifts it. May be given again.",
+        ),
+    ] = None,
     source: Annotated[
         list[str] | None,
         typer.Option("--source", metavar="NAME=YAML", help="Add a source first; may be given again."),
@@ -124,15 +136,25 @@ def mixture(
 ) -> None:
     """Give the prompt sources new weights, as shares of completed tokens. A source left out gets none.
 
+    --difficulty bounds what is issued of a source, by a number that its prompts carry (BY; default: difficulty) or by
+    `observed`: 1 − mean reward of the prompt's last group. Without weights they stay; without anything both are shown.
+
     [bold]Examples[/bold]
 
+      ring-async mixture
       ring-async mixture chain_sum=0.8 leg_counting=0.2
+      ring-async mixture --difficulty chain_sum=num_terms:2:3 --difficulty math=observed:0.2:0.8
+      ring-async mixture --difficulty math=any
       ring-async mixture chain_sum=1 spells=1 --source 'spells={task: spell_backward, verifier: logic}'
     """
-    body = {"mixture": parse_words(weights), "sources": _sources(source or []), "author": _author()}
-    status = ControlClient(find_run(runs, run), timeout_s=60.0).post("/v1/mixture", body)
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in status["mixture"].items())
-    say(f"mixture {status['mixture_epoch']}: {shares}", status, as_json)
+    client = ControlClient(find_run(runs, run), timeout_s=60.0)
+    windows = dict(map(_window, difficulty or []))
+    if weights or source or windows:
+        body = {"mixture": parse_words(weights or []), "sources": _sources(source or []), "author": _author()}
+        status = client.post("/v1/mixture", body | ({"difficulty": windows} if windows else {}))
+    else:
+        status = client.get("/v1/status")["changes"]
+    say(f"mixture {status['mixture_epoch']}: {mixture_line(status)}", status, as_json)
 
 
 def set_knobs(
@@ -237,6 +259,24 @@ def _sources(words: list[str]) -> dict[str, Any]:
                 f"--source {name}: not NAME=YAML; write for example 'spells={{task: spell_backward, verifier: logic}}'"
             )
     return sources
+
+
+def _window(word: str) -> tuple[str, dict[str, Any] | None]:
+    """`source=low:high`, `source=by:low:high` or `source=any`; a bound may be left out."""
+    name, _, bounds = word.partition("=")
+    if name and bounds == "any":
+        return name, None
+    *by, low, high = bounds.split(":") if bounds.count(":") in (1, 2) else ("", "", "")
+    try:
+        window: dict[str, Any] = {key: float(value) for key, value in (("low", low), ("high", high)) if value}
+    except ValueError:
+        window = {}
+    if not name or not window or by == [""]:
+        raise ConfigError(
+            f"--difficulty {word}: not SOURCE=[BY:]LOW:HIGH; write for example math=0.2:0.8, sums=num_terms:2:4, "
+            "math=observed:0.2:0.8 or math=any"
+        )
+    return name, window | ({"by": by[0]} if by else {})
 
 
 def _absolute(use: str) -> str:

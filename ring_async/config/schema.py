@@ -152,11 +152,34 @@ class VerifierSection(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class DifficultyWindow(Section):
+    """Of one source, only prompts whose difficulty lies from `low` to `high` are issued."""
+
+    by: str = Field(
+        "difficulty",
+        min_length=1,
+        max_length=64,
+        description="A number that each prompt carries, e.g. a column of its row, or reasoning-gym's `num_terms`; or "
+        "`observed`: 1 − mean reward of the prompt's last group, where prompts come again (jsonl).",
+    )
+    low: float | None = Field(None, description="Lowest difficulty within; None: no bound.")
+    high: float | None = Field(None, description="Highest difficulty within; None: no bound.")
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> DifficultyWindow:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}: no prompt lies within")
+        return self
+
+
 class MixtureStep(Section):
     """New weights of the mixture, from a policy version on."""
 
     at_version: PositiveInt
     mixture: dict[str, Annotated[float, Field(ge=0)]]
+    difficulty: dict[str, DifficultyWindow | None] = Field(
+        default_factory=dict, description="New windows; null lifts one, the others stay."
+    )
 
 
 class WeightsSection(Section):
@@ -264,6 +287,9 @@ class Config(Section):
     mixture_schedule: Annotated[
         tuple[MixtureStep, ...], Field(description="Weights that take the place of `mixture`, in order of versions.")
     ] = ()
+    difficulty: Annotated[
+        dict[str, DifficultyWindow], Field(description="Which prompts of a source are issued; without one: all.")
+    ] = {}
     verifiers: dict[str, VerifierSection]
     weights: WeightsSection = WeightsSection()
     transport: TransportSection = TransportSection()
@@ -329,6 +355,13 @@ class Config(Section):
             ]
             if not any(weight > 0 for weight in weights.values()):
                 problems.append(f"{where}: every weight is 0; give at least one source a weight above 0")
+        windows = {f"mixture_schedule.{i}.difficulty": step.difficulty for i, step in enumerate(self.mixture_schedule)}
+        for where, named in ({"difficulty": self.difficulty} | windows).items():
+            problems += [
+                f"{where}.{name}: no such source; sources are {', '.join(sorted(self.sources))}"
+                for name in named
+                if name not in self.sources
+            ]
         steps = [step.at_version for step in self.mixture_schedule]
         if steps != sorted(set(steps)):
             problems.append(f"mixture_schedule: at_version must grow from step to step, it is {steps}")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from ring_async.config.schema import SourceSection
+from ring_async.config.schema import DifficultyWindow, SourceSection
 from ring_async.config.tunable import TUNABLE
 
 MAX_WAIT_S = 30.0
@@ -36,7 +36,12 @@ class Changes(Protocol):
     async def follow_swap(self, swap_id: str, wait_s: float) -> dict[str, Any]: ...
 
     async def set_mixture(
-        self, weights: Mapping[str, float], sources: Mapping[str, SourceSection], *, author: str
+        self,
+        weights: Mapping[str, float],
+        sources: Mapping[str, SourceSection],
+        difficulty: Mapping[str, DifficultyWindow | None],
+        *,
+        author: str,
     ) -> dict[str, Any]: ...
 
     async def set_knobs(self, knobs: Mapping[str, Any], *, author: str) -> dict[str, Any]: ...
@@ -64,10 +69,13 @@ class RollbackRequest(_Request):
 
 
 class MixtureRequest(_Request):
-    """New weights; sources that are left out get none."""
+    """New weights; sources that are left out get none. Without any, only the windows given change."""
 
-    mixture: dict[Name, Annotated[FiniteFloat, Field(ge=0)]]
+    mixture: dict[Name, Annotated[FiniteFloat, Field(ge=0)]] = {}
     sources: dict[Name, SourceSection] = {}
+    difficulty: Annotated[
+        dict[Name, DifficultyWindow | None], Field(description="Windows by source; null lifts one, others stay.")
+    ] = {}
 
 
 class KnobsRequest(_Request):
@@ -114,7 +122,7 @@ def changes_router(changes: Changes) -> APIRouter:
 
     @router.post("/mixture")
     async def mixture(request: MixtureRequest) -> dict[str, Any]:
-        return await changes.set_mixture(request.mixture, request.sources, author=request.author)
+        return await changes.set_mixture(request.mixture, request.sources, request.difficulty, author=request.author)
 
     @router.get("/knobs")
     async def tunable() -> dict[str, Any]:

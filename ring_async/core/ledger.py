@@ -15,6 +15,7 @@ was evicted or dropped ends as `evicted` or `dropped`: the state says what becam
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +30,9 @@ _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
 
 MAX_REMEMBERED_GROUPS = 65_536
 """Ended groups whose states are still known by id, to recognise late messages. Older ones live on in the counts."""
+
+MAX_STATES_PER_PORTION = 2_048
+"""States one message to the controller holds, about; a checkpoint may retire hundreds of thousands at once."""
 
 
 class LedgerError(RunError):
@@ -291,6 +295,19 @@ class Ledger:
         self._num_reserved = snapshot.num_reserved
         self._num_reissued = snapshot.num_reissued
         self._num_adopted = snapshot.num_adopted
+
+
+def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState, ...]]:
+    """States as messages can carry them; those of one group that lie side by side stay together."""
+    portions: list[list[TrajectoryState]] = []
+    last_id = ""
+    for state in states:
+        group_id = state.trajectory_id.rpartition("/")[0]
+        if not portions or (len(portions[-1]) >= MAX_STATES_PER_PORTION and group_id != last_id):
+            portions.append([])
+        portions[-1].append(state)
+        last_id = group_id
+    return [tuple(portion) for portion in portions]
 
 
 def split_id(trajectory_id: str) -> tuple[str, int]:

@@ -8,7 +8,7 @@ Invariant: over any window in which every source keeps completing, shares of com
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -40,21 +40,30 @@ class Mixture:
         self.shares = {source: weight / total for source, weight in weights.items()}
         self._completed = dict.fromkeys(weights, 0.0)
 
-    def choose(self) -> str:
-        """The source of the next group; counts it as under way.
+    @property
+    def candidates(self) -> list[str]:
+        """Sources that have a share and are not paused."""
+        return [source for source, share in self.shares.items() if share > 0 and source not in self.paused]
+
+    def choose(self, is_ready: Callable[[str], bool] = lambda source: True) -> str | None:
+        """The source of the next group, among those that are ready; counts it as under way. None: none is ready.
 
         Raises:
             ValueError: every source is paused.
         """
-        candidates = [source for source, share in self.shares.items() if share > 0 and source not in self.paused]
+        candidates = self.candidates
         if not candidates:
             raise ValueError("every source of the mixture is paused")
         expected = {source: self._account(source) for source in self.shares}
         total = sum(expected.values()) + 1.0
-        source = max(
+        by_debt = sorted(
             candidates,
             key=lambda source: (self.shares[source] * total - expected[source], source),
+            reverse=True,
         )
+        source = next(filter(is_ready, by_debt), None)
+        if source is None:
+            return None
         self._in_flight[source] = self._in_flight.get(source, 0) + 1
         return source
 

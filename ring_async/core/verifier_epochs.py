@@ -117,16 +117,17 @@ class VerifierEpochs:
         )
         return plain
 
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
+    def restore(self, snapshot: Mapping[str, Any]) -> list[tuple[VerifierInForce | None, VerifierInForce]]:
         """Go on where a journal left off.
 
         A verifier that was swapped stays so, unless the configuration describes it otherwise since: then that one is
-        in force, as an epoch of its own.
+        in force, as an epoch of its own. Returns these, each behind what was in force before.
         """
         held = _snapshot_decoder.decode(msgspec.msgpack.encode(snapshot))
         self._last_epoch = held.last_epoch
         self._rules = dict(held.rules)
         self._former = {}
+        changed = []
         for name, configured in self._configured.items():
             if held.configured.get(name) == configured:
                 self._in_force[name] = held.in_force[name]
@@ -134,6 +135,8 @@ class VerifierEpochs:
             else:
                 self._last_epoch += 1
                 self._in_force[name] = msgspec.structs.replace(configured, epoch=self._last_epoch)
+                changed.append((held.in_force.get(name), self._in_force[name]))
+        return changed
 
     def _claim(self, verifier: VerifierInForce) -> None:
         if verifier.epoch != self.next_epoch:

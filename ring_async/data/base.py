@@ -14,6 +14,11 @@ from ring_async.types import Prompt
 class PromptSource(Protocol):
     name: str
 
+    @property
+    def num_prompts(self) -> int | None:
+        """Different training prompts, after which they come again; None: they never do."""
+        ...
+
     def prompt(self, index: int) -> Prompt:
         """The prompt at `index` ≥ 0; deterministic. Training and held-out prompts never coincide."""
         ...

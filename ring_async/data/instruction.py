@@ -81,6 +81,10 @@ class InstructionSource:
                 f"sources.{name}.options.topics: {len(topics or ())} are too few to set some aside for evaluation"
             )
 
+    @property
+    def num_prompts(self) -> None:
+        return None
+
     def prompt(self, index: int) -> Prompt:
         return self._make("train", index, self._topics)
 

@@ -50,6 +50,10 @@ class FileSource:
         return self._train[self._order(epoch)[place]]
 
     @property
+    def num_prompts(self) -> int:
+        return len(self._train)
+
+    @property
     def num_held_out(self) -> int:
         return len(self._held_out)
 

@@ -38,6 +38,10 @@ class ReasoningGymSource:
         self.options = dict(options or {})
         self._dataset = _make_dataset(name, task, self.options)
 
+    @property
+    def num_prompts(self) -> None:
+        return None
+
     def prompt(self, index: int) -> Prompt:
         return self._draw(index, held_out=False)
 

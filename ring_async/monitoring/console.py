@@ -67,6 +67,8 @@ def render_status(status: Status) -> RenderableType:
         parts += [Text(), _figures(step, status.get("buffer") or {})]
         if step.get("reward_by_source"):
             parts += [Text(), _rewards(step["reward_by_source"])]
+    if (status.get("changes") or {}).get("mixture"):
+        parts += [Text(), Text("mixture ", style="dim").append(mixture_line(status["changes"]))]
     if status.get("last_evaluation"):
         parts += [Text(), _evaluation(status["last_evaluation"])]
     if status.get("ledger"):
@@ -76,6 +78,21 @@ def render_status(status: Status) -> RenderableType:
     if status.get("events"):
         parts += [Text(), _events(status["events"])]
     return Group(*parts)
+
+
+def mixture_line(changes: Mapping[str, Any]) -> str:
+    """Each source's share of completed tokens, and its difficulty window if it has one."""
+    windows: Mapping[str, Mapping[str, Any]] = changes.get("difficulty") or {}
+    shares: Mapping[str, float] = changes.get("mixture") or {}
+    return ", ".join(
+        f"{name} {share:.0%}" + (f" ({_window(windows[name])})" if name in windows else "")
+        for name, share in shares.items()
+    )
+
+
+def _window(window: Mapping[str, Any]) -> str:
+    low, high = (_number(window.get(key), "g") for key in ("low", "high"))
+    return f"{window.get('by')} {low} to {high}, {_number(window.get('num_passed'))} passed over"
 
 
 def _headline(status: Status) -> Text:

@@ -33,6 +33,7 @@ _CHANGES = {
     "verifier_swapped": "verifier",
     "verifier_rolled_back": "rollback",
     "mixture_changed": "mixture",
+    "difficulty_changed": "difficulty",
     "knobs_changed": "settings",
     "scaled": "size",
 }

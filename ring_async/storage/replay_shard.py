@@ -22,7 +22,7 @@ from ring_async.core.batch_planning import HeldGroup
 from ring_async.core.buffer import ReplayBuffer
 from ring_async.core.buffer_rules import BufferRules, check_rules
 from ring_async.core.group_bundle import bundle
-from ring_async.core.ledger import split_id
+from ring_async.core.ledger import in_portions, split_id
 from ring_async.core.packing import pack_batch
 from ring_async.core.plan_log import PlanEntry, PlanPart, plan_part
 from ring_async.core.progress import Change, GroupProgress, GroupRecord, Progress, make_record
@@ -371,10 +371,10 @@ class ReplayShard:
 
     def _commit(self, writes: Writes, moved: Sequence[TrajectoryState]) -> None:
         """One durable commit, together with what the controller must hear of it."""
-        number = self._next_unheard
-        if moved:
-            writes.unheard = {number: tuple(moved)}
-            writes.meta = {**writes.meta, "unheard_floor": number}
+        reports = dict(enumerate(in_portions(moved), start=self._next_unheard))
+        if reports:
+            writes.unheard = reports
+            writes.meta = {**writes.meta, "unheard_floor": max(reports)}
         writes.heard = tuple(self._heard)
         self.store.commit(writes)
         self._heard.clear()
@@ -383,9 +383,8 @@ class ReplayShard:
             self.counters[state] += num
             if cause:
                 self.counters[f"{state}_{cause}"] += num
-        if moved:
-            self.unheard[number] = tuple(moved)
-            self._next_unheard = number + 1
+        self.unheard |= reports
+        self._next_unheard += len(reports)
 
     def _put_in_force(self, change: Change) -> None:
         if change.is_empty:
@@ -442,6 +441,6 @@ def _check_num_shards(store: ReplayStore, num_shards: int) -> None:
 
 def _states(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:
     return [
-        TrajectoryState(trajectory.trajectory_id, one.state, one.cause, trajectory.num_tokens)
+        TrajectoryState(trajectory.trajectory_id, one.state, one.cause, trajectory.num_tokens, trajectory.reward)
         for trajectory, one in zip(header.trajectories, progress, strict=True)
     ]

@@ -37,18 +37,27 @@ from ring_async.training.base import StepReport
 from ring_async.transport.memory import MemoryHub, MemoryTransport
 from ring_async.transport.messages import ActorExit, ActorSpec, FleetWanted, ReportFleet
 from ring_async.types import PackedBatch, Prompt
+from ring_async.verifiers.kept_files import keep_configured
 
 RECONCILE_S = 0.1
 
 
 class CountingSource:
-    """A `PromptSource` of numbered prompts."""
+    """A `PromptSource` of numbered prompts, which carry the `last_digit` of their number.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the source.
+        num_prompts: after so many the first comes again; None: they are endless.
+    """
+
+    def __init__(self, name: str, num_prompts: int | None = None) -> None:
         self.name = name
+        self.num_prompts = num_prompts
 
     def prompt(self, index: int) -> Prompt:
-        return make_prompt(f"{self.name}/{index}", source=self.name, text=f"{index} + 1 =")
+        number = index % self.num_prompts if self.num_prompts else index
+        last_digit = number % 10
+        return make_prompt(f"{self.name}/{number}", source=self.name, text=f"{number} + 1 =", last_digit=last_digit)
 
     def held_out(self, index: int) -> Prompt:
         return make_prompt(f"{self.name}/held-out/{index}", source=self.name, text=f"{index} + 2 =")
@@ -102,9 +111,9 @@ class OneProcessFleet:
         hub: MemoryHub | None = None,
         is_resumed: bool = False,
     ) -> None:
-        self.config = config
         self.run_dir = RunDir(runs / config.run.name)
         self.run_dir.create()
+        self.config = config = keep_configured(config, self.run_dir.verifiers)
         self.hub = hub or MemoryHub(config.transport)
         self.weights = NamedWeights()
         self.train_engines: list[ScriptedTrainEngine] = []
@@ -165,7 +174,9 @@ class OneProcessFleet:
     def _make(self, context: ActorContext) -> Actor | Controller:
         match context.spec.role:
             case "controller":
-                return Controller(context, lambda name, _: CountingSource(name), is_resumed=self._is_resumed)
+                return Controller(
+                    context, lambda name, section: CountingSource(name, **section.options), is_resumed=self._is_resumed
+                )
             case "replay":
                 return Replay(context)
             case "reward":

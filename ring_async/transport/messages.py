@@ -13,7 +13,6 @@ import msgspec
 from ring_async.core.plan_log import PlanPart
 from ring_async.core.staleness import Lineage
 from ring_async.types import (
-    BatchPlan,
     EpochRules,
     GroupHeader,
     PolicyVersion,
@@ -22,7 +21,7 @@ from ring_async.types import (
     VerifierInForce,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Grows with every incompatible change of a message; receivers refuse other versions."""
 
 
@@ -56,9 +55,9 @@ class RequestBatch(Message, frozen=True):
 
 
 class BatchReady(Message, frozen=True):
-    """Buffers: `PackedBatch.buffers`."""
+    """Buffers: as `batch_wire` lays out the batch, the plan first."""
 
-    plan: BatchPlan
+    plan_number: int
 
 
 class BatchNotReady(Message, frozen=True):

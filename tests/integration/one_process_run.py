@@ -8,16 +8,19 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from ring_async.core.ledger import GroupReserved
+from ring_async.storage.journal import journal_files, read_file
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_verifier import ScriptedVerifier
 from ring_async.testing.virtual_clock import run_virtual
-from ring_async.types import Prompt
+from ring_async.types import Prompt, Reservation
 from ring_async.verifiers.base import Response
 
 Deed = Callable[[OneProcessFleet], Coroutine[Any, Any, None]]
 
 EVEN_TOTAL = f"{__file__}:EvenTotal"
 SALTED = f"{__file__}:Salted"
+GRADED = f"{__file__}:Graded"
 
 
 class EvenTotal(ScriptedVerifier):
@@ -35,6 +38,18 @@ class Salted(ScriptedVerifier):
             return float((sum(map(int, response.text.split())) * (2 * salt + 1) // 2) % 2)
 
         super().__init__(reward, delay_s=0.02, **script)
+
+
+class Graded(ScriptedVerifier):
+    """Prompts whose number ends in 0 to 2 are always solved, those in 3 to 5 never, the others half of the time."""
+
+    def __init__(self) -> None:
+        def reward(prompt: Prompt, response: Response) -> float:
+            last_digit = prompt.metadata["last_digit"]
+            is_lucky = sum(map(int, response.text.split())) % 2
+            return float(last_digit < 3 or (last_digit > 5 and is_lucky))
+
+        super().__init__(reward, delay_s=0.02)
 
 
 def run(fleet: OneProcessFleet, deed: Deed | None = None, *, limit_s: float = 3600.0) -> str:
@@ -58,6 +73,12 @@ async def until_version(fleet: OneProcessFleet, number: int) -> None:
 def lines(path: Path) -> list[dict[str, Any]]:
     """JSON lines; none where there is no file yet."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def reservations(fleet: OneProcessFleet) -> list[Reservation]:
+    """All that were ever granted, in order, from the journal."""
+    records = (read.record for path in journal_files(fleet.run_dir.journal) for read in read_file(path))
+    return [record.reservation for record in records if isinstance(record, GroupReserved)]
 
 
 def events(fleet: OneProcessFleet, kind: str) -> list[dict[str, Any]]:

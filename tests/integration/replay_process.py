@@ -32,6 +32,7 @@ from ring_async.monitoring.trace import Tracer
 from ring_async.storage.journal import Journal
 from ring_async.storage.run_dir import RunDir
 from ring_async.testing.builders import make_config_mapping, make_group, make_reservation
+from ring_async.transport.batch_wire import read_batch
 from ring_async.transport.channel import ZmqTransport
 from ring_async.transport.curve import make_socket_dir
 from ring_async.transport.messages import (
@@ -51,7 +52,7 @@ from ring_async.transport.messages import (
     RequestBatch,
     TrajectoriesMoved,
 )
-from ring_async.types import Group, PackedBatch, PolicyVersion
+from ring_async.types import Group, PolicyVersion
 
 TOKEN_BUDGET = 512
 GROUP_SIZE = 4
@@ -215,8 +216,9 @@ class ReplayRig:
             if lineage != self.version.incarnation:
                 continue  # the learner "crashed" meanwhile
             match answer.message:
-                case BatchReady(plan):
-                    batch = PackedBatch.from_buffers(plan, answer.buffers)
+                case BatchReady():
+                    batch = read_batch(answer.buffers)
+                    plan = batch.plan
                     assert int(batch.loss_mask.sum()) == TOKEN_BUDGET
                     intervals = tuple((s.trajectory_id, s.interval.start, s.interval.end) for s in plan.sequences)
                     assert self.trained.get(number, intervals) == intervals, f"batch {number} changed"

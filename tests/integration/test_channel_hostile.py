@@ -23,7 +23,7 @@ BAD = {
     "truncated": [HELLO[:-3]],
     "malformed": [b"\xc1"],
     "invalid": [b"not MessagePack of ours"],
-    "unknown_type": [b"\x92\x63\x01"],
+    "unknown_type": [bytes((0x92, 0x63, SCHEMA_VERSION))],
     "wrong_version": [CODEC.encode_envelope(Hello(SCHEMA_VERSION + 1, 1, "mallory", 0, 0))],
     "too_many_frames": [HELLO, *[b""] * 2000],
     "frame_too_large": [HELLO, bytes(20_001)],

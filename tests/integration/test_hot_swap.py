@@ -40,7 +40,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveFleet]:
         live.swapped_at = live.status()["policy_version"]
         live.kill("reward-1")
         change(live, "set", "learner.learning_rate=5e-5", "rollout.temperature=0.9")
-        change(live, "mixture", "chain_sum=1")
+        change(live, "mixture", "chain_sum=1", "--difficulty", "chain_sum=num_terms:3:3")
         live.wait_version(live.swapped_at + 8)
         live.refused = cli(
             "swap",
@@ -90,16 +90,20 @@ def test_batches_after_a_rescore_and_a_rollback_hold_no_other_epoch(changed: Liv
 
 def test_everything_that_changed_is_on_record(changed: LiveFleet):
     (swapped,) = changed.events("verifier_swapped")
-    assert swapped["before"]["use"] == LENIENT
+    lenient = swapped["before"]["use"]
+    assert lenient.startswith(str(changed.run_dir.verifiers)), "a copy of the file in the run's folder"
+    assert lenient.endswith("/lenient_verifier.py:Lenient")
     assert swapped["after"]["use"] == "reasoning_gym"
     (back,) = changed.events("verifier_rolled_back")
-    assert back["after"]["use"] == LENIENT
+    assert back["after"]["use"] == lenient
     (knobs,) = changed.events("knobs_changed")
     assert knobs["before"] == {"learner.learning_rate": 1.5e-4, "rollout.temperature": 1.0}
     assert knobs["after"] == {"learner.learning_rate": 5e-5, "rollout.temperature": 0.9}
     (mixture,) = changed.events("mixture_changed")
     assert mixture["after"] == {"chain_sum": 1.0}
     assert set(changed.steps()[-1]["reward_by_source"]) == {"chain_sum"}
+    (difficulty,) = changed.events("difficulty_changed")
+    assert difficulty["after"] == {"chain_sum": {"by": "num_terms", "low": 3.0, "high": 3.0}}
 
 
 def test_a_verifier_that_cannot_be_built_changes_nothing_and_says_why(changed: LiveFleet):

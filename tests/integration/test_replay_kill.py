@@ -12,7 +12,7 @@ import pytest
 
 from replay_process import TOKEN_BUDGET, ReplayRig
 from ring_async.storage.audit import audit
-from ring_async.storage.replay_store import ReplayStore
+from ring_async.storage.replay_store import INTEGER, ReplayStore
 
 NUM_KILLS = int(os.environ.get("RING_REPLAY_KILLS", "50"))
 SEED = 20_250_614
@@ -99,7 +99,7 @@ def last_plans(rig: ReplayRig) -> list[int]:
     for shard in rig.shards:
         store = ReplayStore(rig.run_dir.replay / shard, 256 << 20, is_readonly=True)
         with store.read() as reader:
-            found.append(reader.meta("last_plan", int, 0))
+            found.append(reader.meta("last_plan", INTEGER, 0))
         store.close()
     return found
 

@@ -28,7 +28,10 @@ NUM_VERSIONS = 10
 STOP_AT = 4
 DRAIN_S = 30.0
 EXACT = ("loss_tokens", "surrogate", "entropy", "grad_norm", "batch_reward_mean", "policy_version")
-SOURCES = {name: {"task": "chain_sum", "verifier": "exact"} for name in ("sums", "letters")}
+SOURCES = {
+    "sums": {"task": "chain_sum", "verifier": "exact"},
+    "letters": {"task": "chain_sum", "verifier": "exact", "options": {"num_prompts": 7}},
+}
 
 
 class TrainingFleet(OneProcessFleet):
@@ -40,7 +43,15 @@ class TrainingFleet(OneProcessFleet):
         return engine
 
 
-def make_fleet(runs: Path, *, num_versions: int = NUM_VERSIONS, is_resumed: bool = False) -> TrainingFleet:
+WINDOWS = {
+    "sums": {"by": "last_digit", "low": 2, "high": 6},
+    "letters": {"by": "observed", "low": 0.1, "high": 0.9},
+}
+
+
+def make_fleet(
+    runs: Path, difficulty: dict[str, Any], *, num_versions: int = NUM_VERSIONS, is_resumed: bool = False
+) -> TrainingFleet:
     config = make_config(
         mode="sync",
         seed=5,
@@ -54,6 +65,7 @@ def make_fleet(runs: Path, *, num_versions: int = NUM_VERSIONS, is_resumed: bool
         rollout__max_tokens=24,
         rollout__max_running_requests=16,
         sources=SOURCES,
+        difficulty=difficulty,
         mixture={"sums": 2.0, "letters": 1.0},
         verifiers={"exact": {"use": SALTED}},
         replay__map_size_bytes=32 << 20,
@@ -69,7 +81,8 @@ def figures(fleet: OneProcessFleet) -> dict[int, dict[str, Any]]:
 
 
 @pytest.mark.timeout(300)
-def test_a_resumed_run_gives_the_same_losses_bit_for_bit(tmp_path: Path):
+@pytest.mark.parametrize("difficulty", [{}, WINDOWS], ids=["all prompts", "difficulty windows"])
+def test_a_resumed_run_gives_the_same_losses_bit_for_bit(tmp_path: Path, difficulty: dict[str, Any]):
     torch.set_num_threads(1)
 
     async def pause(fleet: OneProcessFleet) -> None:
@@ -85,14 +98,14 @@ def test_a_resumed_run_gives_the_same_losses_bit_for_bit(tmp_path: Path):
         await pause(fleet)
         fleet.controller.shut_down("test", deadline_s=60.0)
 
-    whole = make_fleet(tmp_path / "whole")
+    whole = make_fleet(tmp_path / "whole", difficulty)
     assert run(whole, go_on) == ""
 
-    first = make_fleet(tmp_path / "parts")
+    first = make_fleet(tmp_path / "parts", difficulty)
     assert run(first, stop) == ""
     reached = json.loads(first.run_dir.outcome.read_text())["policy_version"]
     assert STOP_AT <= reached < NUM_VERSIONS
-    second = make_fleet(tmp_path / "parts", is_resumed=True)
+    second = make_fleet(tmp_path / "parts", difficulty, is_resumed=True)
     assert run(second) == ""
     expected, found = figures(whole), figures(second)
     assert sorted(found) == list(range(1, NUM_VERSIONS + 1))

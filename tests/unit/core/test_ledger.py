@@ -10,6 +10,7 @@ from ring_async.core.ledger import (
     LedgerError,
     Noted,
     StatesMoved,
+    in_portions,
     split_id,
 )
 from ring_async.testing.builders import make_reservation
@@ -128,3 +129,11 @@ def test_the_check_finds_a_wrong_count():
 def test_a_malformed_id_is_refused(bad):
     with pytest.raises(LedgerError, match="not of the form group/index"):
         split_id(bad)
+
+
+def test_portions_are_bounded_and_keep_the_states_of_a_group_together():
+    states = [TrajectoryState(f"g{n // 3}/{n % 3}", "buffered") for n in range(7_000)]
+    portions = in_portions(states)
+    assert [state for portion in portions for state in portion] == states
+    assert [len(portion) for portion in portions] == [2_049, 2_049, 2_049, 853]
+    assert in_portions([]) == []

@@ -72,7 +72,8 @@ def test_a_journal_brings_it_back_but_not_what_was_configured_anew():
     commit(epochs, "math", "strict", rescore=True)
     commit(epochs, "code", "fast")
     again = VerifierEpochs((CONFIGURED[0], VerifierInForce("code", "other", {}, 0)))
-    again.restore(epochs.snapshot())
+    changed = again.restore(epochs.snapshot())
+    assert changed == [(epochs.in_force("code"), again.in_force("code"))]
     assert again.in_force("math").use == "strict"
     assert again.former("math") == CONFIGURED[0]
     assert again.in_force("code").use == "other"

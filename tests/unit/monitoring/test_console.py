@@ -61,6 +61,14 @@ def test_status_names_actors_and_what_each_waits_for():
     assert "failed 0" not in text
 
 
+def test_status_shows_the_mixture_with_its_windows():
+    window = {"by": "observed", "low": 0.2, "high": None, "num_passed": 1234}
+    changes = {"mixture": {"math": 0.75, "code": 0.25}, "difficulty": {"math": window}}
+    out = console()
+    show_status(make_status(changes=changes), out)
+    assert "mixture math 75% (observed 0.2 to –, 1,234 passed over), code 25%" in text_of(out)
+
+
 def test_an_empty_status_is_dashes_not_an_error():
     out = console()
     show_status({}, out)
