@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -24,11 +23,12 @@ import msgspec
 
 from ring_async.actors.member_book import MemberBook
 from ring_async.actors.member_links import MemberLinks
+from ring_async.actors.verifier_files import keep_file
 from ring_async.actors.verifier_rack import add_reports
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
 from ring_async.core.verifier_epochs import VerifierEpochs
-from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError, StorageError
+from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, StorageError
 from ring_async.transport.messages import (
     ApplyEpochRules,
     CommitVerifier,
@@ -185,7 +185,7 @@ class SwapDesk:
         """
         self._epochs.in_force(name)
         self._refuse_if_busy()
-        verifier = VerifierInForce(name, self._kept(use), options, self._epochs.next_epoch)
+        verifier = VerifierInForce(name, keep_file(self._folder, use), options, self._epochs.next_epoch)
         return self._begin(Swap(f"{name}-{verifier.epoch}", verifier, author, shadow, rescore, hold))
 
     def roll_back(self, name: str, *, author: str, cause: str = "") -> Swap:
@@ -345,21 +345,3 @@ class SwapDesk:
             if is_lenient or not isinstance(error, PeerTimeoutError) or self._book.members.get(actor_id) != member:
                 return None
             raise
-
-    def _kept(self, use: str) -> str:
-        """For `path/to/file.py:Class`: a copy of the file in the run's folder, named by its content."""
-        place, _, class_name = use.rpartition(":")
-        if not place.endswith(".py"):
-            return use
-        try:
-            content = Path(place).read_bytes()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"{place}: cannot be read: {error}") from error
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        kept = self._folder / digest / Path(place).name
-        if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            fresh = kept.with_suffix(".part")
-            fresh.write_bytes(content)
-            fresh.replace(kept)
-        return f"{kept}:{class_name}"
