@@ -323,7 +323,9 @@ class Controller:
             if member.role == "learner":
                 self._learner_incarnation += 1
                 self._work.note("learner_incarnation", self._learner_incarnation)
-            self._steps.event("joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid)
+            self._steps.event(
+                "joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid, host=member.host
+            )
             self._tell_members()
             if member.role == "replay" and self._checkpoint:  # it may have been away when the checkpoint was made
                 self._links.tell(member.actor_id, CheckpointCovered(self._checkpoint["plan_number"]))

@@ -94,6 +94,8 @@ class Reservations:
         wanted = {
             f"{role}-{index}": role for role, count in ROLE_COUNTS.items() for index in range(count(self._config))
         }
+        # Who may run anywhere comes last: it must not take the room of those bound to one host.
+        wanted = dict(sorted(wanted.items(), key=lambda item: not self._bound_to(*item)))
         timeout_s = self._config.placement.start_timeout_s
         deadline_s = monotonic_s() + timeout_s
         while True:
