@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 
 RECONCILE_S = 0.2
 SIGNAL_DEBOUNCE_S = 0.3
+PLACE_GRACE_S = 2.0
+"""Ray takes a moment to give or move a place; an actor without one for longer is said to wait."""
 CONTROLLER = "controller-0"
 
 
@@ -69,6 +71,7 @@ class Launcher:
         self._places: Places = OneMachine()
         self._exits: list[ActorExit] = []
         self._waiting: dict[str, ActorWaiting] = {}
+        self._sought_since: dict[str, float] = {}
         self._silenced: list[tuple[Process, float]] = []
         """Killed since the controller no longer wanted them, and when."""
         self._stop_requests = 0
@@ -181,14 +184,14 @@ class Launcher:
                 process.kill()
                 self._silenced.append((self._processes.pop(actor_id), monotonic_s()))
         self._places.keep((CONTROLLER, *wanted.kept))
-        self._waiting = {}
+        self._waiting, now_s = {}, monotonic_s()
         for spec in wanted.actors:
             if spec.actor_id in self._processes:
                 continue
             place = self._places.place(spec.actor_id, spec.role)
             if isinstance(place, Place):
                 self._start(spec, place, endpoint)
-            else:
+            elif now_s - self._sought_since.setdefault(spec.actor_id, now_s) > PLACE_GRACE_S:
                 self._waiting[spec.actor_id] = ActorWaiting(spec.actor_id, spec.incarnation, place)
 
     async def _finish(self, wanted: FleetWanted) -> Outcome:
@@ -241,6 +244,7 @@ class Launcher:
             None if place.is_launchers else self._keys(),
         )
         self._processes[spec.actor_id] = start_process(launch, place, self._config)
+        self._sought_since.pop(spec.actor_id, None)
 
     def _collect_exits(self) -> None:
         for actor_id, process in list(self._processes.items()):

@@ -118,7 +118,8 @@ class Reservations:
 
         group = self._groups.get(actor_id)
         if group is None:
-            group = self._groups[actor_id] = placement_group([self._bundle(actor_id, role)], name=actor_id)
+            bundle = bundle_of(self._config, role, self._bound_to(actor_id, role))
+            group = self._groups[actor_id] = placement_group([bundle], name=actor_id)
         table = placement_group_table(group)
         node_id = table["bundles_to_node_id"].get(0, "")
         if table["state"] != "CREATED" or node_id not in self._look(HOSTS_MAX_AGE_S):
@@ -150,25 +151,11 @@ class Reservations:
         return self._hosts
 
     def _bound_to(self, actor_id: str, role: str) -> str:
-        """Address of the one host this actor may run on; empty: any."""
-        chosen = self._config.placement.hosts.get(role)  # type: ignore[call-overload]
-        if chosen:
-            return str(chosen[ordinal_of(actor_id) % len(chosen)])
-        is_free = role in ANYWHERE and not self._config.bound_to_one_host
-        return "" if is_free else self._own_address
-
-    def _needs(self, role: str) -> dict[str, float]:
-        placement = self._config.placement
-        needs = {"CPU": share(placement.cpus, role), "GPU": share(placement.gpus, role)}
-        return {name: amount for name, amount in needs.items() if amount}
-
-    def _bundle(self, actor_id: str, role: str) -> dict[str, float]:
-        address = self._bound_to(actor_id, role)
-        return (self._needs(role) | ({f"node:{address}": LEAST} if address else {})) or {"CPU": LEAST}
+        return bound_to(self._config, actor_id, role, self._own_address)
 
     def _waits_for(self, actor_id: str, role: str) -> str:
         address = self._bound_to(actor_id, role)
-        room = " ".join(f"{name} {amount:g}" for name, amount in self._needs(role).items()) or "a process"
+        room = " ".join(f"{name} {amount:g}" for name, amount in needs_of(self._config, role).items()) or "a process"
         gone = sorted(self._known - set(self._hosts.values()))
         if address in gone:
             return f"host {address}, which is gone" + ("" if role in ANYWHERE else "; what it keeps lies there")
@@ -223,6 +210,26 @@ class Reservations:
                 problems = [f"ring-async does not start there: {str(error).strip().splitlines()[-1]}"]
             found += [f"host {address}: {problem}" for problem in problems]
         return found
+
+
+def bound_to(config: Config, actor_id: str, role: str, own_address: str) -> str:
+    """Address of the one host an actor may run on, where `own_address` is the launcher's; empty: any."""
+    chosen = config.placement.hosts.get(role)  # type: ignore[call-overload]
+    if chosen:
+        return str(chosen[ordinal_of(actor_id) % len(chosen)])
+    return "" if role in ANYWHERE and not config.bound_to_one_host else own_address
+
+
+def needs_of(config: Config, role: str) -> dict[str, float]:
+    """What Ray sets aside for an actor of this role, by Ray's names."""
+    placement = config.placement
+    needs = {"CPU": share(placement.cpus, role), "GPU": share(placement.gpus, role)}
+    return {name: amount for name, amount in needs.items() if amount}
+
+
+def bundle_of(config: Config, role: str, address: str) -> dict[str, float]:
+    """What a group asks Ray for: the needs of a role, on the host of this address if it is not empty."""
+    return (needs_of(config, role) | ({f"node:{address}": LEAST} if address else {})) or {"CPU": LEAST}
 
 
 def check_state_stays(before: Config, now: Config) -> None:

@@ -244,10 +244,10 @@ context, poller, seen = zmq.Context(), zmq.Poller(), {}
 for endpoint in endpoints:
     socket = context.socket(zmq.DEALER)
     if keys:
-        public, secret = (keys["client_public"], keys["client_secret"]) if "client_public" in keys else zmq.curve_keypair()
-        socket.setsockopt(zmq.CURVE_SERVERKEY, keys["server_public"].encode())
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, public if isinstance(public, bytes) else public.encode())
-        socket.setsockopt(zmq.CURVE_SECRETKEY, secret if isinstance(secret, bytes) else secret.encode())
+        own_public, own_secret = map(bytes.decode, zmq.curve_keypair())
+        socket.setsockopt_string(zmq.CURVE_SERVERKEY, keys["server_public"])
+        socket.setsockopt_string(zmq.CURVE_PUBLICKEY, keys.get("client_public", own_public))
+        socket.setsockopt_string(zmq.CURVE_SECRETKEY, keys.get("client_secret", own_secret))
     events = socket.get_monitor_socket()
     socket.connect(endpoint)
     poller.register(events, zmq.POLLIN)

@@ -1,15 +1,14 @@
 """One run over two hosts, and a host that goes and comes back.
 
 Both are network namespaces of this machine with nothing in common but the wire and the installed package: `/tmp`, where
-the run's folder and Ray's sockets lie, and `/dev/shm` are private to each.
+the run's folder, a person's verifiers and Ray's sockets lie, and `/dev/shm` are private to each.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-import subprocess
-import sys
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from live_fleet import LOCAL, SMALL, LiveFleet
-from network_hosts import RAY_PORT, CannotMakeHostsError, Host, Wire, knock, ray_environment, start_ray, why_not, wire
+from fleet_on_hosts import DEADLINE_S, FleetOnHosts, fleet_on_hosts, refusal_of
+from network_hosts import CannotMakeHostsError, Wire, knock, ray_environment, start_ray, why_not, wire
+from ring_async.models import resolve_model_path
 from ring_async.storage.audit import audit
 
 pytestmark = [
@@ -28,84 +28,96 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "-"),
 ]
 
-RUNS = "/tmp/runs"
-NAME = "two"
 TOKEN_BUDGET = 1024
 MAX_STALENESS = 4
 OVERRIDES = (
-    "transport.kind=tcp", "weights.channel=zmq", "rollout.num=2", "reward.num=2", "stop.policy_versions=100000",
+    "rollout.num=1", "reward.num=2", "verifiers.logic.use=/tmp/mine.py:Mine",
     # One rollout and one reward actor fit beside what is bound to the first host (2 CPUs), and on the second (1 CPU).
     "placement.cpus={controller: 0.2, replay: 0.4, learner: 0.6, rollout: 0.5, reward: 0.3}",
 )  # fmt: skip
-DEADLINE_S = 240.0
+MINE = """
+from ring_async.verifiers.logic import LogicVerifier
 
-
-class FleetOnHosts(LiveFleet):
-    """A run whose folder is on the first host, looked at from outside through that host's /tmp."""
-
-    def __init__(self, first: Host, process: subprocess.Popen[str], env: dict[str, str]) -> None:
-        super().__init__(first.tmp / "runs", NAME, process)
-        self._first = first
-        self._env = env
-        self.seen: dict[str, Any] = {}
-
-    def cli(self, *words: str) -> str:
-        command = (sys.executable, "-m", "ring_async.cli", *words, "--runs", RUNS)
-        return self._first.run(*command, env=self._env)
-
-    def status(self) -> dict[str, Any]:
-        return json.loads(self.cli("status", "--json"))
-
-    def actors(self) -> dict[str, dict[str, Any]]:
-        return {actor["actor_id"]: actor for actor in self.status()["actors"]}
-
-    def version(self) -> int:
-        steps = self.steps()
-        return steps[-1]["policy_version"] if steps else 0
-
-    def joined(self, actor_id: str) -> list[str]:
-        """The hosts on which an actor has registered, in order."""
-        return [event["host"] for event in self.events("joined") if event["author"] == actor_id]
+class Mine(LogicVerifier):
+    pass
+"""
+"""A verifier in a file of the first host alone. Its reward is reasoning-gym's."""
+REFUSED = {
+    "shared memory between hosts": (
+        "weights.channel=shm",
+        "weights.channel=shm reaches one host only; set weights.channel=zmq: the cluster has 2 hosts (10.77.0.1, ",
+    ),
+    "no room on the host it is bound to": (
+        "placement.cpus.learner=1.7 reward.num=1 rollout.num=1 placement.cpus.rollout=0.2",
+        "placement: no place within 2 s for learner-0 (room for CPU 1.7 on 10.77.0.1). The hosts have",
+    ),
+    "a model that one host lacks": (
+        "model.path=/tmp/model",
+        "host 10.77.0.2: model.path: /tmp/model: /tmp/model holds no config.json",
+    ),
+}
+"""What `up` refuses on this cluster, and how."""
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetOnHosts]:
-    """The whole story: train across hosts, strangers knock, host b is lost, training goes on, it comes back, the end."""
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Wire, dict[str, str]]]:
+    """Two hosts of one Ray cluster, and the environment of commands on them."""
     env = ray_environment(secrets.token_hex(32))
-    folder = tmp_path_factory.mktemp("hosts")
     try:
-        with wire(folder, "a", "b") as made:
-            yield from tell_the_story(made, env)
+        with wire(tmp_path_factory.mktemp("hosts"), "a", "b") as made:
+            a, b = made.hosts["a"], made.hosts["b"]
+            start_ray(a, a, 2, env)
+            start_ray(b, a, 1, env)
+            yield made, env
     except CannotMakeHostsError as reason:
         pytest.skip(f"no network namespaces here: {reason}")
 
 
-def tell_the_story(made: Wire, env: dict[str, str]) -> Iterator[FleetOnHosts]:
+@pytest.fixture(scope="module")
+def finished(hosts: tuple[Wire, dict[str, str]]) -> Iterator[FleetOnHosts]:
+    """Training across hosts; strangers knock; host b is lost, training goes on, it comes back; the end."""
+    made, env = hosts
     a, b = made.hosts["a"], made.hosts["b"]
-    start_ray(a, a, 2, env)
-    start_ray(b, a, 1, env)
-    words = [sys.executable, "-m", "ring_async.cli", "up", str(LOCAL), f"run.name={NAME}", f"run.dir={RUNS}"]
-    (a.tmp / "runs").mkdir()
-    with (a.tmp / "runs" / "up.txt").open("w") as output:
-        process = subprocess.Popen(
-            a.command(*words, *SMALL, *OVERRIDES), stdout=output, stderr=output, text=True,
-            env=env | {"RAY_ADDRESS": f"{a.address}:{RAY_PORT}"},
-        )  # fmt: skip
-    live = FleetOnHosts(a, process, env)
-    try:
-        live.wait_version(4, DEADLINE_S)
+    (a.tmp / "mine.py").write_text(MINE)
+    (a.tmp / "other.py").write_text(MINE.replace("Mine", "Other"))
+    shutil.copytree(resolve_model_path("builtin:tiny"), a.tmp / "model")
+    refusals = {what: refusal_of(a, env, *OVERRIDES, *overrides.split()) for what, (overrides, _) in REFUSED.items()}
+    with fleet_on_hosts(a, "spread", env, *OVERRIDES) as live:
+        live.seen["refusals"] = refusals
+        live.wait_version(2, DEADLINE_S)
+        live.cli("scale", "rollout", "2")
+        live.wait_until(lambda: len(live.joined("rollout-1")) == 1, "a second rollout", DEADLINE_S)
+        live.wait_version(live.version() + 3, DEADLINE_S)
         live.seen["before"] = live.actors()
         look_at_links(live, made)
+        live.seen["swap"] = json.loads(live.cli("swap", "verifier", "logic=/tmp/other.py:Other", "--json"))
+        live.seen["files_on_b"] = live.files_on(b)
         lose_and_bring_back(live, made, env)
-        live.cli("down", "--deadline-s", "30")
-        live.exit_code = live.wait_end(DEADLINE_S)
-        live.seen["logs_on_b"] = {path.name for path in (b.tmp / "runs" / NAME / "logs").glob("*.log")}
-        live.seen["files_on_b"] = {path.name for path in (b.tmp / "runs" / NAME).rglob("*") if path.is_file()}
+        live.end()
+        live.seen["files_on_b_again"] = live.files_on(b)
         yield live
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def bound(hosts: tuple[Wire, dict[str, str]], finished: FleetOnHosts) -> Iterator[FleetOnHosts]:
+    """A run whose buffer lies on host b; b's processes are killed, and it comes back with its disk."""
+    made, env = hosts
+    a, b = made.hosts["a"], made.hosts["b"]
+    with fleet_on_hosts(
+        a, "bound", env, f"placement.hosts.replay=[{b.address}]", "placement.cpus={learner: 0.5, rollout: 0.5}",
+    ) as live:  # fmt: skip
+        live.wait_version(2, DEADLINE_S)
+        b.kill()
+        live.wait_until(lambda: bool(live.events("actor_waiting")), "replay waiting for its host", DEADLINE_S)
+        live.seen["while_lost"] = live.actors()["replay-0"]
+        b.start()
+        start_ray(b, a, 1, env)
+        live.wait_until(lambda: len(live.joined("replay-0")) == 2, "replay back", DEADLINE_S)
+        live.wait_version(live.version() + 3, DEADLINE_S)
+        live.end()
+        live.seen["stores_on_a"] = {name for name in live.files_on(a) if name.startswith("replay/")}
+        shutil.copytree(b.tmp / "runs" / "bound" / "replay", live.run_dir.replay, dirs_exist_ok=True)
+        yield live
 
 
 def look_at_links(live: FleetOnHosts, made: Wire) -> None:
@@ -144,6 +156,7 @@ def lose_and_bring_back(live: FleetOnHosts, made: Wire, env: dict[str, str]) -> 
     live.seen["while_lost"] = live.actors()
     live.wait_version(max(at_loss, live.version()) + 4, DEADLINE_S)
     live.seen["trained_without_b"] = live.version() - at_loss
+    shutil.rmtree(b.tmp / "runs")  # it comes back with nothing of the run
     made.mend("b")
     b.start()
     start_ray(b, a, 1, env)
@@ -154,6 +167,7 @@ def lose_and_bring_back(live: FleetOnHosts, made: Wire, env: dict[str, str]) -> 
         assert time.monotonic() < end_s, f"b's actors are back but do not work: {actors}"
         time.sleep(1.0)
     live.seen["after"] = actors
+    live.seen["after_changes"] = live.status()["changes"]
     live.wait_version(live.version() + 3, DEADLINE_S)
 
 
@@ -189,7 +203,7 @@ def test_nothing_acknowledged_is_lost(finished: FleetOnHosts):
     report = audit(finished.run_dir.path)
     assert report.is_clean, report.to_text()
     assert not report.notes, report.notes
-    finished.cli("audit", NAME)
+    finished.cli("audit", "spread")
 
 
 def test_every_link_is_tcp_with_curve(finished: FleetOnHosts):
@@ -234,7 +248,43 @@ def test_actors_come_back_to_the_host_and_fetch_the_weights_in_force(finished: F
         assert finished.joined(actor_id) == ["10.77.0.1"], "nobody else was disturbed"
 
 
-def test_nothing_of_the_run_s_state_or_keys_is_on_the_second_host(finished: FleetOnHosts):
-    assert finished.seen["logs_on_b"] == {f"{actor_id}.log" for actor_id in finished.seen["on_b"]}
-    assert {path.stem for path in finished.run_dir.logs.glob("*-*.log")}.isdisjoint(finished.seen["on_b"])
-    assert all(name.endswith((".log", ".jsonl")) for name in finished.seen["files_on_b"]), finished.seen["files_on_b"]
+def test_a_host_holds_logs_and_traces_of_its_actors_and_verifiers_files_but_no_state_and_no_keys(
+    finished: FleetOnHosts,
+):
+    on_b = finished.seen["on_b"]
+    for when in ("files_on_b", "files_on_b_again"):
+        files = {name for name in finished.seen[when] if not name.startswith("verifiers/")}
+        assert files == {f"logs/{one}.log" for one in on_b} | {f"trace/{one}.jsonl" for one in on_b}, when
+    assert {path.stem for path in finished.run_dir.logs.glob("*-*.log")}.isdisjoint(on_b)
+
+
+def test_verifiers_from_files_reach_reward_actors_on_other_hosts(finished: FleetOnHosts):
+    def names(when: str) -> set[str]:
+        return {Path(name).name for name in finished.seen[when] if name.startswith("verifiers/")}
+
+    assert finished.seen["swap"]["state"] == "committed", finished.seen["swap"]
+    assert names("files_on_b") == {"mine.py", "other.py"}
+    assert "other.py" in names("files_on_b_again"), "fetched again by a host that had lost it"
+    in_force = finished.seen["after_changes"]["verifiers"]["logic"]["use"]
+    assert in_force.endswith("/other.py:Other")
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_run_on_this_cluster_is_refused_by_up_with_the_reason(finished: FleetOnHosts, what: str):
+    code, said = finished.seen["refusals"][what]
+    assert code == 2, said
+    assert REFUSED[what][1] in said
+
+
+def test_a_buffer_is_waited_for_and_found_again_on_the_host_where_it_lies(bound: FleetOnHosts):
+    assert bound.joined("replay-0") == ["10.77.0.2", "10.77.0.2"]
+    assert bound.seen["while_lost"]["state"] == "waiting"
+    assert bound.seen["while_lost"]["waiting_for"] == "host 10.77.0.2, which is gone; what it keeps lies there"
+    assert bound.seen["stores_on_a"] == set()
+    assert bound.exit_code == 0, bound.output()
+    steps = bound.steps()
+    assert [step["policy_version"] for step in steps] == list(range(1, len(steps) + 1))
+    assert {step["loss_tokens"] for step in steps} == {TOKEN_BUDGET}
+    report = audit(bound.run_dir.path)
+    assert report.is_clean, report.to_text()
+    assert not report.notes, report.notes
