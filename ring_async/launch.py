@@ -72,8 +72,8 @@ class Launcher:
         self._exits: list[ActorExit] = []
         self._waiting: dict[str, ActorWaiting] = {}
         self._sought_since: dict[str, float] = {}
-        self._silenced: list[tuple[Process, float]] = []
-        """Killed since the controller no longer wanted them, and when."""
+        self._unexplained: list[tuple[Process, float]] = []
+        """Ended, or killed since the controller no longer wanted them, and when."""
         self._stop_requests = 0
         self._policy = RestartPolicy(config.placement.max_restarts, config.placement.restart_window_s)
         self._controller_incarnation = 0
@@ -182,7 +182,7 @@ class Launcher:
         for actor_id, process in list(self._processes.items()):
             if actor_id != CONTROLLER and by_id.get(actor_id) != process.spec:
                 process.kill()
-                self._silenced.append((self._processes.pop(actor_id), monotonic_s()))
+                self._unexplained.append((self._processes.pop(actor_id), monotonic_s()))
         self._places.keep((CONTROLLER, *wanted.kept))
         self._waiting, now_s = {}, monotonic_s()
         for spec in wanted.actors:
@@ -253,18 +253,21 @@ class Launcher:
                 cause = f"its host {process.place.address} is gone" if is_lost else cause
                 self._exits.append(ActorExit(actor_id, process.spec.incarnation, cause, is_host_lost=is_lost))
                 self._processes.pop(actor_id).kill()
-        self._silenced = [(process, at_s) for process, at_s in self._silenced if not self._explain(process, at_s)]
+                if not is_lost and actor_id != CONTROLLER:
+                    self._unexplained.append((process, monotonic_s()))
+        self._unexplained = [(one, ended_s) for one, ended_s in self._unexplained if not self._explain(one, ended_s)]
 
-    def _explain(self, process: Process, killed_s: float) -> bool:
-        """Say that one which was silent, and so counted dead, was on a host that turns out to be gone.
+    def _explain(self, process: Process, ended_s: float) -> bool:
+        """Say that one which was counted dead was on a host that turns out to be gone.
 
-        Ray takes up to a minute to find out; heartbeats are missed sooner. Returns whether there is no more to find.
+        Ray takes up to a minute to find out; its end or missed heartbeats are noticed sooner. Returns whether there is no
+        more to find.
         """
         if self._places.is_lost(process.place, max_age_s=RECONCILE_S):
             spec = process.spec
             self._exits.append(ActorExit(spec.actor_id, spec.incarnation, "its host is gone", is_host_lost=True))
             return True
-        return monotonic_s() - killed_s > self._config.placement.restart_window_s
+        return monotonic_s() - ended_s > self._config.placement.restart_window_s
 
     def _keys(self) -> CurveKeys | None:
         return CurveKeys.load(self._run_dir.keys) if self._config.transport.kind == "tcp" else None

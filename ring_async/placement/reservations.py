@@ -98,15 +98,15 @@ class Reservations:
         wanted = dict(sorted(wanted.items(), key=lambda item: not self._bound_to(*item)))
         timeout_s = self._config.placement.start_timeout_s
         deadline_s = monotonic_s() + timeout_s
-        while True:
-            placed = {actor_id: self.place(actor_id, role) for actor_id, role in wanted.items()}
-            missing = [actor_id for actor_id, place in placed.items() if isinstance(place, str)]
-            if not missing:
-                break
-            if monotonic_s() > deadline_s:
-                raise ConfigError(self._no_room({actor_id: wanted[actor_id] for actor_id in missing}, timeout_s))
+        nodes: dict[str, str] = {}
+        while wanted:
+            for actor_id, role in list(wanted.items()):
+                if isinstance(place := self.place(actor_id, role), Place):
+                    nodes[place.node_id] = place.address
+                    del wanted[actor_id]
+            if wanted and monotonic_s() > deadline_s:
+                raise ConfigError(self._no_room(wanted, timeout_s))
             await asyncio.sleep(POLL_S)
-        nodes = {place.node_id: place.address for place in placed.values() if isinstance(place, Place)}
         problems = await asyncio.to_thread(self._examine, nodes, run_dir, timeout_s)
         if problems:
             raise ConfigError("\n".join(problems))

@@ -172,10 +172,11 @@ class Wire:
 
     def close(self) -> None:
         """Nothing stays: processes, then namespaces; what is on them goes with them."""
-        for host in self.hosts.values():
-            host.kill()
-        for name in (*(host.name for host in self.hosts.values()), self.name):
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        with contextlib.ExitStack() as last:
+            for name in (self.name, *(host.name for host in self.hosts.values())):
+                last.callback(subprocess.run, ["ip", "netns", "delete", name], capture_output=True, check=False)
+            for host in self.hosts.values():
+                last.callback(host.kill)
 
     def _at_wire(self, *words: str) -> None:
         _ip("-n", self.name, *words)
