@@ -260,8 +260,8 @@ class Launcher:
     def _explain(self, process: Process, ended_s: float) -> bool:
         """Say that one which was counted dead was on a host that turns out to be gone.
 
-        Ray takes up to a minute to find out; its end or missed heartbeats are noticed sooner. Returns whether there is no
-        more to find.
+        Ray takes up to a minute to find out; its end or missed heartbeats are noticed sooner. Returns whether there is
+        no more to find.
         """
         if self._places.is_lost(process.place, max_age_s=RECONCILE_S):
             spec = process.spec
