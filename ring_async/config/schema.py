@@ -312,8 +312,6 @@ class Config(Section):
             return "transport.kind=ipc reaches one host only; set transport.kind=tcp"
         if self.weights.channel == "shm":
             return "weights.channel=shm reaches one host only; set weights.channel=zmq"
-        if self.transport.host != "auto":
-            return f"transport.host={self.transport.host} is the address of one host only; set transport.host=auto"
         return ""
 
     def at(self, address: str) -> Config:

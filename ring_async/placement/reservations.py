@@ -164,7 +164,7 @@ class Reservations:
 
     def _check_hosts(self) -> None:
         addresses = sorted(set(self._look().values()))
-        if len(addresses) > 1 and (one_host := self._config.bound_to_one_host):
+        if len(addresses) > 1 and (one_host := one_host_only(self._config)):
             raise ConfigError(f"{one_host}: the cluster has {len(addresses)} hosts ({', '.join(addresses)})")
         for role, chosen in self._config.placement.hosts.items():
             if strangers := sorted(set(chosen) - set(addresses)):
@@ -217,7 +217,14 @@ def bound_to(config: Config, actor_id: str, role: str, own_address: str) -> str:
     chosen = config.placement.hosts.get(role)  # type: ignore[call-overload]
     if chosen:
         return str(chosen[ordinal_of(actor_id) % len(chosen)])
-    return "" if role in ANYWHERE and not config.bound_to_one_host else own_address
+    return "" if role in ANYWHERE and not one_host_only(config) else own_address
+
+
+def one_host_only(config: Config) -> str:
+    """Which setting of a configuration, as a person gave it, keeps the fleet on one host; empty: none."""
+    if config.transport.host != "auto":
+        return f"transport.host={config.transport.host} is the address of one host only; set transport.host=auto"
+    return config.bound_to_one_host
 
 
 def needs_of(config: Config, role: str) -> dict[str, float]:

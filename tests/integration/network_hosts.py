@@ -271,7 +271,7 @@ context.destroy(linger=0)
 
 
 def knock(
-    made: Wire, endpoints: list[str], keys: Mapping[str, str], env: Mapping[str, str], *, wait_s: float = 4.0
+    made: Wire, endpoints: list[str], keys: Mapping[str, str], env: Mapping[str, str], *, wait_s: float = 2.5
 ) -> tuple[set[str], set[str]]:
     """From the wire: the endpoints that took the connection, and those that opened the door.
 

@@ -63,15 +63,6 @@ BAD = {
         {"placement__hosts": {"replay": ["10.0.0.2"]}, "transport__kind": "tcp"},
         "placement.hosts: weights.channel=shm reaches one host only; set weights.channel=zmq",
     ),
-    "hosts that all bind one address": (
-        {
-            "placement__hosts": {"replay": ["10.0.0.2"]},
-            "transport__kind": "tcp",
-            "weights__channel": "zmq",
-            "transport__host": "127.0.0.1",
-        },
-        "placement.hosts: transport.host=127.0.0.1 is the address of one host only; set transport.host=auto",
-    ),
     "controller elsewhere": ({"placement__hosts": {"controller": ["10.0.0.2"]}}, "placement.hosts.controller:"),
     "no host for a role": (
         {"placement__hosts": {"rollout": []}},

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ring_async.config.tunable import tuned
 from ring_async.errors import ConfigError
-from ring_async.placement.reservations import bound_to, bundle_of, check_state_stays
+from ring_async.placement.reservations import bound_to, bundle_of, check_state_stays, one_host_only
 from ring_async.testing.builders import make_config
 
 OWN = "10.0.0.1"
@@ -21,6 +22,19 @@ def test_who_keeps_state_runs_on_the_launcher_s_host(role):
 def test_who_keeps_nothing_runs_anywhere_unless_the_transport_reaches_one_host_only(role):
     assert bound_to(make_config(**ACROSS), f"{role}-0", role, OWN) == ""
     assert bound_to(make_config(), f"{role}-0", role, OWN) == OWN
+    assert bound_to(make_config(**ACROSS, transport__host=OWN), f"{role}-0", role, OWN) == OWN
+
+
+def test_what_keeps_a_fleet_on_one_host_is_named_with_its_remedy():
+    assert one_host_only(make_config(**ACROSS)) == ""
+    assert "set transport.kind=tcp" in one_host_only(make_config())
+    assert "set weights.channel=zmq" in one_host_only(make_config(transport__kind="tcp"))
+    assert "set transport.host=auto" in one_host_only(make_config(**ACROSS, transport__host="127.0.0.1"))
+
+
+def test_a_configuration_resolved_for_a_host_is_still_a_good_one():
+    config = make_config(**ACROSS, placement__hosts={"replay": ["10.0.0.2"]})
+    assert tuned(config.at(OWN), {"learner.learning_rate": 1e-5}).transport.address == OWN
 
 
 def test_placement_hosts_are_taken_by_turns_and_the_same_for_every_start():
