@@ -287,7 +287,10 @@ def logs(
     files = sorted(folder.glob(f"{actor}*.log" if actor else "*.log"))
     if not files:
         have = ", ".join(sorted(path.stem for path in folder.glob("*.log"))) or "none"
-        raise RunError(f"{folder}: no log of {actor!r}; there are: {have}")
+        raise RunError(
+            f"{folder}: no log of {actor!r}; there are: {have}. An actor on another host has its log "
+            "there, in the same folder"
+        )
     command = ["tail", "-n", "200", *(["-F"] if follow else []), *map(str, files)]
     raise typer.Exit(subprocess.call(command))
 

@@ -64,6 +64,8 @@ class ActorContext:
     controller_endpoint: str
     tracer: Tracer
     metrics_endpoint: str = ""
+    host: str = field(default_factory=socket.gethostname)
+    """How people and the cluster call the machine it runs on."""
 
 
 @dataclass(slots=True)
@@ -273,7 +275,7 @@ class Actor:
             role=self.role,
             incarnation=self.incarnation,
             pid=os.getpid(),
-            host=socket.gethostname(),
+            host=context.host,
             control_endpoint=self._control_inbox.endpoint,
             data_endpoint=self._data_inbox.endpoint if self._data_inbox else "",
             metrics_endpoint=context.metrics_endpoint,

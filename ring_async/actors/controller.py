@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from typing import Any
 
 from ring_async.actors.base import ActorContext
@@ -28,6 +27,7 @@ from ring_async.actors.member_book import MemberBook
 from ring_async.actors.member_links import MemberLinks
 from ring_async.actors.prompt_desk import MakeSource
 from ring_async.actors.step_log import StepLog
+from ring_async.actors.verifier_files import read_kept
 from ring_async.actors.work_desk import WorkDesk
 from ring_async.clock import monotonic_s
 from ring_async.core.admission import Grant
@@ -54,6 +54,7 @@ from ring_async.transport.messages import (
     MembersChanged,
     Message,
     Pause,
+    ReadVerifierFile,
     Register,
     Registered,
     RenewLeases,
@@ -67,6 +68,7 @@ from ring_async.transport.messages import (
     TrajectoriesMoved,
     UseWeights,
     VerifierFailing,
+    VerifierFile,
     VersionEvaluated,
     WeightsAdopted,
     WeightsAnnouncement,
@@ -230,12 +232,11 @@ class Controller:
                 self._steps.evaluation(message, author=sender)
             case RunFailed(actor_id, kind, detail):
                 self._incident(actor_id, kind, detail)
-            case ReportFleet(exits):
-                for gone in exits:
-                    await self._apply_fleet(
-                        self._fleet.exited(gone.actor_id, gone.incarnation, gone.cause, monotonic_s())
-                    )
+            case ReportFleet():
+                await self._take_report(message)
                 return self._wanted()
+            case ReadVerifierFile(name):
+                return VerifierFile(await asyncio.to_thread(read_kept, self.context.run_dir.verifiers, name))
             case _:
                 raise RefusedError(f"the controller does not take {type(message).__name__}")
         return Done()
@@ -322,7 +323,9 @@ class Controller:
             if member.role == "learner":
                 self._learner_incarnation += 1
                 self._work.note("learner_incarnation", self._learner_incarnation)
-            self._steps.event("joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid)
+            self._steps.event(
+                "joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid, host=member.host
+            )
             self._tell_members()
             if member.role == "replay" and self._checkpoint:  # it may have been away when the checkpoint was made
                 self._links.tell(member.actor_id, CheckpointCovered(self._checkpoint["plan_number"]))
@@ -339,6 +342,18 @@ class Controller:
         if is_current:
             self._book.heard(beat)
         return HeartbeatSeen(is_known=is_current and beat.actor_id in self._book)
+
+    async def _take_report(self, report: ReportFleet) -> None:
+        now_s = monotonic_s()
+        for gone in report.exits:
+            await self._apply_fleet(
+                self._fleet.exited(gone.actor_id, gone.incarnation, gone.cause, now_s, is_host_lost=gone.is_host_lost)
+            )
+        waiting = {(one.actor_id, one.incarnation): one.whom for one in report.waiting}
+        for actor_id in self._fleet.seek_places(waiting, now_s):
+            whom, _ = self._fleet.waits_for_place(now_s)[actor_id]
+            log.warning("%s cannot start yet: it waits for %s", actor_id, whom)
+            self._steps.event("actor_waiting", author="controller-0", actor=actor_id, whom=whom)
 
     async def _apply_fleet(self, change: FleetChange) -> None:
         if change.lost is None:
@@ -378,7 +393,8 @@ class Controller:
             self._told_launcher.set()
             return FleetWanted((), is_finished=True, failure=self._failure)
         specs = (ActorSpec(*key) for key in self._fleet.wanted(monotonic_s()))
-        return FleetWanted(tuple(spec for spec in specs if not self._stopping or spec.actor_id in self._book.members))
+        actors = tuple(spec for spec in specs if not self._stopping or spec.actor_id in self._book.members)
+        return FleetWanted(actors, kept=self._fleet.actor_ids)
 
     def _incident(self, actor_id: str, kind: str, detail: str) -> None:
         self._steps.event("actor_failed", author=actor_id, error=kind, detail=detail)
@@ -389,13 +405,14 @@ class Controller:
 
     def status(self) -> dict[str, Any]:
         """The run as a person wants to see it: plain data."""
+        now_s = monotonic_s()
         return {
             "run": self.config.run.name,
             "state": self._stopping or ("paused" if self._is_paused else "running"),
             "policy_version": self._work.version_number,
             "policy_versions": self.config.stop.policy_versions,
             "remaining_s": self._steps.remaining_s(self.config.stop.policy_versions),
-            "actors": self._book.describe(self._fleet.wanted(monotonic_s())),
+            "actors": self._book.describe(self._fleet.wanted(now_s), self._fleet.waits_for_place(now_s)),
             "reservations_open": self._work.num_open,
             "ledger": self._work.ledger.counts(),
             "causes": self._work.ledger.causes(),
@@ -416,7 +433,7 @@ class Controller:
             role="controller",
             incarnation=spec.incarnation,
             pid=os.getpid(),
-            host=socket.gethostname(),
+            host=self.context.host,
             control_endpoint=self.endpoint,
             metrics_endpoint=self.context.metrics_endpoint,
         )

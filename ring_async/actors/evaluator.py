@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel
 from ring_async.actors.evaluation import Evaluation, evaluate, figures_of, held_out_problems, share_problems
+from ring_async.actors.verifier_files import bring_files
 from ring_async.clock import monotonic_s
 from ring_async.core.evaluation_schedule import EvaluationSchedule
 from ring_async.data.base import PromptSource
@@ -77,7 +78,9 @@ class Evaluator(Actor):
         self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
         self._problems = await asyncio.to_thread(self._choose_problems)
         for name in sorted({self.config.sources[problem.source].verifier for problem in self._problems}):
-            self._verifiers[name] = await asyncio.to_thread(make_verifier, name, self.config.verifiers[name])
+            section = self.config.verifiers[name]
+            await bring_files(self.controller, self.context.run_dir.verifiers, section.use, section.options)
+            self._verifiers[name] = await asyncio.to_thread(make_verifier, name, section)
         await self.engine.start()
 
     async def joined(self, registered: Registered) -> None:

@@ -6,7 +6,7 @@ Does not own who should be there (`core.fleet`) nor the lines to them (`member_l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ring_async.clock import monotonic_s
@@ -50,15 +50,23 @@ class MemberBook:
         alive = sum(beat.counters.get("generated_tokens", 0.0) for beat, _ in self._beats.values())
         return self._generated_by_the_dead + alive
 
-    def describe(self, wanted: Iterable[ActorKey]) -> list[dict[str, Any]]:
-        """One entry for each wanted actor: its process, its state, what it waits for."""
+    def describe(
+        self, wanted: Iterable[ActorKey], without_place: Mapping[str, tuple[str, float]]
+    ) -> list[dict[str, Any]]:
+        """One entry for each wanted actor: its process, its state, what it waits for.
+
+        Args:
+            wanted: those that should run.
+            without_place: what actors wait for that cannot start yet, and how long each has.
+        """
         return [
             {
                 "actor_id": key.actor_id,
                 "role": key.role,
                 "incarnation": key.incarnation,
                 "pid": self.members[key.actor_id].pid if key.actor_id in self.members else None,
-                **self._state_of(key.actor_id),
+                "host": self.members[key.actor_id].host if key.actor_id in self.members else None,
+                **self._state_of(key.actor_id, *without_place.get(key.actor_id, ("", 0.0))),
             }
             for key in wanted
         ]
@@ -71,9 +79,11 @@ class MemberBook:
         for role in ROLES:
             metrics.controller_members.labels(role=role).set(len(self.of(role)))
 
-    def _state_of(self, actor_id: str) -> dict[str, Any]:
+    def _state_of(self, actor_id: str, whom: str, waited_s: float) -> dict[str, Any]:
         if actor_id not in self._beats:
-            return {"state": "starting", "waiting_for": "", "waited_s": 0.0, "heartbeat_age_s": None, "counters": {}}
+            state = "waiting" if whom else "starting"
+            waits = {"waiting_for": whom, "waited_s": waited_s}
+            return {"state": state, **waits, "heartbeat_age_s": None, "counters": {}}
         beat, heard_s = self._beats[actor_id]
         return {
             "state": beat.state,

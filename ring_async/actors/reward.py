@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel, until_stopped
 from ring_async.actors.batch_planner import shard_of
+from ring_async.actors.verifier_files import bring_files
 from ring_async.actors.verifier_rack import Service, VerifierRack
 from ring_async.clock import monotonic_s
 from ring_async.engines.tokenizer import decode_response
@@ -55,7 +57,7 @@ class Reward(Actor):
         super().__init__(context)
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
-        self._rack = VerifierRack(self.config)
+        self._rack = VerifierRack(self.config, partial(bring_files, self.controller, context.run_dir.verifiers))
         self._source_verifiers = {name: source.verifier for name, source in self.config.sources.items()}
         self._quarantine = Quarantine()
         self._judging: set[asyncio.Task[None]] = set()

@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -59,10 +60,11 @@ class _Shadow:
 
 
 class VerifierRack:
-    """See the module."""
+    """See the module. `bring` sees to it that the files a verifier is loaded from lie on this host."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, bring: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
         self._config = config
+        self._bring = bring
         self._services: dict[str, Service] = {}
         self._tried: dict[int, _Shadow] = {}
         self._opening = asyncio.Lock()
@@ -198,6 +200,7 @@ class VerifierRack:
     async def _build(self, wanted: VerifierInForce) -> Service:
         section = VerifierSection(use=wanted.use, options=wanted.options)
         num_workers = self._config.reward.num_workers
+        await self._bring(wanted.use, wanted.options)
         try:
             verifier = await asyncio.to_thread(make_verifier, wanted.name, section, num_workers=num_workers)
         except RingAsyncError:

@@ -196,11 +196,20 @@ class WeightsSection(Section):
 
 class TransportSection(Section):
     kind: Literal["ipc", "tcp"] = Field("ipc", description="ipc: one host. tcp: CURVE-encrypted, any host.")
-    host: str = Field("127.0.0.1", description="tcp: address to bind and to be reached at.")
+    host: str = Field(
+        "auto",
+        description="tcp, /metrics: address to bind and to be reached at. auto: that under which Ray knows the host of "
+        "each actor, and 127.0.0.1 where the fleet has one machine for itself.",
+    )
     credits: PositiveInt = Field(16, description="Messages one sender may have under way to one receiver.")
     max_frame_bytes: PositiveInt = 1 << 30
     max_header_bytes: PositiveInt = 1 << 20
     max_frames: PositiveInt = 64
+
+    @property
+    def address(self) -> str:
+        """The address to bind: `host`, or loopback while nobody has said what `auto` means here."""
+        return "127.0.0.1" if self.host == "auto" else self.host
 
 
 class CheckpointSection(Section):
@@ -246,6 +255,13 @@ class PlacementSection(Section):
         "controller": 0.1, "rollout": 0.5, "reward": 0.2, "replay": 0.2, "learner": 0.5, "evaluator": 0.2,
     }  # fmt: skip
     gpus: dict[Literal["rollout", "learner", "reward", "evaluator"], float] = Field(default_factory=dict)
+    hosts: dict[
+        Literal["rollout", "reward", "replay", "learner", "evaluator"], Annotated[tuple[str, ...], Field(min_length=1)]
+    ] = Field(
+        default_factory=dict,
+        description="On a cluster: addresses of the hosts that the actors of a role run on, by turns. Default: rollout "
+        "and reward on any host with room, the others on the host of `up`.",
+    )
     max_restarts: Annotated[int, Field(ge=0)] = Field(5, description="Of one actor within `restart_window_s`.")
     restart_window_s: PositiveFloat = 300.0
     start_timeout_s: PositiveFloat = 120.0
@@ -316,6 +332,21 @@ class Config(Section):
         return int(self.evaluation.every_versions > 0)
 
     @property
+    def bound_to_one_host(self) -> str:
+        """Which setting keeps the fleet on one host and what to set instead; empty: none."""
+        if self.transport.kind == "ipc":
+            return "transport.kind=ipc reaches one host only; set transport.kind=tcp"
+        if self.weights.channel == "shm":
+            return "weights.channel=shm reaches one host only; set weights.channel=zmq"
+        return ""
+
+    def at(self, address: str) -> Config:
+        """This configuration on the host that the cluster knows by `address`: what `auto` means there."""
+        if self.transport.host != "auto":
+            return self
+        return self.model_copy(update={"transport": self.transport.model_copy(update={"host": address})})
+
+    @property
     def required_cpus(self) -> float:
         """CPUs that Ray sets aside for the whole fleet."""
         counts: dict[Role, int] = {
@@ -372,6 +403,8 @@ class Config(Section):
                     f"verifiers are {', '.join(sorted(self.verifiers)) or 'none'}"
                 )
         problems += self.control.problems()
+        if self.placement.hosts and (one_host := self.bound_to_one_host):
+            problems.append(f"placement.hosts: {one_host}")
         if 0 < self.placement.num_cpus < self.required_cpus:
             problems.append(
                 f"placement.num_cpus: {self.placement.num_cpus} is smaller than the {self.required_cpus:g} CPUs that "

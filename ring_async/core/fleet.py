@@ -1,8 +1,9 @@
 """Which processes the run should have, and which of them are alive.
 
 Owns: the wanted actors with their incarnations, the registered members, and the decision to replace. Events in,
-effects out: the launcher starts and stops what `wanted` lists. Does not own processes, sockets, or time.
-Invariants: an actor id has at most one wanted incarnation; a message of an older incarnation never counts as alive.
+effects out: the launcher starts and stops what `wanted` lists. Does not own processes, hosts, sockets, or time.
+Invariants: an actor id has at most one wanted incarnation; a message of an older incarnation never counts as alive; the
+loss of a host, and the wait for one, are nobody's death.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class _Wanted:
     last_seen_s: float | None = None
     leave_by_s: float | None = None
     """It was told to leave, and counts as gone then at the latest."""
+    no_place: str = ""
+    """What it waits for before its process can start, or empty."""
+    no_place_since_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -75,12 +79,37 @@ class Fleet:
             if actor_id not in self._actors:
                 self._actors[actor_id] = _Wanted(role, self._gone.get(actor_id, -1) + 1, now_s)
         leaving = []
-        for actor_id in sorted((a for a, w in self._actors.items() if w.role == role), key=_ordinal, reverse=True):
+        for actor_id in sorted((a for a, w in self._actors.items() if w.role == role), key=ordinal_of, reverse=True):
             wanted = self._actors[actor_id]
-            if _ordinal(actor_id) >= num and wanted.leave_by_s is None:
+            if ordinal_of(actor_id) >= num and wanted.leave_by_s is None:
                 wanted.leave_by_s = now_s + leave_s
                 leaving.append(ActorKey(actor_id, role, wanted.incarnation))
         return leaving
+
+    @property
+    def actor_ids(self) -> tuple[str, ...]:
+        """All that are part of the fleet, those whose restart is still delayed too."""
+        return tuple(self._actors)
+
+    def seek_places(self, waiting: Mapping[tuple[str, int], str], now_s: float) -> list[str]:
+        """Take up which actors, by id and incarnation, have no place to start at, and what each waits for: all of them.
+
+        While one has none its time to start does not run. Returns those that had one, or were not wanted, before.
+        """
+        fresh = []
+        for actor_id, wanted in self._actors.items():
+            whom = waiting.get((actor_id, wanted.incarnation), "")
+            if whom:
+                wanted.start_at_s = now_s
+                if not wanted.no_place:
+                    wanted.no_place_since_s = now_s
+                    fresh.append(actor_id)
+            wanted.no_place = whom
+        return fresh
+
+    def waits_for_place(self, now_s: float) -> dict[str, tuple[str, float]]:
+        """Actors without a place: what each waits for, and for how many seconds it has."""
+        return {a: (w.no_place, now_s - w.no_place_since_s) for a, w in self._actors.items() if w.no_place}
 
     def is_leaving(self, actor_id: str) -> bool:
         wanted = self._actors.get(actor_id)
@@ -117,19 +146,26 @@ class Fleet:
     def incarnations(self) -> dict[str, int]:
         return self._gone | {actor_id: wanted.incarnation for actor_id, wanted in self._actors.items()}
 
-    def exited(self, actor_id: str, incarnation: int, cause: str, now_s: float) -> FleetChange:
-        """A process ended: replace it, or give the run up."""
+    def exited(
+        self, actor_id: str, incarnation: int, cause: str, now_s: float, *, is_host_lost: bool = False
+    ) -> FleetChange:
+        """A process ended: replace it, or give the run up. One that went with its host is replaced without counting."""
         if not self.is_current(actor_id, incarnation):
+            if is_host_lost:  # it was silent first, and counted dead
+                self.restart.forgive(actor_id)
             return FleetChange()
         wanted = self._actors[actor_id]
         lost = ActorKey(actor_id, wanted.role, incarnation)
         if wanted.leave_by_s is not None:
             del self._actors[actor_id]
-            if _ordinal(actor_id) < self._nums[wanted.role]:
+            if ordinal_of(actor_id) < self._nums[wanted.role]:
                 self._actors[actor_id] = _Wanted(wanted.role, incarnation + 1, now_s)
             else:
                 self._gone[actor_id] = incarnation
             return FleetChange(lost, f"{actor_id} left", has_left=True)
+        if is_host_lost:
+            self._actors[actor_id] = _Wanted(wanted.role, incarnation + 1, now_s)
+            return FleetChange(lost, f"{actor_id} is lost ({cause}); it starts again where there is a place")
         decision = self.restart.on_death(actor_id, now_s, cause)
         if decision.delay_s is None:
             return FleetChange(lost, decision.reason, given_up=decision.reason)
@@ -152,5 +188,6 @@ class Fleet:
         return changes
 
 
-def _ordinal(actor_id: str) -> int:
+def ordinal_of(actor_id: str) -> int:
+    """`rollout-3` → 3."""
     return int(actor_id.rpartition("-")[2])

@@ -40,3 +40,8 @@ class RestartPolicy:
             )
         delay_s = min(self.longest_delay_s, self.first_delay_s * 2 ** (len(deaths) - 1))
         return RestartDecision(delay_s, f"{actor_id} died ({cause}); starting it again in {delay_s:.1f} s")
+
+    def forgive(self, actor_id: str) -> None:
+        """Take back the last death: it was its host's, not its own."""
+        if deaths := self._deaths.get(actor_id):
+            deaths.pop()

@@ -24,7 +24,7 @@ from ring_async.errors import RingAsyncError
 
 Status = Mapping[str, Any]
 
-_STATE_STYLES = {"running": "green", "done": "green", "starting": "yellow", "paused": "yellow"}
+_STATE_STYLES = {"running": "green", "done": "green", "starting": "yellow", "waiting": "yellow", "paused": "yellow"}
 _LONG_WAIT_S = 30.0
 _SILENT_S = 5.0
 _BAR_WIDTH = 20
@@ -113,7 +113,8 @@ def _headline(status: Status) -> Text:
 
 def _actors(actors: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("actor", "state", "waits for", "heard", "version", "pid"):
+    has_hosts = len({actor["host"] for actor in actors if actor.get("host")}) > 1
+    for name in ("actor", "state", "waits for", "heard", "version", "pid", *(["host"] if has_hosts else [])):
         table.add_column(name, no_wrap=name != "waits for")
     for actor in actors:
         state = str(actor.get("state", "–"))
@@ -126,6 +127,7 @@ def _actors(actors: Sequence[Mapping[str, Any]]) -> Table:
             _age(actor.get("heartbeat_age_s")),
             _number(counters.get("policy_version")),
             str(actor.get("pid") or "–"),
+            *([str(actor.get("host") or "–")] if has_hosts else []),
         )
     return table
 

@@ -27,8 +27,8 @@ from ring_async.actors.rollout import Rollout
 from ring_async.config.schema import Config
 from ring_async.data.base import PromptSource
 from ring_async.data.registry import make_source
-from ring_async.launch import make_actor
 from ring_async.monitoring.trace import Tracer
+from ring_async.placement.actor_process import make_actor
 from ring_async.storage.run_dir import RunDir
 from ring_async.testing.builders import make_prompt
 from ring_async.testing.scripted_engine import Script, ScriptedEngine, seeded_script

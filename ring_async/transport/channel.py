@@ -249,7 +249,7 @@ class ZmqTransport:
             if self._authenticator is None:
                 self._authenticator = Authenticator(self._context, self._keys)
             self._keys.secure_server(socket)
-            address = f"tcp://{self.limits.host}:{port or '*'}"
+            address = f"tcp://{self.limits.address}:{port or '*'}"
         else:
             address = f"ipc://{self._ipc_path(name)}"
         try:

@@ -163,6 +163,16 @@ class HeartbeatSeen(Message, frozen=True):
     is_known: bool
 
 
+class ReadVerifierFile(Message, frozen=True):
+    """An actor asks for a file of a verifier that its own host lacks; `name` is its path below `verifiers/`."""
+
+    name: str
+
+
+class VerifierFile(Message, frozen=True):
+    content: bytes
+
+
 class ReserveGroups(Message, frozen=True):
     """A rollout asks for work."""
 
@@ -278,16 +288,30 @@ class ActorExit(msgspec.Struct, frozen=True):
     actor_id: str
     incarnation: int
     cause: str
+    is_host_lost: bool = False
+    """Its host went, and it with it."""
+
+
+class ActorWaiting(msgspec.Struct, frozen=True):
+    """A wanted process that cannot start yet, and what it waits for: a host, or room on one."""
+
+    actor_id: str
+    incarnation: int
+    whom: str
 
 
 class ReportFleet(Message, frozen=True):
     """The launcher says what runs and what has ended since; the answer is what should run."""
 
     exits: tuple[ActorExit, ...]
+    waiting: tuple[ActorWaiting, ...] = ()
+    """All that wait now."""
 
 
 class FleetWanted(Message, frozen=True):
     actors: tuple[ActorSpec, ...]
+    kept: tuple[str, ...] = ()
+    """Ids whose places are kept: of `actors`, and of those whose restart is still delayed."""
     is_finished: bool = False
     failure: str = ""
     """Why the run failed, or empty."""

@@ -123,7 +123,7 @@ class WeightService:
             self._door = self._context.socket(zmq.REP)
             self._door.bind(_ZAP_ENDPOINT)
             self._keys.secure_server(self._socket)
-            self._socket.bind(f"tcp://{transport.host}:*")
+            self._socket.bind(f"tcp://{transport.address}:*")
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def _serve(self) -> None:

@@ -55,6 +55,19 @@ BAD = {
     "no budget": ({"budget": {}}, "budget.token_budget: missing, and has no default"),
     "source without verifier": ({"sources__sums": {"task": "x"}}, "sources.sums.verifier: missing"),
     # contradictions
+    "hosts without a way between them": (
+        {"placement__hosts": {"replay": ["10.0.0.2"]}},
+        "placement.hosts: transport.kind=ipc reaches one host only; set transport.kind=tcp",
+    ),
+    "hosts without a way for weights": (
+        {"placement__hosts": {"replay": ["10.0.0.2"]}, "transport__kind": "tcp"},
+        "placement.hosts: weights.channel=shm reaches one host only; set weights.channel=zmq",
+    ),
+    "controller elsewhere": ({"placement__hosts": {"controller": ["10.0.0.2"]}}, "placement.hosts.controller:"),
+    "no host for a role": (
+        {"placement__hosts": {"rollout": []}},
+        "placement.hosts.rollout:",
+    ),
     "budget below a response": (
         {"budget__token_budget": 8},
         "budget.token_budget: 8 is smaller than rollout.max_tokens 16; one response must fit into a batch",
@@ -153,3 +166,12 @@ def test_loopback_demands_nothing(host: str):
 def test_half_a_pair_is_refused():
     with pytest.raises(ConfigError, match=r"control\.tls_key"):
         make_config(control__tls_cert="c.pem")
+
+
+def test_auto_is_loopback_until_a_host_says_its_address():
+    config = make_config()
+    assert config.transport.host == "auto"
+    assert config.transport.address == "127.0.0.1"
+    assert config.at("10.0.0.2").transport.address == "10.0.0.2"
+    assert config.transport.address == "127.0.0.1", "frozen"
+    assert make_config(transport__host="10.0.0.7").at("10.0.0.2").transport.address == "10.0.0.7"

@@ -110,3 +110,46 @@ def test_incarnations_survive_a_restart_of_the_controller(known: int):
     assert fleet.incarnations() == {"rollout-0": known, "rollout-7": 5}
     fleet.want("rollout", 8, now_s=1.0)
     assert ActorKey("rollout-7", "rollout", 6) in fleet.wanted(1.0)
+
+
+def test_the_loss_of_a_host_is_nobody_s_death():
+    fleet = make_fleet(max_restarts=1)
+    fleet.want("rollout", 1, now_s=0.0)
+    for incarnation in range(5):
+        change = fleet.exited("rollout-0", incarnation, "its host is gone", now_s=float(incarnation), is_host_lost=True)
+        assert change.given_up == ""
+        assert "lost" in change.notice
+        assert fleet.wanted(float(incarnation)) == [ActorKey("rollout-0", "rollout", incarnation + 1)], "at once"
+
+
+def test_a_death_that_turns_out_to_be_its_host_s_is_forgiven():
+    fleet = make_fleet(max_restarts=1, heartbeat_timeout_s=10.0)
+    fleet.want("rollout", 1, now_s=0.0)
+    for incarnation, now_s in ((0, 0.0), (1, 20.0), (2, 40.0)):
+        assert fleet.saw("rollout-0", incarnation, now_s)
+        (change,) = fleet.expire(now_s + 11.0)
+        assert not change.given_up
+        late = fleet.exited("rollout-0", incarnation, "its host is gone", now_s + 12.0, is_host_lost=True)
+        assert late.lost is None, "it was counted dead already"
+
+
+def test_an_actor_without_a_place_waits_as_long_as_it_takes():
+    fleet = make_fleet(start_timeout_s=60.0)
+    fleet.want("rollout", 2, now_s=0.0)
+    waiting = {("rollout-1", 0): "room for CPU 1 on any host"}
+    assert fleet.seek_places(waiting, 10.0) == ["rollout-1"]
+    assert fleet.seek_places(waiting, 55.0) == [], "it is known"
+    assert fleet.waits_for_place(70.0) == {"rollout-1": ("room for CPU 1 on any host", 60.0)}
+    assert [change.lost.actor_id for change in fleet.expire(61.0)] == ["rollout-0"], "its time to start ran"
+    assert ActorKey("rollout-1", "rollout", 0) in fleet.wanted(55.0), "the launcher goes on to look for a place"
+    assert fleet.seek_places({}, 200.0) == []
+    assert fleet.waits_for_place(200.0) == {}
+    assert [change.lost.actor_id for change in fleet.expire(200.0)] == ["rollout-0", "rollout-1"], "it runs again"
+
+
+def test_places_of_actors_whose_restart_is_delayed_are_kept():
+    fleet = make_fleet()
+    fleet.want("rollout", 2, now_s=0.0)
+    fleet.exited("rollout-1", 0, "killed", now_s=1.0)
+    assert [key.actor_id for key in fleet.wanted(1.0)] == ["rollout-0"]
+    assert fleet.actor_ids == ("rollout-0", "rollout-1")

@@ -69,6 +69,21 @@ def test_status_shows_the_mixture_with_its_windows():
     assert "mixture math 75% (observed 0.2 to –, 1,234 passed over), code 25%" in text_of(out)
 
 
+def test_status_names_hosts_where_there_are_several():
+    actors = [
+        {"actor_id": "rollout-0", "state": "running", "host": "10.0.0.1", "counters": {}},
+        {"actor_id": "rollout-1", "state": "running", "host": "10.0.0.2", "counters": {}},
+        {"actor_id": "rollout-2", "state": "waiting", "waiting_for": "room for CPU 1 on any host", "waited_s": 5.0},
+    ]
+    out = console()
+    show_status(make_status(actors=actors), out)
+    for words in ("10.0.0.1", "10.0.0.2", "waiting", "room for CPU 1 on any host, 5 s"):
+        assert words in text_of(out)
+    alone = console()
+    show_status(make_status(actors=actors[:1]), alone)
+    assert "10.0.0.1" not in text_of(alone)
+
+
 def test_an_empty_status_is_dashes_not_an_error():
     out = console()
     show_status({}, out)

@@ -1,0 +1,55 @@
+"""Files that verifiers are loaded from, brought to hosts that have them not.
+
+    verifiers/<digest>/<name>.py on the controller's host ──ReadVerifierFile──▶ the same on another
+
+Owns: what the controller hands out, and checking what comes. Does not own the copies (`verifiers.kept_files`).
+Invariant: nothing outside the run's `verifiers/` is ever sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+from ring_async.errors import ConfigError, RefusedError
+from ring_async.transport.base import Outbox
+from ring_async.transport.messages import ReadVerifierFile, VerifierFile
+from ring_async.verifiers.kept_files import digest_of, uses_in, write_kept
+
+FETCH_TIMEOUT_S = 30.0
+_NAME = re.compile(r"([0-9a-f]{16})/[^/]+\.py")
+
+
+def read_kept(folder: Path, name: str) -> bytes:
+    """A copy's content, for another host.
+
+    Raises:
+        RefusedError: there is none of this name.
+    """
+    if not _NAME.fullmatch(name) or not (folder / name).is_file():
+        raise RefusedError(f"{name!r} is no verifier's file of this run")
+    return (folder / name).read_bytes()
+
+
+async def bring_files(controller: Outbox, folder: Path, use: str, options: dict[str, Any]) -> None:
+    """Have the copies that a verifier is loaded from lie in `folder` on this host too.
+
+    Raises:
+        PeerTimeoutError: the controller does not answer.
+        RefusedError: it has no such file.
+        ConfigError: what came is not what was asked for.
+    """
+    paths = [Path(one.rpartition(":")[0]) for one in (use, *uses_in(options))]
+    for path in await asyncio.to_thread(_missing, paths, folder):
+        name = str(path.relative_to(folder))
+        answer = (await controller.request(ReadVerifierFile(name), timeout_s=FETCH_TIMEOUT_S)).message
+        assert isinstance(answer, VerifierFile)
+        if digest_of(answer.content) != path.parent.name:
+            raise ConfigError(f"{path}: what the controller has under this name has another content; swap it in again")
+        await asyncio.to_thread(write_kept, path, answer.content)
+
+
+def _missing(paths: list[Path], folder: Path) -> list[Path]:
+    return [path for path in paths if path.is_relative_to(folder) and not path.exists()]

@@ -1,0 +1,51 @@
+"""Has a host what actors need of it? Asked on each host before the first actor starts there.
+
+Owns: the list of what a cluster's hosts must have alike: this package, the model's folder, a place for the run's
+folder. Does not own how the question gets there (`reservations`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+
+import ring_async
+from ring_async.config.load import config_from_mapping
+from ring_async.errors import ConfigError
+from ring_async.models import resolve_model_path
+from ring_async.storage.run_dir import RunDir
+
+
+def fingerprint() -> str:
+    """Digest of this package's source on this host."""
+    digest = hashlib.sha256()
+    root = Path(ring_async.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def host_problems(config: str, run_dir: str, working_dir: str, expected: str) -> list[str]:
+    """What keeps actors from running on the host where this is called, one line each.
+
+    Args:
+        config: of the run, as JSON.
+        run_dir: of the run; made here, so that it is known that it can be.
+        working_dir: where relative paths begin, if this host has it.
+        expected: `fingerprint` of the launcher's host.
+    """
+    if fingerprint() != expected:
+        return ["another version of ring-async is installed; install the same on every host"]
+    problems = []
+    try:
+        with contextlib.chdir(working_dir) if Path(working_dir).is_dir() else contextlib.nullcontext():
+            resolve_model_path(config_from_mapping(json.loads(config)).model.path)
+    except ConfigError as error:
+        problems.append(str(error))
+    try:
+        RunDir(Path(run_dir)).create()
+    except OSError as error:
+        problems.append(f"{run_dir}: cannot be made: {error.strerror}; choose another run.dir")
+    return problems

@@ -1,0 +1,176 @@
+"""Ray: a cluster of the run's own on this machine, or the one that RAY_ADDRESS names; one Ray actor for each of ours.
+
+Owns: joining or starting Ray, starting a process at a place, why it ended. Does not own which place (`reservations`)
+nor restarts: Ray's own are off.
+Invariant: Ray carries launches and exits, no data of the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ring_async.config.schema import Config
+from ring_async.errors import ConfigError
+from ring_async.placement.actor_process import ActorLaunch, live_actor
+from ring_async.transport.messages import ActorSpec
+
+OBJECT_STORE_BYTES = 80 << 20
+"""Of a cluster of the run's own: nothing of ours lies there."""
+
+ROLE_COUNTS = {
+    "controller": lambda config: 1,
+    "replay": lambda config: config.replay.num,
+    "reward": lambda config: config.reward.num,
+    "rollout": lambda config: config.rollout.num,
+    "learner": lambda config: 1,
+    "evaluator": lambda config: config.num_evaluators,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process may start; as it stands, anywhere on the one machine there is.
+
+    `address` is the host's, `is_launchers` whether it is the launcher's own, `options` what Ray is told.
+    """
+
+    address: str = ""
+    node_id: str = ""
+    is_launchers: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One actor's process, alive or not."""
+
+    spec: ActorSpec
+    place: Place
+    _handle: Any
+    _result: Any
+
+    def end_cause(self, *, timeout_s: float = 0.0) -> str | None:
+        """Why it ended; None while it lives."""
+        import ray
+
+        done, _ = ray.wait([self._result], timeout=timeout_s)
+        if not done:
+            return None
+        try:
+            ray.get(self._result)
+        except ray.exceptions.RayTaskError as error:
+            return str(error.cause or error).strip().splitlines()[-1]
+        except ray.exceptions.RayError:
+            return "its process was killed"
+        return "returned"
+
+    def kill(self) -> None:
+        import ray
+
+        ray.kill(self._handle)
+
+
+def start_process(launch: ActorLaunch, place: Place, config: Config) -> Process:
+    """Start one actor; returns at once."""
+    options = {
+        "num_cpus": share(config.placement.cpus, launch.spec.role),
+        "num_gpus": share(config.placement.gpus, launch.spec.role),
+        "max_restarts": 0,
+    }
+    handle = _host_class().options(**options, **place.options).remote()  # type: ignore[attr-defined]
+    return Process(launch.spec, place, handle, handle.live.remote(launch))
+
+
+def share(shares: Mapping[Any, float], role: str) -> float:
+    return shares.get(role, 0.0)
+
+
+def has_cluster() -> bool:
+    """Whether the run joins a cluster that is there, rather than making one of this machine."""
+    return "RAY_ADDRESS" in os.environ
+
+
+def num_cpus(config: Config) -> int:
+    """CPUs of a cluster of the run's own."""
+    return config.placement.num_cpus or os.cpu_count() or 1
+
+
+def check_placement(config: Config, there: Mapping[str, float], where: str) -> None:
+    """Refuse a fleet that will never fit.
+
+    Args:
+        config: what is asked for.
+        there: what there is, by Ray's names (`CPU`, `GPU`); a name that is missing is not checked.
+        where: that has it, for the message.
+
+    Raises:
+        ConfigError: says what is needed, by whom, and what there is.
+    """
+    placement = config.placement
+    for what, ray_name, shares in (("cpus", "CPU", placement.cpus), ("gpus", "GPU", placement.gpus)):
+        need = {role: count(config) * share(shares, role) for role, count in ROLE_COUNTS.items()}
+        if sum(need.values()) > there.get(ray_name, float("inf")) + 1e-6:
+            parts = ", ".join(f"{role} {amount:g}" for role, amount in need.items() if amount)
+            raise ConfigError(
+                f"placement.{what}: the fleet needs {sum(need.values()):g} ({parts}), {where} has {there[ray_name]:g}; "
+                f"lower rollout.num, reward.num or placement.{what}, or add machines"
+            )
+
+
+@contextlib.contextmanager
+def ray_cluster(config: Config) -> Iterator[dict[str, float]]:
+    """Join the cluster that RAY_ADDRESS names, or have one of this machine alone, gone at the end.
+
+    Yields:
+        What all its hosts have together, by Ray's names.
+
+    Raises:
+        ConfigError: there is no such cluster, or this host is not part of it.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let any other process starve the fleet
+    if not has_cluster():
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    elif os.environ["RAY_ADDRESS"].startswith("ray://"):
+        raise ConfigError(
+            "RAY_ADDRESS: ray:// is for remote clients; run `up` on a host of the cluster, with host:port"
+        )
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": config.run.name}
+    if not has_cluster():
+        options |= {
+            "num_cpus": num_cpus(config), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES,
+        }  # fmt: skip
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS: no cluster to join at {os.environ.get('RAY_ADDRESS', 'this machine')}: {error}; "
+            "start it with `ray start`, on this host too (docs/cluster.md)"
+        ) from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _host_class() -> Any:
+    """The Ray actor that hosts one of ours; made late, since importing Ray takes its time."""
+    import ray
+
+    class Host:
+        """One process. Ray's own restarts are off: the controller decides."""
+
+        def live(self, launch: ActorLaunch) -> None:
+            live_actor(launch)
+
+    return ray.remote(Host)
