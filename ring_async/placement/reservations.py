@@ -119,7 +119,7 @@ class Reservations:
         group = self._groups.get(actor_id)
         if group is None:
             bundle = bundle_of(self._config, role, self._bound_to(actor_id, role))
-            group = self._groups[actor_id] = placement_group([bundle], name=actor_id)
+            group = self._groups[actor_id] = placement_group([bundle])
         table = placement_group_table(group)
         node_id = table["bundles_to_node_id"].get(0, "")
         if table["state"] != "CREATED" or node_id not in self._look(HOSTS_MAX_AGE_S):

@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from live_fleet import LOCAL, SMALL, LiveFleet
@@ -14,6 +14,7 @@ from network_hosts import RAY_PORT, Host
 
 RUNS = "/tmp/runs"
 DEADLINE_S = 240.0
+ACROSS = ("transport.kind=tcp", "weights.channel=zmq")
 
 
 class FleetOnHosts(LiveFleet):
@@ -56,7 +57,7 @@ class FleetOnHosts(LiveFleet):
 
 def _up(host: Host, name: str, *overrides: str) -> list[str]:
     words = [sys.executable, "-m", "ring_async.cli", "up", str(LOCAL), f"run.name={name}", f"run.dir={RUNS}"]
-    return host.command(*words, *SMALL, "transport.kind=tcp", "weights.channel=zmq", *overrides)
+    return host.command(*words, *SMALL, *ACROSS, *overrides)
 
 
 def _joining(head: Host, env: dict[str, str]) -> dict[str, str]:
@@ -78,10 +79,31 @@ def fleet_on_hosts(first: Host, name: str, env: dict[str, str], *overrides: str)
         process.wait(20)
 
 
-def refusal_of(first: Host, env: dict[str, str], *overrides: str) -> tuple[int, str]:
-    """Exit code and words of an `up` that is refused."""
-    words = _up(first, "refused", *overrides, "placement.start_timeout_s=2")
-    done = subprocess.run(
-        words, env=_joining(first, env), capture_output=True, text=True, timeout=DEADLINE_S, check=False
-    )
-    return done.returncode, done.stderr
+LAUNCH = """
+import asyncio, json, sys
+from pathlib import Path
+from ring_async.config.load import load_config
+from ring_async.errors import ConfigError
+from ring_async.launch import Launcher
+from ring_async.storage.run_dir import RunDir
+
+said = {}
+for what, words in json.loads(sys.argv[2]).items():
+    launcher = Launcher(load_config(sys.argv[1], words), RunDir(Path("/tmp/runs/refused")))
+    try:
+        said[what] = asyncio.run(launcher.run()).failure
+    except ConfigError as refusal:
+        said[what] = str(refusal)
+print(json.dumps(said))
+"""
+"""What `up` does, again and again in one process: a quarter of the time."""
+
+
+def refusals_of(first: Host, env: dict[str, str], overrides: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The words with which fleets with these overrides are refused on the first host, by the same names."""
+    words = {
+        what: [*ACROSS, "run.name=refused", f"run.dir={RUNS}", "placement.start_timeout_s=2", *more]
+        for what, more in overrides.items()
+    }
+    said = first.run(sys.executable, "-c", LAUNCH, str(LOCAL), json.dumps(words), env=_joining(first, env))
+    return json.loads(said.splitlines()[-1])

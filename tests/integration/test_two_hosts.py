@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from fleet_on_hosts import DEADLINE_S, FleetOnHosts, fleet_on_hosts, refusal_of
+from fleet_on_hosts import DEADLINE_S, FleetOnHosts, fleet_on_hosts, refusals_of
 from network_hosts import CannotMakeHostsError, Wire, knock, ray_environment, start_ray, why_not, wire
 from ring_async.models import resolve_model_path
 from ring_async.storage.audit import audit
@@ -81,7 +81,7 @@ def finished(hosts: tuple[Wire, dict[str, str]]) -> Iterator[FleetOnHosts]:
     (a.tmp / "mine.py").write_text(MINE)
     (a.tmp / "other.py").write_text(MINE.replace("Mine", "Other"))
     shutil.copytree(resolve_model_path("builtin:tiny"), a.tmp / "model")
-    refusals = {what: refusal_of(a, env, *OVERRIDES, *overrides.split()) for what, (overrides, _) in REFUSED.items()}
+    refusals = refusals_of(a, env, {what: (*OVERRIDES, *words.split()) for what, (words, _) in REFUSED.items()})
     with fleet_on_hosts(a, "spread", env, *OVERRIDES) as live:
         live.seen["refusals"] = refusals
         live.wait_version(1, DEADLINE_S)
@@ -271,9 +271,7 @@ def test_verifiers_from_files_reach_reward_actors_on_other_hosts(finished: Fleet
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_run_on_this_cluster_is_refused_by_up_with_the_reason(finished: FleetOnHosts, what: str):
-    code, said = finished.seen["refusals"][what]
-    assert code == 2, said
-    assert REFUSED[what][1] in said
+    assert REFUSED[what][1] in finished.seen["refusals"][what]
 
 
 def test_a_buffer_is_waited_for_and_found_again_on_the_host_where_it_lies(bound: FleetOnHosts):
