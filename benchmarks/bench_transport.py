@@ -7,8 +7,8 @@ The payload is a group of 8 responses × 2,048 tokens, ids int32 and log-probabi
 every round each contender runs once, in turn, in fresh processes:
 
 * limit: a bare ZMQ PUSH/PULL pair (ipc; tcp; tcp with CURVE): no envelope, no credits, no acknowledgement.
-* ours: `GroupGenerated` with its full header, credits, every group acknowledged. 256 credits, an eighth of what
-  a bare pair has under way; and once with the 16 that are the default.
+* ours: `GroupGenerated` with its full header, credits, every group acknowledged, as configured by default: 512
+  credits, a quarter of what a bare pair has under way.
 * `ray.util.queue` and TransferQueue: see `transport_peers`.
 
 A bar's value is the median over rounds of the ratio within a round, so that a machine that is busy for a while slows
@@ -30,13 +30,12 @@ from rich.table import Table
 
 from bars import Bar, write_bars
 from peer_packages import peer_environment
-from transport_contenders import bare_curve, bare_ipc, bare_tcp, ring_curve, ring_ipc, ring_ipc_default, ring_tcp
+from transport_contenders import bare_curve, bare_ipc, bare_tcp, ring_curve, ring_ipc, ring_tcp
 from transport_payload import GROUP_BYTES, GROUP_SIZE
 
 OURS = {
     "bare ZMQ, ipc": bare_ipc,
     "ours, ipc": ring_ipc,
-    "ours, ipc, 16 credits": ring_ipc_default,
     "bare ZMQ, tcp": bare_tcp,
     "ours, tcp": ring_tcp,
     "bare ZMQ, tcp + CURVE": bare_curve,
@@ -75,7 +74,7 @@ def main() -> None:
         print(f"round {number + 1}: " + ", ".join(f"{name} {rates[name][-1]:,.0f}" for name in rates), flush=True)
 
     def bare(name: str) -> str:
-        return name.replace("ours", "bare ZMQ").removesuffix(", 16 credits")
+        return name.replace("ours", "bare ZMQ")
 
     def ratio(ours: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(rates[ours], rates[other], strict=True))

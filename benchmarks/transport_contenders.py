@@ -115,25 +115,17 @@ class OpenDoors(CurveKeys):
     def secure_client(self, socket: Any) -> None: ...
 
 
-CREDITS = 256
-"""A bare pair has up to 2,000 messages under way (two high-water marks of 1,000)."""
-
-
 def ring_ipc(num_groups: int) -> float:
-    return _ring(num_groups, TransportSection(kind="ipc", credits=CREDITS), None)
-
-
-def ring_ipc_default(num_groups: int) -> float:
     return _ring(num_groups, TransportSection(kind="ipc"), None)
 
 
 def ring_tcp(num_groups: int) -> float:
     keys = OpenDoors(*zmq.curve_keypair(), *zmq.curve_keypair())
-    return _ring(num_groups, TransportSection(kind="tcp", credits=CREDITS), keys)
+    return _ring(num_groups, TransportSection(kind="tcp"), keys)
 
 
 def ring_curve(num_groups: int) -> float:
-    return _ring(num_groups, TransportSection(kind="tcp", credits=CREDITS), make_keys())
+    return _ring(num_groups, TransportSection(kind="tcp"), make_keys())
 
 
 def _ring(num_groups: int, config: TransportSection, keys: CurveKeys | None) -> float:

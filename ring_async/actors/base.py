@@ -123,6 +123,8 @@ class Actor:
         self._data_links: dict[str, Outbox] = {}
         self._control_inbox: Inbox = context.transport.open_inbox("control")
         self._data_inbox: Inbox | None = None
+        self.data_credits: int | None = None
+        """Messages one sender may have under way to the data inbox; None: `transport.credits`."""
         self.controller: Outbox = context.transport.connect(context.controller_endpoint, peer="controller-0")
 
     # -- what subclasses give
@@ -158,7 +160,7 @@ class Actor:
     def data_inbox(self) -> Inbox:
         """This actor's data inbox, opened at first use."""
         if self._data_inbox is None:
-            self._data_inbox = self.context.transport.open_inbox("data")
+            self._data_inbox = self.context.transport.open_inbox("data", credits=self.data_credits)
         return self._data_inbox
 
     def members_of(self, role: str) -> list[Member]:

@@ -55,6 +55,7 @@ class Reward(Actor):
 
     def __init__(self, context: ActorContext, make_tokenizer: Callable[[], Any]) -> None:
         super().__init__(context)
+        self.data_credits = self.config.reward.credits
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._rack = VerifierRack(self.config, partial(bring_files, self.controller, context.run_dir.verifiers))

@@ -85,6 +85,7 @@ class RewardSection(Section):
     num: PositiveInt = 1
     num_workers: PositiveInt = Field(1, description="Worker processes for verifiers that need them.")
     timeout_s: PositiveFloat = Field(10.0, description="Longest time for one verdict.")
+    credits: PositiveInt = Field(16, description="Groups of one rollout that one reward actor judges at a time.")
 
 
 class LearnerSection(Section):
@@ -201,7 +202,7 @@ class TransportSection(Section):
         description="tcp, /metrics: address to bind and to be reached at. auto: that under which Ray knows the host of "
         "each actor, and 127.0.0.1 where the fleet has one machine for itself.",
     )
-    credits: PositiveInt = Field(16, description="Messages one sender may have under way to one receiver.")
+    credits: PositiveInt = Field(512, description="Messages one sender may have under way to one receiver.")
     max_frame_bytes: PositiveInt = 1 << 30
     max_header_bytes: PositiveInt = 1 << 20
     max_frames: PositiveInt = 64

@@ -45,4 +45,4 @@ def test_the_learner_does_not_wait_for_a_slow_verifier(tmp_path: Path):
 
 def test_it_would_wait_if_few_groups_were_judged_at_once(tmp_path: Path):
     """The control: what the measure says where a slow verifier does hold the learner up."""
-    assert utilisation(tmp_path, VERDICT_S, num_steps=NUM_FIRST + 4, reward__num=1, transport__credits=4) < 0.5
+    assert utilisation(tmp_path, VERDICT_S, num_steps=NUM_FIRST + 4, reward__num=1, reward__credits=4) < 0.5
