@@ -28,8 +28,21 @@ WIRE_ADDRESS = f"{NETWORK}.9"
 RAY_PORT = 6379
 START_S = 90.0
 
+INSTALLED = (ROOT, Path(sys.prefix))
+"""What all hosts have alike; also where it lies below the /tmp that is hidden from them."""
+
 _ENTER = """
-mount --bind "$1" /tmp && mount -t tmpfs -o size=512m tmpfs /dev/shm && echo ready && exec sleep infinity
+set -e
+tmp=$1
+shift
+for installed; do
+    mkdir -p "$tmp/${installed#/tmp/}"
+    mount --bind "$installed" "$tmp/${installed#/tmp/}"
+done
+mount --rbind "$tmp" /tmp
+mount -t tmpfs -o size=512m tmpfs /dev/shm
+echo ready
+exec sleep infinity
 """
 
 
@@ -50,9 +63,10 @@ class Host:
         """Be there, with an empty /dev/shm, and /tmp as it was but for Ray's sockets."""
         shutil.rmtree(self.tmp / "ray", ignore_errors=True)
         self.tmp.mkdir(parents=True, exist_ok=True)
+        hidden = [str(path) for path in INSTALLED if path.is_relative_to("/tmp")]
         command = ["ip", "netns", "exec", self.name, "unshare", "--mount", "--propagation", "private"]
         self._keeper = subprocess.Popen(
-            [*command, "sh", "-c", _ENTER, "enter", str(self.tmp)],
+            [*command, "sh", "-c", _ENTER, "enter", str(self.tmp), *hidden],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         assert self._keeper.stdout is not None
