@@ -260,7 +260,8 @@ def test_a_host_holds_logs_and_traces_of_its_actors_and_verifiers_files_but_no_s
 
 def test_verifiers_from_files_reach_reward_actors_on_other_hosts(finished: FleetOnHosts):
     def names(when: str) -> set[str]:
-        return {Path(name).name for name in finished.seen[when] if name.startswith("verifiers/")}
+        kept = [name for name in finished.seen[when] if name.startswith("verifiers/") and name.endswith(".py")]
+        return {Path(name).name for name in kept}
 
     assert finished.seen["swap"]["state"] == "committed", finished.seen["swap"]
     assert names("files_on_b") == {"mine.py", "other.py"}
