@@ -7,6 +7,7 @@ no torch, ray, zmq or asyncio (a test proves it). Field descriptions are the ref
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -360,6 +361,10 @@ class Config(Section):
         }
         return sum(share * counts[role] for role, share in self.placement.cpus.items())
 
+    def _unknown_sources(self, where: str, names: Iterable[str]) -> list[str]:
+        known = ", ".join(sorted(self.sources))
+        return [f"{where}.{name}: no such source; sources are {known}" for name in names if name not in self.sources]
+
     @model_validator(mode="after")
     def _check_across(self) -> Config:
         problems = []
@@ -380,20 +385,12 @@ class Config(Section):
             )
         scheduled = {f"mixture_schedule.{i}.mixture": step.mixture for i, step in enumerate(self.mixture_schedule)}
         for where, weights in ({"mixture": self.mixture} | scheduled).items():
-            problems += [
-                f"{where}.{name}: no such source; sources are {', '.join(sorted(self.sources))}"
-                for name in weights
-                if name not in self.sources
-            ]
+            problems += self._unknown_sources(where, weights)
             if not any(weight > 0 for weight in weights.values()):
                 problems.append(f"{where}: every weight is 0; give at least one source a weight above 0")
         windows = {f"mixture_schedule.{i}.difficulty": step.difficulty for i, step in enumerate(self.mixture_schedule)}
         for where, named in ({"difficulty": self.difficulty} | windows).items():
-            problems += [
-                f"{where}.{name}: no such source; sources are {', '.join(sorted(self.sources))}"
-                for name in named
-                if name not in self.sources
-            ]
+            problems += self._unknown_sources(where, named)
         steps = [step.at_version for step in self.mixture_schedule]
         if steps != sorted(set(steps)):
             problems.append(f"mixture_schedule: at_version must grow from step to step, it is {steps}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from ring_async.core.ledger import GroupReserved
 from ring_async.storage.journal import journal_files, read_file
+from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_verifier import ScriptedVerifier
 from ring_async.testing.virtual_clock import run_virtual
@@ -50,6 +51,21 @@ class Graded(ScriptedVerifier):
             return float(last_digit < 3 or (last_digit > 5 and is_lucky))
 
         super().__init__(reward, delay_s=0.02)
+
+
+def make_live_fleet(runs: Path, *, is_resumed: bool = False, **settings: Any) -> OneProcessFleet:
+    """A small fleet for changes while it runs: two sources of equal weight, judged by one salted verifier."""
+    shared: dict[str, Any] = {
+        "budget__token_budget": 512,
+        "rollout__group_size": 4,
+        "rollout__max_running_requests": 32,
+        "mixture": {"sums": 1.0, "letters": 1.0},
+        "verifiers": {"exact": {"use": SALTED}},
+        "replay__map_size_bytes": 64 << 20,
+        "checkpoint__every_versions": 5,
+    }
+    config = make_config(**(shared | settings))
+    return OneProcessFleet(config, runs, token_s=0.005, train_s=0.5, is_resumed=is_resumed)
 
 
 def run(fleet: OneProcessFleet, deed: Deed | None = None, *, limit_s: float = 3600.0) -> str:

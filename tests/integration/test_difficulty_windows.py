@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from one_process_run import GRADED, SALTED, events, reservations, run, until_version
+from one_process_run import GRADED, events, make_live_fleet, reservations, run, until_version
 from ring_async.errors import ConfigError
 from ring_async.storage.audit import audit
-from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 
 SECTION = {"task": "chain_sum", "verifier": "exact"}
@@ -20,20 +19,8 @@ SOURCES = {"sums": SECTION, "letters": SECTION, "rows": SECTION | {"options": {"
 MIDDLE = {"by": "last_digit", "low": 4, "high": 6}
 
 
-def make_fleet(runs: Path, *, is_resumed: bool = False, **overrides: Any) -> OneProcessFleet:
-    settings: dict[str, Any] = {
-        "stop__policy_versions": 20,
-        "budget__token_budget": 512,
-        "rollout__group_size": 4,
-        "rollout__max_running_requests": 32,
-        "sources": SOURCES,
-        "mixture": {"sums": 1.0, "letters": 1.0},
-        "verifiers": {"exact": {"use": SALTED}},
-        "replay__map_size_bytes": 64 << 20,
-        "checkpoint__every_versions": 5,
-    }
-    config = make_config(**(settings | overrides))
-    return OneProcessFleet(config, runs, token_s=0.005, train_s=0.5, is_resumed=is_resumed)
+def make_fleet(runs: Path, **overrides: Any) -> OneProcessFleet:
+    return make_live_fleet(runs, **({"stop__policy_versions": 20, "sources": SOURCES} | overrides))
 
 
 def digits(fleet: OneProcessFleet, source: str, *, since_epoch: int) -> set[int]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from one_process_run import SALTED, events, lines, run, until_version
+from one_process_run import events, lines, make_live_fleet, run, until_version
 from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
-from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 
 TOKEN_BUDGET = 512
@@ -19,21 +18,14 @@ MAX_STALENESS = 4
 SOURCES = {name: {"task": "chain_sum", "verifier": "exact"} for name in ("sums", "letters", "poems")}
 
 
-def make_fleet(runs: Path, *, is_resumed: bool = False, **overrides: Any) -> OneProcessFleet:
+def make_fleet(runs: Path, **overrides: Any) -> OneProcessFleet:
     settings: dict[str, Any] = {
         "stop__policy_versions": 40,
         "budget__token_budget": TOKEN_BUDGET,
-        "rollout__group_size": 4,
-        "rollout__max_running_requests": 32,
         "sources": SOURCES,
-        "mixture": {"sums": 1.0, "letters": 1.0},
-        "verifiers": {"exact": {"use": SALTED}},
-        "replay__map_size_bytes": 64 << 20,
         "replay__max_staleness": MAX_STALENESS,
-        "checkpoint__every_versions": 5,
     }
-    config = make_config(**(settings | overrides))
-    return OneProcessFleet(config, runs, token_s=0.005, train_s=0.5, is_resumed=is_resumed)
+    return make_live_fleet(runs, **(settings | overrides))
 
 
 def test_completed_tokens_follow_a_new_mixture_within_five_points(tmp_path: Path):
