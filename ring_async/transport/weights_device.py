@@ -307,8 +307,8 @@ class _CudaLane:
 VECTOR_BYTES = 16
 _NUM_THREADS = 512
 _FEW_BLOCKS = 32
-"""A broadcast of the same memory runs beside them at 0.97 of its speed, beside one a processor at 0.9 of it
-(`docs/performance.md`)."""
+"""A broadcast of the same memory runs beside them at 0.97 of its speed, and slower beside one a processor
+(`docs/log.md`)."""
 _FOLD64_SOURCE = f"""
 typedef unsigned long long u64;
 

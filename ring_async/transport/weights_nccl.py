@@ -361,8 +361,7 @@ class NcclWeightSender:
             Exception: NCCL's, or WeightsError, when a member fails or the round is aborted.
         """
         self._device.enter_thread()
-        attempt.go.wait()
-        if attempt.is_aborted:
+        if not attempt.go.wait(self._longest_s) or attempt.is_aborted:
             raise WeightsError("called off")
         deadline_s = time.monotonic() + self._deadline_s
         packing = self._packing.result(self._deadline_s)

@@ -267,6 +267,7 @@ class _Link:
             self._set_trouble(str(error))
             return
         self._send(Ready(self._member, offer.round))
+        self._times.ready_s = time.monotonic()
         if self._lanes is None:
             self._lanes = Lanes(self._device.lane(), self._device.lane())
         lanes = self._lanes
@@ -280,7 +281,6 @@ class _Link:
             lambda reason: self._on_end(current, reason),
         )
         current.attempt.thread.start()
-        self._times.ready_s = time.monotonic()
 
     def _end_round(self, reason: str) -> None:
         """Abort the round under way, if any, and wait for its thread to let go."""
