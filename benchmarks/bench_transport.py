@@ -1,7 +1,7 @@
 """The data plane beside the limit and beside peers, all in one run, interleaved.
 
     make bench-transport                                  (about three minutes)
-    python benchmarks/bench_transport.py --rounds 9
+    python benchmarks/bench_transport.py --rounds 9 --credits 16 1000
 
 The payload is a group of 8 responses × 2,048 tokens, ids int32 and log-probabilities float32: two arrays of 64 KiB. In
 every round each contender runs once, in turn, in fresh processes:
@@ -23,6 +23,7 @@ import os
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -62,11 +63,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--groups", type=int, default=20_000, help="of a run over ipc; tcp a half, CURVE a quarter")
     parser.add_argument("--peer-groups", type=int, default=200)
+    parser.add_argument("--credits", type=int, nargs="*", default=[], help="also over ipc with so many, each")
     options = parser.parse_args()
+    contenders = OURS | {
+        f"ours, ipc, {number} credits": partial(ring_ipc, credits=number) for number in options.credits
+    }
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    rates: dict[str, list[float]] = {name: [] for name in (*OURS, *PEERS)}
+    rates: dict[str, list[float]] = {name: [] for name in (*contenders, *PEERS)}
     for number in range(options.rounds):
-        for name, contender in OURS.items():
+        for name, contender in contenders.items():
             num_groups = options.groups // (4 if "CURVE" in name else 2 if "tcp" in name else 1)
             rates[name].append(num_groups * GROUP_SIZE / contender(num_groups))
         for name, seconds in run_peers(options.peer_groups).items():
@@ -74,7 +79,7 @@ def main() -> None:
         print(f"round {number + 1}: " + ", ".join(f"{name} {rates[name][-1]:,.0f}" for name in rates), flush=True)
 
     def bare(name: str) -> str:
-        return name.replace("ours", "bare ZMQ")
+        return ", ".join(["bare ZMQ", name.split(", ")[1]])
 
     def ratio(ours: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(rates[ours], rates[other], strict=True))

@@ -115,8 +115,8 @@ class OpenDoors(CurveKeys):
     def secure_client(self, socket: Any) -> None: ...
 
 
-def ring_ipc(num_groups: int) -> float:
-    return _ring(num_groups, TransportSection(kind="ipc"), None)
+def ring_ipc(num_groups: int, **settings: Any) -> float:
+    return _ring(num_groups, TransportSection(kind="ipc", **settings), None)
 
 
 def ring_tcp(num_groups: int) -> float:
