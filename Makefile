@@ -30,7 +30,7 @@ test-fast: setup  ## unit tests alone
 	$(BIN)/python -m pytest tests/unit
 
 demo: setup  ## train the shipped tiny model for a few minutes and show that it learned
-	$(BIN)/python -m ring_async.cli demo
+	$(BIN)/python -m ring_async.cli.app demo
 
 demo-seeds: setup  ## the learning claim: five seeds, two controls, 1,000 held-out problems (about an hour)
 	$(BIN)/python benchmarks/demo_seeds.py
@@ -39,10 +39,10 @@ tiny-model: setup  ## make the shipped starting point again (SFT from scratch)
 	$(BIN)/python -m ring_async.tiny_model
 
 reward-model: setup  ## train the reward model that configs/reward_model.yaml asks for
-	$(BIN)/python -m ring_async.verifiers.bradley_terry configs/data/preferences.jsonl --out build/reward_model
+	$(BIN)/python -m ring_async.verifiers.models.bradley_terry configs/data/preferences.jsonl --out build/reward_model
 
 fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel; new examples for the property tests
-	$(BIN)/python -m tests.fuzz_transport --frames 1000000
+	$(BIN)/python -m tests.support.fuzz_transport --frames 1000000
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q tests/unit/core tests/unit/transport/test_codec.py
 
 bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control: bench-%: setup

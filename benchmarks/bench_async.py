@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bars import Bar, write_bars
-from ring_async.monitoring.trace import busy_overlap
+from ring_async.telemetry.trace import busy_overlap
 
 WARM_UP_VERSIONS = 5
 MODES = ("async", "sync")
@@ -34,7 +34,7 @@ def run_once(runs: Path, mode: str, number: int, num_versions: int, config: str)
     words = [
         "up", config, f"run.name={name}", f"run.dir={runs}", f"mode={mode}", f"stop.policy_versions={num_versions}",
     ]  # fmt: skip
-    subprocess.run([sys.executable, "-m", "ring_async.cli", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "ring_async.cli.app", *words], check=True, stdout=subprocess.DEVNULL)
     steps = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
     first, last = steps[WARM_UP_VERSIONS - 1], steps[-1]
     seconds = last["wall_s"] - first["wall_s"]

@@ -68,7 +68,7 @@ def main() -> None:
             "up", "configs/local.yaml", "run.name=control", f"run.dir={folder}", "stop.policy_versions=9999",
             f"verifiers.logic.use={VERIFIER}", "verifiers.logic.options={tolerance: 2.9}", "monitoring.heartbeat_s=0.2",
         ]  # fmt: skip
-        up = subprocess.Popen([sys.executable, "-m", "ring_async.cli", *words], stdout=subprocess.DEVNULL)
+        up = subprocess.Popen([sys.executable, "-m", "ring_async.cli.app", *words], stdout=subprocess.DEVNULL)
         try:
             client = ControlClient(run_dir, timeout_s=30.0)
             wait_version(client, WARM_UP_VERSIONS, up)

@@ -22,10 +22,10 @@ from typing import Any
 
 from bars import Bar, write_bars
 from ring_async.config.schema import VerifierSection
+from ring_async.sandbox.pool import Program, SandboxLimits, SandboxPool
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response, Verifier
 from ring_async.verifiers.registry import make_verifier
-from ring_async.verifiers.sandbox import Program, SandboxLimits, SandboxPool
 from ring_async.verifiers.scoring import score_group
 
 NUM_WORKERS = os.cpu_count() or 1

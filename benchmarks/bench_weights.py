@@ -27,8 +27,9 @@ import torch
 
 from ring_async.config.schema import TransportSection
 from ring_async.transport.curve import make_socket_dir
-from ring_async.transport.weights_shm import ShmWeightReceiver, ShmWeightSender
-from ring_async.transport.weights_zmq import ZmqWeightReceiver, ZmqWeightSender
+from ring_async.transport.weights.shm import ShmWeightReceiver, ShmWeightSender
+from ring_async.transport.weights.zmq.receiver import ZmqWeightReceiver
+from ring_async.transport.weights.zmq.sender import ZmqWeightSender
 from ring_async.types import PolicyVersion
 
 NUM_COLD = 4

@@ -25,9 +25,9 @@ import torch
 
 from ring_async.config.schema import TransportSection
 from ring_async.testing.weight_peer import WeightPeer, broadcast_raw, digest, open_device
-from ring_async.transport.weights_device import WeightDevice
-from ring_async.transport.weights_nccl import NcclWeightSender
-from ring_async.transport.weights_round import RoundTimes
+from ring_async.transport.weights.nccl.device import WeightDevice
+from ring_async.transport.weights.nccl.round import RoundTimes
+from ring_async.transport.weights.nccl.sender import NcclWeightSender
 from ring_async.types import PolicyVersion
 
 GIB = 1 << 30

@@ -118,7 +118,7 @@ class Experiment:
         words = ["up", self.options.config, f"run.name={name}", f"run.dir={runs}", f"seed={seed}",
                  f"stop.policy_versions={self.options.versions}", *overrides]  # fmt: skip
         subprocess.run(
-            [sys.executable, "-m", "ring_async.cli", *words], check=True, stdout=subprocess.DEVNULL, cwd=ROOT
+            [sys.executable, "-m", "ring_async.cli.app", *words], check=True, stdout=subprocess.DEVNULL, cwd=ROOT
         )
         return json.loads((runs / name / "outcome.json").read_text())["checkpoint"]
 

@@ -16,24 +16,23 @@ from pathlib import Path
 import msgspec
 
 from ring_async.actors.base import ActorContext
-from ring_async.actors.replay import Replay
+from ring_async.actors.replay.replay import Replay
 from ring_async.config.load import config_from_mapping
-from ring_async.monitoring.trace import Tracer
 from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.trace import Tracer
 from ring_async.testing.builders import make_config_mapping
 from ring_async.transport.channel import ZmqTransport
 from ring_async.transport.curve import make_socket_dir
-from ring_async.transport.messages import (
+from ring_async.transport.messages.batches import BatchReady, RequestBatch
+from ring_async.transport.messages.fleet import (
     ActorSpec,
-    BatchReady,
-    CheckpointCovered,
-    GroupScored,
     HeartbeatSeen,
     Member,
     Register,
     Registered,
-    RequestBatch,
 )
+from ring_async.transport.messages.versions import CheckpointCovered
+from ring_async.transport.messages.work import GroupScored
 from ring_async.types import Group, PolicyVersion
 
 

@@ -23,7 +23,7 @@ from ring_async.config.schema import TransportSection
 from ring_async.testing.builders import make_group
 from ring_async.transport.channel import ZmqTransport
 from ring_async.transport.curve import CurveKeys, make_socket_dir
-from ring_async.transport.messages import GroupGenerated
+from ring_async.transport.messages.work import GroupGenerated
 from transport_payload import GROUP_SIZE, NUM_TOKENS, make_arrays
 
 IDS, LOGPROBS = make_arrays()

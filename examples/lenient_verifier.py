@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ring_async.types import Prompt, Verdict
-from ring_async.verifiers.answers import last_number, tagged_answer
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
+from ring_async.verifiers.rules.answers import last_number, tagged_answer
 
 
 class Lenient(VerifierBase):

@@ -22,3 +22,8 @@ def monotonic_s() -> float:
 def wall_s() -> float:
     """Seconds since the epoch."""
     return time.time()
+
+
+def seconds_since(start: float) -> float:
+    """Seconds since a reading of `time.perf_counter`."""
+    return time.perf_counter() - start

@@ -24,10 +24,10 @@ from typing import Any
 from ring_async.clock import monotonic_s
 from ring_async.config.load import dump_config, load_config
 from ring_async.config.schema import Config
-from ring_async.core.restart import RestartPolicy
+from ring_async.core.fleet.restart import RestartPolicy
 from ring_async.errors import ActorFailedError, ConfigError, PeerTimeoutError, RunError
-from ring_async.monitoring.trace import merge_traces
 from ring_async.placement.actor_process import ActorLaunch
+from ring_async.placement.places import OneMachine, Places, Reservations, check_state_stays
 from ring_async.placement.ray_cluster import (
     Place,
     Process,
@@ -37,10 +37,16 @@ from ring_async.placement.ray_cluster import (
     ray_cluster,
     start_process,
 )
-from ring_async.placement.reservations import OneMachine, Places, Reservations, check_state_stays
 from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.trace import merge_traces
 from ring_async.transport.curve import CurveKeys, make_socket_dir
-from ring_async.transport.messages import ActorExit, ActorSpec, ActorWaiting, FleetWanted, ReportFleet
+from ring_async.transport.messages.fleet import (
+    ActorExit,
+    ActorSpec,
+    ActorWaiting,
+    FleetWanted,
+    ReportFleet,
+)
 from ring_async.verifiers.kept_files import keep_configured
 
 log = logging.getLogger(__name__)

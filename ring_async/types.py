@@ -254,7 +254,7 @@ class Reservation(msgspec.Struct, frozen=True):
 
 
 class TrajectoryState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One trajectory's new state in the ledger (`core.ledger` lists the states)."""
+    """One trajectory's new state in the ledger (`core.work.ledger` lists the states)."""
 
     trajectory_id: str
     state: str

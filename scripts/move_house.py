@@ -119,7 +119,17 @@ SPLITS: dict[str, dict[str, list[str]]] = {
     "transport.weights.nccl.sender": {"transport.weights.nccl.wire": ["CHANNEL", "ALIVE_S"]},
     "transport.weights.wire": {
         "transport.weights.nccl.wire": [
-            "Join", "Alive", "Ready", "Staged", "Failed", "Leave", "Offer", "Go", "Off", "Checksums", "Welcome",
+            "Join",
+            "Alive",
+            "Ready",
+            "Staged",
+            "Failed",
+            "Leave",
+            "Offer",
+            "Go",
+            "Off",
+            "Checksums",
+            "Welcome",
             "NotKnown",
         ],
     },
@@ -128,40 +138,112 @@ SPLITS: dict[str, dict[str, list[str]]] = {
     },
     "verifiers.isolation.worker": {
         "verifiers.isolation.protocol": [
-            "HostDescription", "Work", "Outcome", "frame", "frame_length", "_LENGTH", "MAX_FRAME_BYTES",
+            "HostDescription",
+            "Work",
+            "Outcome",
+            "frame",
+            "frame_length",
+            "_LENGTH",
+            "MAX_FRAME_BYTES",
         ],
     },
     "monitoring.report.report": {
         "monitoring.report.rows": [
-            "Row", "EVALUATIONS_FILE", "read_rows", "read_evaluations", "read_lines", "read_config", "column",
-            "sources_of", "_CHANGES", "changes_of", "with_evaluations", "_rows_or_refuse",
+            "Row",
+            "EVALUATIONS_FILE",
+            "read_rows",
+            "read_evaluations",
+            "read_lines",
+            "read_config",
+            "column",
+            "sources_of",
+            "_CHANGES",
+            "changes_of",
+            "with_evaluations",
+            "_rows_or_refuse",
         ],
         "monitoring.report.summary": [
-            "summary", "print_summary", "summary_lines", "_evaluation_lines", "_overlap", "_is_off_budget",
-            "_is_over_budget", "_budget_remark", "_numbers", "_mean", "_source_mean", "_total", "_last", "_most",
-            "_least", "_share", "_text",
+            "summary",
+            "print_summary",
+            "summary_lines",
+            "_evaluation_lines",
+            "_overlap",
+            "_is_off_budget",
+            "_is_over_budget",
+            "_budget_remark",
+            "_numbers",
+            "_mean",
+            "_source_mean",
+            "_total",
+            "_last",
+            "_most",
+            "_least",
+            "_share",
+            "_text",
         ],
     },
     "transport.messages.base": {
         "transport.messages.fleet": [
-            "Member", "Register", "Registered", "Heartbeat", "HeartbeatSeen", "RunFailed", "ActorSpec", "ActorExit",
-            "ActorWaiting", "ReportFleet", "FleetWanted", "MembersChanged", "Pause", "Resume", "Shutdown",
+            "Member",
+            "Register",
+            "Registered",
+            "Heartbeat",
+            "HeartbeatSeen",
+            "RunFailed",
+            "ActorSpec",
+            "ActorExit",
+            "ActorWaiting",
+            "ReportFleet",
+            "FleetWanted",
+            "MembersChanged",
+            "Pause",
+            "Resume",
+            "Shutdown",
         ],
         "transport.messages.work": [
-            "GroupGenerated", "GroupScored", "ReserveGroups", "GroupsReserved", "RenewLeases", "LeasesRenewed",
-            "GroupsFailed", "TrajectoriesMoved", "BufferReported",
+            "GroupGenerated",
+            "GroupScored",
+            "ReserveGroups",
+            "GroupsReserved",
+            "RenewLeases",
+            "LeasesRenewed",
+            "GroupsFailed",
+            "TrajectoriesMoved",
+            "BufferReported",
         ],
         "transport.messages.batches": [
-            "RequestBatch", "BatchReady", "BatchNotReady", "OfferGroups", "GroupsOffered", "ConsumePlan",
-            "PlanConsumed", "StepCompleted",
+            "RequestBatch",
+            "BatchReady",
+            "BatchNotReady",
+            "OfferGroups",
+            "GroupsOffered",
+            "ConsumePlan",
+            "PlanConsumed",
+            "StepCompleted",
         ],
         "transport.messages.versions": [
-            "WeightsAnnouncement", "WeightsPublished", "WeightsAdopted", "UseWeights", "CheckpointSaved",
-            "SaveCheckpoint", "CheckpointCovered", "VersionEvaluated",
+            "WeightsAnnouncement",
+            "WeightsPublished",
+            "WeightsAdopted",
+            "UseWeights",
+            "CheckpointSaved",
+            "SaveCheckpoint",
+            "CheckpointCovered",
+            "VersionEvaluated",
         ],
         "transport.messages.changes": [
-            "TuneKnobs", "PrepareVerifier", "VerifierPrepared", "ReportShadow", "ShadowReported", "CommitVerifier",
-            "DropPrepared", "ApplyEpochRules", "UseSources", "ReadVerifierFile", "VerifierFile", "VerifierFailing",
+            "TuneKnobs",
+            "PrepareVerifier",
+            "VerifierPrepared",
+            "ReportShadow",
+            "ShadowReported",
+            "CommitVerifier",
+            "DropPrepared",
+            "ApplyEpochRules",
+            "UseSources",
+            "ReadVerifierFile",
+            "VerifierFile",
+            "VerifierFailing",
         ],
         "transport.messages.catalogue": ["all_message_types"],
     },
@@ -238,7 +320,9 @@ def rewrite_package_imports(text: str) -> str:
             else:
                 new_room, _, new_name = new.rpartition(".")
                 shown = alias or bare
-                moved.append(f"from {PACKAGE}.{new_room} import {new_name}" + (f" as {shown}" if shown != new_name else ""))
+                moved.append(
+                    f"from {PACKAGE}.{new_room} import {new_name}" + (f" as {shown}" if shown != new_name else "")
+                )
         if not moved:
             return match[0]
         lines = [f"from {PACKAGE}.{room} import {', '.join(kept)}"] if kept else []
@@ -250,9 +334,7 @@ def rewrite_package_imports(text: str) -> str:
 
 def rewrite_split_imports(text: str) -> str:
     """`from split.module import (A, B)` -> one import for each module that holds the names now."""
-    where = {
-        (old, name): new for old, parts in SPLITS.items() for new, names in parts.items() for name in names
-    }
+    where = {(old, name): new for old, parts in SPLITS.items() for new, names in parts.items() for name in names}
 
     def of_import(match: re.Match[str]) -> str:
         module = match["module"]
@@ -264,8 +346,11 @@ def rewrite_split_imports(text: str) -> str:
                 found.setdefault(where.get((module, name.partition(" as ")[0].strip()), module), []).append(name)
         indent = match["indent"]
         return "".join(
-            f"{indent}from {PACKAGE}.{new} import {', '.join(names)}\n" if len(names) < 4
-            else f"{indent}from {PACKAGE}.{new} import (\n" + "".join(f"{indent}    {name},\n" for name in names) + f"{indent})\n"
+            f"{indent}from {PACKAGE}.{new} import {', '.join(names)}\n"
+            if len(names) < 4
+            else f"{indent}from {PACKAGE}.{new} import (\n"
+            + "".join(f"{indent}    {name},\n" for name in names)
+            + f"{indent})\n"
             for new, names in found.items()
         )
 
@@ -308,6 +393,7 @@ def split(module: str, parts: dict[str, list[str]]) -> None:
             rest.append(piece)
     rest.append("".join(lines[end:]))
     everyone = {name: module for names, *_ in statements for name in names} | owner
+
     def crossing(of: str, body: str) -> str:
         used = {n.id for n in ast.walk(ast.parse(body)) if isinstance(n, ast.Name)} | set(re.findall(r"\b\w+\b", body))
         return "".join(
@@ -315,6 +401,7 @@ def split(module: str, parts: dict[str, list[str]]) -> None:
             for name, place in sorted(everyone.items())
             if place != of and name in used
         )
+
     for new, pieces in taken.items():
         body = "".join(pieces)
         target = path_of(new)
@@ -325,7 +412,9 @@ def split(module: str, parts: dict[str, list[str]]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(f'"""TODO {new}"""\n' + head + "\n" + crossing(new, body) + body.rstrip("\n") + "\n")
     body = "".join(rest)
-    only_body = "".join("".join(lines[a:b]) for names, a, b, h in statements if not h and not any(n in owner for n in names))
+    only_body = "".join(
+        "".join(lines[a:b]) for names, a, b, h in statements if not h and not any(n in owner for n in names)
+    )
     marker = "from __future__ import annotations\n"
     path.write_text(body.replace(marker, marker + crossing(module, only_body), 1))
 
@@ -341,7 +430,8 @@ def main() -> None:
             staged.append((parked, ROOT / new))
     for parked, new in staged:
         move(parked, new)
-    for folder in {path_of(new).parent for new in MODULES.values()} | {ROOT / PACKAGE / "cli"}:
+    for room in {path_of(new).parent for new in MODULES.values()} | {ROOT / PACKAGE / "cli"}:
+        folder = room
         while folder != ROOT / PACKAGE:
             if not (folder / "__init__.py").exists():
                 (folder / "__init__.py").touch()
@@ -352,7 +442,11 @@ def main() -> None:
             git("rm", "-q", str(stale.relative_to(ROOT)))
     git("add", "-A", PACKAGE, "tests")
     listed = [ROOT / name for name in git("ls-files").splitlines()]
-    texts = [p for p in listed if p.suffix in {".py", ".md", ".toml", ".yaml", ""} and p.is_file() and p != Path(__file__).resolve()]
+    texts = [
+        p
+        for p in listed
+        if p.suffix in {".py", ".md", ".toml", ".yaml", ""} and p.is_file() and p != Path(__file__).resolve()
+    ]
     for path in texts:
         try:
             text = path.read_text()

@@ -24,18 +24,17 @@ from typing import Any, ClassVar, TypeVar
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
-from ring_async.monitoring.observe import observe_loop_lag
-from ring_async.monitoring.trace import Tracer
 from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.observe import observe_loop_lag
+from ring_async.telemetry.trace import Tracer
 from ring_async.transport.base import Delivery, Inbox, Outbox, Transport
-from ring_async.transport.messages import (
+from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.fleet import (
     ActorSpec,
-    Done,
     Heartbeat,
     HeartbeatSeen,
     Member,
     MembersChanged,
-    Message,
     Register,
     Registered,
     RunFailed,

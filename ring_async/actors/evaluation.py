@@ -22,7 +22,7 @@ from ring_async.config.schema import Config
 from ring_async.data.base import PromptSource
 from ring_async.data.registry import make_source
 from ring_async.engines.base import GenerationRequest, RolloutEngine
-from ring_async.engines.embedded import EmbeddedEngine
+from ring_async.engines.embedded.engine import EmbeddedEngine
 from ring_async.engines.tokenizer import decode_response, encode_prompt, load_tokenizer
 from ring_async.errors import ConfigError, VerifierError
 from ring_async.types import FinishReason, PolicyVersion, Prompt, SamplingParams

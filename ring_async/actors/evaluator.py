@@ -26,16 +26,11 @@ from ring_async.core.evaluation_schedule import EvaluationSchedule
 from ring_async.data.base import PromptSource
 from ring_async.engines.base import RolloutEngine
 from ring_async.errors import PeerTimeoutError, WeightsError
-from ring_async.monitoring import metrics
-from ring_async.transport.messages import (
-    Done,
-    Message,
-    Registered,
-    UseWeights,
-    VersionEvaluated,
-    WeightsAnnouncement,
-)
-from ring_async.transport.weights import StagedWeights, WeightReceiver
+from ring_async.telemetry import metrics
+from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.fleet import Registered
+from ring_async.transport.messages.versions import UseWeights, VersionEvaluated, WeightsAnnouncement
+from ring_async.transport.weights.base import StagedWeights, WeightReceiver
 from ring_async.types import PolicyVersion, Prompt
 from ring_async.verifiers.base import Verifier
 from ring_async.verifiers.registry import make_verifier

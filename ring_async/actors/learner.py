@@ -22,27 +22,22 @@ from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
 from ring_async.errors import ActorFailedError, PeerTimeoutError
-from ring_async.monitoring import metrics
-from ring_async.monitoring.observe import observe_step
+from ring_async.telemetry import metrics
+from ring_async.telemetry.observe import observe_step
 from ring_async.training.base import StepReport, TrainEngine
 from ring_async.training.checkpoint import CheckpointStore
 from ring_async.transport.batch_wire import read_batch
-from ring_async.transport.messages import (
+from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.batches import (
     BatchNotReady,
     BatchReady,
-    CheckpointSaved,
-    Done,
-    Message,
-    Pause,
-    Registered,
     RequestBatch,
-    Resume,
-    SaveCheckpoint,
     StepCompleted,
-    TuneKnobs,
-    WeightsPublished,
 )
-from ring_async.transport.weights import WeightSender
+from ring_async.transport.messages.changes import TuneKnobs
+from ring_async.transport.messages.fleet import Pause, Registered, Resume
+from ring_async.transport.messages.versions import CheckpointSaved, SaveCheckpoint, WeightsPublished
+from ring_async.transport.weights.base import WeightSender
 from ring_async.types import PackedBatch, PolicyVersion
 
 log = logging.getLogger(__name__)

@@ -19,28 +19,25 @@ from typing import Any, ClassVar
 import msgspec
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel, until_stopped
-from ring_async.actors.batch_planner import shard_of
+from ring_async.actors.replay.planner import shard_of
 from ring_async.actors.verifier_files import bring_files
-from ring_async.actors.verifier_rack import Service, VerifierRack
+from ring_async.actors.verifiers_in_force import Service, VerifierRack
 from ring_async.clock import monotonic_s
 from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import PeerTimeoutError, RefusedError, VerifierError
-from ring_async.monitoring import metrics
+from ring_async.telemetry import metrics
 from ring_async.transport.base import Delivery
-from ring_async.transport.messages import (
+from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.changes import (
     CommitVerifier,
-    Done,
     DropPrepared,
-    GroupGenerated,
-    GroupScored,
-    GroupsFailed,
-    Message,
     PrepareVerifier,
-    Registered,
     ReportShadow,
     UseSources,
     VerifierFailing,
 )
+from ring_async.transport.messages.fleet import Registered
+from ring_async.transport.messages.work import GroupGenerated, GroupScored, GroupsFailed
 from ring_async.types import Group, GroupHeader, Verdict, VerifierStamp
 from ring_async.verifiers.base import Response
 from ring_async.verifiers.quarantine import Quarantine

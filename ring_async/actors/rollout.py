@@ -22,25 +22,20 @@ from ring_async.clock import monotonic_s
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, WeightsError
-from ring_async.monitoring import metrics
-from ring_async.monitoring.observe import EngineMeter
-from ring_async.transport.messages import (
-    Done,
+from ring_async.telemetry import metrics
+from ring_async.telemetry.observe import EngineMeter
+from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.fleet import Pause, Registered, Resume
+from ring_async.transport.messages.versions import UseWeights, WeightsAdopted, WeightsAnnouncement
+from ring_async.transport.messages.work import (
     GroupGenerated,
     GroupsFailed,
     GroupsReserved,
     LeasesRenewed,
-    Message,
-    Pause,
-    Registered,
     RenewLeases,
     ReserveGroups,
-    Resume,
-    UseWeights,
-    WeightsAdopted,
-    WeightsAnnouncement,
 )
-from ring_async.transport.weights import StagedWeights, WeightReceiver
+from ring_async.transport.weights.base import StagedWeights, WeightReceiver
 from ring_async.types import Generation, Group, GroupHeader, Int32, Reservation, Trajectory, TrajectoryHeader
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ring_async.errors import ConfigError, RefusedError
 from ring_async.transport.base import Outbox
-from ring_async.transport.messages import ReadVerifierFile, VerifierFile
+from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFile
 from ring_async.verifiers.kept_files import digest_of, uses_in, write_kept
 
 FETCH_TIMEOUT_S = 30.0

@@ -25,8 +25,8 @@ from ring_async.config.schema import ControlSection
 from ring_async.control.changes_api import Changes, changes_router
 from ring_async.control.guard import Guard, Refusal
 from ring_async.errors import ConfigError, RingAsyncError
-from ring_async.monitoring.discovery import scrape_targets
-from ring_async.transport.messages import Member
+from ring_async.telemetry.discovery import scrape_targets
+from ring_async.transport.messages.fleet import Member
 
 
 class Operations(Protocol):

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ring_async.clock import monotonic_s
-from ring_async.monitoring import metrics
+from ring_async.telemetry import metrics
 
 log = logging.getLogger(__name__)
 

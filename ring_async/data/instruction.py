@@ -1,7 +1,7 @@
 """Prompts with verifiable instructions: endless, numbered, one to three of IFEval's 25 kinds each.
 
 Owns: combining a request with instructions that do not contradict each other. Does not own: the kinds
-(`verifiers.instruction_kinds`), or scoring.
+(`verifiers.rules.instruction_kinds`), or scoring.
 
 Held-out prompts ask about topics that training prompts never mention, so the splits are disjoint by construction. Given
 topics belong to a split by a hash of their text.
@@ -16,7 +16,7 @@ from hashlib import blake2b
 from ring_async.data.split import is_held_out
 from ring_async.errors import ConfigError
 from ring_async.types import Prompt
-from ring_async.verifiers.instruction_kinds import KINDS, Kind
+from ring_async.verifiers.rules.instruction_kinds import KINDS, Kind
 
 _REQUESTS = (
     "Write a short note about {topic}.",

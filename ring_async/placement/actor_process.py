@@ -26,10 +26,10 @@ from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
 from ring_async.errors import ActorFailedError, ConfigError, RingAsyncError
 from ring_async.models import resolve_model_path
-from ring_async.monitoring.trace import Tracer
 from ring_async.storage.run_dir import RunDir, write_json
+from ring_async.telemetry.trace import Tracer
 from ring_async.transport.curve import CurveKeys
-from ring_async.transport.messages import ActorSpec
+from ring_async.transport.messages.fleet import ActorSpec
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def live_actor(launch: ActorLaunch) -> None:
 
 async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
     from ring_async.actors.base import ActorContext
-    from ring_async.monitoring.exporter import Exporter
+    from ring_async.telemetry.exporter import Exporter
     from ring_async.transport.channel import ZmqTransport
 
     spec = launch.spec
@@ -99,7 +99,7 @@ async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
 
 
 async def _live_controller(context: Any, launch: ActorLaunch) -> None:
-    from ring_async.actors.controller import Controller
+    from ring_async.actors.controller.controller import Controller
     from ring_async.control.api import make_app, serve
     from ring_async.control.tls import read_certificate
     from ring_async.data.registry import make_source
@@ -135,7 +135,7 @@ def make_actor(context: Any, socket_dir: Path, keys: Any) -> Any:
     match context.spec.role:
         case "rollout":
             from ring_async.actors.rollout import Rollout
-            from ring_async.transport.weights import make_weight_receiver
+            from ring_async.transport.weights.make import make_weight_receiver
 
             engine = _make_rollout_engine(config, actor_id, context.tracer)
             return Rollout(context, engine, make_weight_receiver(config, **channel), make_tokenizer)
@@ -144,18 +144,18 @@ def make_actor(context: Any, socket_dir: Path, keys: Any) -> Any:
 
             return Reward(context, make_tokenizer)
         case "replay":
-            from ring_async.actors.replay import Replay
+            from ring_async.actors.replay.replay import Replay
 
             return Replay(context)
         case "learner":
             from ring_async.actors.learner import Learner
-            from ring_async.transport.weights import make_weight_sender
+            from ring_async.transport.weights.make import make_weight_sender
 
             return Learner(context, lambda: _make_train_engine(config), make_weight_sender(config, **channel))
         case "evaluator":
             from ring_async.actors.evaluator import Evaluator
             from ring_async.data.registry import make_source
-            from ring_async.transport.weights import make_weight_receiver
+            from ring_async.transport.weights.make import make_weight_receiver
 
             # Its engine draws no `generate` spans: those are rollouts', and prove that training is asynchronous.
             engine = _make_rollout_engine(config, actor_id, Tracer(None, actor_id))
@@ -178,7 +178,7 @@ def parts_of(actor: Any) -> dict[str, Any]:
 
 def _make_rollout_engine(config: Config, actor_id: str, tracer: Tracer) -> Any:
     if config.rollout.engine == "embedded":
-        from ring_async.engines.embedded import EmbeddedEngine
+        from ring_async.engines.embedded.engine import EmbeddedEngine
 
         return EmbeddedEngine(
             actor_id,
@@ -194,7 +194,7 @@ def _make_rollout_engine(config: Config, actor_id: str, tracer: Tracer) -> Any:
 
 def _make_train_engine(config: Config) -> Any:
     if config.learner.engine == "hf":
-        from ring_async.training.hf import HfTrainEngine
+        from ring_async.training.hf.engine import HfTrainEngine
 
         return HfTrainEngine(config, resolve_model_path(config.model.path))
     raise ConfigError(f"learner.engine: {config.learner.engine} is not part of this release; use hf")

@@ -18,7 +18,7 @@ from typing import Any
 from ring_async.config.schema import Config
 from ring_async.errors import ConfigError
 from ring_async.placement.actor_process import ActorLaunch, live_actor
-from ring_async.transport.messages import ActorSpec
+from ring_async.transport.messages.fleet import ActorSpec
 
 OBJECT_STORE_BYTES = 80 << 20
 """Of a cluster of the run's own: nothing of ours lies there."""

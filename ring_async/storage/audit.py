@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ring_async.core.ledger import END_STATES, AnyRecord, Ledger, LedgerError, StatesMoved, split_id
-from ring_async.core.plan_log import PlanLog, Violation
-from ring_async.core.progress import GroupProgress, GroupRecord, num_loss_tokens
+from ring_async.core.replay.plan_log import PlanLog, Violation
+from ring_async.core.replay.progress import GroupProgress, GroupRecord, num_loss_tokens
+from ring_async.core.work.ledger import END_STATES, AnyRecord, Ledger, LedgerError, StatesMoved, split_id
 from ring_async.errors import StorageError
 from ring_async.storage.journal import journal_files, read_file
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoreReader

@@ -1,7 +1,7 @@
 """The controller's durable journal: every record of the ledger, appended and synced.
 
 Owns: the files `00000001.log …` of one folder, their format, rotation, and recovery. Does not own what records mean
-(`core.ledger`).
+(`core.work.ledger`).
 Invariants: `append` returns after the records are on disk; a file is read up to its first torn record; every file but
 the first begins with a snapshot of the whole ledger, so the newest file alone rebuilds it.
 
@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 import xxhash
 
-from ring_async.core.ledger import AnyRecord, Ledger, LedgerError
+from ring_async.core.work.ledger import AnyRecord, Ledger, LedgerError
 from ring_async.errors import StorageError
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Replay's durable store: groups, how far each came, batch plans, and what the controller has not heard yet.
 
-Owns: one LMDB environment, its tables and value format. Does not own any decision (`core.buffer`).
+Owns: one LMDB environment, its tables and value format. Does not own any decision (`core.replay.buffer`).
 Invariants: one `commit` is one synced transaction, all of it or nothing; a group is read only if its checksum holds;
 readers see a group's arrays without a copy, inside `read()` only, because an open read transaction keeps pages alive.
 
@@ -28,8 +28,8 @@ import msgspec
 import numpy as np
 import xxhash
 
-from ring_async.core.plan_log import PlanEntry
-from ring_async.core.progress import GroupProgress, GroupRecord
+from ring_async.core.replay.plan_log import PlanEntry
+from ring_async.core.replay.progress import GroupProgress, GroupRecord
 from ring_async.errors import StorageError
 from ring_async.types import Buffer, Group, GroupHeader, TrajectoryState
 

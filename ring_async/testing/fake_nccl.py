@@ -1,6 +1,6 @@
 """A device and communicators without a GPU: host memory, and UNIX sockets between processes.
 
-The same interface as `transport.weights_device.CudaDevice` and `cupy.cuda.nccl.NcclCommunicator`, and the same manners:
+The interface of `transport.weights.nccl.device.CudaDevice` and `cupy.cuda.nccl.NcclCommunicator`, and their manners:
 building a communicator blocks until all ranks came, and a broadcast hangs for ever on a peer that died, until somebody
 aborts. Lanes do their work at once.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ring_async.core.fold64 import fold64
-from ring_async.transport.weights_device import NCCL_UINT8, Communicator, Lane, Mark, Pace, Part
+from ring_async.transport.weights.nccl.device import NCCL_UINT8, Communicator, Lane, Mark, Pace, Part
 from ring_async.types import UInt8
 
 UNIQUE_ID_BYTES = 128

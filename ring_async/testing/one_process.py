@@ -18,24 +18,29 @@ from pathlib import Path
 from typing import Any
 
 from ring_async.actors.base import Actor, ActorContext
-from ring_async.actors.controller import Controller
+from ring_async.actors.controller.controller import Controller
 from ring_async.actors.evaluator import Evaluator
 from ring_async.actors.learner import Learner
-from ring_async.actors.replay import Replay
+from ring_async.actors.replay.replay import Replay
 from ring_async.actors.reward import Reward
 from ring_async.actors.rollout import Rollout
 from ring_async.config.schema import Config
 from ring_async.data.base import PromptSource
 from ring_async.data.registry import make_source
-from ring_async.monitoring.trace import Tracer
 from ring_async.placement.actor_process import make_actor
 from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.trace import Tracer
 from ring_async.testing.builders import make_prompt
 from ring_async.testing.scripted_engine import Script, ScriptedEngine, seeded_script
 from ring_async.testing.scripted_training import NamedWeights, ScriptedTrainEngine
 from ring_async.training.base import StepReport
 from ring_async.transport.memory import MemoryHub, MemoryTransport
-from ring_async.transport.messages import ActorExit, ActorSpec, FleetWanted, ReportFleet
+from ring_async.transport.messages.fleet import (
+    ActorExit,
+    ActorSpec,
+    FleetWanted,
+    ReportFleet,
+)
 from ring_async.types import PackedBatch, Prompt
 from ring_async.verifiers.kept_files import keep_configured
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from ring_async.errors import DivergedError
 from ring_async.training.base import StepReport
-from ring_async.transport.messages import WeightsAnnouncement
-from ring_async.transport.weights import StagedWeights, StageReport
+from ring_async.transport.messages.versions import WeightsAnnouncement
+from ring_async.transport.weights.base import StagedWeights, StageReport
 from ring_async.types import Float32, PackedBatch, PolicyVersion
 
 

@@ -20,11 +20,11 @@ import torch
 
 from ring_async.errors import WeightsError
 from ring_async.testing.fake_nccl import HostDevice
-from ring_async.transport.messages import WeightsAnnouncement
-from ring_async.transport.weights import StagedWeights
-from ring_async.transport.weights_device import NCCL_UINT8, CudaDevice, WeightDevice
-from ring_async.transport.weights_nccl_receiver import NcclWeightReceiver
-from ring_async.transport.weights_round import RoundTimes
+from ring_async.transport.messages.versions import WeightsAnnouncement
+from ring_async.transport.weights.base import StagedWeights
+from ring_async.transport.weights.nccl.device import NCCL_UINT8, CudaDevice, WeightDevice
+from ring_async.transport.weights.nccl.receiver import NcclWeightReceiver
+from ring_async.transport.weights.nccl.round import RoundTimes
 
 _CALL_S = 300.0
 _NUM_MATRICES = 16

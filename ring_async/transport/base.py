@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from ring_async.transport.messages import Message
+from ring_async.transport.messages.base import Message
 from ring_async.types import Buffer
 
 

@@ -19,7 +19,8 @@ from msgspec import Meta
 
 from ring_async.config.schema import TransportSection
 from ring_async.errors import CodecError
-from ring_async.transport.messages import SCHEMA_VERSION, Message, all_message_types
+from ring_async.transport.messages.base import SCHEMA_VERSION, Message
+from ring_async.transport.messages.catalogue import all_message_types
 from ring_async.types import Buffer
 
 MAX_NESTING = 32

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from ring_async.monitoring import metrics
+from ring_async.telemetry import metrics
 from ring_async.transport.inbox import SessionInbox
 from ring_async.transport.outbox import SessionOutbox
 

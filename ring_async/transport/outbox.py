@@ -27,7 +27,7 @@ from ring_async.transport.base import Answer
 from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
 from ring_async.transport.credit import Credit
 from ring_async.transport.link import Link
-from ring_async.transport.messages import SCHEMA_VERSION, Message
+from ring_async.transport.messages.base import SCHEMA_VERSION, Message
 from ring_async.transport.rejections import Rejections
 from ring_async.types import Buffer
 

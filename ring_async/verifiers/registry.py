@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+import ring_async.sandbox
 from ring_async.config.schema import VerifierSection
 from ring_async.errors import ConfigError
 from ring_async.verifiers.base import Verifier
@@ -29,17 +30,17 @@ from ring_async.verifiers.base import Verifier
 ENTRY_POINT_GROUP = "ring_async.verifiers"
 
 REGISTERED: Mapping[str, str] = {
-    "all_of": "ring_async.verifiers.composite:AllOf",
-    "code": "ring_async.verifiers.code:CodeVerifier",
-    "gate": "ring_async.verifiers.composite:Gate",
-    "instruction": "ring_async.verifiers.instruction:InstructionVerifier",
-    "judge": "ring_async.verifiers.judge:JudgeVerifier",
-    "length_corrected": "ring_async.verifiers.length_bias:LengthCorrected",
-    "math": "ring_async.verifiers.math:MathVerifier",
-    "reasoning_gym": "ring_async.verifiers.logic:LogicVerifier",
-    "reward_model": "ring_async.verifiers.reward_model:RewardModelVerifier",
-    "stem": "ring_async.verifiers.stem:StemVerifier",
-    "weighted_sum": "ring_async.verifiers.composite:WeightedSum",
+    "all_of": "ring_async.verifiers.combine.composite:AllOf",
+    "code": "ring_async.verifiers.rules.code:CodeVerifier",
+    "gate": "ring_async.verifiers.combine.composite:Gate",
+    "instruction": "ring_async.verifiers.rules.instruction:InstructionVerifier",
+    "judge": "ring_async.verifiers.models.judge:JudgeVerifier",
+    "length_corrected": "ring_async.verifiers.combine.length_bias:LengthCorrected",
+    "math": "ring_async.verifiers.rules.math:MathVerifier",
+    "reasoning_gym": "ring_async.verifiers.rules.logic:LogicVerifier",
+    "reward_model": "ring_async.verifiers.models.reward_model:RewardModelVerifier",
+    "stem": "ring_async.verifiers.rules.stem:StemVerifier",
+    "weighted_sum": "ring_async.verifiers.combine.composite:WeightedSum",
 }
 
 
@@ -66,7 +67,7 @@ def make_verifier(name: str, section: VerifierSection, *, num_workers: int = 1) 
         return verifier
     if isolation not in ("process", "guarded"):
         raise ConfigError(f"verifiers.{name}.use: isolation {isolation!r} is none of thread, process, guarded")
-    from ring_async.verifiers.isolated import IsolatedVerifier
+    from ring_async.verifiers.isolation.isolated import IsolatedVerifier
 
     return IsolatedVerifier(verifier, section, isolation, num_workers=num_workers)
 
@@ -164,14 +165,15 @@ def _load_file(where: str, path: Path) -> ModuleType:
 def _version(verifier_class: Any, content: bytes, section: VerifierSection) -> str:
     """12 hexadecimal digits over the defining file, the settings, and the packages it leans on.
 
-    A built-in verifier also leans on its neighbours here, so all of this folder counts for it.
+    A built-in verifier also leans on its neighbours here and on the sandbox, so all of both rooms count for it.
     """
     digest = hashlib.sha256(content)
     digest.update(verifier_class.__qualname__.encode())
     digest.update(json.dumps(section.options, sort_keys=True, default=str).encode())
     if verifier_class.__module__.startswith("ring_async."):
-        for path in sorted(Path(__file__).parent.glob("*.py")):
-            digest.update(path.read_bytes())
+        for room in (Path(__file__).parent, Path(ring_async.sandbox.__file__).parent):
+            for path in sorted(room.rglob("*.py")):
+                digest.update(path.read_bytes())
     for distribution in getattr(verifier_class, "distributions", ()):
         try:
             digest.update(f"{distribution}={importlib.metadata.version(distribution)}".encode())

@@ -16,8 +16,8 @@ from ring_async.config.schema import TransportSection
 from ring_async.core.fold64 import fold64
 from ring_async.testing.weight_peer import WeightPeer, digest
 from ring_async.transport.curve import make_socket_dir
-from ring_async.transport.weights_device import CudaDevice, Part, unsigned, wait
-from ring_async.transport.weights_nccl import NcclWeightSender
+from ring_async.transport.weights.nccl.device import CudaDevice, Part, unsigned, wait
+from ring_async.transport.weights.nccl.sender import NcclWeightSender
 from ring_async.types import PolicyVersion
 
 pytestmark = [

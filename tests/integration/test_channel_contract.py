@@ -10,7 +10,11 @@ import pytest
 
 from channel_planes import PLANES, Plane, run_on
 from ring_async.errors import CodecError, PeerTimeoutError, RefusedError, TransportError
-from ring_async.transport.messages import BatchNotReady, Done, GroupsFailed, Message, Pause, RequestBatch, TuneKnobs
+from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.batches import BatchNotReady, RequestBatch
+from ring_async.transport.messages.changes import TuneKnobs
+from ring_async.transport.messages.fleet import Pause
+from ring_async.transport.messages.work import GroupsFailed
 from ring_async.types import PolicyVersion
 
 ON_EVERY_PLANE = pytest.mark.parametrize("plane_kind", PLANES)

@@ -28,7 +28,7 @@ def test_fifty_thousand_mutated_frames_harm_nothing(seed: int) -> None:
 
 def _load_fuzzer():  # type: ignore[no-untyped-def]
     """`tests` is no package: the fuzzer is loaded from where it lies."""
-    path = Path(__file__).parents[1] / "fuzz_transport.py"
+    path = Path(__file__).parents[1] / "support" / "fuzz_transport.py"
     spec = importlib.util.spec_from_file_location("fuzz_transport", path)
     assert spec is not None
     assert spec.loader is not None

@@ -13,7 +13,8 @@ from ring_async.config.schema import TransportSection
 from ring_async.errors import TransportError
 from ring_async.transport.codec import Codec, Hello, Welcome
 from ring_async.transport.memory import MemoryFrame
-from ring_async.transport.messages import SCHEMA_VERSION, Done, Pause
+from ring_async.transport.messages.base import SCHEMA_VERSION, Done
+from ring_async.transport.messages.fleet import Pause
 
 LIMITS = {"max_frames": 4, "max_frame_bytes": 20_000, "max_header_bytes": 16_384}
 CODEC = Codec(TransportSection(**LIMITS))

@@ -16,7 +16,7 @@ import zmq
 
 from channel_planes import PLANES, Plane, ZmqPlane, open_plane, run_on
 from ring_async.transport.channel import DealerLink
-from ring_async.transport.messages import Done
+from ring_async.transport.messages.base import Done
 
 RECEIVER = """
 import asyncio, sys

@@ -16,7 +16,7 @@ from channel_planes import ZmqPlane, open_plane
 from ring_async.config.schema import TransportSection
 from ring_async.transport.codec import Codec, Hello
 from ring_async.transport.curve import CurveKeys
-from ring_async.transport.messages import SCHEMA_VERSION, Done
+from ring_async.transport.messages.base import SCHEMA_VERSION, Done
 
 TRIES = 20
 

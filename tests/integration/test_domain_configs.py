@@ -27,8 +27,8 @@ from ring_async.storage.audit import audit
 from ring_async.testing.one_process import ConfiguredFleet
 from ring_async.transport.curve import make_socket_dir
 from ring_async.types import Prompt, Verdict
-from ring_async.verifiers.answers import last_number, tagged_answer
 from ring_async.verifiers.base import Response
+from ring_async.verifiers.rules.answers import last_number, tagged_answer
 
 NUM_VERSIONS = 3
 TOKEN_BUDGET = 512
@@ -95,7 +95,7 @@ DOMAINS: dict[str, tuple[Callable[..., float | None], set[str]]] = {
 def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The reward model of configs/reward_model.yaml, trained by the command that the file names, for one epoch."""
     folder = tmp_path_factory.mktemp("reward_model") / "trained"
-    command = [sys.executable, "-m", "ring_async.verifiers.bradley_terry", "configs/data/preferences.jsonl"]
+    command = [sys.executable, "-m", "ring_async.verifiers.models.bradley_terry", "configs/data/preferences.jsonl"]
     done = subprocess.run(
         [*command, "--epochs", "1", "--out", str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
     )

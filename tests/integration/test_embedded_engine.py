@@ -11,13 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ring_async.engines.base import GenerationAborted, GenerationRequest
-from ring_async.engines.embedded import EmbeddedEngine
+from ring_async.engines.embedded.engine import EmbeddedEngine
 from ring_async.engines.tokenizer import encode_prompt, load_tokenizer
 from ring_async.errors import ActorFailedError, ConfigError, WeightsError
 from ring_async.models import resolve_model_path
 from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences
-from ring_async.training.hf import HfTrainEngine
+from ring_async.training.hf.engine import HfTrainEngine
 from ring_async.types import Generation, PolicyVersion, SamplingParams, Segment
 
 TINY = resolve_model_path("builtin:tiny")

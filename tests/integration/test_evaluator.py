@@ -11,13 +11,13 @@ import pytest
 
 from one_process_run import EVEN_TOTAL, events, lines, run
 from ring_async.errors import WeightsError
-from ring_async.monitoring import metrics
-from ring_async.monitoring.report import summary
+from ring_async.monitoring.report.summary import summary
 from ring_async.storage.audit import audit
+from ring_async.telemetry import metrics
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
-from ring_async.transport.messages import WeightsAnnouncement
-from ring_async.transport.weights import StagedWeights
+from ring_async.transport.messages.versions import WeightsAnnouncement
+from ring_async.transport.weights.base import StagedWeights
 
 NUM_VERSIONS = 12
 SAMPLES = 3

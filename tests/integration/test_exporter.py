@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from ring_async.monitoring.exporter import Exporter
+from ring_async.telemetry.exporter import Exporter
 
 
 def read(endpoint: str) -> str:

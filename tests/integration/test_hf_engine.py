@@ -12,7 +12,7 @@ from ring_async.algorithms.logprobs import score_tokens
 from ring_async.errors import ConfigError, DivergedError, StorageError
 from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences, write_tiny_llama
-from ring_async.training.hf import HfTrainEngine
+from ring_async.training.hf.engine import HfTrainEngine
 
 VOCABULARY = 13
 RULES = ["decoupled", "tis", "icepop", "kpop", "m2po", "cispo", "gspo", "ppo", "none"]

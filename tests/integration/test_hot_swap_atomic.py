@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from one_process_run import SALTED, Salted, events, lines, run, until_version
-from ring_async.actors.live_changes import LiveChanges
-from ring_async.actors.swap_desk import Swap
+from ring_async.actors.controller.changes import LiveChanges
+from ring_async.actors.controller.verifier_swap import Swap
 from ring_async.errors import RingAsyncError
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore

@@ -8,13 +8,14 @@ import numpy as np
 
 from ring_async.config.schema import TransportSection
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer_rules import BufferRules
+from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.testing.builders import make_group
 from ring_async.transport.batch_wire import batch_buffers, read_batch
 from ring_async.transport.codec import Codec
-from ring_async.transport.messages import BatchReady, TrajectoriesMoved
+from ring_async.transport.messages.batches import BatchReady
+from ring_async.transport.messages.work import TrajectoriesMoved
 from ring_async.types import PackedBatch, PolicyVersion
 
 NUM_GROUPS, GROUP_SIZE = 1_250, 16

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from live_fleet import LiveFleet, cli, fleet
-from ring_async.monitoring.trace import busy_overlap
 from ring_async.storage.audit import audit
+from ring_async.telemetry.trace import busy_overlap
 
 pytestmark = pytest.mark.slow
 

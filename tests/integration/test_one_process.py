@@ -9,30 +9,23 @@ from typing import Any
 
 from one_process_run import EVEN_TOTAL, EvenTotal, lines, run, until_version
 from ring_async.actors.base import ActorContext
-from ring_async.actors.batch_planner import shard_of
-from ring_async.actors.controller import Controller
+from ring_async.actors.controller.controller import Controller
+from ring_async.actors.replay.planner import shard_of
 from ring_async.errors import WeightsError
-from ring_async.monitoring.trace import Tracer
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.trace import Tracer
 from ring_async.testing.builders import make_config, make_prompt
 from ring_async.testing.one_process import CountingSource, OneProcessFleet
 from ring_async.testing.scripted_training import ScriptedTrainEngine
 from ring_async.testing.scripted_verifier import ScriptedVerifier
 from ring_async.testing.virtual_clock import run_virtual
 from ring_async.transport.memory import MemoryHub, MemoryTransport
-from ring_async.transport.messages import (
-    ActorSpec,
-    CheckpointCovered,
-    CheckpointSaved,
-    Done,
-    Member,
-    Message,
-    Register,
-    WeightsAnnouncement,
-)
-from ring_async.transport.weights import StagedWeights
+from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.fleet import ActorSpec, Member, Register
+from ring_async.transport.messages.versions import CheckpointCovered, CheckpointSaved, WeightsAnnouncement
+from ring_async.transport.weights.base import StagedWeights
 from ring_async.types import PolicyVersion
 from ring_async.verifiers.base import GoldenCase, Response
 

@@ -16,7 +16,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer_rules import BufferRules
+from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.errors import StorageError
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ring_async.monitoring.curves import draw_png
-from ring_async.monitoring.report import write_report
+from ring_async.monitoring.report.curves import draw_png
+from ring_async.monitoring.report.report import write_report
 from ring_async.testing.builders import make_config, make_metrics_row
 
 

@@ -22,7 +22,7 @@ from ring_async.storage.audit import audit
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_engine import seeded_script
-from ring_async.training.hf import HfTrainEngine
+from ring_async.training.hf.engine import HfTrainEngine
 
 NUM_VERSIONS = 10
 STOP_AT = 4

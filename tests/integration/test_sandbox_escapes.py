@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from ring_async.verifiers.sandbox import Call, Program, RefusedProgramError, SandboxLimits, SandboxPool
+from ring_async.sandbox.pool import Call, Program, RefusedProgramError, SandboxLimits, SandboxPool
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed"),

@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from test_live_changes import make_fleet
 
 from live_fleet import cli, fleet
 from one_process_run import events, run, until_version
 from ring_async.errors import ConfigError
 from ring_async.storage.audit import audit
 from ring_async.testing.one_process import OneProcessFleet
-from test_live_changes import make_fleet
 
 
 def test_the_fleet_grows_and_shrinks_without_losing_anything(tmp_path: Path):

@@ -8,11 +8,11 @@ import pytest
 
 from ring_async.config.schema import VerifierSection
 from ring_async.errors import ConfigError, SandboxUnavailableError, VerifierError
+from ring_async.sandbox.pool import SandboxPool
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
 from ring_async.verifiers.golden import check_golden_cases
 from ring_async.verifiers.registry import make_verifier
-from ring_async.verifiers.sandbox import SandboxPool
 from ring_async.verifiers.scoring import score_group
 
 SUM = {

@@ -11,7 +11,7 @@ import pytest
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
-from ring_async.verifiers.judge import JudgeVerifier
+from ring_async.verifiers.models.judge import JudgeVerifier
 from ring_async.verifiers.scoring import score_group
 
 PROMPT = Prompt("p", "s", "Why is the sky blue?", {"reference": "Rayleigh scattering"})
@@ -76,7 +76,7 @@ def stub():
 
 @pytest.fixture
 def judge(stub, monkeypatch):
-    monkeypatch.setattr("ring_async.verifiers.judge._FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("ring_async.verifiers.models.judge._FIRST_DELAY_S", 0.01)
     made = []
 
     def build(**options):

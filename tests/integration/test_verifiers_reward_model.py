@@ -13,10 +13,10 @@ from ring_async.config.schema import VerifierSection
 from ring_async.errors import ConfigError, DivergedError
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
-from ring_async.verifiers.bradley_terry import PreferencePair, train_reward_model
-from ring_async.verifiers.length_bias import LengthBias
+from ring_async.verifiers.combine.length_bias import LengthBias
+from ring_async.verifiers.models.bradley_terry import PreferencePair, train_reward_model
+from ring_async.verifiers.models.reward_model import conversation_ids
 from ring_async.verifiers.registry import make_verifier
-from ring_async.verifiers.reward_model import conversation_ids
 from ring_async.verifiers.scoring import score_group
 
 GOOD, BAD = ["kind", "clear", "right"], ["rude", "vague", "wrong"]

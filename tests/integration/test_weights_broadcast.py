@@ -18,9 +18,9 @@ from ring_async.errors import WeightsError
 from ring_async.testing.fake_nccl import HostDevice
 from ring_async.testing.weight_peer import WeightPeer, digest
 from ring_async.transport.curve import make_socket_dir
-from ring_async.transport.messages import WeightsAnnouncement
-from ring_async.transport.weights_nccl import NcclWeightSender
-from ring_async.transport.weights_nccl_receiver import NcclWeightReceiver
+from ring_async.transport.messages.versions import WeightsAnnouncement
+from ring_async.transport.weights.nccl.receiver import NcclWeightReceiver
+from ring_async.transport.weights.nccl.sender import NcclWeightSender
 from ring_async.types import PolicyVersion
 
 

@@ -14,8 +14,8 @@ import torch
 from ring_async.errors import WeightsError
 from ring_async.testing.builders import make_config
 from ring_async.transport.curve import make_socket_dir
-from ring_async.transport.weights import make_weight_receiver, make_weight_sender
-from ring_async.transport.weights_shm import ShmWeightReceiver, ShmWeightSender
+from ring_async.transport.weights.make import make_weight_receiver, make_weight_sender
+from ring_async.transport.weights.shm import ShmWeightReceiver, ShmWeightSender
 from ring_async.types import PolicyVersion
 
 context = multiprocessing.get_context("spawn")

@@ -13,10 +13,12 @@ import zmq
 
 from ring_async.config.schema import TransportSection
 from ring_async.errors import WeightsError
-from ring_async.transport import weights_fetch
 from ring_async.transport.curve import CurveKeys, make_socket_dir
-from ring_async.transport.weights_wire import Ask, Open, encode
-from ring_async.transport.weights_zmq import ZmqWeightReceiver, ZmqWeightSender
+from ring_async.transport.weights.wire import encode
+from ring_async.transport.weights.zmq import fetch as weights_fetch
+from ring_async.transport.weights.zmq.receiver import ZmqWeightReceiver
+from ring_async.transport.weights.zmq.sender import ZmqWeightSender
+from ring_async.transport.weights.zmq.wire import Ask, Open
 from ring_async.types import PolicyVersion
 
 NUM_VALUES = 3_000_000

@@ -3,7 +3,7 @@ from pathlib import Path
 from one_process_run import EVEN_TOTAL, lines, run, until_version, events
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
-from ring_async.transport.messages import ActorSpec, ActorExit
+from ring_async.transport.messages.fleet import ActorSpec, ActorExit
 from ring_async.storage.audit import audit
 
 class Restartable(OneProcessFleet):
@@ -33,7 +33,7 @@ class Restartable(Restartable):  # noqa: F811 - asks as the launcher does: 5 s a
         self._start(ActorSpec("controller-0", "controller", 0))
         self._controller_endpoint = self.controller.endpoint
         transport = self._transport("launcher")
-        from ring_async.transport.messages import ReportFleet, FleetWanted
+        from ring_async.transport.messages.fleet import ReportFleet, FleetWanted
         link = transport.connect(self._controller_endpoint, peer="controller-0")
         try:
             while True:

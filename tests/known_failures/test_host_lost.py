@@ -2,7 +2,7 @@
 from restartable_fleet import *
 import pytest
 from ring_async.testing.virtual_clock import VirtualTimeLimitError
-from ring_async.transport.messages import ActorWaiting, ActorExit
+from ring_async.transport.messages.fleet import ActorWaiting, ActorExit
 logging.getLogger().setLevel(logging.CRITICAL)
 class Hosts(Restartable):
     def waiting(self):

@@ -2,7 +2,7 @@
 from restartable_fleet import *
 from ring_async.transport.memory import MemoryTransport
 logging.getLogger().setLevel(logging.CRITICAL)
-from ring_async.transport.messages import ReportFleet
+from ring_async.transport.messages.fleet import ReportFleet
 class Tcp(Restartable):
     """As over tcp: the endpoint of each controller is its own."""
     def _transport(self, actor_id):

@@ -10,7 +10,7 @@ import pytest
 
 from ring_async.actors.verifier_files import bring_files, read_kept
 from ring_async.errors import ConfigError, RefusedError
-from ring_async.transport.messages import VerifierFile
+from ring_async.transport.messages.changes import VerifierFile
 from ring_async.verifiers.kept_files import keep_file
 
 

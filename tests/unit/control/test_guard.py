@@ -15,7 +15,7 @@ from ring_async.config.schema import ControlSection
 from ring_async.control.api import make_app
 from ring_async.control.guard import AUDIT_EVERY_S, BODY_TIMEOUT_S, MAX_CALLERS, Guard, RateLimit, Refusal
 from ring_async.errors import ConfigError, RunError
-from ring_async.monitoring import metrics
+from ring_async.telemetry import metrics
 from ring_async.testing.virtual_clock import run_virtual
 
 OWNER = {"authorization": f"Bearer {TOKEN}"}

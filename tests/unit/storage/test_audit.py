@@ -5,9 +5,9 @@ import msgspec
 import pytest
 
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.buffer_rules import BufferRules
-from ring_async.core.ledger import GroupReserved, StatesMoved
-from ring_async.core.plan_log import PlanEntry
+from ring_async.core.replay.buffer_rules import BufferRules
+from ring_async.core.replay.plan_log import PlanEntry
+from ring_async.core.work.ledger import GroupReserved, StatesMoved
 from ring_async.storage.audit import audit
 from ring_async.storage.journal import Journal
 from ring_async.storage.replay_shard import ReplayShard

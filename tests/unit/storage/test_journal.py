@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ring_async.core.ledger import GroupReissued, GroupReserved, GroupReturned, LedgerError, Noted, StatesMoved
+from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, LedgerError, Noted, StatesMoved
 from ring_async.errors import StorageError
 from ring_async.storage.journal import Journal, journal_files, read_file
 from ring_async.testing.builders import make_reservation

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ring_async.core.progress import Progress, make_record
+from ring_async.core.replay.progress import Progress, make_record
 from ring_async.errors import StorageError
 from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
 from ring_async.testing.builders import make_group

@@ -10,7 +10,8 @@ from ring_async.errors import PeerTimeoutError
 from ring_async.testing.faulty_channel import Faults, FaultyHub
 from ring_async.testing.virtual_clock import run_virtual
 from ring_async.transport.memory import MemoryTransport
-from ring_async.transport.messages import Done, Pause
+from ring_async.transport.messages.base import Done
+from ring_async.transport.messages.fleet import Pause
 
 BAD = Faults(drop=0.3, duplicate=0.3, reorder=0.3, delay_s=(0.0, 0.05))
 

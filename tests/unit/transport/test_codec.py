@@ -15,17 +15,11 @@ from ring_async.errors import CodecError
 from ring_async.testing.builders import make_group
 from ring_async.transport.codec import MAX_NESTING, Carry, Codec, Envelope, Heard, Hello, Settled, Welcome
 from ring_async.transport.memory import MemoryFrame
-from ring_async.transport.messages import (
-    SCHEMA_VERSION,
-    Done,
-    GroupGenerated,
-    GroupsReserved,
-    Message,
-    StepCompleted,
-    TuneKnobs,
-    UseWeights,
-    WeightsAnnouncement,
-)
+from ring_async.transport.messages.base import SCHEMA_VERSION, Done, Message
+from ring_async.transport.messages.batches import StepCompleted
+from ring_async.transport.messages.changes import TuneKnobs
+from ring_async.transport.messages.versions import UseWeights, WeightsAnnouncement
+from ring_async.transport.messages.work import GroupGenerated, GroupsReserved
 from ring_async.types import PolicyVersion
 
 LIMITS = TransportSection(max_frames=4, max_frame_bytes=1000, max_header_bytes=8192)

@@ -15,8 +15,9 @@ from ring_async.transport import inbox as inbox_module
 from ring_async.transport.codec import Answered, Carry, Codec, Envelope, Heard, Hello, Settled, Unknown, Welcome
 from ring_async.transport.inbox import SessionInbox
 from ring_async.transport.memory import MemoryFrame
-from ring_async.transport.messages import SCHEMA_VERSION, Done, GroupsFailed, Message
-from ring_async.transport.messages import Pause as Question
+from ring_async.transport.messages.base import SCHEMA_VERSION, Done, Message
+from ring_async.transport.messages.fleet import Pause as Question
+from ring_async.transport.messages.work import GroupsFailed
 
 CODEC = Codec(TransportSection())
 Told = list[tuple[bytes, Any]]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from ring_async.monitoring.metrics import REGISTRY
+from ring_async.telemetry.metrics import REGISTRY
 from ring_async.testing.virtual_clock import run_virtual
 from ring_async.transport.memory import MemoryHub, MemoryTransport
-from ring_async.transport.messages import Done
+from ring_async.transport.messages.base import Done
 
 
 def value(name: str, **labels: str) -> float:

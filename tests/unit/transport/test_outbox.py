@@ -15,7 +15,8 @@ from ring_async.testing.virtual_clock import run_virtual
 from ring_async.transport import outbox as outbox_module
 from ring_async.transport.codec import Answered, Carry, Codec, Envelope, Hello, Settled, Unknown, Welcome
 from ring_async.transport.memory import MemoryFrame
-from ring_async.transport.messages import SCHEMA_VERSION, Done, Pause
+from ring_async.transport.messages.base import SCHEMA_VERSION, Done
+from ring_async.transport.messages.fleet import Pause
 from ring_async.transport.outbox import SessionOutbox
 
 CODEC = Codec(TransportSection())

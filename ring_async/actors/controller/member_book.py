@@ -1,0 +1,94 @@
+"""Who is registered, and what each said last.
+
+Owns: the members, their newest heartbeats, and the tokens that all rollouts have generated, dead ones included.
+Does not own who should be there (`core.fleet.fleet`) nor the lines to them (`member_links`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ring_async.clock import monotonic_s
+from ring_async.core.fleet.fleet import ActorKey
+from ring_async.telemetry import metrics
+from ring_async.transport.messages.fleet import Heartbeat, Member
+
+ROLES = ("rollout", "reward", "replay", "learner", "evaluator")
+
+
+class MemberBook:
+    """All registered members of one run, by actor id."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self._beats: dict[str, tuple[Heartbeat, float]] = {}
+        self._generated_by_the_dead = 0.0
+
+    def __contains__(self, actor_id: object) -> bool:
+        return actor_id in self.members
+
+    def of(self, *roles: str) -> list[Member]:
+        return [member for member in self.members.values() if member.role in roles]
+
+    def join(self, member: Member) -> bool:
+        """Take a member in; False if it was known just so."""
+        is_new = self.members.get(member.actor_id) != member
+        self.members[member.actor_id] = member
+        return is_new
+
+    def leave(self, actor_id: str) -> None:
+        self.members.pop(actor_id, None)
+        if (last := self._beats.pop(actor_id, None)) is not None:
+            self._generated_by_the_dead += last[0].counters.get("generated_tokens", 0.0)
+
+    def heard(self, beat: Heartbeat) -> None:
+        self._beats[beat.actor_id] = (beat, monotonic_s())
+
+    def generated_tokens(self) -> float:
+        """Response tokens that all rollouts sampled since the run began."""
+        alive = sum(beat.counters.get("generated_tokens", 0.0) for beat, _ in self._beats.values())
+        return self._generated_by_the_dead + alive
+
+    def describe(
+        self, wanted: Iterable[ActorKey], without_place: Mapping[str, tuple[str, float]]
+    ) -> list[dict[str, Any]]:
+        """One entry for each wanted actor: its process, its state, what it waits for.
+
+        Args:
+            wanted: those that should run.
+            without_place: what actors wait for that cannot start yet, and how long each has.
+        """
+        return [
+            {
+                "actor_id": key.actor_id,
+                "role": key.role,
+                "incarnation": key.incarnation,
+                "pid": self.members[key.actor_id].pid if key.actor_id in self.members else None,
+                "host": self.members[key.actor_id].host if key.actor_id in self.members else None,
+                **self._state_of(key.actor_id, *without_place.get(key.actor_id, ("", 0.0))),
+            }
+            for key in wanted
+        ]
+
+    def export(self) -> None:
+        """Set the metrics of membership."""
+        now_s = monotonic_s()
+        for actor_id, (_, heard_s) in self._beats.items():
+            metrics.controller_heartbeat_age.labels(actor=actor_id).set(now_s - heard_s)
+        for role in ROLES:
+            metrics.controller_members.labels(role=role).set(len(self.of(role)))
+
+    def _state_of(self, actor_id: str, whom: str, waited_s: float) -> dict[str, Any]:
+        if actor_id not in self._beats:
+            state = "waiting" if whom else "starting"
+            waits = {"waiting_for": whom, "waited_s": waited_s}
+            return {"state": state, **waits, "heartbeat_age_s": None, "counters": {}}
+        beat, heard_s = self._beats[actor_id]
+        return {
+            "state": beat.state,
+            "waiting_for": beat.waiting_for,
+            "waited_s": beat.waited_s,
+            "heartbeat_age_s": monotonic_s() - heard_s,
+            "counters": beat.counters,
+        }

@@ -1,0 +1,96 @@
+"""The controller's lines to the members: commands with deadlines, and news that always arrive in their newest form.
+
+Owns: one outbox per member's control inbox and the task that keeps the member up to date. News are levels, not edges:
+a member that was busy or away gets the newest list of members and the newest weights, never a queue of old ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from ring_async.errors import PeerTimeoutError, RefusedError
+from ring_async.transport.base import Outbox, Transport
+from ring_async.transport.messages.base import Message
+from ring_async.transport.messages.fleet import Member
+
+log = logging.getLogger(__name__)
+
+NEWS_TIMEOUT_S = 5.0
+
+
+@dataclass(slots=True)
+class _Line:
+    member: Member
+    outbox: Outbox
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    pending: dict[str, Message] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+
+
+class MemberLinks:
+    """Lines to all registered members."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._lines: dict[str, _Line] = {}
+
+    def open(self, member: Member) -> None:
+        """A member registered, perhaps in place of a dead one."""
+        self.drop(member.actor_id)
+        outbox = self._transport.connect(member.control_endpoint, peer=member.actor_id)
+        line = _Line(member, outbox)
+        line.task = asyncio.create_task(self._keep_informed(line), name=f"news-{member.actor_id}")
+        self._lines[member.actor_id] = line
+
+    def drop(self, actor_id: str) -> None:
+        """A member is gone."""
+        line = self._lines.pop(actor_id, None)
+        if line is not None and line.task is not None:
+            line.task.cancel()
+
+    def tell(self, actor_id: str, news: Message) -> None:
+        """Bring news of this kind to a member; older undelivered news of the same kind are replaced."""
+        line = self._lines.get(actor_id)
+        if line is not None:
+            line.pending[type(news).__name__] = news
+            line.changed.set()
+
+    async def command(self, actor_id: str, message: Message, *, timeout_s: float) -> Message:
+        """Give one command and wait for its answer.
+
+        Raises:
+            PeerTimeoutError: no answer, or no such member.
+            RefusedError: the member said no.
+        """
+        line = self._lines.get(actor_id)
+        if line is None:
+            raise PeerTimeoutError(f"{actor_id} is not registered")
+        return (await line.outbox.request(message, timeout_s=timeout_s)).message
+
+    async def close(self) -> None:
+        for actor_id in list(self._lines):
+            self.drop(actor_id)
+
+    async def _keep_informed(self, line: _Line) -> None:
+        """Consumes news / produces deliveries / waits for news / freed by `tell`, or by `drop`."""
+        try:
+            while True:
+                await line.changed.wait()
+                line.changed.clear()
+                for kind, news in list(line.pending.items()):
+                    if await self._deliver(line, news) and line.pending.get(kind) is news:
+                        del line.pending[kind]
+        finally:
+            await line.outbox.close()
+
+    async def _deliver(self, line: _Line, news: Message) -> bool:
+        try:
+            await line.outbox.request(news, timeout_s=NEWS_TIMEOUT_S)
+        except PeerTimeoutError:
+            line.changed.set()  # the member is busy, or dead and about to be dropped: try the newest again
+            return False
+        except RefusedError as refusal:
+            log.warning("%s refused %s: %s", line.member.actor_id, type(news).__name__, refusal)
+        return True

@@ -1,0 +1,243 @@
+"""Where the next group comes from: mixture, cursor, difficulty window, prompt, seed.
+
+Owns: the prompt sources of a run, one cursor and at most one window each, and the mixture. Does not own leases,
+admission, or the search for a prompt within a window (`prompt_search`).
+Invariants: a group's id, prompt and seed follow from (run seed, source, cursor), so a run that is resumed goes on with
+the prompts it would have had; a cursor moves once for every new group, whatever becomes of it, and once for every
+prompt that a window passes over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from ring_async.actors.controller.prompt_search import PromptSearch, check_window, window_of
+from ring_async.config.schema import Config, SourceSection
+from ring_async.core.work.difficulty import Observations, Window
+from ring_async.core.work.mixture import Mixture, check_weights
+from ring_async.data.base import PromptSource
+from ring_async.errors import ConfigError, RingAsyncError
+from ring_async.types import Prompt, Reservation, SamplingParams
+
+MakeSource = Callable[[str, SourceSection], PromptSource]
+OnEmpty = Callable[[str, Window, int], None]
+"""Told a source, its window, and how many prompts in a row were passed over."""
+
+_OBSERVED_KEY = "observed/"
+
+
+class PromptDesk:
+    """Makes reservations, one after another, steered by the mixture."""
+
+    def __init__(self, config: Config, make_source: MakeSource) -> None:
+        self._config = config
+        self._make_source = make_source
+        self._sections = dict(config.sources)
+        self.observations = Observations()
+        self.windows: dict[str, Window] = {}
+        self.on_empty: OnEmpty = lambda source, window, num_passed: None
+        self._searches = {
+            name: PromptSearch(make_source(name, config.sources[name]), self.observations) for name in config.mixture
+        }
+        self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
+        self.cursors = dict.fromkeys(self._searches, 0)
+        self.mixture = Mixture(config.mixture)
+        configured = {name: window_of(section) for name, section in config.difficulty.items()}
+        self._configured_windows = msgspec.to_builtins(configured)
+        self._set_windows(configured)
+        for name in config.difficulty.keys() & self._searches.keys():
+            check_window(self._searches[name].source, config.difficulty[name])
+
+    def next(self, not_ready: set[str]) -> Reservation | None:
+        """A reservation for a prompt never issued before in this run; None: no source has one within its window now.
+
+        Args:
+            not_ready: sources that have been searched in vain by the same caller; grows.
+        """
+        found: dict[str, Prompt] = {}
+
+        def is_ready(source: str) -> bool:
+            if source not in not_ready:
+                prompt = self._find(source)
+                if prompt is not None:
+                    found[source] = prompt
+                    return True
+                not_ready.add(source)
+            return False
+
+        source = self.mixture.choose(is_ready)
+        if source is None:
+            return None
+        index = self.cursors[source]
+        self.cursors[source] = index + 1
+        rollout = self._config.rollout
+        return Reservation(
+            group_id=f"{source}-{index:08d}",
+            prompt=found[source],
+            group_size=rollout.group_size,
+            seed=group_seed(self._config.seed, source, index),
+            sampling=self._sampling,
+            mixture_epoch=self.mixture.epoch,
+            lease_s=rollout.lease_s,
+        )
+
+    def why_none(self) -> str:
+        """Why no new group can be issued now; empty if one can. Searches on from where the last call ended."""
+        candidates = self.mixture.candidates
+        if not self.windows.keys() >= set(candidates) or not candidates:
+            return ""
+        if any(self._find(source) is not None for source in candidates):
+            return ""
+        passed = ", ".join(
+            f"{source} ({self.windows[source]}, {self._searches[source].num_in_vain:,} passed over)"
+            for source in candidates
+        )
+        return f"no prompt within the difficulty window of {passed}"
+
+    def _find(self, source: str) -> Prompt | None:
+        """The prompt at the cursor, once the cursor stands at one within the window."""
+        search = self._searches[source]
+        was_empty = search.is_empty
+        self.cursors[source], prompt = search.find(self.cursors[source])
+        if search.window is not None and search.is_empty and not was_empty:
+            self.on_empty(source, search.window, search.num_in_vain)
+        return prompt
+
+    # -- changes while the run goes on
+
+    def tune(self, config: Config) -> None:
+        """Sample the next groups by this configuration."""
+        self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
+
+    def add_source(self, name: str, section: SourceSection) -> None:
+        """Know a further source; it is used once the mixture gives it a weight.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            source = self._make_source(name, section)
+        except RingAsyncError:
+            raise
+        except Exception as error:  # a library's own complaint about its settings
+            raise ConfigError(f"sources.{name}: cannot be made: {type(error).__name__}: {error}") from error
+        self._searches[name] = PromptSearch(source, self.observations, self.windows.get(name))
+        self._sections[name] = section
+        self.cursors.setdefault(name, 0)
+
+    def set_mixture(self, weights: Mapping[str, float], windows: Mapping[str, Window | None] | None = None) -> None:
+        """Put new weights and windows in force from the next reservation on.
+
+        Args:
+            weights: of all sources that have one; empty, where windows are given: they stay.
+            windows: by source; None lifts one, those left out stay. `probe` says whether they can be satisfied.
+
+        Raises:
+            ConfigError: an unknown source, or weights that are none; nothing was changed.
+        """
+        for name in weights:
+            self._open(name, "mixture")
+        for name in windows or ():
+            self._open(name, "difficulty")
+        if weights or not windows:
+            try:
+                check_weights(weights)
+            except ValueError as error:
+                raise ConfigError(f"mixture: {error}") from error
+            self.mixture.set_weights(weights, epoch=self.mixture.epoch + 1)
+        else:
+            self.mixture.epoch += 1
+        self._set_windows(windows or {})
+
+    def probe(self, name: str, window: Window) -> Iterator[None]:
+        """Check that prompts to come lie within a window, a slice at a time.
+
+        Raises:
+            ConfigError: no such source, or none of its prompts lies within; see `PromptSearch.probe`.
+        """
+        return self._open(name, "difficulty").probe(window, self.cursors.get(name, 0))
+
+    def num_passed(self, name: str) -> int:
+        """Prompts of a source that were passed over since this process began."""
+        return self._searches[name].num_passed if name in self._searches else 0
+
+    def _set_windows(self, windows: Mapping[str, Window | None]) -> None:
+        for name, window in windows.items():
+            self.windows.pop(name, None)
+            if window is not None:
+                self.windows[name] = window
+            if name in self._searches:
+                self._searches[name].set_window(window)
+
+    def _open(self, name: str, key: str) -> PromptSearch:
+        if name not in self._sections:
+            raise ConfigError(f"{key}.{name}: no such source; sources are {', '.join(sorted(self._sections))}")
+        if name not in self._searches:
+            self.add_source(name, self._sections[name])
+        return self._searches[name]
+
+    # -- what was observed
+
+    def observed(self, reservation: Reservation, difficulty: float | None) -> tuple[str, list[Any]] | None:
+        """A group was judged; returns what to remember of it, if its prompt comes again."""
+        prompt = reservation.prompt
+        search = self._searches.get(prompt.source)
+        if search is None or search.source.num_prompts is None or difficulty is None:
+            return None
+        index = index_of(reservation.group_id)
+        is_news = self.observations.note(prompt.prompt_id, index, difficulty)
+        return (f"{_OBSERVED_KEY}{prompt.prompt_id}", [index, difficulty]) if is_news else None
+
+    def sources_of(self, verifier: str) -> list[str]:
+        """Sources of the present mixture that this verifier judges."""
+        return [name for name in self.mixture.shares if self._sections[name].verifier == verifier]
+
+    # -- what survives
+
+    def snapshot(self) -> dict[str, Any]:
+        """Plain data for the journal."""
+        return {
+            "cursors": dict(self.cursors),
+            "mixture": self.mixture.snapshot(),
+            "configured": dict(self._config.mixture),
+            "windows": {name: msgspec.to_builtins(window) for name, window in self.windows.items()},
+            "configured_windows": self._configured_windows,
+        }
+
+    def restore(self, snapshot: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+        """Go on where a journal left off; sources that are new start at their beginning.
+
+        A mixture changed live stays so, unless the configuration's has been changed since; so does each window.
+        `notes` hold what was observed of prompts.
+        """
+        for source, cursor in snapshot["cursors"].items():
+            self.cursors[source] = max(self.cursors.get(source, 0), int(cursor))
+        held = snapshot["mixture"]
+        if held["epoch"] and snapshot["configured"] == self._config.mixture:
+            for name in held["shares"]:
+                if name not in self._searches and name in self._sections:
+                    self.add_source(name, self._sections[name])
+            if held["shares"].keys() <= self._searches.keys():
+                self.mixture.set_weights(held["shares"], epoch=int(held["epoch"]))
+        self.mixture.restore(held)
+        then, now = snapshot.get("configured_windows", {}), self._configured_windows
+        live = {name: Window(**window) for name, window in snapshot.get("windows", {}).items()}
+        unchanged = [name for name in self._sections if then.get(name) == now.get(name)]
+        self._set_windows({name: live.get(name) for name in unchanged})
+        for key, (index, difficulty) in ((k, v) for k, v in notes.items() if k.startswith(_OBSERVED_KEY)):
+            self.observations.note(key.removeprefix(_OBSERVED_KEY), int(index), float(difficulty))
+
+
+def index_of(group_id: str) -> int:
+    """The cursor under which a group was issued."""
+    return int(group_id.rpartition("-")[2])
+
+
+def group_seed(run_seed: int, source: str, index: int) -> int:
+    """A seed below 2⁴⁸ for one group, independent of every other group's."""
+    digest = hashlib.blake2b(f"{run_seed}/{source}/{index}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "big")

@@ -1,0 +1,110 @@
+"""What the controller writes down while a run goes on: one line per step, one line per change.
+
+Owns: `metrics.jsonl` (a line for each optimizer batch: the learner's figures joined with the fleet's),
+`evaluations.jsonl` (a line for each version evaluated) and `events.jsonl` (who changed what, when, before and after).
+Does not own what the figures mean.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from ring_async.clock import monotonic_s, wall_s
+from ring_async.storage.run_dir import JsonLines, RunDir
+from ring_async.telemetry import metrics
+from ring_async.transport.messages.batches import StepCompleted
+from ring_async.transport.messages.versions import VersionEvaluated
+
+NUM_RECENT = 50
+
+
+class StepLog:
+    """The files of one run, and the last lines in memory for `status`."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._metrics = JsonLines(run_dir.metrics)
+        self._events = JsonLines(run_dir.events)
+        self._evaluations_path = run_dir.evaluations
+        self._began_s = monotonic_s()
+        self._last = (self._began_s, 0.0)
+        self._scored: dict[str, float] = {}
+        self.recent_steps: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+        self.recent_events: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
+        self.last_evaluation: dict[str, Any] | None = None
+
+    def step(self, completed: StepCompleted, *, generated_tokens: float, buffer: dict[str, float]) -> None:
+        """Write a step's line. `generated_tokens` counts all rollouts since the start; `buffer` is replay's report.
+
+        `reward_mean` and `reward_by_source` are those of everything scored since the last step. The batch's own mean
+        holds no group without a signal, so it says little about the policy: it is `batch_reward_mean`.
+        """
+        now_s = monotonic_s()
+        since_s, generated_before = self._last
+        self._last = (now_s, generated_tokens)
+        scored, self._scored = self._scored, buffer
+        rate = max(0.0, generated_tokens - generated_before) / max(now_s - since_s, 1e-6)
+        line = {
+            "policy_version": completed.policy_version.number,
+            "incarnation": completed.policy_version.incarnation,
+            "stage": "rl",
+            "time": wall_s(),
+            "wall_s": now_s - self._began_s,
+            "generated_tokens_per_s": rate,
+            "buffer_tokens": buffer.get("buffer_tokens", 0),
+            "evicted": buffer.get("evicted", 0),
+            **completed.metrics,
+            "batch_reward_mean": completed.metrics.get("reward_mean"),
+            **_reward_since(scored, buffer),
+        }
+        self._metrics.append(line)
+        self.recent_steps.append(line)
+
+    def remaining_s(self, last_version: int) -> float | None:
+        """Seconds until `last_version`, at the pace of the steps in memory; None before there are two."""
+        if len(self.recent_steps) < 2:
+            return None
+        first, last = self.recent_steps[0], self.recent_steps[-1]
+        num_versions = last["policy_version"] - first["policy_version"]
+        if num_versions <= 0:  # the learner went back to a checkpoint
+            return None
+        return max(0, last_version - last["policy_version"]) * (last["wall_s"] - first["wall_s"]) / num_versions
+
+    def event(self, kind: str, *, author: str, **details: object) -> None:
+        """Write down a change or an incident."""
+        metrics.controller_events.labels(kind=kind).inc()
+        line = {"time": wall_s(), "kind": kind, "author": author, **details}
+        self._events.append(line)
+        self.recent_events.append(line)
+
+    def evaluation(self, evaluated: VersionEvaluated, *, author: str) -> None:
+        """Write an evaluation's line, and an event. A report that comes again, its answer lost, changes nothing."""
+        version = evaluated.policy_version
+        line = {"policy_version": version.number, "incarnation": version.incarnation, **evaluated.figures}
+        last = self.last_evaluation
+        if last is not None and line.items() <= last.items():
+            return
+        self.last_evaluation = line | {"time": wall_s(), "wall_s": monotonic_s() - self._began_s}
+        lines = JsonLines(self._evaluations_path)  # seldom: the file is there only where versions are evaluated
+        lines.append(self.last_evaluation)
+        lines.close()
+        shown = {key: line.get(key) for key in ("policy_version", "pass_at_1", "avg_at_k")}
+        self.event("evaluated", author=author, **shown)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._events.close()
+
+
+def _reward_since(before: dict[str, float], now: dict[str, float]) -> dict[str, Any]:
+    """Mean rewards of what was scored between two reports of replay; empty when nothing was."""
+    rewards: dict[str, tuple[float, float]] = {}
+    for name, value in now.items():
+        kind, _, source = name.partition("/")
+        number = value - before.get(name, 0.0)
+        if kind == "scored" and number > 0:
+            rewards[source] = (number, now[f"reward/{source}"] - before.get(f"reward/{source}", 0.0))
+    if not rewards:
+        return {}
+    number, total = (sum(part) for part in zip(*rewards.values(), strict=True))
+    return {"reward_mean": total / number, "reward_by_source": {s: r / n for s, (n, r) in rewards.items()}}

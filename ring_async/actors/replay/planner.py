@@ -1,0 +1,204 @@
+"""One batch plan over all replay shards: what replay-0 does beside keeping a shard of its own.
+
+    learner ──RequestBatch n──▶ planner ──OfferGroups n──▶ every shard that lives: evicts, answers with what it holds
+                                planner: Φ tokens over all of it, logged: now plan n is what it is
+                                planner ──ConsumePlan n──▶ shards it takes from: progress durable, tokens back
+    learner ◀──BatchReady n──── planner: rows filled
+
+Owns: the conversation between planner and shards, on both sides. Does not own the choice
+(`core.replay.batch_planning`), the log or what became of groups (`ReplayShard`).
+Invariants: the log in the planner's store is the only truth about plans; a shard follows it in order, without a gap,
+and never ends a group between an offer and the plan made from it. So any of them may die at any instant: what is logged
+and not yet followed is followed later, from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import zlib
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from ring_async.actors.base import Actor
+from ring_async.core.replay.batch_planning import HeldGroup, hold
+from ring_async.core.replay.group_bundle import unbundle
+from ring_async.core.replay.token_budget import Shortfall
+from ring_async.core.work.ledger import split_id
+from ring_async.errors import PeerTimeoutError, RefusedError, StorageError
+from ring_async.storage.replay_shard import Offered, ReplayShard
+from ring_async.transport.base import Answer
+from ring_async.transport.messages.base import Message
+from ring_async.transport.messages.batches import (
+    BatchNotReady,
+    ConsumePlan,
+    GroupsOffered,
+    OfferGroups,
+    PlanConsumed,
+    RequestBatch,
+)
+from ring_async.transport.messages.work import BufferReported
+from ring_async.types import BatchPlan, Buffer, Group, PackedBatch
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PLANNER = "replay-0"
+SHARD_TIMEOUT_S = 5.0
+"""A shard that does not answer for this long is planned without, or, if a plan needs it, waited for anew."""
+
+MAX_PARTS = 64
+"""Plans read from the log at once for a shard that was away."""
+
+_offer_decoder = msgspec.msgpack.Decoder(list[Offered])
+
+
+def shard_of(group_id: str, num_shards: int) -> str:
+    """Actor id of the shard that keeps a group: the same in every process and after every restart."""
+    return f"replay-{zlib.crc32(group_id.encode()) % num_shards}"
+
+
+class BatchPlanner:
+    """Args: `actor` is the planner's replay actor, `shard` its own."""
+
+    def __init__(self, actor: Actor, shard: ReplayShard) -> None:
+        self._actor = actor
+        self._shard = shard
+        self._num_shards = actor.config.replay.num
+        self._others = [f"replay-{index}" for index in range(1, self._num_shards)]
+        self._reported: dict[str, int] = {}
+        """Trainable tokens that each other shard last spoke of."""
+        self._turn = asyncio.Lock()
+
+    def observe(self, shard: str, report: BufferReported) -> None:
+        """Another shard says what it holds."""
+        self._reported[shard] = report.buffer_tokens
+
+    async def batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
+        """The batch asked for, packed, or what it waits for. Raises what `ReplayShard.plan` raises."""
+        if not self._others:
+            return await self._actor.on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
+        async with self._turn:
+            await self._actor.on_compute(self._shard.follow, ask.policy_version)
+            others: dict[str, HeldGroup] = {}
+            if ask.plan_number == self._shard.buffer.last_plan + 1:
+                if (shortfall := self._shortfall()) is not None:
+                    return shortfall
+                others = await self._offers(ask)
+            planning = functools.partial(self._shard.plan, ask.plan_number, ask.policy_version, others=others)
+            plan = await self._actor.on_compute(planning)
+            return plan if isinstance(plan, Shortfall) else await self._collect(plan)
+
+    # -- parts
+
+    def _living(self) -> list[str]:
+        return [shard for shard in self._others if shard in self._actor.members]
+
+    def _shortfall(self) -> Shortfall | None:
+        """What is known to be too little, so that nobody need be asked."""
+        living, buffer = self._living(), self._shard.buffer
+        if not all(shard in self._reported for shard in living):
+            return None
+        num_tokens = buffer.trainable_tokens + sum(self._reported[shard] for shard in living)
+        if num_tokens >= buffer.rules.token_budget:
+            return None
+        away = [shard for shard in self._others if shard not in living]
+        where = f"{1 + len(living)} shards" + (f"; {', '.join(away)} is away" if away else "")
+        return Shortfall(f"{num_tokens:,} of {buffer.rules.token_budget:,} tokens in {where}")
+
+    async def _offers(self, ask: RequestBatch) -> dict[str, HeldGroup]:
+        offers = await asyncio.gather(*(self._offer(shard, ask) for shard in self._living()))
+        return {held.record.header.group_id: held for groups in offers for held in groups}
+
+    async def _offer(self, shard: str, ask: RequestBatch) -> list[HeldGroup]:
+        """What a shard has for this batch; nothing if it is away."""
+        buffer = self._shard.buffer
+        question = OfferGroups(ask.plan_number, ask.policy_version, buffer.lineage, buffer.epoch_rules)
+        while (answer := await self._ask(shard, question)) is not None:
+            offered = answer.message
+            assert isinstance(offered, GroupsOffered)
+            self._reported[shard] = offered.trainable_tokens
+            if offered.last_plan == ask.plan_number - 1:
+                return await self._actor.on_compute(self._held, answer.buffers[0])
+            if not await self._catch_up(shard, offered.last_plan):
+                break
+        return []
+
+    def _held(self, offered: memoryview) -> list[HeldGroup]:
+        rules, lineage = self._shard.buffer.rules, self._shard.buffer.lineage
+        return [hold(record, progress, rules, lineage) for record, progress in _offer_decoder.decode(offered)]
+
+    async def _catch_up(self, shard: str, last_plan: int) -> bool:
+        """Have a shard that was away follow the plans it missed; whether it came further."""
+        parts = await self._actor.on_compute(self._shard.parts_after, last_plan, self._keeps(shard), MAX_PARTS)
+        for part in parts:
+            answer = await self._ask(shard, ConsumePlan(part, has_tokens=False))
+            if answer is None or answer.message != PlanConsumed(part.plan_number):
+                return False
+        return bool(parts)
+
+    async def _collect(self, plan: BatchPlan) -> PackedBatch | Shortfall:
+        """A logged plan's tokens, from all shards that keep some."""
+        group_ids = {split_id(sequence.trajectory_id)[0] for sequence in plan.sequences}
+        needed = sorted({shard_of(group_id, self._num_shards) for group_id in group_ids} - {PLANNER})
+        found = await asyncio.gather(*(self._take(shard, plan.plan_number) for shard in needed))
+        away = [shard for shard, groups in zip(needed, found, strict=True) if groups is None]
+        if away:
+            return Shortfall(f"batch {plan.plan_number} is planned with groups of {', '.join(away)}, which is away")
+        groups = [group for part in found if part is not None for group in part]
+        return await self._actor.on_compute(self._shard.pack, plan, groups)
+
+    async def _take(self, shard: str, plan_number: int) -> list[Group] | None:
+        """A shard's groups in a logged plan; None while it is away."""
+        [part] = await self._actor.on_compute(self._shard.parts_after, plan_number - 1, self._keeps(shard), 1)
+        while (answer := await self._ask(shard, ConsumePlan(part, has_tokens=True))) is not None:
+            consumed = answer.message
+            assert isinstance(consumed, PlanConsumed)
+            if consumed.last_plan >= plan_number:
+                return await self._actor.on_compute(unbundle, answer.buffers)
+            if not await self._catch_up(shard, consumed.last_plan):
+                break
+        return None
+
+    async def _ask(self, shard: str, question: Message) -> Answer | None:
+        """A shard's answer; None if it is away or cannot write now."""
+        if shard not in self._actor.members:
+            return None
+        try:
+            async with self._actor.waits.on(f"{shard} to answer {type(question).__name__}", 2 * SHARD_TIMEOUT_S):
+                answer = await self._actor.data_link(shard).request(question, timeout_s=SHARD_TIMEOUT_S)
+        except PeerTimeoutError as error:
+            log.warning("%s", error)
+            return None
+        if isinstance(answer.message, BatchNotReady):
+            log.warning("%s: %s", shard, answer.message.reason)
+            return None
+        return answer
+
+    def _keeps(self, shard: str) -> Callable[[str], bool]:
+        return lambda group_id: shard_of(group_id, self._num_shards) == shard
+
+
+def answer_planner(shard: ReplayShard, question: Message) -> tuple[Message, list[Buffer]]:
+    """A shard's side: what the planner is told, once it is durable here. Runs on the shard's thread.
+
+    Raises:
+        RefusedError: the planner's log and this shard do not fit together, or a payload is gone.
+    """
+    buffer = shard.buffer
+    try:
+        match question:
+            case OfferGroups(plan_number, policy_version, lineage, epoch_rules):
+                offered = shard.offer(plan_number, policy_version, lineage, epoch_rules)
+                encoded = msgspec.msgpack.encode(offered or [])
+                return GroupsOffered(buffer.last_plan, buffer.trainable_tokens), [encoded]
+            case ConsumePlan(part, has_tokens):
+                shard.consume(part)
+                is_due = has_tokens and buffer.last_plan >= part.plan_number
+                return PlanConsumed(buffer.last_plan), shard.tokens(part) if is_due else []
+    except StorageError as error:
+        return BatchNotReady(str(error)), []
+    raise RefusedError(f"a shard does not answer {type(question).__name__}")

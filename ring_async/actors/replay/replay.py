@@ -1,0 +1,426 @@
+"""Replay: keeps scored groups durably, and hands out batches of exactly Φ loss tokens.
+
+    reward ──GroupScored──▶ [pending] ──one commit──▶ acknowledged ──▶ buffer
+    learner ──RequestBatch──▶ plan ──logged──▶ BatchReady (packed rows)          replay-0, the planner, alone
+    planner ──OfferGroups, ConsumePlan──▶ what is held, its tokens               the other shards, if there are any
+    controller ◀──TrajectoriesMoved, BufferReported── what became of every trajectory
+
+Owns: one `ReplayShard` and the thread it lives on. Does not decide what is trained or dropped: the shard's core does.
+Invariants: a group is acknowledged after its commit; a batch leaves after its plan is logged; the controller hears of
+every trajectory, if need be from the store after a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections import defaultdict
+from typing import Any, ClassVar, TypeVar
+
+from ring_async.actors.base import Actor, ActorContext, until_stopped
+from ring_async.actors.replay.planner import PLANNER, BatchPlanner, answer_planner
+from ring_async.actors.replay.rescorer import Rescorer
+from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_rules
+from ring_async.clock import monotonic_s
+from ring_async.core.replay.token_budget import Shortfall
+from ring_async.core.work.ledger import in_portions
+from ring_async.errors import RefusedError, RingAsyncError, StorageError
+from ring_async.storage.replay_shard import Receipt, ReplayShard
+from ring_async.storage.replay_store import ReplayStore
+from ring_async.telemetry import metrics
+from ring_async.transport.base import Delivery
+from ring_async.transport.batch_wire import batch_buffers
+from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.batches import (
+    BatchNotReady,
+    BatchReady,
+    ConsumePlan,
+    OfferGroups,
+    RequestBatch,
+)
+from ring_async.transport.messages.changes import ApplyEpochRules, TuneKnobs
+from ring_async.transport.messages.fleet import Pause, Registered, Resume
+from ring_async.transport.messages.versions import CheckpointCovered
+from ring_async.transport.messages.work import BufferReported, GroupScored, TrajectoriesMoved
+from ring_async.types import EpochRules, Group, TrajectoryState
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAX_COMMIT_BYTES = 64 << 20
+"""Payload of one commit; more waits for the next, so that acknowledgements stay prompt."""
+
+REPORT_INTERVAL_S = 0.05
+STORAGE_RETRY_S = 1.0
+SHORTEST_WAIT_S = 1e-3
+"""Less is no wait: a remainder that rounding left over would be waited for without the clock moving."""
+
+
+class Replay(Actor):
+    role: ClassVar[str] = "replay"
+
+    def __init__(self, context: ActorContext) -> None:
+        super().__init__(context)
+        self._shard: ReplayShard | None = None
+        self._pending: list[tuple[Delivery, Group]] = []
+        self._arrived = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._report_due = asyncio.Event()
+        self._num_waiting_questions = 0
+        self._num_reports = 0
+        self._num_reporting = 0
+        self._last_reported = 0
+        self._is_present_due = False
+        self._num_evictions_exported = 0
+        self._scored: defaultdict[str, float] = defaultdict(float)
+        """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
+        self._trouble = ""
+        self._swap_wait_s = 0.0
+        """Time that the shard's thread spent on new epoch rules."""
+        self._rescorer: Rescorer | None = None
+        self._planner: BatchPlanner | None = None
+        self._planner_hears: asyncio.Future[None] | None = None
+
+    # -- life
+
+    async def open(self) -> None:
+        self._shard = await self.on_compute(self._open_shard)
+        if self.actor_id == PLANNER:
+            self._planner = BatchPlanner(self, self._shard)
+        self._rescorer = Rescorer(self, self._shard, self._news)
+        log.info(
+            "%s: %d groups and %d trainable tokens read back, next batch is %d",
+            self.actor_id, len(self.shard.buffer), self.shard.buffer.trainable_tokens, self.shard.buffer.last_plan + 1,
+        )  # fmt: skip
+        self.data_inbox  # noqa: B018 - opened here, so that registration can name it
+
+    async def joined(self, registered: Registered) -> None:
+        """A controller that may have restarted must hear all that it has not acknowledged, then what is held."""
+        await self._apply_knobs(registered.knobs)
+        await self._bar(registered.epoch_rules)
+        self._last_reported = 0
+        self._is_present_due = True
+        self._report_due.set()
+
+    async def close(self) -> None:
+        if self._shard is not None:
+            await self.on_compute(self._shard.close)
+
+    @property
+    def shard(self) -> ReplayShard:
+        assert self._shard is not None, "the store is not open yet"
+        return self._shard
+
+    @property
+    def rescorer(self) -> Rescorer:
+        assert self._rescorer is not None, "the store is not open yet"
+        return self._rescorer
+
+    def counters(self) -> dict[str, float]:
+        if self._shard is None:
+            return {}
+        buffer = self._shard.buffer
+        return {
+            "groups": len(buffer),
+            "trainable_tokens": buffer.trainable_tokens,
+            "next_plan_number": buffer.last_plan + 1,
+            "pending_groups": len(self._pending),
+            "rescored_groups": self.rescorer.num_sent,
+            "swap_wait_s": self._swap_wait_s,
+            **{name: float(value) for name, value in dict(self._shard.counters).items()},
+        }
+
+    async def main(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            loops = [
+                tasks.create_task(self._receive(), name="receive"),
+                tasks.create_task(self._commit_groups(), name="commit"),
+                tasks.create_task(self._report_news(), name="report"),
+                tasks.create_task(self.rescorer.run(), name="rescore"),
+            ]
+            await until_stopped(self.stopping, *loops)
+
+    async def on_command(self, message: Message) -> Message:
+        match message:
+            case CheckpointCovered(plan_number):
+                await self.on_compute(self.shard.cover, plan_number)
+                if not self._pending:
+                    await self.on_compute(self.shard.flush)
+                await self._news()
+            case TuneKnobs(knobs):
+                await self._apply_knobs(knobs)
+                await self._news()
+            case ApplyEpochRules(rules):
+                await self._bar(rules)
+                await self._news()
+            case Pause() | Resume():
+                pass  # what is generated while the run pauses is kept; the learner asks for nothing
+            case _:
+                return await super().on_command(message)
+        return Done()
+
+    # -- groups
+
+    async def _receive(self) -> None:
+        """Consumes groups and questions / produces work for the other loops / waits for both / freed by any sender.
+
+        The inbox's credits bound how many groups wait for a commit. Questions still held when this ends end with it.
+        """
+        async with asyncio.TaskGroup() as questions:
+            while True:
+                delivery = await self.data_inbox.receive()
+                message = delivery.message
+                if isinstance(message, GroupScored):
+                    self._take_in(delivery, message)
+                elif isinstance(message, RequestBatch) and self._planner is not None:
+                    questions.create_task(self._answer(delivery, message), name=f"batch {message.plan_number}")
+                elif isinstance(message, BufferReported) and self._planner is not None:
+                    self._planner.observe(delivery.sender, message)
+                    delivery.ack()
+                    await self._news()
+                elif isinstance(message, OfferGroups | ConsumePlan):
+                    questions.create_task(self._answer_planner(delivery), name=type(message).__name__)
+                else:
+                    delivery.refuse(f"{self.actor_id} keeps scored groups, not {type(message).__name__}")
+
+    def _take_in(self, delivery: Delivery, message: GroupScored) -> None:
+        try:
+            group = Group.from_buffers(message.group, delivery.buffers)
+        except ValueError as error:
+            delivery.refuse(str(error))
+            return
+        source = message.group.prompt.source
+        self._scored[f"scored/{source}"] += len(message.group.trajectories)
+        self._scored[f"reward/{source}"] += sum(trajectory.reward or 0.0 for trajectory in message.group.trajectories)
+        self._pending.append((delivery, group))
+        self._arrived.set()
+
+    async def _commit_groups(self) -> None:
+        """Consumes pending groups / produces commits and acknowledgements / waits for groups, for disk space / freed by
+        reward actors, by space.
+
+        While one commit is being synced the next gathers; it waits `commit_interval_s` at most for company.
+        """
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(self.config.replay.commit_interval_s)
+            batch = self._take_pending()
+            began_s = monotonic_s()
+            try:
+                receipts = await self.on_compute(self.shard.put, [group for _, group in batch])
+            except StorageError as error:
+                self._pending[:0] = batch
+                await self._wait_for_space(error)
+                continue
+            except ValueError as error:
+                await self._commit_one_by_one(batch, error)
+                continue
+            metrics.replay_commit_seconds.observe(monotonic_s() - began_s)
+            self._acknowledge(batch, receipts)
+            await self._news()
+
+    def _take_pending(self) -> list[tuple[Delivery, Group]]:
+        batch: list[tuple[Delivery, Group]] = []
+        num_bytes = 0
+        while self._pending and num_bytes < MAX_COMMIT_BYTES:
+            delivery, group = self._pending[len(batch)]
+            batch.append((delivery, group))
+            num_bytes += sum(int(buffer.nbytes) for buffer in delivery.buffers)
+            if len(batch) == len(self._pending):
+                break
+        del self._pending[: len(batch)]
+        if not self._pending:
+            self._arrived.clear()
+        return batch
+
+    def _acknowledge(self, batch: list[tuple[Delivery, Group]], receipts: list[Receipt]) -> None:
+        metrics.replay_commits.inc()
+        self._trouble = ""
+        for (delivery, _), receipt in zip(batch, receipts, strict=True):
+            delivery.ack()
+            if receipt.outcome == "dropped":
+                metrics.replay_dropped.labels(cause="no_signal").inc()
+
+    async def _commit_one_by_one(self, batch: list[tuple[Delivery, Group]], error: ValueError) -> None:
+        """A group in the batch is not fit to keep: find it, refuse it, keep the others."""
+        log.warning("%s: %s", self.actor_id, error)
+        for delivery, group in batch:
+            try:
+                receipts = await self.on_compute(self.shard.put, [group])
+            except ValueError as unfit:
+                delivery.refuse(str(unfit))
+            except StorageError as full:
+                self._pending.append((delivery, group))
+                self._arrived.set()
+                await self._wait_for_space(full)
+            else:
+                self._acknowledge([(delivery, group)], receipts)
+        await self._news()
+
+    async def _wait_for_space(self, error: StorageError) -> None:
+        """Nothing is acknowledged meanwhile, so senders keep their groups and run out of credit."""
+        if str(error) != self._trouble:
+            self._trouble = str(error)
+            log.error("%s: %s", self.actor_id, error)
+        async with self.waits.on(f"disk space: {error}", 2 * STORAGE_RETRY_S):
+            await asyncio.sleep(STORAGE_RETRY_S)
+
+    # -- batches
+
+    async def _answer(self, delivery: Delivery, ask: RequestBatch) -> None:
+        """One question of the learner, held for as long as it allows."""
+        assert self._planner is not None
+        began_s = monotonic_s()
+        while True:
+            seen = self._num_reports
+            try:
+                with self.tracer.span("plan"):
+                    outcome = await self._planner.batch(ask)
+            except StorageError as error:
+                outcome = Shortfall(f"the plan cannot be logged: {error}")
+            except RingAsyncError as error:
+                delivery.refuse(str(error))
+                return
+            if not isinstance(outcome, Shortfall):
+                delivery.reply(BatchReady(outcome.plan.plan_number), batch_buffers(outcome))
+                metrics.replay_batch_wait_seconds.observe(monotonic_s() - began_s)
+                for sequence in outcome.plan.sequences:
+                    metrics.replay_staleness.observe(sequence.staleness)
+                await self._news()
+                return
+            remaining_s = began_s + ask.wait_s - monotonic_s()
+            if remaining_s < SHORTEST_WAIT_S:
+                delivery.reply(BatchNotReady(self._trouble or outcome.reason))
+                return
+            await self._wait_for_news(seen, outcome.reason, remaining_s)
+
+    async def _answer_planner(self, delivery: Delivery) -> None:
+        try:
+            message, buffers = await self.on_compute(answer_planner, self.shard, delivery.message)
+        except RefusedError as error:
+            delivery.refuse(str(error))
+            return
+        delivery.reply(message, buffers)
+        await self._news()
+
+    async def _wait_for_news(self, seen: int, reason: str, remaining_s: float) -> None:
+        self._num_waiting_questions += 1
+        self._report_due.set()
+        try:
+            with metrics.waiting(metrics.replay_waiting_seconds, "tokens"):
+                async with self.waits.on(f"rollouts: {reason}", remaining_s + 60.0), self._changed:
+                    try:
+                        await asyncio.wait_for(self._changed.wait_for(lambda: self._num_reports != seen), remaining_s)
+                    except TimeoutError:
+                        pass
+        finally:
+            self._num_waiting_questions -= 1
+
+    async def _bar(self, rules: dict[str, EpochRules]) -> None:
+        """Train on no other verifier epochs from the next plan on, however long the disk is full.
+
+        The planner says when other shards follow: between two plans, with the offer for the next.
+        """
+        while self._planner is not None:
+            began_s = monotonic_s()
+            try:
+                await self.on_compute(self.shard.bar, rules)
+                self._swap_wait_s += monotonic_s() - began_s
+                return
+            except StorageError as error:
+                await self._wait_for_space(error)
+
+    # -- what the controller hears
+
+    async def _news(self) -> None:
+        """The shard changed: wake questions that wait, and let the controller know soon."""
+        self._num_reports += 1
+        self._report_due.set()
+        self.rescorer.look_again()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _report_news(self) -> None:
+        """Consumes news / produces reports / waits for the controller's credit / freed by its answers."""
+        while True:
+            await self._report_due.wait()
+            self._report_due.clear()
+            is_present_due, self._is_present_due = self._is_present_due, False
+            reports, present = await self.on_compute(self._unreported, self._last_reported, is_present_due)
+            for number, states in reports:
+                self._last_reported = number
+                message_id = f"{self.actor_id}-moved-{number}"
+                heard = await self.controller.send(TrajectoriesMoved(states), message_id=message_id)
+                heard.add_done_callback(functools.partial(self._heard, number))
+            for portion in in_portions(present):
+                await self._tell(TrajectoriesMoved(portion), "present")
+            report = await self.on_compute(self._buffer_report)
+            await self._tell(report, "buffer")
+            await self._tell_planner(report)
+            await asyncio.sleep(REPORT_INTERVAL_S)
+
+    async def _tell_planner(self, report: BufferReported) -> None:
+        """One report at a time: a planner that is away hears the newest when it is back."""
+        if self._planner is not None or PLANNER not in self.members:
+            return
+        if self._planner_hears is not None and not self._planner_hears.done():
+            self._planner_hears.add_done_callback(lambda _: self._report_due.set())
+            return
+        self._num_reporting += 1
+        message_id = f"{self.actor_id}.{self.incarnation}-planner-{self._num_reporting}"
+        self._planner_hears = await self.data_link(PLANNER).send(report, message_id=message_id)
+
+    def _heard(self, number: int, sent: asyncio.Future[None]) -> None:
+        """The controller has report `number` durably, or will never take it; else it is sent again after a restart."""
+        if sent.cancelled():
+            return
+        if (error := sent.exception()) is not None:
+            log.error("%s: report %d did not reach the ledger: %s", self.actor_id, number, error)
+            if not isinstance(error, RefusedError):
+                return
+        asyncio.get_running_loop().run_in_executor(self.compute, self.shard.heard, (number,))
+
+    async def _tell(self, message: Message, kind: str) -> None:
+        self._num_reporting += 1
+        message_id = f"{self.actor_id}.{self.incarnation}-{kind}-{self._num_reporting}"
+        sent = await self.controller.send(message, message_id=message_id)
+        sent.add_done_callback(_log_failure)
+
+    def _buffer_report(self) -> BufferReported:
+        shard = self.shard
+        buffer = shard.buffer
+        num_open = buffer.num_open
+        metrics.replay_buffer_tokens.set(buffer.trainable_tokens)
+        metrics.replay_buffer_trajectories.set(num_open)
+        with contextlib.suppress(StorageError):  # a disk that cannot be written is spoken of where groups wait for it
+            metrics.replay_store_bytes.set(shard.store.used_bytes)
+        metrics.replay_evicted.inc(shard.counters["evicted"] - self._num_evictions_exported)
+        self._num_evictions_exported = shard.counters["evicted"]
+        counters = {name: float(value) for name, value in (*shard.counters.items(), *self._scored.items())}
+        counters["is_learner_waiting"] = float(self._num_waiting_questions > 0)
+        return BufferReported(buffer.trainable_tokens, num_open, buffer.last_plan + 1, counters)
+
+    # -- the shard's thread
+
+    def _open_shard(self) -> ReplayShard:
+        path = self.context.run_dir.replay / self.actor_id
+        store = ReplayStore(path, self.config.replay.map_size_bytes)
+        return ReplayShard(store, buffer_rules(self.config), advantage_rules(self.config))
+
+    def _unreported(self, number: int, is_present_due: bool) -> tuple[list[Any], tuple[TrajectoryState, ...]]:
+        """The reports after `number`, and what is held once they are true: taken at one moment, told in this order."""
+        return self.shard.unheard_after(number), self.shard.present_states() if is_present_due else ()
+
+    async def _apply_knobs(self, knobs: dict[str, Any]) -> None:
+        if knobs:
+            await self.on_compute(self._tune, knobs)
+
+    def _tune(self, knobs: dict[str, Any]) -> None:
+        self.shard.tune(tuned_rules(self.config, knobs))
+
+
+def _log_failure(sent: asyncio.Future[None]) -> None:
+    if not sent.cancelled() and sent.exception() is not None:
+        log.warning("the controller refused a report: %s", sent.exception())

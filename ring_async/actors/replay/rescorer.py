@@ -1,0 +1,78 @@
+"""Groups whose verdicts may not be trained on any more, sent to be judged again.
+
+    replay ──GroupGenerated (rescore)──▶ reward ──GroupScored, by the epoch in force──▶ replay: instead of the old one
+
+Owns: which are on their way, and to whom. Does not own which groups those are (`ReplayBuffer`), nor what becomes of the
+new verdict (`ReplayShard.put`).
+Invariant: a group leaves this only judged by an epoch that may be trained on, or dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from ring_async.actors.base import Actor
+from ring_async.errors import RefusedError
+from ring_async.storage.replay_shard import ReplayShard
+from ring_async.transport.messages.work import GroupGenerated
+from ring_async.types import Group
+
+log = logging.getLogger(__name__)
+
+MAX_UNDER_WAY = 16
+"""Groups on their way to be judged again at once."""
+
+
+class Rescorer:
+    """Args: `actor` is the replay actor, `shard` what it keeps; `on_news` is told when a group was dropped."""
+
+    def __init__(self, actor: Actor, shard: ReplayShard, on_news: Callable[[], Awaitable[None]]) -> None:
+        self._actor = actor
+        self._shard = shard
+        self._on_news = on_news
+        self._due = asyncio.Event()
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self.num_sent = 0
+        """Groups sent to be judged again, repeats counted."""
+
+    def look_again(self) -> None:
+        """Rules or content changed: what a former epoch scored may have arrived late."""
+        if self._shard.buffer.epoch_rules:
+            self._due.set()
+
+    async def run(self) -> None:
+        """Consumes barred groups / produces new verdicts / waits for reward actors / freed by their answers."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                for group_id in await self._actor.on_compute(self._shard.barred):
+                    if len(self._under_way) >= MAX_UNDER_WAY:
+                        break  # one of them looks again when it ends
+                    if group_id not in self._under_way:
+                        self._under_way[group_id] = tasks.create_task(self._rescore(group_id), name=f"again {group_id}")
+
+    async def _rescore(self, group_id: str) -> None:
+        try:
+            while (group := await self._actor.on_compute(self._shard.barred_group, group_id)) is not None:
+                await self._ask(group)
+        finally:
+            del self._under_way[group_id]
+            self._due.set()
+
+    async def _ask(self, group: Group) -> None:
+        """One reward actor judges it; it answers once the verdict is durable here."""
+        actor, group_id = self._actor, group.header.group_id
+        self.num_sent += 1
+        try:
+            await actor.deliver(
+                "reward", GroupGenerated(group.header, is_rescore=True), group.buffers,
+                message_id=f"{group_id}@{actor.incarnation}.{self.num_sent}",
+                what="to judge again", deadline_s=2 * actor.config.replay.batch_deadline_s,
+            )  # fmt: skip
+        except RefusedError as refusal:
+            log.warning("%s: group %s is dropped: %s", actor.actor_id, group_id, refusal)
+            await actor.on_compute(self._shard.give_up, group_id)
+            await self._on_news()

@@ -1,0 +1,234 @@
+"""The verifiers a reward actor judges with: those in force, one that is being tried, those on their way out.
+
+    prepare ──golden cases──▶ tried ──commit──▶ in force ──next commit──▶ finishing ──last group──▶ closed
+                               └─ shadow: judges along, without effect ─┘
+
+Owns: verifier instances, their epochs, and the comparison of a tried one with the one in force. Does not own when
+anything changes: the controller says so.
+Invariant: a group is judged from its first to its last response by what was in force when it began.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from ring_async.clock import monotonic_s
+from ring_async.config.schema import Config, VerifierSection
+from ring_async.errors import ConfigError, RefusedError, RingAsyncError, VerifierError
+from ring_async.transport.messages.changes import ShadowReported, VerifierPrepared
+from ring_async.types import GroupHeader, Verdict, VerifierInForce, VerifierStamp
+from ring_async.verifiers.base import Response, Verifier
+from ring_async.verifiers.golden import require_golden_cases
+from ring_async.verifiers.registry import make_verifier
+from ring_async.verifiers.scoring import score_group
+
+log = logging.getLogger(__name__)
+
+AGREEMENT = 1e-6
+"""Rewards closer than this are the same."""
+
+
+@dataclass(slots=True)
+class Service:
+    """One verifier at work. `num_judging`: groups it has begun and not ended."""
+
+    verifier: Verifier
+    epoch: int
+    num_judging: int = 0
+    is_finishing: bool = False
+
+    @property
+    def stamp(self) -> VerifierStamp:
+        return VerifierStamp(self.verifier.name, self.verifier.version, self.epoch)
+
+
+@dataclass(slots=True)
+class _Shadow:
+    """A tried verifier, and how it compares so far."""
+
+    service: Service
+    is_judging: bool
+    report: ShadowReported = field(default_factory=ShadowReported)
+
+
+class VerifierRack:
+    """See the module. `bring` sees to it that the files a verifier is loaded from lie on this host."""
+
+    def __init__(self, config: Config, bring: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
+        self._config = config
+        self._bring = bring
+        self._services: dict[str, Service] = {}
+        self._tried: dict[int, _Shadow] = {}
+        self._opening = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def open(self, names: Iterable[str]) -> None:
+        """Put the configuration's verifiers in force.
+
+        Raises:
+            ConfigError: one cannot be built, or fails a golden case.
+        """
+        for name in names:
+            section = self._config.verifiers[name]
+            service = await self._build(VerifierInForce(name, section.use, section.options, epoch=0))
+            await require_golden_cases(service.verifier)
+            self._services[name] = service
+
+    async def adopt(self, verifiers: Iterable[VerifierInForce]) -> None:
+        """Come to what the controller says is in force."""
+        for verifier in verifiers:
+            await self.commit(verifier)
+
+    @contextlib.asynccontextmanager
+    async def judging(self, name: str) -> AsyncIterator[Service]:
+        """What is in force under this name now; it stays open at least as long as this block.
+
+        Raises:
+            VerifierError: it cannot be built.
+        """
+        service = await self._service(name)
+        service.num_judging += 1
+        try:
+            yield service
+        finally:
+            service.num_judging -= 1
+            self._close_if_done(service)
+
+    # -- swaps
+
+    async def prepare(self, wanted: VerifierInForce, *, is_shadow: bool) -> VerifierPrepared:
+        """Build and check a verifier beside the one in force.
+
+        Raises:
+            ConfigError: it cannot be built, or fails a golden case.
+        """
+        began_s = monotonic_s()
+        service = await self._build(wanted)
+        try:
+            num_cases = await require_golden_cases(service.verifier, self._config.reward.timeout_s)
+        except BaseException:
+            await asyncio.to_thread(service.verifier.close)
+            raise
+        self.drop(wanted.epoch)
+        self._tried[wanted.epoch] = _Shadow(service, is_shadow)
+        return VerifierPrepared(service.verifier.version, num_cases, monotonic_s() - began_s)
+
+    def drop(self, epoch: int) -> None:
+        """A tried verifier will not be used."""
+        if (tried := self._tried.pop(epoch, None)) is not None:
+            self._finish(tried.service)
+
+    async def commit(self, wanted: VerifierInForce) -> None:
+        """Judge with this one from the next group on; built now if it was not prepared here."""
+        async with self._opening:
+            current = self._services.get(wanted.name)
+            if current is not None and current.epoch >= wanted.epoch:
+                return
+            tried = self._tried.pop(wanted.epoch, None)
+            self._services[wanted.name] = tried.service if tried else await self._build(wanted)
+            if current is not None:
+                self._finish(current)
+        log.info("verifier %s: epoch %d, version %s", wanted.name, wanted.epoch, wanted.version)
+
+    # -- the shadow
+
+    def shadow_of(self, name: str) -> _Shadow | None:
+        """The verifier that judges along under this name, if there is one."""
+        return next((one for one in self._tried.values() if one.is_judging and one.service.verifier.name == name), None)
+
+    async def judge_along(
+        self, shadow: _Shadow, header: GroupHeader, responses: list[Response], verdicts: list[Verdict], took_s: float
+    ) -> None:
+        """Let the tried verifier judge what the one in force has judged, and compare."""
+        service = shadow.service
+        service.num_judging += 1
+        began_s = monotonic_s()
+        try:
+            tried = await score_group(service.verifier, header.prompt, responses, self._config.reward.timeout_s)
+        except VerifierError as failure:
+            failures = Counter(shadow.report.failures) + Counter({failure.cause: 1})
+            shadow.report = _add(shadow.report, ShadowReported(num_groups=1), failures)
+            return
+        finally:
+            service.num_judging -= 1
+            self._close_if_done(service)
+        more = ShadowReported(
+            num_trajectories=len(verdicts),
+            num_agreed=sum(abs(a.reward - b.reward) <= AGREEMENT for a, b in zip(verdicts, tried, strict=True)),
+            reward_before=sum(verdict.reward for verdict in verdicts),
+            reward_after=sum(verdict.reward for verdict in tried),
+            seconds_before=took_s,
+            seconds_after=monotonic_s() - began_s,
+            num_groups=1,
+        )
+        shadow.report = _add(shadow.report, more, shadow.report.failures)
+
+    def shadow_report(self, epoch: int) -> ShadowReported:
+        """
+        Raises:
+            RefusedError: nothing was prepared here for this epoch.
+        """
+        if epoch not in self._tried:
+            raise RefusedError(f"no verifier is prepared for epoch {epoch}")
+        return self._tried[epoch].report
+
+    # -- life
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        for service in (*self._services.values(), *(tried.service for tried in self._tried.values())):
+            service.verifier.close()
+
+    async def _service(self, name: str) -> Service:
+        if name not in self._services:  # its source was added to the mixture later
+            async with self._opening:
+                if name not in self._services:
+                    try:
+                        await self.open([name])
+                    except ConfigError as error:
+                        raise VerifierError("unavailable", str(error)) from error
+        return self._services[name]
+
+    async def _build(self, wanted: VerifierInForce) -> Service:
+        section = VerifierSection(use=wanted.use, options=wanted.options)
+        num_workers = self._config.reward.num_workers
+        await self._bring(wanted.use, wanted.options)
+        try:
+            verifier = await asyncio.to_thread(make_verifier, wanted.name, section, num_workers=num_workers)
+        except RingAsyncError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever a plugin does when it is imported or made
+            raise ConfigError(f"verifiers.{wanted.name}: {type(error).__name__}: {error}") from error
+        return Service(verifier, wanted.epoch)
+
+    def _finish(self, service: Service) -> None:
+        service.is_finishing = True
+        self._close_if_done(service)
+
+    def _close_if_done(self, service: Service) -> None:
+        if service.is_finishing and not service.num_judging:
+            task = asyncio.create_task(asyncio.to_thread(service.verifier.close))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+def _add(a: ShadowReported, b: ShadowReported, failures: Mapping[str, int]) -> ShadowReported:
+    names = [name for name in ShadowReported.__struct_fields__ if name != "failures"]
+    sums = {name: getattr(a, name) + getattr(b, name) for name in names}
+    return msgspec.structs.replace(a, **sums, failures=dict(failures))
+
+
+def add_reports(reports: Iterable[ShadowReported]) -> ShadowReported:
+    """The sum over reward actors."""
+    total = ShadowReported()
+    for report in reports:
+        total = _add(total, report, Counter(total.failures) + Counter(report.failures))
+    return total

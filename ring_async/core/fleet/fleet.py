@@ -1,0 +1,193 @@
+"""Which processes the run should have, and which of them are alive.
+
+Owns: the wanted actors with their incarnations, the registered members, and the decision to replace. Events in,
+effects out: the launcher starts and stops what `wanted` lists. Does not own processes, hosts, sockets, or time.
+Invariants: an actor id has at most one wanted incarnation; a message of an older incarnation never counts as alive; the
+loss of a host, and the wait for one, are nobody's death.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ring_async.core.fleet.restart import RestartPolicy
+
+
+class ActorKey(NamedTuple):
+    """One process, by name: `incarnation` grows with every restart of the actor."""
+
+    actor_id: str
+    role: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetChange:
+    """What an event led to: `lost` left the fleet just now, `given_up` is why the run cannot go on, or empty.
+
+    `has_left`: it had been told to.
+    """
+
+    lost: ActorKey | None = None
+    notice: str = ""
+    given_up: str = ""
+    has_left: bool = False
+
+
+@dataclass(slots=True)
+class _Wanted:
+    role: str
+    incarnation: int
+    start_at_s: float
+    last_seen_s: float | None = None
+    leave_by_s: float | None = None
+    """It was told to leave, and counts as gone then at the latest."""
+    no_place: str = ""
+    """What it waits for before its process can start, or empty."""
+    no_place_since_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The wanted fleet of one run.
+
+    Args:
+        heartbeat_timeout_s: a registered actor silent for longer is dead.
+        start_timeout_s: an actor that has not registered this long after its start is dead.
+    """
+
+    restart: RestartPolicy
+    heartbeat_timeout_s: float
+    start_timeout_s: float
+    _actors: dict[str, _Wanted] = field(default_factory=dict)
+    _nums: dict[str, int] = field(default_factory=dict)
+    """How many of each role there should be."""
+    _gone: dict[str, int] = field(default_factory=dict)
+    """Last incarnations of actors that left, so that one that comes back under the same id is a new one."""
+
+    def want(self, role: str, num: int, now_s: float, *, leave_s: float = 0.0) -> list[ActorKey]:
+        """Set the number of actors of a role; returns those that must leave, the newest first.
+
+        One that leaves stays part of the fleet until its process has ended, for at most `leave_s`. One that was
+        leaving and is wanted again ends all the same, and comes back as a new incarnation.
+        """
+        self._nums[role] = num
+        for index in range(num):
+            actor_id = f"{role}-{index}"
+            if actor_id not in self._actors:
+                self._actors[actor_id] = _Wanted(role, self._gone.get(actor_id, -1) + 1, now_s)
+        leaving = []
+        for actor_id in sorted((a for a, w in self._actors.items() if w.role == role), key=ordinal_of, reverse=True):
+            wanted = self._actors[actor_id]
+            if ordinal_of(actor_id) >= num and wanted.leave_by_s is None:
+                wanted.leave_by_s = now_s + leave_s
+                leaving.append(ActorKey(actor_id, role, wanted.incarnation))
+        return leaving
+
+    @property
+    def actor_ids(self) -> tuple[str, ...]:
+        """All that are part of the fleet, those whose restart is still delayed too."""
+        return tuple(self._actors)
+
+    def seek_places(self, waiting: Mapping[tuple[str, int], str], now_s: float) -> list[str]:
+        """Take up which actors, by id and incarnation, have no place to start at, and what each waits for: all of them.
+
+        While one has none its time to start does not run. Returns those that had one, or were not wanted, before.
+        """
+        fresh = []
+        for actor_id, wanted in self._actors.items():
+            whom = waiting.get((actor_id, wanted.incarnation), "")
+            if whom:
+                wanted.start_at_s = now_s
+                if not wanted.no_place:
+                    wanted.no_place_since_s = now_s
+                    fresh.append(actor_id)
+            wanted.no_place = whom
+        return fresh
+
+    def waits_for_place(self, now_s: float) -> dict[str, tuple[str, float]]:
+        """Actors without a place: what each waits for, and for how many seconds it has."""
+        return {a: (w.no_place, now_s - w.no_place_since_s) for a, w in self._actors.items() if w.no_place}
+
+    def is_leaving(self, actor_id: str) -> bool:
+        wanted = self._actors.get(actor_id)
+        return wanted is not None and wanted.leave_by_s is not None
+
+    def wanted(self, now_s: float) -> list[ActorKey]:
+        """The processes that should run at `now_s`; one whose restart is still delayed is not listed."""
+        return [ActorKey(a, w.role, w.incarnation) for a, w in self._actors.items() if now_s >= w.start_at_s]
+
+    def is_current(self, actor_id: str, incarnation: int) -> bool:
+        """Whether this is the incarnation wanted now."""
+        wanted = self._actors.get(actor_id)
+        return wanted is not None and wanted.incarnation == incarnation
+
+    def is_registered(self, actor_id: str) -> bool:
+        wanted = self._actors.get(actor_id)
+        return wanted is not None and wanted.last_seen_s is not None
+
+    def saw(self, actor_id: str, incarnation: int, now_s: float) -> bool:
+        """An actor registered or sent a heartbeat; False if it is not (or no longer) part of the fleet."""
+        if not self.is_current(actor_id, incarnation):
+            return False
+        self._actors[actor_id].last_seen_s = now_s
+        return True
+
+    def adopt(self, incarnations: Mapping[str, int]) -> None:
+        """Take over incarnation numbers from before a restart of the controller."""
+        for actor_id, incarnation in incarnations.items():
+            if actor_id in self._actors:
+                self._actors[actor_id].incarnation = max(self._actors[actor_id].incarnation, incarnation)
+            else:
+                self._gone[actor_id] = incarnation
+
+    def incarnations(self) -> dict[str, int]:
+        return self._gone | {actor_id: wanted.incarnation for actor_id, wanted in self._actors.items()}
+
+    def exited(
+        self, actor_id: str, incarnation: int, cause: str, now_s: float, *, is_host_lost: bool = False
+    ) -> FleetChange:
+        """A process ended: replace it, or give the run up. One that went with its host is replaced without counting."""
+        if not self.is_current(actor_id, incarnation):
+            if is_host_lost:  # it was silent first, and counted dead
+                self.restart.forgive(actor_id)
+            return FleetChange()
+        wanted = self._actors[actor_id]
+        lost = ActorKey(actor_id, wanted.role, incarnation)
+        if wanted.leave_by_s is not None:
+            del self._actors[actor_id]
+            if ordinal_of(actor_id) < self._nums[wanted.role]:
+                self._actors[actor_id] = _Wanted(wanted.role, incarnation + 1, now_s)
+            else:
+                self._gone[actor_id] = incarnation
+            return FleetChange(lost, f"{actor_id} left", has_left=True)
+        if is_host_lost:
+            self._actors[actor_id] = _Wanted(wanted.role, incarnation + 1, now_s)
+            return FleetChange(lost, f"{actor_id} is lost ({cause}); it starts again where there is a place")
+        decision = self.restart.on_death(actor_id, now_s, cause)
+        if decision.delay_s is None:
+            return FleetChange(lost, decision.reason, given_up=decision.reason)
+        self._actors[actor_id] = _Wanted(wanted.role, incarnation + 1, now_s + decision.delay_s)
+        return FleetChange(lost, decision.reason)
+
+    def expire(self, now_s: float) -> list[FleetChange]:
+        """Count silent actors dead; the launcher kills what is no longer wanted."""
+        changes = []
+        for actor_id, wanted in list(self._actors.items()):
+            if wanted.leave_by_s is not None and now_s > wanted.leave_by_s:
+                changes.append(self.exited(actor_id, wanted.incarnation, "told to leave", now_s))
+                continue
+            if wanted.last_seen_s is not None:
+                silent_s, limit_s, what = now_s - wanted.last_seen_s, self.heartbeat_timeout_s, "no heartbeat"
+            else:
+                silent_s, limit_s, what = now_s - wanted.start_at_s, self.start_timeout_s, "did not register"
+            if silent_s > limit_s:
+                changes.append(self.exited(actor_id, wanted.incarnation, f"{what} for {silent_s:.0f} s", now_s))
+        return changes
+
+
+def ordinal_of(actor_id: str) -> int:
+    """`rollout-3` → 3."""
+    return int(actor_id.rpartition("-")[2])

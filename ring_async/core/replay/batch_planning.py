@@ -1,0 +1,211 @@
+"""One batch of exactly Φ loss tokens over all groups held, whichever shard keeps them: candidates in, logged plan out.
+
+Owns: a held group as planning sees it, the candidates, and a plan's logged form. Does not own what becomes of groups
+(`buffer`), the choice among candidates (`token_budget`), nor where tokens lie (`packing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ring_async.core.packing import lay_out
+from ring_async.core.replay.buffer_rules import BufferRules
+from ring_async.core.replay.plan_log import PlanEntry
+from ring_async.core.replay.progress import (
+    GroupProgress,
+    GroupRecord,
+    all_loss_tokens,
+    count_loss_tokens,
+    token_interval,
+)
+from ring_async.core.replay.token_budget import Candidate, Shortfall, choose_tokens, order_candidates
+from ring_async.core.staleness import Lineage, StalenessMeasure, birth_numbers
+from ring_async.core.verifier_epochs import is_admitted
+from ring_async.types import BatchPlan, EpochRules, GroupHeader, PackedSequence, PolicyVersion, TokenInterval
+
+NO_RULES: Mapping[str, EpochRules] = {}
+
+Taken = tuple[str, int, int]
+"""Group id, index within the group, loss tokens taken."""
+
+
+class HeldGroup(msgspec.Struct):
+    """A group, and what follows from its progress.
+
+    `births[k]` and `oldest[k]` are what staleness counts from: by the measure in force, and strictly. `trainable` are
+    its loss tokens over all their uses; `is_open`: some trajectory may be trained; `is_used`: some trajectory was
+    trained to its end and not retired yet.
+    """
+
+    record: GroupRecord
+    progress: GroupProgress
+    num_tokens: tuple[int, ...]
+    births: list[int]
+    oldest: list[int]
+    trainable: int = 0
+    is_open: bool = False
+    is_used: bool = False
+
+    def count_births(self, lineage: Lineage, measure: StalenessMeasure) -> None:
+        """Follow the learner's lineage."""
+        trajectories = self.record.header.trajectories
+        self.oldest = birth_numbers(trajectories, lineage)
+        self.births = self.oldest if measure == "oldest" else birth_numbers(trajectories, lineage, measure)
+
+    def take_stock(self, max_reuse: int) -> None:
+        """Follow new progress, or a new bound."""
+        trainable, is_open, is_used = 0, False, False
+        for num_tokens, one in zip(self.num_tokens, self.progress, strict=True):
+            if one.is_open:
+                is_open = True
+                trainable += (max_reuse - one.num_uses) * num_tokens - one.position
+            elif one.state == "consumed":
+                is_used = True
+        self.trainable, self.is_open, self.is_used = trainable, is_open, is_used
+
+
+class PlannedBatch(msgspec.Struct, frozen=True):
+    """A plan to be logged, and what it takes of each trajectory."""
+
+    entry: PlanEntry
+    taken: tuple[Taken, ...]
+
+
+def hold(record: GroupRecord, progress: GroupProgress, rules: BufferRules, lineage: Lineage) -> HeldGroup:
+    """A group that another buffer keeps, ready to plan with."""
+    held = HeldGroup(record, progress, all_loss_tokens(record), [], [])
+    held.count_births(lineage, rules.staleness_measure)
+    held.take_stock(rules.max_reuse)
+    return held
+
+
+def planning_record(record: GroupRecord) -> GroupRecord:
+    """A record without what planning does not look at: the prompt's text and metadata."""
+    header = record.header
+    prompt = msgspec.structs.replace(header.prompt, text="", metadata={})
+    return msgspec.structs.replace(record, header=msgspec.structs.replace(header, prompt=prompt))
+
+
+def plan_batch(
+    held: Mapping[str, HeldGroup],
+    rules: BufferRules,
+    lineage: Lineage,
+    plan_number: int,
+    learner: PolicyVersion,
+    *,
+    is_final: bool = False,
+    epoch_rules: Mapping[str, EpochRules] = NO_RULES,
+) -> PlannedBatch | Shortfall:
+    """Decide on a batch: exactly Φ loss tokens, or why not yet.
+
+    What is beyond `max_staleness`, or scored by an epoch that `epoch_rules` bar, is passed over.
+    """
+    max_staleness, carries = rules.max_staleness, rules.carries
+    where: list[tuple[str, int]] = []
+    candidates: list[Candidate] = []
+    for group_id, group in held.items():
+        record = group.record
+        if not group.is_open or not is_admitted(record.header, epoch_rules):
+            continue
+        source, arrival, advantages = record.header.prompt.source, record.arrival, record.advantages
+        for index, progress in enumerate(group.progress):
+            age = learner.number - group.births[index]
+            if not progress.is_open or age > max_staleness:
+                continue
+            where.append((group_id, index))
+            candidates.append(
+                Candidate(
+                    group_id,
+                    source,
+                    group.num_tokens[index] - progress.position,
+                    not carries or age < max_staleness,
+                    progress.position > 0,
+                    progress.num_uses,
+                    group.oldest[index],
+                    arrival,
+                    abs(advantages[index]),
+                )
+            )
+    ordered = order_candidates(candidates, rules.order, salt=rules.seed + plan_number, shares=rules.source_shares)
+    choice = choose_tokens(candidates, ordered, rules.token_budget, is_final=is_final)
+    if isinstance(choice, Shortfall):
+        return choice
+    taken = tuple([(*where[i], num_tokens) for i, num_tokens in choice.taken])
+    entry = _entry(held, taken, rules, lineage, plan_number=plan_number, learner=learner, is_final=is_final)
+    return PlannedBatch(msgspec.structs.replace(entry, epoch_rules=dict(epoch_rules)), taken)
+
+
+def _entry(
+    held: Mapping[str, HeldGroup],
+    taken: Sequence[Taken],
+    rules: BufferRules,
+    lineage: Lineage,
+    *,
+    plan_number: int,
+    learner: PolicyVersion,
+    is_final: bool,
+) -> PlanEntry:
+    lengths = []
+    for group_id, index, _ in taken:
+        header = held[group_id].record.header
+        lengths.append(header.num_prompt_tokens + header.trajectories[index].num_tokens)
+    layout = lay_out(lengths, rules.token_capacity, rules.num_ranks)
+    sequences, loss_tokens, segments, scored_by = [], [], [], []
+    headers: dict[str, GroupHeader] = {}
+    last_id = ""
+    for (group_id, index, num_tokens), row, offset in zip(taken, layout.rows, layout.offsets, strict=True):
+        if group_id != last_id:  # a group's responses mostly follow each other
+            last_id, group = group_id, held[group_id]
+            record, header = group.record, group.record.header
+            headers[group_id] = header
+            stamp = (header.verifier.name, header.verifier.epoch) if header.verifier else ("", 0)
+        one = header.trajectories[index]
+        position = group.progress[index].position
+        if not position and num_tokens == group.num_tokens[index]:
+            interval = TokenInterval(one.trajectory_id, 0, one.num_tokens)
+            loss_tokens.append(num_tokens)
+        else:
+            interval = token_interval(record, index, position, position + num_tokens)
+            loss_tokens.append(count_loss_tokens(record, index, interval))
+        age = learner.number - group.oldest[index]
+        segments.append(one.segments)
+        scored_by.append(stamp)
+        sequences.append(
+            PackedSequence(
+                one.trajectory_id,
+                header.prompt.source,
+                row,
+                offset,
+                header.num_prompt_tokens,
+                one.num_tokens,
+                interval,
+                one.reward if one.reward is not None else float("nan"),
+                record.advantages[index],
+                age if age > 0 else 0,
+            )
+        )
+    plan = BatchPlan(
+        plan_number=plan_number,
+        policy_version=learner,
+        token_budget=rules.token_budget,
+        num_rows=layout.num_rows,
+        token_capacity=rules.token_capacity,
+        num_ranks=rules.num_ranks,
+        sequences=tuple(sequences),
+        verifier_epoch=max([header.verifier.epoch if header.verifier else 0 for header in headers.values()]),
+        mixture_epoch=max([header.mixture_epoch for header in headers.values()]),
+        is_final=is_final,
+    )
+    return PlanEntry(
+        plan=plan,
+        max_staleness=rules.max_staleness,
+        staleness_measure=rules.staleness_measure,
+        max_reuse=rules.max_reuse,
+        lineage=lineage,
+        loss_tokens=tuple(loss_tokens),
+        segments=tuple(segments),
+        carries=rules.carries,
+        scored_by=tuple(scored_by),
+    )

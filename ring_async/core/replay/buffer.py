@@ -1,0 +1,413 @@
+"""What replay holds, and what becomes of it: the index over buffered groups.
+
+Owns: eligibility, the progress of every trajectory through its uses, eviction, retention, and when a payload may go.
+Does not own payloads, files, or time.
+Invariants: methods that decide return a `Change` and leave the buffer alone; `apply` puts it in force, after the caller
+has made it durable. A token is trained at most `max_reuse` times and never beyond `max_staleness`. A payload is kept
+until a checkpoint covers every batch that used it.
+
+    add ──▶ open ──plan──▶ ... ──plan──▶ used up ──cover──▶ retired ──▶ payload released
+             └─────────── evict, retain, drop ───────────▶ ended ──cover──▶ payload released
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import msgspec
+
+from ring_async.core.replay.batch_planning import HeldGroup, Taken, plan_batch, planning_record
+from ring_async.core.replay.buffer_rules import BufferRules, check_rules
+from ring_async.core.replay.progress import (
+    Change,
+    GroupProgress,
+    GroupRecord,
+    Progress,
+    all_loss_tokens,
+    is_finished,
+)
+from ring_async.core.replay.token_budget import Shortfall
+from ring_async.core.staleness import Lineage
+from ring_async.core.verifier_epochs import is_admitted
+from ring_async.types import EpochRules, GroupHeader, PolicyVersion, TrajectoryState
+
+OPEN = Progress()
+"""A trajectory nothing has happened to."""
+
+
+class ReplayBuffer:
+    """See the module. The named arguments come from the store after a restart."""
+
+    def __init__(
+        self,
+        rules: BufferRules,
+        *,
+        last_plan: int = 0,
+        covered: int = 0,
+        lineage: Lineage | None = None,
+        epoch_rules: Mapping[str, EpochRules] | None = None,
+    ) -> None:
+        self.rules = rules
+        self.last_plan = last_plan
+        self.covered = covered
+        self.lineage = lineage or Lineage()
+        self.epoch_rules = dict(epoch_rules or {})
+        self._entries: dict[str, HeldGroup] = {}
+        self._barred: set[str] = set()
+        """Groups whose verdicts may not be trained on. Asked for after every commit, so kept rather than sought."""
+        self._next_arrival = 1
+        self._trainable = 0
+
+    # -- content
+
+    def __contains__(self, group_id: object) -> bool:
+        return group_id in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def next_arrival(self) -> int:
+        return self._next_arrival
+
+    @property
+    def trainable_tokens(self) -> int:
+        """Loss tokens that may still be trained, over all their uses."""
+        return self._trainable
+
+    @property
+    def num_open(self) -> int:
+        """Trajectories that may still be trained."""
+        return sum(1 for _ in self._open())
+
+    def group_ids(self) -> tuple[str, ...]:
+        return tuple(self._entries)
+
+    def record(self, group_id: str) -> GroupRecord:
+        return self._entries[group_id].record
+
+    def progress(self, group_id: str) -> GroupProgress:
+        return self._entries[group_id].progress
+
+    def add(self, record: GroupRecord, progress: GroupProgress) -> None:
+        """Take in a group that is durable: fresh from `admit`, or read back after a restart."""
+        group_id = record.header.group_id
+        if group_id in self._entries:
+            return
+        entry = HeldGroup(record, progress, all_loss_tokens(record), [], [])
+        entry.count_births(self.lineage, self.rules.staleness_measure)
+        self._entries[group_id] = entry
+        self._next_arrival = max(self._next_arrival, record.arrival + 1)
+        self._take_stock(entry)
+        self._note_barred(entry)
+
+    def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
+        """First progress of a new group's trajectories: open, or dropped at once with the cause.
+
+        Dropped are responses that are masked (`truncated`), carry no loss token (`no_loss_tokens`), or do not fit into
+        a packed row with their prompt (`row_too_short`).
+        """
+        header = record.header
+        longest = self.rules.token_capacity - header.num_prompt_tokens
+        loss_tokens = all_loss_tokens(record)
+        masks = tuple(is_masked)
+        if True not in masks and 0 not in loss_tokens and max(one.num_tokens for one in header.trajectories) <= longest:
+            return (OPEN,) * len(loss_tokens)
+        result = []
+        for trajectory, num_tokens, masked in zip(header.trajectories, loss_tokens, masks, strict=True):
+            cause = ""
+            if masked:
+                cause = "truncated"
+            elif not num_tokens:
+                cause = "no_loss_tokens"
+            elif trajectory.num_tokens > longest:
+                cause = "row_too_short"
+            result.append(Progress(state="dropped", cause=cause, is_open=False) if cause else OPEN)
+        return tuple(result)
+
+    # -- judged again
+
+    def barred(self) -> tuple[str, ...]:
+        """Groups that wait to be judged again."""
+        return tuple(group_id for group_id in self._barred if self._entries[group_id].is_open)
+
+    def is_barred(self, group_id: str) -> bool:
+        """Whether a group waits to be judged again."""
+        return group_id in self._barred and self._entries[group_id].is_open
+
+    def awaits(self, header: GroupHeader) -> bool:
+        """Whether this is the verdict that a group held here waits for."""
+        return self.is_barred(header.group_id) and is_admitted(header, self.epoch_rules)
+
+    def judged_again(self, group_id: str, fresh: GroupProgress) -> GroupProgress:
+        """Progress of a group under new verdicts; trajectories that ended meanwhile stay ended."""
+        return tuple(now if was.is_open else was for was, now in zip(self.progress(group_id), fresh, strict=True))
+
+    def replace(self, record: GroupRecord, progress: GroupProgress) -> None:
+        """Put durable new verdicts in force."""
+        entry = self._entries[record.header.group_id]
+        entry.record, entry.progress = record, progress
+        self._take_stock(entry)
+        self._note_barred(entry)
+
+    def bar(self, epoch_rules: Mapping[str, EpochRules]) -> Change:
+        """New epoch rules. What they bar is judged again if no batch used any of it, else its rest is dropped."""
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        for group_id, entry in self._entries.items():
+            is_in_use = any(one.last_plan for one in entry.progress)
+            if is_in_use and not is_admitted(entry.record.header, epoch_rules):
+                self._end_open(group_id, "rescored", touched, moved)
+        return replace(self._change(touched, moved), epoch_rules=dict(epoch_rules))
+
+    def give_up(self, group_id: str) -> Change:
+        """A group that waits to be judged again cannot be."""
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        if self.is_barred(group_id):
+            self._end_open(group_id, "unjudged", touched, moved)
+        return self._change(touched, moved)
+
+    # -- changes
+
+    def apply(self, change: Change) -> None:
+        """Put a durable change in force."""
+        for group_id in change.released:
+            self._trainable -= self._entries.pop(group_id).trainable
+            self._barred.discard(group_id)
+        for group_id, progress in change.progress.items():
+            if entry := self._entries.get(group_id):
+                entry.progress = progress
+                self._take_stock(entry)
+        if change.epoch_rules is not None:
+            self.epoch_rules = change.epoch_rules
+            for entry in self._entries.values():
+                self._note_barred(entry)
+        if change.plan_number is not None:
+            self.last_plan = change.plan_number
+        if change.covered is not None:
+            self.covered = change.covered
+        if change.lineage is not None:
+            self.lineage = change.lineage
+            for entry in self._entries.values():
+                entry.count_births(self.lineage, self.rules.staleness_measure)
+
+    def tune(self, rules: BufferRules) -> None:
+        """Put changed rules in force from the next decision on.
+
+        Raises:
+            ConfigError: the batch could never be filled under them.
+        """
+        check_rules(rules)
+        self.rules = rules
+        for entry in self._entries.values():
+            self._take_stock(entry)
+            entry.count_births(self.lineage, self.rules.staleness_measure)
+
+    # -- decisions
+
+    def evict(self, learner: PolicyVersion) -> Change:
+        """End what is beyond `max_staleness` at the learner's version, and what exceeds the retention bound.
+
+        Retention takes the oldest first. A trajectory all of whose tokens were trained at least once has lost nothing:
+        it is merely not used again.
+        """
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        excess = self._trainable - -(-self.rules.retention_tokens // self.rules.num_shards)
+
+        def end(group_id: str, index: int, cause: str) -> None:
+            nonlocal excess
+            entry = self._entries[group_id]
+            progress = touched.setdefault(group_id, list(entry.progress))
+            excess -= self._trainable_one(entry.num_tokens[index], progress[index])
+            progress[index] = _ended(entry, index, progress[index], "evicted", cause)
+            if progress[index].state == "evicted":
+                moved.append(_moved(entry.record, index, progress[index], _untrained(entry, index, progress[index])))
+
+        fresh: list[tuple[int, int, str, int]] = []
+        for group_id, index, entry, progress in self._open():
+            if progress.num_uses >= self.rules.max_reuse:  # max_reuse was lowered meanwhile
+                end(group_id, index, "")
+            elif learner.number - entry.births[index] > self.rules.max_staleness:
+                end(group_id, index, "stale")
+            elif excess > 0:
+                fresh.append((entry.oldest[index], entry.record.arrival, group_id, index))
+        if excess > 0:
+            for _, _, group_id, index in sorted(fresh):
+                if excess <= 0:
+                    break
+                end(group_id, index, "retention")
+        return self._change(touched, moved)
+
+    def plan(
+        self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False,
+        others: Mapping[str, HeldGroup] | None = None,
+    ) -> Change | Shortfall:  # fmt: skip
+        """Decide on the next batch: exactly Φ loss tokens, or why not yet. Assumes that `evict` was applied.
+
+        `others` are groups of other shards; the change says what becomes of those held here.
+
+        Raises:
+            ValueError: `plan_number` is not the next one.
+        """
+        self._check_next(plan_number)
+        planned = plan_batch(
+            {**self._entries, **others} if others else self._entries,
+            self.rules, self.lineage, plan_number, learner, is_final=is_final, epoch_rules=self.epoch_rules,
+        )  # fmt: skip
+        if isinstance(planned, Shortfall):
+            return planned
+        taken = [one for one in planned.taken if one[0] in self._entries] if others else planned.taken
+        change = self.advance(plan_number, taken, self.rules.max_reuse, carries=self.rules.carries)
+        return replace(change, entry=planned.entry)
+
+    def advance(self, plan_number: int, taken: Sequence[Taken], max_reuse: int, *, carries: bool) -> Change:
+        """What batch `plan_number` makes of groups held here; `taken` are those of its parts that lie here.
+
+        Follows from the logged plan alone, so that a shard that was away comes to the same progress later.
+
+        Raises:
+            ValueError: `plan_number` is not the next one, or what is taken cannot be.
+        """
+        self._check_next(plan_number)
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        last_id = ""
+        before = after = OPEN
+        was_whole = False
+        for group_id, index, num_tokens in taken:
+            if group_id != last_id:  # a group's responses mostly follow each other
+                last_id, entry = group_id, self._entries[group_id]
+                if group_id not in touched:
+                    touched[group_id] = list(entry.progress)
+                group = touched[group_id]
+            progress = entry.progress[index]
+            is_whole = not progress.position and num_tokens == entry.num_tokens[index]
+            if not (is_whole and was_whole and progress == before):  # whole responses share what becomes of them
+                after = _advanced(entry, index, num_tokens, plan_number, max_reuse, carries=carries)
+                before, was_whole = progress, is_whole
+            group[index] = after
+            one = entry.record.header.trajectories[index]
+            moved.append(TrajectoryState(one.trajectory_id, after.state, after.cause, one.num_tokens))
+        progresses = {group_id: tuple(group) for group_id, group in touched.items()}
+        return Change(progresses, (), tuple(moved), plan_number=plan_number)
+
+    def offer(self) -> list[tuple[GroupRecord, GroupProgress]]:
+        """Groups with something to train, as whoever plans over several buffers needs them: without prompts' text."""
+        return [(planning_record(one.record), one.progress) for one in self._entries.values() if one.is_open]
+
+    def cover(self, plan_number: int) -> Change:
+        """A durable learner checkpoint covers all batches up to `plan_number`: retire and release what they used up."""
+        covered = max(plan_number, self.covered)
+        touched: dict[str, list[Progress]] = {}
+        moved: list[TrajectoryState] = []
+        before = after = OPEN
+        for group_id, entry in self._entries.items():
+            if not entry.is_used:
+                continue
+            group = list(entry.progress)
+            trajectories = entry.record.header.trajectories
+            for index, progress in enumerate(entry.progress):
+                if progress.state == "consumed" and not progress.is_open and progress.last_plan <= covered:
+                    if progress is not before:  # trajectories that one batch used up share their progress
+                        before, after = progress, msgspec.structs.replace(progress, state="retired")
+                    group[index] = after
+                    one = trajectories[index]
+                    moved.append(TrajectoryState(one.trajectory_id, "retired", after.cause, one.num_tokens))
+                    touched[group_id] = group
+        return self._change(touched, moved, covered=covered)
+
+    def fork(self, incarnation: int) -> Change:
+        """The learner came back as a new incarnation; it will train the logged batches again, then go on from there."""
+        return Change({}, lineage=self.lineage.forked(incarnation, self.last_plan))
+
+    # -- parts
+
+    def _note_barred(self, entry: HeldGroup) -> None:
+        header = entry.record.header
+        if is_admitted(header, self.epoch_rules):
+            self._barred.discard(header.group_id)
+        else:
+            self._barred.add(header.group_id)
+
+    def _end_open(
+        self, group_id: str, cause: str, touched: dict[str, list[Progress]], moved: list[TrajectoryState]
+    ) -> None:
+        entry = self._entries[group_id]
+        for index, progress in enumerate(entry.progress):
+            if progress.is_open:
+                ended = _ended(entry, index, progress, "dropped", cause)
+                touched.setdefault(group_id, list(entry.progress))[index] = ended
+                if ended.state == "dropped":
+                    moved.append(_moved(entry.record, index, ended, _untrained(entry, index, ended)))
+
+    def _check_next(self, plan_number: int) -> None:
+        if plan_number != self.last_plan + 1:
+            raise ValueError(f"batch {plan_number} was asked for, but the next one is {self.last_plan + 1}")
+
+    def _open(self) -> Iterator[tuple[str, int, HeldGroup, Progress]]:
+        for group_id, entry in self._entries.items():
+            if not entry.is_open:
+                continue
+            for index, progress in enumerate(entry.progress):
+                if progress.is_open:
+                    yield group_id, index, entry, progress
+
+    def _trainable_one(self, num_tokens: int, progress: Progress) -> int:
+        return (self.rules.max_reuse - progress.num_uses) * num_tokens - progress.position if progress.is_open else 0
+
+    def _take_stock(self, entry: HeldGroup) -> None:
+        """Follow an entry's new progress, or new rules."""
+        self._trainable -= entry.trainable
+        entry.take_stock(self.rules.max_reuse)
+        self._trainable += entry.trainable
+
+    def _change(
+        self, touched: Mapping[str, list[Progress]], moved: list[TrajectoryState], *, covered: int | None = None
+    ) -> Change:
+        progress = {group_id: tuple(group) for group_id, group in touched.items()}
+        horizon = self.covered if covered is None else covered
+        looked_at = progress
+        if covered is not None:
+            looked_at = {
+                g: progress.get(g) or entry.progress for g, entry in self._entries.items() if not entry.is_open
+            }
+        released = tuple(group_id for group_id, group in looked_at.items() if is_finished(group, horizon))
+        return Change(progress, released, tuple(moved), covered=covered)
+
+
+def _untrained(entry: HeldGroup, index: int, progress: Progress) -> int:
+    """Loss tokens that no batch has trained."""
+    return 0 if progress.num_uses else entry.num_tokens[index] - progress.position
+
+
+def _advanced(
+    entry: HeldGroup, index: int, num_tokens: int, plan_number: int, max_reuse: int, *, carries: bool
+) -> Progress:
+    """Progress of a trajectory after `num_tokens` more loss tokens of it were taken."""
+    before = entry.progress[index]
+    position = before.position + num_tokens
+    if not before.is_open or position > entry.num_tokens[index]:
+        raise ValueError(
+            f"batch {plan_number} takes {num_tokens} loss tokens of {entry.record.header.group_id}/{index}, "
+            f"which is {before.state} at {before.position} of {entry.num_tokens[index]}"
+        )
+    after = msgspec.structs.replace(before, position=position, last_plan=plan_number, state="consumed")
+    if position == entry.num_tokens[index]:
+        num_uses = before.num_uses + 1
+        return msgspec.structs.replace(after, position=0, num_uses=num_uses, is_open=num_uses < max_reuse)
+    return after if carries else _ended(entry, index, after, "dropped", "leftover")
+
+
+def _ended(entry: HeldGroup, index: int, progress: Progress, state: str, cause: str) -> Progress:
+    if not _untrained(entry, index, progress):
+        return msgspec.structs.replace(progress, is_open=False)
+    return msgspec.structs.replace(progress, is_open=False, state=state, cause=cause)
+
+
+def _moved(record: GroupRecord, index: int, progress: Progress, num_tokens: int | None = None) -> TrajectoryState:
+    trajectory = record.header.trajectories[index]
+    tokens = trajectory.num_tokens if num_tokens is None else num_tokens
+    return TrajectoryState(trajectory.trajectory_id, progress.state, progress.cause, tokens)

@@ -1,0 +1,65 @@
+"""The settings under which a buffer decides. Owns: their meaning, and refusing those that cannot work."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ring_async.core.replay.token_budget import Order
+from ring_async.core.staleness import StalenessMeasure
+from ring_async.core.work.mixture import check_weights
+from ring_async.errors import ConfigError
+
+
+class BufferRules(msgspec.Struct, frozen=True):
+    """Settings of the buffer.
+
+    Attributes:
+        token_budget: Φ over all ranks.
+        carry: the cut remainder stays and is trained next; otherwise it is dropped. With max_staleness 0 nothing can
+            be trained next, so remainders are dropped whatever this says.
+        max_buffer_tokens: retention bound in trainable loss tokens; None: `2 (max_staleness + 1) Φ`.
+        source_shares: by-domain quotas of a batch's loss tokens, in any unit; None: batches take what completes.
+        seed: of the order's random ties.
+        num_shards: buffers that share the retention bound; each keeps about its part.
+    """
+
+    token_budget: int
+    token_capacity: int
+    num_ranks: int = 1
+    max_staleness: int = 4
+    staleness_measure: StalenessMeasure = "oldest"
+    max_reuse: int = 1
+    order: Order = "oldest_version"
+    carry: bool = True
+    max_buffer_tokens: int | None = None
+    source_shares: dict[str, float] | None = None
+    seed: int = 0
+    num_shards: int = 1
+
+    @property
+    def carries(self) -> bool:
+        return self.carry and self.max_staleness > 0
+
+    @property
+    def retention_tokens(self) -> int:
+        """The retention bound over all shards."""
+        return self.max_buffer_tokens or 2 * (self.max_staleness + 1) * self.token_budget * self.max_reuse
+
+
+def check_rules(rules: BufferRules) -> None:
+    """Refuse rules under which no batch could ever be filled.
+
+    Raises:
+        ConfigError: says which.
+    """
+    if rules.retention_tokens < rules.token_budget:
+        raise ConfigError(
+            f"replay.max_buffer_tokens: {rules.retention_tokens:,} is smaller than one batch of {rules.token_budget:,}"
+        )
+    if rules.source_shares is not None:
+        try:
+            check_weights(rules.source_shares)
+        except ValueError as error:
+            raise ConfigError(f"mixture: {rules.source_shares} gives no source a share of a batch: {error}") from error
+    if rules.max_staleness < 0 or rules.max_reuse < 1:
+        raise ConfigError("replay.max_staleness must be 0 or more, replay.max_reuse 1 or more")

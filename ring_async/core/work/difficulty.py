@@ -1,0 +1,102 @@
+"""Which prompts of a source are issued: those whose difficulty lies in its window.
+
+Owns: windows, the numbers that prompts carry, and what was observed of prompts that come again. Does not own cursors,
+or the search for a prompt within (`actors.controller.prompt_search`).
+Invariant: what a window says of a prompt follows from the prompt, its place and the observations so far.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from ring_async.types import Prompt
+
+OBSERVED = "observed"
+"""Difficulty as this run found it: 1 − mean reward of the prompt's last group. 0: always solved, 1: never."""
+BELIEVED_ROUNDS = 3
+"""An observation passes a prompt over in so many rounds of its source; then it is asked again, for the policy moves."""
+
+MAX_OBSERVED = 100_000
+"""Prompts of which an observation is kept, in memory and in the journal (90 bytes each); later ones stay unknown."""
+
+
+class Window(msgspec.Struct, frozen=True):
+    """Difficulties from `low` to `high`, both within; None: no bound. `by` names the number that is meant."""
+
+    by: str = "difficulty"
+    low: float | None = None
+    high: float | None = None
+
+    def admits(self, difficulty: float | None) -> bool:
+        """Whether a prompt of this difficulty is issued. Unknown: only where trying it is how it becomes known."""
+        if difficulty is None:
+            return self.by == OBSERVED
+        return (self.low is None or difficulty >= self.low) and (self.high is None or difficulty <= self.high)
+
+    def __str__(self) -> str:
+        low = "" if self.low is None else f"{self.low:g}"
+        high = "" if self.high is None else f"{self.high:g}"
+        return f"{self.by} {low}:{high}"
+
+
+def carried_numbers(prompt: Prompt) -> dict[str, float]:
+    """The numbers a prompt carries: columns of its row, or what reasoning-gym notes of an entry.
+
+    reasoning-gym's own `difficulty` is a mapping, mostly of the task's settings; numbers in it count under their names,
+    unless the entry itself has one of that name.
+    """
+    noted = prompt.metadata
+    if isinstance(entry := noted.get("entry"), dict) and isinstance(entry.get("metadata"), dict):
+        noted = entry["metadata"]
+    nested = noted.get("difficulty")
+    return (_numbers(nested) if isinstance(nested, dict) else {}) | _numbers(noted)
+
+
+def carried(prompt: Prompt, by: str) -> float | None:
+    """The number of this name that a prompt carries."""
+    return carried_numbers(prompt).get(by)
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+
+
+class Observations:
+    """What the fleet saw of prompts that come again: for each the index of its last group, and its difficulty."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def note(self, prompt_id: str, index: int, difficulty: float) -> bool:
+        """A group that was issued later counts, whichever was judged last. Returns whether it is news."""
+        seen = self._seen.get(prompt_id)
+        if len(self._seen) >= MAX_OBSERVED if seen is None else index < seen[0]:
+            return False
+        self._seen[prompt_id] = (index, difficulty)
+        return True
+
+    def difficulty(self, prompt_id: str, index: int, num_prompts: int) -> float | None:
+        """As it was observed; None where that is not known, or is no longer believed.
+
+        `num_prompts`: of the source. One round of it asks each once.
+        """
+        seen = self._seen.get(prompt_id)
+        if seen is None or index // num_prompts - seen[0] // num_prompts > BELIEVED_ROUNDS:
+            return None
+        return seen[1]
+
+
+def observed_difficulty(rewards: Iterable[float | None]) -> float | None:
+    """1 − the mean of a group's rewards; None if one of them is missing."""
+    known = list(rewards)
+    if not known or None in known:
+        return None
+    return 1.0 - sum(reward for reward in known if reward is not None) / len(known)

@@ -1,0 +1,111 @@
+"""A run's files as rows: steps, evaluations and changes, read tolerantly, since a run may be writing them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ring_async.errors import RunError
+
+Row = dict[str, Any]
+METRICS_FILE, EVENTS_FILE, CONFIG_FILE = "metrics.jsonl", "events.jsonl", "config.json"
+EVALUATIONS_FILE = "evaluations.jsonl"
+
+
+_CHANGES = {
+    "verifier_swapped": "verifier",
+    "verifier_rolled_back": "rollback",
+    "mixture_changed": "mixture",
+    "difficulty_changed": "difficulty",
+    "knobs_changed": "settings",
+    "scaled": "size",
+}
+
+
+def read_rows(run_dir: Path) -> list[Row]:
+    """Lines of `metrics.jsonl` in order of policy version, one for each version; `wall_s` runs on over restarts."""
+    by_version: dict[int, Row] = {}
+    offset_s = last_s = 0.0
+    for row in read_lines(run_dir / METRICS_FILE):
+        number, wall_s = row.get("policy_version"), row.get("wall_s")
+        if not isinstance(number, int):
+            continue
+        if isinstance(wall_s, int | float):
+            if offset_s + wall_s < last_s:
+                offset_s = last_s
+            row["wall_s"] = last_s = offset_s + wall_s
+        by_version[number] = row
+    return [by_version[number] for number in sorted(by_version)]
+
+
+def read_evaluations(run_dir: Path) -> list[Row]:
+    """Lines of `evaluations.jsonl` in order of policy version, the last one of each; empty where none was evaluated."""
+    lines = read_lines(run_dir / EVALUATIONS_FILE)
+    by_version = {row["policy_version"]: row for row in lines if isinstance(row.get("policy_version"), int)}
+    return [by_version[number] for number in sorted(by_version)]
+
+
+def read_lines(path: Path) -> list[Row]:
+    """JSON objects of a file, one a line; torn lines are left out, a missing file is empty."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
+
+
+def read_config(run_dir: Path) -> dict[str, Any]:
+    """The run's resolved configuration as plain data; empty if it is not there."""
+    try:
+        config = json.loads((run_dir / CONFIG_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def column(rows: Sequence[Row], key: str) -> list[float]:
+    """One value for each row; NaN where it is missing or no number."""
+    values = (row.get(key) for row in rows)
+    return [float(value) if isinstance(value, int | float) else math.nan for value in values]
+
+
+def sources_of(rows: Sequence[Row]) -> list[str]:
+    """All prompt sources that were ever trained."""
+    return sorted({source for row in rows for source in row.get("reward_by_source") or {}})
+
+
+def changes_of(rows: Sequence[Row], events: Sequence[Row]) -> list[tuple[float, str]]:
+    """What people changed while the run went on: the policy version after which, and in a word what."""
+    changes = []
+    for event in events:
+        if name := _CHANGES.get(str(event.get("kind"))):
+            before = [row["policy_version"] for row in rows if row.get("time", math.inf) <= event.get("time", 0.0)]
+            changes.append((float(before[-1]) if before else 0.0, name))
+    return changes
+
+
+def with_evaluations(rows: Sequence[Row], evaluations: Sequence[Row]) -> list[Row]:
+    """Each step's row with the evaluation of the version that it made, for the curves."""
+    by_version = {row["policy_version"]: row for row in evaluations}
+    return [row | {"evaluation": by_version.get(row["policy_version"], {})} for row in rows]
+
+
+def rows_or_refuse(run_dir: Path) -> list[Row]:
+    rows = read_rows(run_dir)
+    if not rows:
+        raise RunError(
+            f"{run_dir}: no optimizer step yet ({METRICS_FILE} is empty or missing); "
+            "see what the run waits for: ring-async status"
+        )
+    return rows

@@ -1,0 +1,254 @@
+"""Places on an existing cluster: a Ray placement group for each actor, reserved before the first one starts.
+
+    controller, replay, learner, evaluator ──▶ the launcher's host, or as placement.hosts says
+    rollouts, rewards                      ──▶ wherever there is most room
+    a host goes ──▶ groups bound to it wait for it ─┬▶ `place` says what for
+                 └▶ Ray moves the others, or they wait for room ─┘
+
+Owns: the groups, which host an actor is bound to, what an actor without a place waits for, and whether each host has
+what actors need of it. Does not own processes.
+Invariants: an actor that keeps state on a disk never starts on another host than before; a place stays an actor's from
+its start to its last restart. One group for all was rejected: what a lost host held of it Ray moves together or not at
+all, so one actor without room would keep all others waiting; and it could not grow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Protocol
+
+from ring_async.clock import monotonic_s
+from ring_async.config.load import dump_config
+from ring_async.config.schema import Config
+from ring_async.core.fleet.fleet import ordinal_of
+from ring_async.errors import ConfigError
+from ring_async.placement.host_check import fingerprint, host_problems
+from ring_async.placement.ray_cluster import ROLE_COUNTS, Place, share
+
+HOSTS_MAX_AGE_S = 1.0
+POLL_S = 0.1
+ANYWHERE = ("rollout", "reward")
+"""Roles that keep nothing on a disk and read no files of people's."""
+LEAST = 0.001
+"""Of a resource: a group must ask for something."""
+
+
+class Places(Protocol):
+    """Where actors may start."""
+
+    async def reserve(self, run_dir: Path) -> None:
+        """Have a place for every actor of the configuration, on hosts that can run them.
+
+        Raises:
+            ConfigError: there is not, within `placement.start_timeout_s`.
+        """
+        ...
+
+    def place(self, actor_id: str, role: str) -> Place | str:
+        """Where this actor may start now, or what it waits for."""
+        ...
+
+    def keep(self, actor_ids: Collection[str]) -> None:
+        """Give back the places of all others."""
+        ...
+
+    def is_lost(self, place: Place, *, max_age_s: float = 0.0) -> bool:
+        """Whether the host of a place is gone, as of `max_age_s` ago at most."""
+        ...
+
+
+class OneMachine:
+    """Everybody runs here."""
+
+    async def reserve(self, run_dir: Path) -> None: ...
+
+    def place(self, actor_id: str, role: str) -> Place | str:
+        return Place()
+
+    def keep(self, actor_ids: Collection[str]) -> None: ...
+
+    def is_lost(self, place: Place, *, max_age_s: float = 0.0) -> bool:
+        return False
+
+
+class Reservations:
+    """See the module. Make it once Ray is joined."""
+
+    def __init__(self, config: Config) -> None:
+        import ray
+
+        self._config = config
+        self._groups: dict[str, Any] = {}
+        self._hosts: dict[str, str] = {}
+        """Addresses of the hosts that are there, by Ray's node id."""
+        self._hosts_s = float("-inf")
+        self._known: set[str] = set()
+        """Addresses of all hosts there ever were."""
+        self._own_node = ray.get_runtime_context().get_node_id()
+        self._own_address = self._look()[self._own_node]
+
+    async def reserve(self, run_dir: Path) -> None:
+        self._check_hosts()
+        wanted = {
+            f"{role}-{index}": role for role, count in ROLE_COUNTS.items() for index in range(count(self._config))
+        }
+        # Who may run anywhere comes last: it must not take the room of those bound to one host.
+        wanted = dict(sorted(wanted.items(), key=lambda item: not self._bound_to(*item)))
+        timeout_s = self._config.placement.start_timeout_s
+        deadline_s = monotonic_s() + timeout_s
+        nodes: dict[str, str] = {}
+        while wanted:
+            for actor_id, role in list(wanted.items()):
+                if isinstance(place := self.place(actor_id, role), Place):
+                    nodes[place.node_id] = place.address
+                    del wanted[actor_id]
+            if wanted and monotonic_s() > deadline_s:
+                raise ConfigError(self._no_room(wanted, timeout_s))
+            await asyncio.sleep(POLL_S)
+        problems = await asyncio.to_thread(self._examine, nodes, run_dir, timeout_s)
+        if problems:
+            raise ConfigError("\n".join(problems))
+
+    def place(self, actor_id: str, role: str) -> Place | str:
+        from ray.util import placement_group_table
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        group = self._groups.get(actor_id)
+        if group is None:
+            bundle = bundle_of(self._config, role, self._bound_to(actor_id, role))
+            group = self._groups[actor_id] = placement_group([bundle])
+        table = placement_group_table(group)
+        node_id = table["bundles_to_node_id"].get(0, "")
+        if table["state"] != "CREATED" or node_id not in self._look(HOSTS_MAX_AGE_S):
+            return self._waits_for(actor_id, role)
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
+        options = {"scheduling_strategy": strategy}
+        return Place(self._hosts[node_id], node_id, node_id == self._own_node, options)
+
+    def keep(self, actor_ids: Collection[str]) -> None:
+        from ray.util import remove_placement_group
+
+        for actor_id in self._groups.keys() - set(actor_ids):
+            remove_placement_group(self._groups.pop(actor_id))
+
+    def is_lost(self, place: Place, *, max_age_s: float = 0.0) -> bool:
+        return place.node_id not in self._look(max_age_s)
+
+    # -- parts
+
+    def _look(self, max_age_s: float = 0.0) -> dict[str, str]:
+        """The hosts that are there, as of `max_age_s` ago at most."""
+        import ray
+
+        now_s = monotonic_s()
+        if now_s - self._hosts_s > max_age_s:
+            self._hosts = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+            self._hosts_s = now_s
+            self._known |= set(self._hosts.values())
+        return self._hosts
+
+    def _bound_to(self, actor_id: str, role: str) -> str:
+        return bound_to(self._config, actor_id, role, self._own_address)
+
+    def _waits_for(self, actor_id: str, role: str) -> str:
+        address = self._bound_to(actor_id, role)
+        room = " ".join(f"{name} {amount:g}" for name, amount in needs_of(self._config, role).items()) or "a process"
+        gone = sorted(self._known - set(self._hosts.values()))
+        if address in gone:
+            return f"host {address}, which is gone" + ("" if role in ANYWHERE else "; what it keeps lies there")
+        lost = f"; gone: {', '.join(gone)}" if gone else ""
+        return f"room for {room} on {address or 'any host'}{lost}"
+
+    def _check_hosts(self) -> None:
+        addresses = sorted(set(self._look().values()))
+        if len(addresses) > 1 and (one_host := one_host_only(self._config)):
+            raise ConfigError(f"{one_host}: the cluster has {len(addresses)} hosts ({', '.join(addresses)})")
+        for role, chosen in self._config.placement.hosts.items():
+            if strangers := sorted(set(chosen) - set(addresses)):
+                raise ConfigError(
+                    f"placement.hosts.{role}: {', '.join(strangers)} is no host of the cluster; "
+                    f"it has {', '.join(addresses)} (addresses as Ray knows them)"
+                )
+
+    def _no_room(self, missing: dict[str, str], timeout_s: float) -> str:
+        import ray
+
+        parts = ", ".join(f"{actor_id} ({self._waits_for(actor_id, role)})" for actor_id, role in missing.items())
+        hosts = "; ".join(
+            f"{node['NodeManagerAddress']}: "
+            + ", ".join(f"{name} {node['Resources'].get(name, 0):g}" for name in ("CPU", "GPU"))
+            for node in ray.nodes()
+            if node["Alive"]
+        )
+        return (
+            f"placement: no place within {timeout_s:.0f} s for {parts}. The hosts have, for all who use them: {hosts}. "
+            "Lower rollout.num, reward.num, placement.cpus or placement.gpus, change placement.hosts, or add machines"
+        )
+
+    def _examine(self, nodes: dict[str, str], run_dir: Path, timeout_s: float) -> list[str]:
+        """What is wrong on these hosts, one line each."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        look = ray.remote(num_cpus=0, max_retries=0)(host_problems)
+        asked = {
+            address: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
+                dump_config(self._config), str(run_dir), str(Path.cwd()), fingerprint()
+            )
+            for node_id, address in nodes.items()
+        }
+        found = []
+        for address, answer in asked.items():
+            try:
+                problems = ray.get(answer, timeout=timeout_s)
+            except ray.exceptions.GetTimeoutError:
+                problems = [f"no process could be started there within {timeout_s:.0f} s"]
+            except ray.exceptions.RayError as error:
+                problems = [f"ring-async does not start there: {str(error).strip().splitlines()[-1]}"]
+            found += [f"host {address}: {problem}" for problem in problems]
+        return found
+
+
+def bound_to(config: Config, actor_id: str, role: str, own_address: str) -> str:
+    """Address of the one host an actor may run on, where `own_address` is the launcher's; empty: any."""
+    chosen = config.placement.hosts.get(role)  # type: ignore[call-overload]
+    if chosen:
+        return str(chosen[ordinal_of(actor_id) % len(chosen)])
+    return "" if role in ANYWHERE and not one_host_only(config) else own_address
+
+
+def one_host_only(config: Config) -> str:
+    """Which setting of a configuration, as a person gave it, keeps the fleet on one host; empty: none."""
+    if config.transport.host != "auto":
+        return f"transport.host={config.transport.host} is the address of one host only; set transport.host=auto"
+    return config.bound_to_one_host
+
+
+def needs_of(config: Config, role: str) -> dict[str, float]:
+    """What Ray sets aside for an actor of this role, by Ray's names."""
+    placement = config.placement
+    needs = {"CPU": share(placement.cpus, role), "GPU": share(placement.gpus, role)}
+    return {name: amount for name, amount in needs.items() if amount}
+
+
+def bundle_of(config: Config, role: str, address: str) -> dict[str, float]:
+    """What a group asks Ray for: the needs of a role, on the host of this address if it is not empty."""
+    return (needs_of(config, role) | ({f"node:{address}": LEAST} if address else {})) or {"CPU": LEAST}
+
+
+def check_state_stays(before: Config, now: Config) -> None:
+    """Refuse to go on with a run whose stores or checkpoints lie on other hosts than they are looked for.
+
+    Raises:
+        ConfigError: names the role and its hosts.
+    """
+    for role in ("replay", "learner"):
+        was, will_be = (config.placement.hosts.get(role, ()) for config in (before, now))  # type: ignore[call-overload]
+        if was != will_be:
+            raise ConfigError(
+                f"placement.hosts.{role}: {', '.join(will_be) or 'the host of `up`'} holds nothing of this run; what "
+                f"it keeps lies on {', '.join(was) or 'the host of `up`'}. Set it as before, or begin a new run"
+            )

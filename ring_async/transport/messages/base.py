@@ -1,0 +1,20 @@
+"""Everything actors say to each other, as typed structs, a module a conversation.
+
+Events are in the past tense, commands in the imperative. A message is a MessagePack header; arrays travel beside it as
+raw buffers, in the order that `ring_async.types` gives for the struct named in the message.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+SCHEMA_VERSION = 2
+"""Grows with every incompatible change of a message; receivers refuse other versions."""
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Root of all messages: the tag is the class name."""
+
+
+class Done(Message, frozen=True):
+    """The plain yes to a command."""

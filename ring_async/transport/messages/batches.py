@@ -1,0 +1,73 @@
+"""Messages about batches: asked for, planned over the shards of replay, trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ring_async.core.replay.plan_log import PlanPart
+from ring_async.core.staleness import Lineage
+from ring_async.transport.messages.base import Message
+from ring_async.types import (
+    EpochRules,
+    PolicyVersion,
+)
+
+
+class RequestBatch(Message, frozen=True):
+    """The learner asks for batch `plan_number`; asking again for a planned number returns the same plan."""
+
+    plan_number: int
+    policy_version: PolicyVersion
+    wait_s: float
+    """How long replay may hold the question before it answers `BatchNotReady`."""
+
+
+class BatchReady(Message, frozen=True):
+    """Buffers: as `batch_wire` lays out the batch, the plan first."""
+
+    plan_number: int
+
+
+class BatchNotReady(Message, frozen=True):
+    reason: str
+
+
+class OfferGroups(Message, frozen=True):
+    """The planner asks what batch `plan_number` may take, at the learner's version and lineage.
+
+    `epoch_rules` are in force from this batch on.
+    """
+
+    plan_number: int
+    policy_version: PolicyVersion
+    lineage: Lineage
+    epoch_rules: dict[str, EpochRules] = {}
+
+
+class GroupsOffered(Message, frozen=True):
+    """`last_plan`: the newest plan followed; if it is not the one before, nothing is offered. Buffers: the offer."""
+
+    last_plan: int
+    trainable_tokens: int
+
+
+class ConsumePlan(Message, frozen=True):
+    """A logged plan's part for one shard. A part that is not next changes nothing."""
+
+    part: PlanPart
+    has_tokens: bool
+    """Whether the tokens are wanted too."""
+
+
+class PlanConsumed(Message, frozen=True):
+    """`last_plan`: the newest plan followed, durably. Buffers: the tokens, if wanted and the plan is followed."""
+
+    last_plan: int
+
+
+class StepCompleted(Message, frozen=True):
+    """One optimizer batch was trained: a line of `metrics.jsonl`."""
+
+    plan_number: int
+    policy_version: PolicyVersion
+    metrics: dict[str, Any]

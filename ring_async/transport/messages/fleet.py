@@ -1,0 +1,135 @@
+"""Messages about the fleet: who is part of it, who lives, what runs, pause and end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ring_async.transport.messages.base import Message
+from ring_async.transport.messages.versions import WeightsAnnouncement
+from ring_async.types import (
+    EpochRules,
+    VerifierInForce,
+)
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One live actor, as the others need to know it."""
+
+    actor_id: str
+    role: str
+    incarnation: int
+    pid: int
+    host: str
+    control_endpoint: str
+    data_endpoint: str = ""
+    metrics_endpoint: str = ""
+
+
+class Register(Message, frozen=True):
+    member: Member
+
+
+class Registered(Message, frozen=True):
+    """The fleet as it stands."""
+
+    members: tuple[Member, ...]
+    weights: WeightsAnnouncement | None
+    is_paused: bool
+    resume_from: str
+    """Checkpoint folder to restore from, or empty."""
+    learner_incarnation: int
+    verifiers: tuple[VerifierInForce, ...] = ()
+    """Those that differ from the configuration's."""
+    epoch_rules: dict[str, EpochRules] = {}
+    source_verifiers: dict[str, str] = {}
+    """Sources added since the start, and who judges them."""
+    knobs: dict[str, Any] = {}
+    """Settings changed since the start."""
+
+
+class Heartbeat(Message, frozen=True):
+    """Sent every second from the event loop, whatever the actor computes."""
+
+    actor_id: str
+    incarnation: int
+    state: str
+    waiting_for: str = ""
+    waited_s: float = 0.0
+    counters: dict[str, float] = {}
+
+
+class HeartbeatSeen(Message, frozen=True):
+    """`is_known` false: the controller has no such member (it restarted, or counted the actor dead); register again."""
+
+    is_known: bool
+
+
+class RunFailed(Message, frozen=True):
+    """An actor met an error the run must end with; `kind` is the error's class."""
+
+    actor_id: str
+    kind: str
+    detail: str
+
+
+class ActorSpec(msgspec.Struct, frozen=True, order=True):
+    """One process the fleet should have."""
+
+    actor_id: str
+    role: str
+    incarnation: int
+
+
+class ActorExit(msgspec.Struct, frozen=True):
+    """A process that is gone, and what is known of why."""
+
+    actor_id: str
+    incarnation: int
+    cause: str
+    is_host_lost: bool = False
+    """Its host went, and it with it."""
+
+
+class ActorWaiting(msgspec.Struct, frozen=True):
+    """A wanted process that cannot start yet, and what it waits for: a host, or room on one."""
+
+    actor_id: str
+    incarnation: int
+    whom: str
+
+
+class ReportFleet(Message, frozen=True):
+    """The launcher says what runs and what has ended since; the answer is what should run."""
+
+    exits: tuple[ActorExit, ...]
+    waiting: tuple[ActorWaiting, ...] = ()
+    """All that wait now."""
+
+
+class FleetWanted(Message, frozen=True):
+    actors: tuple[ActorSpec, ...]
+    kept: tuple[str, ...] = ()
+    """Ids whose places are kept: of `actors`, and of those whose restart is still delayed."""
+    is_finished: bool = False
+    failure: str = ""
+    """Why the run failed, or empty."""
+
+
+class MembersChanged(Message, frozen=True):
+    members: tuple[Member, ...]
+
+
+class Pause(Message, frozen=True):
+    """Stop taking new work; what is under way may finish."""
+
+
+class Resume(Message, frozen=True):
+    pass
+
+
+class Shutdown(Message, frozen=True):
+    """Finish within `deadline_s`: acknowledge or hand back what is held, then exit."""
+
+    deadline_s: float

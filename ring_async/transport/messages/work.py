@@ -1,0 +1,70 @@
+"""Messages about groups: reserved, generated, scored, moved, failed."""
+
+from __future__ import annotations
+
+from ring_async.transport.messages.base import Message
+from ring_async.types import (
+    GroupHeader,
+    PolicyVersion,
+    Reservation,
+    TrajectoryState,
+)
+
+
+class GroupGenerated(Message, frozen=True):
+    """K responses to judge. Buffers: `Group.buffers`. `is_rescore`: replay holds them, scored by a former epoch."""
+
+    group: GroupHeader
+    is_rescore: bool = False
+
+
+class GroupScored(Message, frozen=True):
+    """K responses, each with a reward by one verifier epoch. Buffers: `Group.buffers`."""
+
+    group: GroupHeader
+
+
+class ReserveGroups(Message, frozen=True):
+    """A rollout asks for work."""
+
+    num_groups: int
+    policy_version: PolicyVersion | None
+
+
+class GroupsReserved(Message, frozen=True):
+    """May be empty; then `reason` says what admission waits for."""
+
+    reservations: tuple[Reservation, ...]
+    reason: str = ""
+
+
+class RenewLeases(Message, frozen=True):
+    group_ids: tuple[str, ...]
+
+
+class LeasesRenewed(Message, frozen=True):
+    """`lost`: leases that had run out and belong to somebody else now; stop working on them."""
+
+    lost: tuple[str, ...] = ()
+
+
+class GroupsFailed(Message, frozen=True):
+    """Groups whose reservation returns: `cause` is an infrastructure fault or a verifier's failure."""
+
+    group_ids: tuple[str, ...]
+    cause: str
+
+
+class TrajectoriesMoved(Message, frozen=True):
+    """Replay tells the ledger what became of trajectories, after its own durable commit."""
+
+    states: tuple[TrajectoryState, ...]
+
+
+class BufferReported(Message, frozen=True):
+    """What replay holds, for admission and for people."""
+
+    buffer_tokens: int
+    buffer_trajectories: int
+    next_plan_number: int
+    counters: dict[str, float] = {}

@@ -1,0 +1,112 @@
+"""Weight channels: how a published version of the policy reaches every engine, whole or not at all.
+
+Owns: the two protocols, what a receiver hands to its engine (`StagedWeights`), and the choice of channel. The channels
+are `shm` (one host), `zmq` (any host), `nccl` (GPUs). Does not own: when versions are published
+(the learner), who is told of them (the controller), and putting them in force (the engine, which rebinds or copies).
+
+    learner: sender.publish(v, tensors) → announcement ─ control channel ─▶ rollout: receiver.stage(announcement)
+             …step v+1 goes on…                                             …generation goes on…
+                                                                            engine.swap_weights(v, staged.tensors)
+
+Invariants: `stage` verifies the checksum of every bucket before it returns, so a version whose sender died half-way, or
+that was retired while it was read, is an error and never in force. What is published is a copy: the caller may change
+its tensors once `publish` has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+import torch
+
+from ring_async.core.weights.plan import ITEM_BYTES
+from ring_async.transport.messages.versions import WeightsAnnouncement
+from ring_async.types import PolicyVersion
+
+Tensors = Iterable[tuple[str, torch.Tensor]]
+"""Names (Hugging Face's) and tensors on any device. Held until `publish` returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What staging one version cost.
+
+    Attributes:
+        num_bytes: of the version.
+        wire_bytes: moved to get it; 0 where it was mapped.
+        stage_s: from the call of `stage` to the last checksum.
+        delta_ratio: `wire_bytes / num_bytes` when only changes were fetched, else None.
+    """
+
+    num_bytes: int
+    wire_bytes: int
+    stage_s: float
+    delta_ratio: float | None = None
+
+
+class StagedWeights:
+    """A whole, verified version in this process, ready to be put in force.
+
+    `tensors` are views into one buffer, which lives as long as any of them: an engine that rebinds its parameters to
+    them needs nothing else. Treat them as read-only.
+    """
+
+    def __init__(self, policy_version: PolicyVersion, tensors: Mapping[str, torch.Tensor], report: StageReport) -> None:
+        self.policy_version = policy_version
+        self.tensors = tensors
+        self.report = report
+
+    def close(self) -> None:
+        """Let go of the tensors. Memory is freed once nobody else holds one. Idempotent."""
+        self.tensors = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class WeightSender(Protocol):
+    """The learner's end. Calls are safe from any thread, one at a time."""
+
+    def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+        """Copy a version out and make it fetchable. The oldest versions beyond the number retained are retired.
+
+        Raises:
+            WeightsError: the version was published before, a tensor cannot be sent, or memory is short.
+        """
+        ...
+
+    def retire(self, policy_version: PolicyVersion) -> None:
+        """Stop offering a version and free its memory; who has staged it keeps it. Unknown versions are ignored."""
+        ...
+
+    def close(self) -> None:
+        """Retire everything. Idempotent."""
+        ...
+
+
+class WeightReceiver(Protocol):
+    """A rollout's end."""
+
+    def stage(self, announcement: WeightsAnnouncement) -> StagedWeights:
+        """Bring an announced version into this process and verify it. Blocks; meant for a worker thread.
+
+        Raises:
+            WeightsError: the version is gone, incomplete or corrupt, or the deadline passed. A later announcement may
+                be tried at once.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. Staged weights stay usable. Idempotent."""
+        ...
+
+
+assert all(hasattr(torch, name) for name in ITEM_BYTES)

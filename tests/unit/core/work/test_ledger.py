@@ -1,0 +1,139 @@
+"""The account of every trajectory."""
+
+import pytest
+
+from ring_async.core.work.ledger import (
+    GroupReissued,
+    GroupReserved,
+    GroupReturned,
+    Ledger,
+    LedgerError,
+    Noted,
+    StatesMoved,
+    in_portions,
+    split_id,
+)
+from ring_async.testing.builders import make_reservation
+from ring_async.types import TrajectoryState
+
+
+def make_ledger(num_groups=1, group_size=2):
+    ledger = Ledger()
+    for number in range(num_groups):
+        ledger.apply(GroupReserved(make_reservation(f"g{number}", group_size=group_size), "rollout-0"))
+    return ledger
+
+
+def move(ledger, trajectory_id, *states, cause=""):
+    for state in states:
+        applied = ledger.apply(StatesMoved((TrajectoryState(trajectory_id, state, cause, 4),)))
+    ledger.check()
+    return applied
+
+
+def test_a_trajectory_is_in_one_state_at_a_time():
+    ledger = make_ledger(2)
+    assert ledger.counts()["reserved"] == ledger.counts()["generating"] == 4
+    move(ledger, "g0/0", "generated", "scored", "buffered", "consumed", "consumed", "retired")
+    move(ledger, "g0/1", "buffered")
+    counts = ledger.counts()
+    assert (counts["generating"], counts["buffered"], counts["retired"], counts["reserved"]) == (2, 1, 1, 4)
+    assert ledger.state_of("g0/0") == "retired"
+    assert ledger.state_of("g9/0") is None
+
+
+def test_repeats_and_late_messages_change_nothing():
+    ledger = make_ledger()
+    move(ledger, "g0/0", "buffered", "consumed")
+    before = ledger.snapshot()
+    for late in ("generated", "scored", "buffered", "consumed"):
+        assert move(ledger, "g0/0", late).moved == ()
+    ledger.apply(GroupReserved(make_reservation("g0"), "rollout-1"))
+    assert ledger.snapshot() == before
+
+
+def test_a_group_ends_with_its_last_trajectory():
+    ledger = make_ledger()
+    assert move(ledger, "g0/0", "dropped", cause="no_signal").ended_groups == ()
+    assert move(ledger, "g0/1", "dropped", cause="no_signal").ended_groups == ("g0",)
+    assert not ledger.live
+    assert ledger.causes() == {"dropped(no_signal)": 2}
+    assert move(ledger, "g0/1", "buffered").moved == ()
+
+
+@pytest.mark.parametrize(("first", "second"), [("evicted", "retired"), ("dropped", "evicted"), ("retired", "failed")])
+def test_one_end_is_final(first, second):
+    ledger = make_ledger()
+    move(ledger, "g0/0", "buffered", first)
+    before = ledger.snapshot()
+    with pytest.raises(LedgerError, match=f"g0/0: {first} cannot become {second}"):
+        move(ledger, "g0/0", second)
+    assert ledger.snapshot() == before
+
+
+def test_nothing_retires_that_was_never_buffered():
+    with pytest.raises(LedgerError, match="generating cannot become retired"):
+        move(make_ledger(), "g0/0", "retired")
+
+
+def test_what_was_counted_failed_may_arrive_after_all():
+    ledger = make_ledger()
+    ledger.apply(GroupReturned("g0", "lease_expired"))
+    assert ledger.counts()["failed"] == 2
+    move(ledger, "g0/1", "buffered")
+    counts = ledger.counts()
+    assert (counts["failed"], counts["buffered"], counts["reserved"]) == (1, 1, 2)
+
+
+def test_returning_a_group_spares_what_is_durable():
+    ledger = make_ledger(group_size=3)
+    move(ledger, "g0/1", "buffered")
+    ledger.apply(GroupReturned("g0", "owner_lost"))
+    assert [ledger.state_of(f"g0/{k}") for k in range(3)] == ["failed", "buffered", "failed"]
+    assert ledger.causes() == {"failed(owner_lost)": 2}
+
+
+def test_a_reissued_group_has_a_new_owner_and_the_same_account():
+    ledger = make_ledger()
+    ledger.apply(GroupReissued("g0", "rollout-7"))
+    assert ledger.live["g0"].owner == "rollout-7"
+    assert ledger.counts()["reissued"] == 1
+    ledger.check()
+
+
+def test_what_only_replay_knows_is_adopted_and_counted():
+    ledger = make_ledger(0)
+    move(ledger, "stray/1", "buffered")
+    assert (ledger.counts()["adopted"], ledger.counts()["reserved"]) == (2, 2)
+
+
+def test_a_snapshot_is_the_whole_ledger():
+    ledger = make_ledger(3)
+    move(ledger, "g0/0", "buffered", "evicted", cause="stale")
+    ledger.apply(GroupReturned("g1", "verifier:timeout"))
+    ledger.apply(Noted("cursor", {"sums": 3}))
+    copy = Ledger()
+    copy.apply(ledger.snapshot())
+    assert copy.snapshot() == ledger.snapshot()
+    move(copy, "g0/1", "buffered")
+
+
+def test_the_check_finds_a_wrong_count():
+    ledger = make_ledger()
+    ledger._counts["generating"] += 1
+    with pytest.raises(LedgerError, match="add up to 3"):
+        ledger.check()
+
+
+@pytest.mark.parametrize("bad", ["g0", "g0/", "g0/x", "/1x"])
+def test_a_malformed_id_is_refused(bad):
+    with pytest.raises(LedgerError, match="not of the form group/index"):
+        split_id(bad)
+
+
+def test_portions_are_bounded_and_keep_the_states_of_a_group_together():
+    states = [TrajectoryState(f"g{n // 3}/{n % 3}", "buffered") for n in range(7_000)]
+    portions = in_portions(states)
+    assert [state for portion in portions for state in portion] == states
+    assert [len(portion) for portion in portions] == [2_049, 2_049, 2_049, 853]
+    assert in_portions([]) == []

@@ -1,0 +1,81 @@
+"""Text made to keep regular expressions busy: every check must be done with it, or these tests time out."""
+
+import pytest
+
+from ring_async.types import Prompt
+from ring_async.verifiers.base import Response
+from ring_async.verifiers.rules.answers import boxed_answer, last_number, tagged_answer
+from ring_async.verifiers.rules.code import extract_program
+from ring_async.verifiers.rules.instruction import InstructionVerifier
+from ring_async.verifiers.rules.instruction_kinds import KINDS
+from ring_async.verifiers.rules.logic import is_plausible_answer
+from ring_async.verifiers.rules.math import is_computable
+from ring_async.verifiers.rules.stem import StemVerifier
+
+SIZE = 100_000
+HOSTILE = [
+    "\n" * SIZE,
+    " " * SIZE + "x",
+    "." * SIZE + "x",
+    "*" * SIZE + "x",
+    "* " * (SIZE // 2),
+    "[" * SIZE,
+    "<<" * (SIZE // 2),
+    "\n " * (SIZE // 2) + "x",
+    "```" + "a" * SIZE,
+    "```\n" * (SIZE // 4),
+    "```json" + " " * SIZE + "x",
+    "\\boxed{" * (SIZE // 7),
+    "<answer>" * (SIZE // 8),
+    "answer is" + " " * SIZE,
+    "1" * SIZE,
+    "1,111" * (SIZE // 5),
+    "P." * (SIZE // 2),
+    "Section " * (SIZE // 8),
+    "Section" + " " * SIZE,
+    "\\text{" * (SIZE // 6),
+    '"' * SIZE,
+]
+ARGUMENTS = {
+    "keywords": ["a"],
+    "keyword": "a",
+    "forbidden_words": ["a"],
+    "relation": "at least",
+    "frequency": 1,
+    "letter": "a",
+    "let_relation": "at least",
+    "let_frequency": 1,
+    "num_sentences": 1,
+    "num_paragraphs": 1,
+    "num_words": 1,
+    "nth_paragraph": 1,
+    "first_word": "a",
+    "num_placeholders": 1,
+    "postscript_marker": "P.S.",
+    "num_bullets": 1,
+    "num_highlights": 1,
+    "section_spliter": "Section",
+    "num_sections": 1,
+    "prompt_to_repeat": "a",
+    "end_phrase": "a",
+    "capital_relation": "at least",
+    "capital_frequency": 1,
+}
+QUICK_KINDS = sorted(set(KINDS) - {"language:response_language"})
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.timeout(20)
+def test_hostile_text_is_judged(text):
+    boxed_answer(text)
+    tagged_answer(text)
+    last_number(text)
+    extract_program(text)
+    is_computable(text)
+    for task in ("countdown", "n_queens"):
+        is_plausible_answer(task, text)
+    instructions = [{"id": identifier, "kwargs": ARGUMENTS} for identifier in QUICK_KINDS]
+    InstructionVerifier().score(Prompt("p", "s", "?", {"instructions": instructions}), Response(text))
+    for answer in (text, f"<answer>{text}</answer>", "\\boxed{A" + text + "}"):
+        for gold in ("A", "5 m"):
+            StemVerifier().score(Prompt("p", "s", "?", {"answer": gold}), Response(answer))
