@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ring_async import cli
+from ring_async.cli import app as cli
 
 LOCAL = str(Path(__file__).resolve().parents[2] / "configs" / "local.yaml")
 BAD = {

@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from control_operations import TOKEN, Recorded
-from ring_async import cli
 from ring_async.actors.replay.replay import advantage_rules, buffer_rules
-from ring_async.cli.app import doctor
+from ring_async.cli import app as cli
+from ring_async.cli import doctor
 from ring_async.config.load import dump_config, load_config
 from ring_async.config.schema import Config, ControlSection
 from ring_async.control.api import make_app, serve

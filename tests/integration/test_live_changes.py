@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from one_process_run import events, lines, make_live_fleet, run, until_version
+from changing_fleet import MAX_STALENESS, TOKEN_BUDGET, make_fleet
+from one_process_run import events, lines, run, until_version
 from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.testing.one_process import OneProcessFleet
-
-TOKEN_BUDGET = 512
-MAX_STALENESS = 4
-SOURCES = {name: {"task": "chain_sum", "verifier": "exact"} for name in ("sums", "letters", "poems")}
-
-
-def make_fleet(runs: Path, **overrides: Any) -> OneProcessFleet:
-    settings: dict[str, Any] = {
-        "stop__policy_versions": 40,
-        "budget__token_budget": TOKEN_BUDGET,
-        "sources": SOURCES,
-        "replay__max_staleness": MAX_STALENESS,
-    }
-    return make_live_fleet(runs, **(settings | overrides))
 
 
 def test_completed_tokens_follow_a_new_mixture_within_five_points(tmp_path: Path):

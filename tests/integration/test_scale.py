@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from test_live_changes import make_fleet
 
+from changing_fleet import make_fleet
 from live_fleet import cli, fleet
 from one_process_run import events, run, until_version
 from ring_async.errors import ConfigError

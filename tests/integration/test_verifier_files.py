@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import one_process_run
 from one_process_run import events, run, until_version
 from ring_async.errors import ConfigError
 from ring_async.storage.audit import audit
@@ -16,7 +17,7 @@ from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.types import Group
 
-SALTED = Path(__file__).with_name("one_process_run.py").read_text()
+SALTED = Path(one_process_run.__file__).read_text()
 
 
 def write(file: Path, text: str) -> None:

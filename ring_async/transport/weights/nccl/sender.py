@@ -10,7 +10,8 @@
              ◀─────────────────────────────────────────────── Staged                (round_s, lost_s)
 
 Owns: publishing, the sender's part of a round. Does not own: who takes part when
-(`core.weights.broadcast_rounds`), packing (`packing`), streams and communicators (`device`), control messages' transport (`service`).
+(`core.weights.broadcast_rounds`), packing (`packing`), streams and communicators (`device`), control messages'
+transport (`service`).
 
 Invariants:
 * NCCL is called in threads of their own, because it may block for ever on a peer that died; they are freed by aborting
