@@ -17,11 +17,12 @@ $(STAMP): pyproject.toml constraints.txt scripts/system-packages
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-check: setup  ## formatting, lint, types, import floors
+check: setup  ## formatting, lint, types, import floors, circles, lengths
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_house.py
 
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
