@@ -28,6 +28,7 @@ from ring_async.core.replay.progress import GroupRecord
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules
 from ring_async.core.work.ledger import GroupReissued, GroupReserved, Ledger, StatesMoved, split_id
+from ring_async.trajectory_states import TrajectoryState
 from ring_async.types import (
     GroupHeader,
     PolicyVersion,
@@ -36,7 +37,6 @@ from ring_async.types import (
     SamplingParams,
     Segment,
     TrajectoryHeader,
-    TrajectoryState,
     VerifierStamp,
 )
 

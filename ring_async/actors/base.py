@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from ring_async.clock import monotonic_s
+from ring_async.columns import Buffer
 from ring_async.config.schema import Config
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
 from ring_async.storage.run_dir import RunDir
@@ -40,7 +41,6 @@ from ring_async.transport.messages.fleet import (
     RunFailed,
     Shutdown,
 )
-from ring_async.types import Buffer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
+from ring_async.batches import PackedBatch
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
 from ring_async.errors import ActorFailedError, PeerTimeoutError
@@ -38,7 +39,7 @@ from ring_async.transport.messages.changes import TuneKnobs
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
 from ring_async.transport.messages.versions import CheckpointSaved, SaveCheckpoint, WeightsPublished
 from ring_async.transport.weights.base import WeightSender
-from ring_async.types import PackedBatch, PolicyVersion
+from ring_async.types import PolicyVersion
 
 log = logging.getLogger(__name__)
 

@@ -118,7 +118,11 @@ class Reward(Actor):
         if not isinstance(delivery.message, GroupGenerated):
             delivery.refuse(f"{self.actor_id} judges groups, not {type(delivery.message).__name__}")
             return
-        group = Group.from_buffers(delivery.message.group, delivery.buffers)
+        try:
+            group = Group.from_buffers(delivery.message.group, delivery.buffers)
+        except ValueError as error:
+            delivery.refuse(str(error))
+            return
         header = group.header
         try:
             asked_s = monotonic_s()

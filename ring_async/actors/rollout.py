@@ -298,6 +298,7 @@ def group_of(reservation: Reservation, prompt_ids: Int32, generations: list[Gene
             response_ids=generation.response_ids,
             behavior_logprobs=generation.behavior_logprobs,
             loss_mask=np.ones(len(generation.response_ids), np.uint8),
+            columns=generation.columns,
         )
         for index, generation in enumerate(generations)
     ]

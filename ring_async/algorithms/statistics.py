@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ring_async.algorithms.corrections import Corrected, TokenBatch
-from ring_async.types import BatchPlan
+from ring_async.batches import BatchPlan
 
 LOW_EFFECTIVE_SAMPLE_SIZE = 0.3
 """`effective_sample_size` below this raises `effective_sample_size_low`: it falls before a run collapses."""

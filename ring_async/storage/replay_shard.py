@@ -17,6 +17,8 @@ from typing import Literal
 
 import msgspec
 
+from ring_async.batches import BatchPlan, PackedBatch
+from ring_async.columns import Buffer
 from ring_async.core.advantages import AdvantageRules, RewardSpread, group_advantages
 from ring_async.core.packing import pack_batch
 from ring_async.core.replay.batch_planning import HeldGroup
@@ -30,16 +32,8 @@ from ring_async.core.staleness import Lineage
 from ring_async.core.work.ledger import in_portions, split_id
 from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoredGroup, Writes
-from ring_async.types import (
-    BatchPlan,
-    Buffer,
-    EpochRules,
-    Group,
-    GroupHeader,
-    PackedBatch,
-    PolicyVersion,
-    TrajectoryState,
-)
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import EpochRules, Group, GroupHeader, PolicyVersion
 
 Offered = tuple[GroupRecord, GroupProgress]
 

@@ -28,10 +28,12 @@ import msgspec
 import numpy as np
 import xxhash
 
+from ring_async.columns import Buffer
 from ring_async.core.replay.plan_log import PlanEntry
 from ring_async.core.replay.progress import GroupProgress, GroupRecord
 from ring_async.errors import StorageError
-from ring_async.types import Buffer, Group, GroupHeader, TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import Group, GroupHeader
 
 FORMAT: Final = 1
 _HEAD: Final = struct.Struct("<QIxxxx")

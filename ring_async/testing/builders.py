@@ -11,23 +11,21 @@ from typing import Any
 
 import numpy as np
 
+from ring_async.batches import BatchPlan, PackedSequence, TokenInterval
 from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
 from ring_async.types import (
-    BatchPlan,
     FinishReason,
     Float32,
     Generation,
     Group,
     GroupHeader,
     Int32,
-    PackedSequence,
     PolicyVersion,
     Prompt,
     Reservation,
     SamplingParams,
     Segment,
-    TokenInterval,
     TrajectoryHeader,
     VerifierStamp,
 )

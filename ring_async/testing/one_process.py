@@ -24,6 +24,7 @@ from ring_async.actors.learner import Learner
 from ring_async.actors.replay.replay import Replay
 from ring_async.actors.reward import Reward
 from ring_async.actors.rollout import Rollout
+from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config
 from ring_async.data.base import PromptSource
 from ring_async.data.registry import make_source
@@ -41,7 +42,7 @@ from ring_async.transport.messages.fleet import (
     FleetWanted,
     ReportFleet,
 )
-from ring_async.types import PackedBatch, Prompt
+from ring_async.types import Prompt
 from ring_async.verifiers.kept_files import keep_configured
 
 RECONCILE_S = 0.1

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ring_async.types import BatchPlan, PackedBatch, PackedSequence, PolicyVersion, TokenInterval
+from ring_async.batches import BatchPlan, PackedBatch, PackedSequence, TokenInterval
+from ring_async.types import PolicyVersion
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ring_async.batches import PackedBatch
 from ring_async.errors import DivergedError
 from ring_async.training.base import StepReport
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import StagedWeights, StageReport
-from ring_async.types import Float32, PackedBatch, PolicyVersion
+from ring_async.types import Float32, PolicyVersion
 
 
 class ScriptedTrainEngine:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ring_async.types import Float32, PackedBatch
+from ring_async.batches import PackedBatch
+from ring_async.types import Float32
 
 
 @dataclass(frozen=True, slots=True)

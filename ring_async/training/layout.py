@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ring_async.types import PackedBatch, PackedSequence
+from ring_async.batches import PackedBatch, PackedSequence
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]

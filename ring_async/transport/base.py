@@ -18,8 +18,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from ring_async.columns import Buffer
 from ring_async.transport.messages.base import Message
-from ring_async.types import Buffer
 
 
 class Answer(NamedTuple):

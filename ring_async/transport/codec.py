@@ -17,11 +17,11 @@ from typing import Annotated, Any, Protocol, TypeVar, Union
 import msgspec
 from msgspec import Meta
 
+from ring_async.columns import Buffer
 from ring_async.config.schema import TransportSection
 from ring_async.errors import CodecError
 from ring_async.transport.messages.base import SCHEMA_VERSION, Message
 from ring_async.transport.messages.catalogue import all_message_types
-from ring_async.types import Buffer
 
 MAX_NESTING = 32
 """Deepest nesting of lists and maps in the untyped parts of a message (`Prompt.metadata`, manifests, knobs)."""

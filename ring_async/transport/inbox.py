@@ -22,13 +22,13 @@ from itertools import islice
 
 import msgspec
 
+from ring_async.columns import Buffer
 from ring_async.errors import CodecError, TransportError
 from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
 from ring_async.transport.link import ReplyLink
 from ring_async.transport.messages.base import SCHEMA_VERSION, Done, Message
 from ring_async.transport.rejections import Rejections
 from ring_async.transport.session import HeldAnswer, Outcome, Session
-from ring_async.types import Buffer
 
 MAX_SESSIONS = 4096
 """Senders remembered; further ones are turned away, and counted."""

@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 
+from ring_async.columns import Buffer
 from ring_async.errors import CodecError, PeerTimeoutError, RefusedError, TransportError
 from ring_async.transport.base import Answer
 from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
@@ -29,7 +30,6 @@ from ring_async.transport.credit import Credit
 from ring_async.transport.link import Link
 from ring_async.transport.messages.base import SCHEMA_VERSION, Message
 from ring_async.transport.rejections import Rejections
-from ring_async.types import Buffer
 
 PROBE_FIRST_S = 0.25
 PROBE_MAX_S = 4.0

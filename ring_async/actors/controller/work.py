@@ -26,8 +26,9 @@ from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupRetur
 from ring_async.core.work.reservations import ReservationDesk, Returned
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
+from ring_async.trajectory_states import TrajectoryState
 from ring_async.transport.messages.work import BufferReported
-from ring_async.types import PolicyVersion, Reservation, TrajectoryState
+from ring_async.types import PolicyVersion, Reservation
 
 log = logging.getLogger(__name__)
 

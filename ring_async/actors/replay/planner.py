@@ -24,6 +24,8 @@ from typing import TypeVar
 import msgspec
 
 from ring_async.actors.base import Actor
+from ring_async.batches import BatchPlan, PackedBatch
+from ring_async.columns import Buffer
 from ring_async.core.replay.batch_planning import HeldGroup, hold
 from ring_async.core.replay.group_bundle import unbundle
 from ring_async.core.replay.token_budget import Shortfall
@@ -41,7 +43,7 @@ from ring_async.transport.messages.batches import (
     RequestBatch,
 )
 from ring_async.transport.messages.work import BufferReported
-from ring_async.types import BatchPlan, Buffer, Group, PackedBatch
+from ring_async.types import Group
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -30,6 +30,7 @@ from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.storage.replay_shard import Receipt, ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.telemetry import metrics
+from ring_async.trajectory_states import TrajectoryState
 from ring_async.transport.base import Delivery
 from ring_async.transport.batch_wire import batch_buffers
 from ring_async.transport.messages.base import Done, Message
@@ -44,7 +45,7 @@ from ring_async.transport.messages.changes import ApplyEpochRules, TuneKnobs
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
 from ring_async.transport.messages.versions import CheckpointCovered
 from ring_async.transport.messages.work import BufferReported, GroupScored, TrajectoriesMoved
-from ring_async.types import EpochRules, Group, TrajectoryState
+from ring_async.types import EpochRules, Group
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

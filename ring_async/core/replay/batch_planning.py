@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from ring_async.batches import BatchPlan, PackedSequence, TokenInterval
 from ring_async.core.packing import lay_out
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.plan_log import PlanEntry
@@ -23,7 +24,7 @@ from ring_async.core.replay.progress import (
 from ring_async.core.replay.token_budget import Candidate, Shortfall, choose_tokens, order_candidates
 from ring_async.core.staleness import Lineage, StalenessMeasure, birth_numbers
 from ring_async.core.verifier_epochs import is_admitted
-from ring_async.types import BatchPlan, EpochRules, GroupHeader, PackedSequence, PolicyVersion, TokenInterval
+from ring_async.types import EpochRules, GroupHeader, PolicyVersion
 
 NO_RULES: Mapping[str, EpochRules] = {}
 

@@ -30,7 +30,8 @@ from ring_async.core.replay.progress import (
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.staleness import Lineage
 from ring_async.core.verifier_epochs import is_admitted
-from ring_async.types import EpochRules, GroupHeader, PolicyVersion, TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import EpochRules, GroupHeader, PolicyVersion
 
 OPEN = Progress()
 """A trajectory nothing has happened to."""

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from ring_async.batches import BatchPlan, TokenInterval
 from ring_async.core.replay.plan_log import PlanEntry
 from ring_async.core.staleness import Lineage
-from ring_async.types import BatchPlan, EpochRules, GroupHeader, Int32, TokenInterval, TrajectoryState, UInt8
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import EpochRules, GroupHeader, Int32, UInt8
 
 
 class GroupRecord(msgspec.Struct, frozen=True):

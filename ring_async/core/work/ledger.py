@@ -21,7 +21,8 @@ from typing import Any, Final
 import msgspec
 
 from ring_async.errors import RunError
-from ring_async.types import Reservation, TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import Reservation
 
 LIVE_STATES: Final = ("generating", "generated", "scored", "buffered", "consumed")
 END_STATES: Final = ("retired", "evicted", "dropped", "failed")

@@ -33,13 +33,14 @@ from ring_async.algorithms.minibatches import assign_minibatches
 from ring_async.algorithms.mismatch import MismatchMoments
 from ring_async.algorithms.proximal import loglinear_proximal
 from ring_async.algorithms.statistics import BatchStatistics, plan_statistics
+from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config, CorrectionSection, LossSection
 from ring_async.errors import ConfigError, DivergedError, StorageError
 from ring_async.training.base import StepReport
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.optimizer import Optimizer
 from ring_async.training.layout import Bool, Microbatch, check_batch, iterate_microbatches, sampled_mask
-from ring_async.types import Float32, PackedBatch
+from ring_async.types import Float32
 
 log = logging.getLogger(__name__)
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+from ring_async.trajectory_states import TrajectoryState
 from ring_async.transport.messages.base import Message
-from ring_async.types import (
-    GroupHeader,
-    PolicyVersion,
-    Reservation,
-    TrajectoryState,
-)
+from ring_async.types import GroupHeader, PolicyVersion, Reservation
 
 
 class GroupGenerated(Message, frozen=True):

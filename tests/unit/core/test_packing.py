@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ring_async.batches import TokenInterval
 from ring_async.core.packing import lay_out, pack_batch, padding_fraction, sequence_cost
 from ring_async.core.staleness import Lineage
 from ring_async.testing.builders import make_group, make_plan
-from ring_async.types import PolicyVersion, TokenInterval
+from ring_async.types import PolicyVersion
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=60), st.integers(1, 4))

@@ -7,7 +7,7 @@ from ring_async.core.replay.progress import Progress, make_record
 from ring_async.errors import StorageError
 from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
 from ring_async.testing.builders import make_group
-from ring_async.types import TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
 
 MIB = 1 << 20
 

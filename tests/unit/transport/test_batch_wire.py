@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ring_async.batches import PACKED_COLUMNS, PackedBatch
 from ring_async.testing.builders import make_group, make_plan
 from ring_async.transport.batch_wire import batch_buffers, read_batch
-from ring_async.types import PackedBatch
 
 
 def make_batch() -> PackedBatch:
     plan = make_plan([make_group("g0")])
     shape = (plan.num_rows, plan.token_capacity)
-    return PackedBatch(plan, *(np.full(shape, n, dtype) for n, (_, dtype) in enumerate(PackedBatch._FIELDS)))
+    return PackedBatch(plan, *(np.full(shape, n, column.dtype) for n, column in enumerate(PACKED_COLUMNS)))
 
 
 def test_a_batch_arrives_as_it_was_sent():

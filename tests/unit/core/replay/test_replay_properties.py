@@ -20,7 +20,8 @@ from ring_async.core.staleness import Lineage
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules
 from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Ledger, StatesMoved, split_id
 from ring_async.testing.builders import make_group, make_reservation
-from ring_async.types import PolicyVersion, TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import PolicyVersion
 
 MAX_TOKENS = 12
 GROUP_SIZE = 3

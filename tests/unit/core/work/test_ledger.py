@@ -14,7 +14,7 @@ from ring_async.core.work.ledger import (
     split_id,
 )
 from ring_async.testing.builders import make_reservation
-from ring_async.types import TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
 
 
 def make_ledger(num_groups=1, group_size=2):
