@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -115,8 +115,11 @@ class PackedBatch:
         if len(buffers) != num_expected:
             raise ValueError(f"{where}: {len(buffers)} buffers, expected {num_expected}")
         shape = (plan.num_rows, plan.token_capacity)
-        arrays = [column.read(buffer, *shape) for buffer, column in zip(buffers, PACKED_COLUMNS, strict=False)]
-        return cls(plan, *arrays, columns=read_columns(plan.columns, buffers[num_required:], where, *shape))
+        arrays: list[Any] = [
+            column.read(buffer, *shape) for buffer, column in zip(buffers, PACKED_COLUMNS, strict=False)
+        ]
+        arrays.append(read_columns(plan.columns, buffers[num_required:], where, *shape))
+        return cls(plan, *arrays)
 
 
 PACKED_COLUMNS: Final = (

@@ -224,11 +224,13 @@ class Group:
         if len(buffers) != num_expected:
             raise ValueError(f"{where}: {len(buffers)} buffers, expected {num_expected}")
         try:
-            arrays = [np.frombuffer(buffer, dtype) for buffer, dtype in zip(buffers, _GROUP_DTYPES, strict=False)]
+            arrays: list[Any] = [
+                np.frombuffer(buffer, dtype) for buffer, dtype in zip(buffers, _GROUP_DTYPES, strict=False)
+            ]
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        columns = read_columns(header.columns, buffers[4:], where, header.num_response_tokens)
-        group = cls(header, *arrays, columns)
+        arrays.append(read_columns(header.columns, buffers[4:], where, header.num_response_tokens))
+        group = cls(header, *arrays)
         group.check()
         return group
 
@@ -254,8 +256,14 @@ class Group:
     def copy(self) -> Group:
         """The same group in memory of its own, for one that was read as views into something short-lived."""
         columns = {name: array.copy() for name, array in self.columns.items()}
-        arrays = (self.prompt_ids, self.response_ids, self.behavior_logprobs, self.loss_mask)
-        return Group(self.header, *(array.copy() for array in arrays), columns or NO_COLUMNS)
+        return Group(
+            self.header,
+            self.prompt_ids.copy(),
+            self.response_ids.copy(),
+            self.behavior_logprobs.copy(),
+            self.loss_mask.copy(),
+            columns or NO_COLUMNS,
+        )
 
     def check(self) -> None:
         """Prove that the arrays are what the header says.

@@ -20,10 +20,11 @@ from typing import Any
 
 from ring_async.core.replay.plan_log import PlanLog, Violation
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, num_loss_tokens
-from ring_async.core.work.ledger import END_STATES, AnyRecord, Ledger, LedgerError, StatesMoved, split_id
+from ring_async.core.work.ledger import AnyRecord, Ledger, LedgerError, StatesMoved, split_id
 from ring_async.errors import StorageError
 from ring_async.storage.journal import journal_files, read_file
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoreReader
+from ring_async.trajectory_states import END_STATES, HELD_STATES, TrajectoryStatus
 
 MAX_SHOWN = 20
 
@@ -186,12 +187,12 @@ def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog],
             if (trained is not None) != (one.last_plan > 0):
                 report.found("progress follows from the plan log", trajectory_id, f"state {one.state}")
             if trained is None:
-                if one.state in ("consumed", "retired"):
+                if one.state in (TrajectoryStatus.CONSUMED, TrajectoryStatus.RETIRED):
                     report.found("what counts as trained is in a plan", trajectory_id, one.state)
                 continue
             if (trained.num_passes, trained.last_plan) != (one.num_uses, one.last_plan):
                 report.found("progress follows from the plan log", trajectory_id, f"{trained} against {one}")
-            if trained.cursor and not trained.num_passes and one.state == "retired":
+            if trained.cursor and not trained.num_passes and one.state == TrajectoryStatus.RETIRED:
                 report.found("carry loses no token", trajectory_id, f"tokens from {trained.cursor} were never trained")
     for trajectory_id, trained in log.consumed.items():
         group_id, index = split_id(trajectory_id)
@@ -240,7 +241,7 @@ def _check_ledger(ledger: Ledger, held: _Held, report: AuditReport) -> None:
             if said != one.state:
                 report.found("ledger and replay agree", f"{group_id}/{index}", f"{said} against {one.state}")
     for group_id, group in ledger.live.items():
-        lost = [state for state in group.states if state in ("buffered", "consumed")]
+        lost = [state for state in group.states if state in HELD_STATES]
         if lost and group_id not in held.stored:
             report.found("nothing acknowledged is missing", group_id, f"{len(lost)} trajectories in state {lost[0]}")
     if ledger.counts()["adopted"]:

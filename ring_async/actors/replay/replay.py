@@ -24,10 +24,11 @@ from ring_async.actors.replay.planner import PLANNER, BatchPlanner, answer_plann
 from ring_async.actors.replay.rescorer import Rescorer
 from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_rules
 from ring_async.clock import monotonic_s
+from ring_async.core.replay.intake import IntakeOutcome, Receipt
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.work.ledger import in_portions
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
-from ring_async.storage.replay_shard import Receipt, ReplayShard
+from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.telemetry import metrics
 from ring_async.trajectory_states import TrajectoryState
@@ -241,7 +242,7 @@ class Replay(Actor):
         self._trouble = ""
         for (delivery, _), receipt in zip(batch, receipts, strict=True):
             delivery.ack()
-            if receipt.outcome == "dropped":
+            if receipt.outcome == IntakeOutcome.DROPPED:
                 metrics.replay_dropped.labels(cause="no_signal").inc()
 
     async def _commit_one_by_one(self, batch: list[tuple[Delivery, Group]], error: ValueError) -> None:

@@ -49,9 +49,9 @@ def unbundle(buffers: Sequence[Buffer]) -> list[Group]:
     counts = [(header.num_response_tokens, header.columns) for header in headers]
     groups = []
     prompt = 0
-    for header, (arrays, columns) in zip(headers, _parted(counts, rest, optional), strict=True):
+    for header, arrays in zip(headers, _parted(counts, rest, optional), strict=True):
         prompt_end = prompt + header.num_prompt_tokens
-        group = Group(header, prompts[prompt:prompt_end], *arrays, columns=columns)
+        group = Group(header, prompts[prompt:prompt_end], *arrays)
         group.check()
         groups.append(group)
         prompt = prompt_end
@@ -75,8 +75,8 @@ def unbundle_partials(buffers: Sequence[Buffer]) -> list[PartialResponse]:
     optional = _optional([header.columns for header in headers], buffers[1 + _NUM_REQUIRED :])
     counts = [(header.num_tokens, header.columns) for header in headers]
     partials = []
-    for header, (arrays, columns) in zip(headers, _parted(counts, required, optional), strict=True):
-        partial = PartialResponse(header, *arrays, columns=columns)
+    for header, arrays in zip(headers, _parted(counts, required, optional), strict=True):
+        partial = PartialResponse(header, *arrays)
         partial.check()
         partials.append(partial)
     return partials
@@ -136,8 +136,8 @@ def _optional(described: Sequence[Sequence[Column]], buffers: Sequence[Buffer]) 
 
 def _parted(
     counts: Sequence[tuple[int, Sequence[Column]]], required: Sequence[Array], optional: dict[Column, Array]
-) -> list[tuple[list[Array], Columns]]:
-    """What lies in the joined arrays for each piece, given its number of tokens and its optional columns."""
+) -> list[list[Any]]:
+    """Each piece's required arrays and its optional columns, given its number of tokens and its description."""
     start = 0
     starts = dict.fromkeys(optional, 0)
     parts = []
@@ -147,7 +147,7 @@ def _parted(
         for column in own:
             columns[column.name] = optional[column][starts[column] : starts[column] + num_tokens]
             starts[column] += num_tokens
-        parts.append(([array[start:end] for array in required], columns or NO_COLUMNS))
+        parts.append([*(array[start:end] for array in required), columns or NO_COLUMNS])
         start = end
     if any(array.size != start for array in required):
         raise ValueError(f"a bundle of {required[0].size} tokens, its headers describe {start}")

@@ -93,6 +93,14 @@ class AppendOutcome(StrEnum):
     """Its group is complete in replay: the sender stops."""
 
 
+class AppendAnswer(msgspec.Struct, frozen=True):
+    """What became of one piece, and how many tokens of its response are held now: where the next piece begins."""
+
+    trajectory_id: str
+    outcome: AppendOutcome
+    num_held: int
+
+
 def decide_append(
     header: PartialHeader, *, num_held: int, writer: str, present_writer: str | None, is_known: bool
 ) -> AppendOutcome:

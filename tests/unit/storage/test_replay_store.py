@@ -100,7 +100,7 @@ def test_another_format_is_refused(tmp_path):
     store = ReplayStore(tmp_path, 4 * MIB)
     store.commit(Writes(meta={"format": 99}))
     store.close()
-    with pytest.raises(StorageError, match="of format 99, this version reads 1"):
+    with pytest.raises(StorageError, match="of format 99, this version reads 2"):
         ReplayStore(tmp_path, 4 * MIB)
 
 
