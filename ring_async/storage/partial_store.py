@@ -34,7 +34,7 @@ from ring_async.core.replay.partials import (
 )
 from ring_async.core.work.ledger import split_id
 from ring_async.errors import StorageError
-from ring_async.storage.checked_value import ValueScratch, first_array, is_whole, read_header, read_token_columns
+from ring_async.storage.checked_value import Value, ValueScratch, first_array, is_whole, read_header, read_token_columns
 
 log = logging.getLogger(__name__)
 
@@ -80,13 +80,11 @@ class PartialStore:
             StorageError: none was kept.
         """
         known = self._known({split_id(partial.header.trajectory_id)[0] for partial in partials})
-        answers = []
         try:
             environment = self._opened()
             self._make_room(environment)
             with environment.begin(write=True, buffers=True) as transaction:
-                for partial in partials:
-                    answers.append(self._append_one(transaction, partial, writer, known))
+                answers = [self._append_one(transaction, partial, writer, known) for partial in partials]
         except lmdb.Error as error:
             raise self._failed(error) from error
         self._next_handover += 1
@@ -213,7 +211,14 @@ class PartialStore:
                     self._say_damaged(key)
                     damaged.append(key)
                 is_there = cursor.next()
-        return [join_pieces(those) for those in pieces.values() if those], damaged
+        responses = []
+        for index, those in pieces.items():
+            try:
+                responses += [join_pieces(those)] if those else []
+            except ValueError as error:
+                log.warning("%s: %s; it will be sampled again", self.path, error)
+                damaged += [_key(group_id, index, piece.header.start) for piece in those]
+        return responses, damaged
 
     def _delete_one(self, transaction: lmdb.Transaction, group_id: str) -> None:
         prefix = _prefix(group_id)
@@ -234,8 +239,8 @@ class PartialStore:
             by_age = sorted((_writer_decoder.decode(value)[1], key.decode()) for key, value in cursor)
         for _, group_id in by_age:
             log.warning("%s: nearly full; the unfinished responses of %s are dropped", self.path, group_id)
-            with environment.begin(write=True, buffers=True) as transaction:
-                self._delete_one(transaction, group_id)
+            with environment.begin(write=True, buffers=True) as deleting:
+                self._delete_one(deleting, group_id)
             if self._used_bytes(environment) <= _LOW_WATER * self._map_size_bytes:
                 return
 
@@ -270,7 +275,7 @@ def _key(group_id: str, index: int, start: int) -> bytes:
     return _prefix(group_id, index) + start.to_bytes(8, "big")
 
 
-def _piece(value: memoryview) -> PartialResponse:
+def _piece(value: Value) -> PartialResponse:
     """A stored piece, as views into the map."""
     header = _header_decoder.decode(read_header(value))
     return PartialResponse(header, *read_token_columns(value, header.columns, header.num_tokens, first_array(value)))

@@ -333,7 +333,7 @@ class ReplayShard:
         self._heard.clear()
         self.counters["commits"] += 1
         for (state, cause), num in Counter(map(_state_and_cause, moved)).items():
-            self.counters[state] += num
+            self.counters[str(state)] += num
             if cause:
                 self.counters[f"{state}_{cause}"] += num
         self.unheard |= reports

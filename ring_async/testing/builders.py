@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ring_async.batches import BatchPlan, PackedSequence, TokenInterval
+from ring_async.columns import Column
 from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
 from ring_async.types import (
@@ -90,6 +92,7 @@ def make_group(
     temperature: float = 1.0,
     engine_id: str = "rollout-0",
     mixture_epoch: int = 0,
+    columns: Sequence[Column] = (),
 ) -> Group:
     """A group of `len(rewards)` responses, called `<group_id>/0`, `<group_id>/1`, …; a reward of None is unscored.
 
@@ -123,6 +126,7 @@ def make_group(
             for index, reward in enumerate(rewards)
         ),
         verifier=verifier if is_scored else None,
+        columns=tuple(columns),
     )
     group = Group(
         header=header,
@@ -130,9 +134,17 @@ def make_group(
         response_ids=rng.integers(1, 100, num_tokens, dtype=np.int32),
         behavior_logprobs=-rng.random(num_tokens, dtype=np.float32),
         loss_mask=np.ones(num_tokens, np.uint8),
+        columns={column.name: make_column(column, num_tokens, seed=stable_seed(group_id, seed)) for column in columns},
     )
     group.check()
     return group
+
+
+def make_column(column: Column, num_tokens: int, *, seed: int = 0) -> npt.NDArray[Any]:
+    """Values of any bits, not-a-numbers among them: what carries a column must not look at it."""
+    rng = np.random.default_rng(stable_seed(column.name, seed))
+    raw = rng.integers(0, 256, num_tokens * column.bytes_per_token, dtype=np.uint8).tobytes()
+    return column.read(raw, num_tokens)
 
 
 def make_generation(

@@ -43,8 +43,9 @@ class ReservationDesk:
     """Open reservations of one run.
 
     Example:
-        `issue(a, "rollout-0", now_s=0)` opens a lease of `a.lease_s`. If `rollout-0` does not renew it, `expire` returns
-        `a` with the cause `lease_expired`, and `next_again` hands it out before any new prompt, marked as reissued.
+        `issue(a, "rollout-0", now_s=0)` opens a lease of `a.lease_s`. If `rollout-0` does not renew it, `expire`
+        returns `a` with the cause `lease_expired`; `next_again` then hands it out, marked as reissued, before any new
+        prompt.
 
     Args:
         max_attempts: issues of one group before it is given up as failed.
