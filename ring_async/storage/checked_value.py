@@ -3,7 +3,8 @@
     xxh3-64 · length of the header · header · padding · required arrays · each optional column, aligned to 8 bytes
 
 Owns: that form. Does not own what headers mean, nor where values lie.
-Invariants: arrays are read without a copy, aligned; a value whose checksum does not hold is found before it is used.
+Invariants: arrays are read without a copy, aligned where LMDB aligns the value (it does once one fills a page); a value
+whose checksum does not hold is found before it is used.
 """
 
 from __future__ import annotations
