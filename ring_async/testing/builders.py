@@ -103,10 +103,8 @@ def make_group(
     size = len(rewards)
     each_length = [lengths] * size if isinstance(lengths, int) else list(lengths)
     each_finish = [finish_reasons] * size if isinstance(finish_reasons, str) else list(finish_reasons)
-    each_versions = _for_each(versions, size)
-    num_tokens = sum(each_length)
+    each_versions, num_tokens = _for_each(versions, size), sum(each_length)
     rng = np.random.default_rng(stable_seed(group_id, seed))
-    is_scored = any(reward is not None for reward in rewards)
     header = GroupHeader(
         group_id=group_id,
         prompt=prompt or make_prompt(f"{source}/{group_id}", source=source),
@@ -125,15 +123,15 @@ def make_group(
             )
             for index, reward in enumerate(rewards)
         ),
-        verifier=verifier if is_scored else None,
+        verifier=verifier if any(reward is not None for reward in rewards) else None,
         columns=tuple(columns),
     )
     group = Group(
-        header=header,
-        prompt_ids=rng.integers(1, 100, num_prompt_tokens, dtype=np.int32),
-        response_ids=rng.integers(1, 100, num_tokens, dtype=np.int32),
-        behavior_logprobs=-rng.random(num_tokens, dtype=np.float32),
-        loss_mask=np.ones(num_tokens, np.uint8),
+        header,
+        rng.integers(1, 100, num_prompt_tokens, dtype=np.int32),
+        rng.integers(1, 100, num_tokens, dtype=np.int32),
+        -rng.random(num_tokens, dtype=np.float32),
+        np.ones(num_tokens, np.uint8),
         columns={column.name: make_column(column, num_tokens, seed=stable_seed(group_id, seed)) for column in columns},
     )
     group.check()

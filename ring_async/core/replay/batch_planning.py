@@ -6,7 +6,7 @@ Owns: a held group as planning sees it, the candidates, and a plan's logged form
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -107,19 +107,7 @@ def plan_batch(
     column that most others have with another dtype or width: one array cannot hold both.
     """
     columns = agreed_columns(held.values())
-    where: list[tuple[str, int]] = []
-    candidates: list[Candidate] = []
-    num_unlike = 0
-    for group_id, group in held.items():
-        header = group.record.header
-        if not group.is_open or not is_admitted(header, epoch_rules):
-            continue
-        if header.columns and any(columns[column.name] != column for column in header.columns):
-            num_unlike += 1
-            continue
-        for index, candidate in _candidates(group_id, group, rules, learner):
-            where.append((group_id, index))
-            candidates.append(candidate)
+    where, candidates, num_unlike = _eligible(held, rules, learner, epoch_rules, columns)
     ordered = order_candidates(candidates, rules.order, salt=rules.seed + plan_number, shares=rules.source_shares)
     choice = choose_tokens(candidates, ordered, rules.token_budget, is_final=is_final)
     if isinstance(choice, Shortfall):
@@ -167,30 +155,48 @@ def agreed_columns(held: Iterable[HeldGroup]) -> dict[str, Column]:
     return {column.name: column for column in sorted(tokens, key=tokens.__getitem__)}
 
 
-def _candidates(
-    group_id: str, group: HeldGroup, rules: BufferRules, learner: PolicyVersion
-) -> Iterator[tuple[int, Candidate]]:
-    """Responses of one group that this batch may take from, each with its index within the group."""
-    max_staleness, carries, record = rules.max_staleness, rules.carries, group.record
-    source, arrival, advantages = record.header.prompt.source, record.arrival, record.advantages
-    for index, progress in enumerate(group.progress):
-        age = learner.number - group.births[index]
-        if not progress.is_open or age > max_staleness:
+def _eligible(
+    held: Mapping[str, HeldGroup],
+    rules: BufferRules,
+    learner: PolicyVersion,
+    epoch_rules: Mapping[str, EpochRules],
+    columns: Mapping[str, Column],
+) -> tuple[list[tuple[str, int]], list[Candidate], int]:
+    """Group id and index of each response that this batch may take from, the candidates they make, and the number of
+    groups passed over for a column unlike the others'.
+    """
+    max_staleness, carries = rules.max_staleness, rules.carries
+    where: list[tuple[str, int]] = []
+    candidates: list[Candidate] = []
+    num_unlike = 0
+    for group_id, group in held.items():
+        record = group.record
+        header = record.header
+        if not group.is_open or not is_admitted(header, epoch_rules):
             continue
-        yield (
-            index,
-            Candidate(
-                group_id,
-                source,
-                group.num_tokens[index] - progress.position,
-                not carries or age < max_staleness,
-                progress.position > 0,
-                progress.num_uses,
-                group.oldest[index],
-                arrival,
-                abs(advantages[index]),
-            ),
-        )
+        if header.columns and any(columns[column.name] != column for column in header.columns):
+            num_unlike += 1
+            continue
+        source, arrival, advantages = header.prompt.source, record.arrival, record.advantages
+        for index, progress in enumerate(group.progress):
+            age = learner.number - group.births[index]
+            if not progress.is_open or age > max_staleness:
+                continue
+            where.append((group_id, index))
+            candidates.append(
+                Candidate(
+                    group_id,
+                    source,
+                    group.num_tokens[index] - progress.position,
+                    not carries or age < max_staleness,
+                    progress.position > 0,
+                    progress.num_uses,
+                    group.oldest[index],
+                    arrival,
+                    abs(advantages[index]),
+                )
+            )
+    return where, candidates, num_unlike
 
 
 class _Logged(msgspec.Struct):
