@@ -109,8 +109,6 @@ def check_arrays(described: Sequence[Column], columns: Columns, where: str, *tok
     Raises:
         ValueError: names, a dtype or a shape differ.
     """
-    if not described and not columns:
-        return
     check_columns(described, where)
     if tuple(columns) != tuple([column.name for column in described]):
         raise ValueError(f"{where}: columns {list(columns)}, header says {[column.name for column in described]}")

@@ -229,7 +229,8 @@ class Group:
             ]
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        arrays.append(read_columns(header.columns, buffers[4:], where, header.num_response_tokens))
+        if header.columns:
+            arrays.append(read_columns(header.columns, buffers[4:], where, header.num_response_tokens))
         group = cls(header, *arrays)
         group.check()
         return group
@@ -280,7 +281,8 @@ class Group:
             size = getattr(self, name).size
             if size != num_tokens:
                 raise ValueError(f"{where}: {size} {name}, header says {num_tokens}")
-        check_arrays(header.columns, self.columns, where, num_tokens)
+        if header.columns or self.columns:
+            check_arrays(header.columns, self.columns, where, num_tokens)
         for trajectory in header.trajectories:
             check_segments(trajectory.segments, 0, trajectory.num_tokens, where, trajectory.trajectory_id)
 
