@@ -259,7 +259,7 @@ def evaluate(
     [bold]Examples[/bold]
 
       ring-async eval builtin:tiny configs/local.yaml
-      ring-async eval runs/latest/checkpoints/100 configs/local.yaml eval.num_problems=1000
+      ring-async eval runs/latest/checkpoints/100 configs/local.yaml evaluation.checkpoint_problems=1000
     """
     resolved = load_config(config, overrides or [])
     rows = _evaluate(checkpoint_path, resolved)
@@ -348,7 +348,7 @@ def _evaluate(model: str, config: Config) -> list[dict[str, Any]]:
     from ring_async.actors.evaluation import GREEDY_AND_SAMPLED, evaluate_checkpoint
     from ring_async.models import resolve_model_path
 
-    num_answers = config.eval.num_problems * len(GREEDY_AND_SAMPLED)
+    num_answers = config.evaluation.checkpoint_problems * len(GREEDY_AND_SAMPLED)
     with Progress(console=err, transient=True) as progress:
         task = progress.add_task(f"evaluating {model}", total=num_answers)
         evaluating = evaluate_checkpoint(config, resolve_model_path(model), on_answer=lambda: progress.advance(task))

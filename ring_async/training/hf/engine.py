@@ -33,7 +33,8 @@ from ring_async.algorithms.minibatches import assign_minibatches
 from ring_async.algorithms.mismatch import MismatchMoments
 from ring_async.algorithms.proximal import loglinear_proximal
 from ring_async.algorithms.statistics import BatchStatistics, plan_statistics
-from ring_async.config.schema import Config, CorrectionSection, LossSection
+from ring_async.config.learning import CorrectionSection, LossSection
+from ring_async.config.schema import Config
 from ring_async.errors import ConfigError, DivergedError, StorageError
 from ring_async.training.base import StepReport
 from ring_async.training.hf.model import PackedModel
