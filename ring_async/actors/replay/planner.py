@@ -1,4 +1,4 @@
-"""One batch plan over all replay shards: what the planner, `core.roster.PLANNER_ID`, does beside keeping a shard of its own.
+"""One batch plan over all replay shards: what the planner does beside keeping a shard of its own.
 
     learner ──RequestBatch n──▶ planner ──OfferGroups n──▶ every shard that lives: evicts, answers with what it holds
                                 planner: Φ tokens over all of it, logged: now plan n is what it is
