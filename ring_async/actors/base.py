@@ -162,11 +162,11 @@ class Actor:
             self._data_inbox = self.context.transport.open_inbox("data", credits=self.data_credits)
         return self._data_inbox
 
-    def members_of(self, role: str) -> list[Member]:
+    def members_of(self, role: Role) -> list[Member]:
         """Registered members of a role, in a fixed order."""
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
 
-    async def registered(self, role: str, actor_id: str = "") -> list[Member]:
+    async def registered(self, role: Role, actor_id: str = "") -> list[Member]:
         """Wait until there is a member of this role (and of this id, if given); returns those there are.
 
         Raises:
@@ -187,7 +187,7 @@ class Actor:
         return self._data_links[actor_id]
 
     async def deliver(
-        self, role: str, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
+        self, role: Role, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
     ) -> None:
         """Have the least busy member of a role do something: until it has acknowledged the message.
 

@@ -168,7 +168,7 @@ class Reward(Actor):
 
     async def _forward(self, delivery: Delivery, header: GroupHeader) -> None:
         shard = shard_of(header.group_id, self.config.replay.num)
-        await self.registered("replay", shard)
+        await self.registered(Role.REPLAY, shard)
         link = self.data_link(shard)
         async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
             assert header.verifier is not None

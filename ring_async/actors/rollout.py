@@ -246,7 +246,7 @@ class Rollout(Actor):
         group_id = group.header.group_id
         try:
             await self.deliver(
-                "reward", GroupGenerated(group.header), group.buffers, message_id=group_id,
+                Role.REWARD, GroupGenerated(group.header), group.buffers, message_id=group_id,
                 what="to judge and replay to commit", deadline_s=self.config.replay.batch_deadline_s,
             )  # fmt: skip
         except RefusedError as refusal:

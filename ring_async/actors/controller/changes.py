@@ -210,7 +210,7 @@ class LiveChanges:
             shares, former = self._work.shares, self._work.windows
             self._work.set_mixture(weights, windows)
             if weights:
-                await self._tell_knobs("replay")
+                await self._tell_knobs(Role.REPLAY)
                 self._steps.event(
                     "mixture_changed", author=author, before=shares, after=self._work.shares,
                     mixture_epoch=self._work.mixture_epoch,
@@ -247,7 +247,7 @@ class LiveChanges:
         self._sources[name] = section.model_dump(mode="json")
         self._work.note("sources", self._sources)
         news = UseSources({name: one["verifier"] for name, one in self._sources.items()})
-        await asyncio.gather(*(self._told(member.actor_id, news) for member in self._book.of("reward")))
+        await asyncio.gather(*(self._told(member.actor_id, news) for member in self._book.of(Role.REWARD)))
         self._steps.event("source_added", author=author, source=name, after=self._sources[name])
 
     def version_reached(self, number: int) -> None:
@@ -294,7 +294,7 @@ class LiveChanges:
         """Settings changed live; the mixture is one of them where replay's quotas follow it."""
         return self.knobs | ({"mixture": self._work.shares} if self._work.mixture_epoch else {})
 
-    async def _tell_knobs(self, *roles: str) -> list[str]:
+    async def _tell_knobs(self, *roles: Role) -> list[str]:
         """Bring all settings to all actors of these roles; returns those that did not take them up in time."""
         actor_ids = [member.actor_id for member in self._book.of(*roles)]
         news = TuneKnobs(self._knobs_for_actors())

@@ -283,7 +283,7 @@ class Controller:
         sources = self.changes.handle_failing(failing)
         if set(sources) <= self._work.paused_sources:
             return
-        self._steps.event("domain_paused", author="reward", sources=sources, reason=failing.reason)
+        self._steps.event("domain_paused", author=Role.REWARD, sources=sources, reason=failing.reason)
         if not self._work.pause_sources(sources):
             self._fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
 
@@ -508,5 +508,5 @@ class Controller:
                 await self._somebody_left.wait_for(lambda: not self._book.members.keys() & set(leaving))
 
     def _tell_all(self, news: Message) -> None:
-        for member in self._book.of("rollout", "learner"):
+        for member in self._book.of(Role.ROLLOUT, Role.LEARNER):
             self._links.tell(member.actor_id, news)

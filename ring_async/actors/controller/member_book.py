@@ -26,7 +26,7 @@ class MemberBook:
     def __contains__(self, actor_id: object) -> bool:
         return actor_id in self.members
 
-    def of(self, *roles: str) -> list[Member]:
+    def of(self, *roles: Role) -> list[Member]:
         return [member for member in self.members.values() if member.role in roles]
 
     def join(self, member: Member) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ring_async
 from ring_async.core.roster import (
     CONTROLLER_ID,
     LEARNER_ID,
@@ -68,3 +72,10 @@ def test_only_roles_that_keep_nothing_can_be_scaled():
 def test_a_configuration_s_roster_counts_its_ranks_and_its_evaluator(every_versions: int, num: int):
     config = make_config(rollout__num=3, learner__num_ranks=4, evaluation__every_versions=every_versions)
     assert config.roster == Roster(rollout=3, reward=1, replay=1, learner=4, evaluator=num)
+
+
+def test_no_id_of_an_actor_is_written_out_elsewhere():
+    written = re.compile(rf"""["']({"|".join(Role)})-\d*["'{{]""")
+    root = Path(ring_async.__file__).parent
+    found = {str(path.relative_to(root)): written.findall(path.read_text()) for path in root.rglob("*.py")}
+    assert {path: roles for path, roles in found.items() if roles} == {"placement/places.py": ["rollout"]}, "an example"
