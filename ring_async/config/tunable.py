@@ -1,6 +1,6 @@
 """Settings that may change while a run goes on.
 
-Owns: which they are, who must hear of a change, and the configuration that results. A change is checked as the
+Owns: which settings they are, which role must hear of a change, and the configuration that results. A change is checked as the
 configuration of a new run would be, so nothing can be set that `up` would refuse.
 """
 
@@ -28,7 +28,7 @@ TUNABLE: Mapping[str, tuple[Role, str]] = {
     "replay.max_reuse": (Role.REPLAY, "from the next plan on"),
     "replay.max_buffer_tokens": (Role.REPLAY, "from the next plan on"),
 }
-"""Who puts a setting into effect, and when. Limits of admission follow those of replay."""
+"""The role whose actors put a setting into effect, and when. Limits of admission follow those of replay."""
 
 
 def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
@@ -48,7 +48,7 @@ def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
 
 
 def knobs_of(role: Role, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that this role puts into effect."""
+    """The settings among `knobs` that actors of this role put into effect."""
     return {name: value for name, value in knobs.items() if name in TUNABLE and TUNABLE[name][0] == role}
 
 

@@ -1,12 +1,12 @@
 """Places on an existing cluster: a Ray placement group for each actor, reserved before the first one starts.
 
-    controller, replay, learner, evaluator ──▶ the launcher's host, or as placement.hosts says
-    rollouts, rewards                      ──▶ wherever there is most room
-    a host goes ──▶ groups bound to it wait for it ─┬▶ `place` says what for
-                 └▶ Ray moves the others, or they wait for room ─┘
+    controller, replay, learner, evaluator ──▶ the launcher's host, or the one that placement.hosts names
+    rollouts, rewards                      ──▶ the host with most room
+    a host is lost ─┬▶ the groups of actors bound to it wait for that host ─┬▶ `place` says what each waits for
+                    └▶ Ray moves the other groups, or they wait for room ───┘
 
 Owns: the groups, which host an actor is bound to, what an actor without a place waits for, and whether each host has
-what actors need of it. Does not own processes.
+what actors need of it. Does not own processes, nor which roles are bound to a host (`core.roster`).
 Invariants: an actor that keeps state on a disk never starts on another host than before; a place stays an actor's from
 its start to its last restart. One group for all was rejected: what a lost host held of it Ray moves together or not at
 all, so one actor without room would keep all others waiting; and it could not grow.
@@ -49,7 +49,7 @@ class Places(Protocol):
         ...
 
     def keep(self, actor_ids: Collection[str]) -> None:
-        """Give back the places of all others."""
+        """Give back the places of all actors but these."""
         ...
 
     def is_lost(self, place: Place, *, max_age_s: float = 0.0) -> bool:

@@ -26,9 +26,13 @@ OBJECT_STORE_BYTES = 80 << 20
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process may start; as it stands, anywhere on the one machine there is.
+    """Where a process may start. The default is the one machine there is.
 
-    `address` is the host's, `is_launchers` whether it is the launcher's own, `options` what Ray is told.
+    Attributes:
+        address: of the host, as the cluster knows it; empty: the one machine.
+        node_id: Ray's name for the host.
+        is_launchers: whether the host is the launcher's own.
+        options: what Ray is told when the process starts.
     """
 
     address: str = ""
