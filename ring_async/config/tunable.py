@@ -1,7 +1,7 @@
 """Settings that may change while a run goes on.
 
-Owns: which settings they are, which role must hear of a change, and the configuration that results. A change is checked as the
-configuration of a new run would be, so nothing can be set that `up` would refuse.
+Owns: which settings they are, which role must hear of a change, and the configuration that results. A change is checked
+as the configuration of a new run would be, so nothing can be set that `up` would refuse.
 """
 
 from __future__ import annotations
