@@ -24,6 +24,7 @@ from typing import Any, ClassVar, TypeVar
 from ring_async.clock import monotonic_s
 from ring_async.columns import Buffer
 from ring_async.config.schema import Config
+from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.observe import observe_loop_lag
@@ -31,7 +32,6 @@ from ring_async.telemetry.trace import Tracer
 from ring_async.transport.base import Delivery, Inbox, Outbox, Transport
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import (
-    ActorSpec,
     Heartbeat,
     HeartbeatSeen,
     Member,
@@ -102,7 +102,7 @@ class Waits:
 class Actor:
     """One long-lived process of the fleet. Subclasses give `open`, `main`, `on_command` and `close`."""
 
-    role: ClassVar[str]
+    role: ClassVar[Role]
     slow_commands: ClassVar[tuple[type[Message], ...]] = ()
     """Commands that may take long: others do not wait for them."""
 
@@ -124,7 +124,7 @@ class Actor:
         self._data_inbox: Inbox | None = None
         self.data_credits: int | None = None
         """Messages one sender may have under way to the data inbox; None: `transport.credits`."""
-        self.controller: Outbox = context.transport.connect(context.controller_endpoint, peer="controller-0")
+        self.controller: Outbox = context.transport.connect(context.controller_endpoint, peer=CONTROLLER_ID)
 
     # -- what subclasses give
 
@@ -162,11 +162,11 @@ class Actor:
             self._data_inbox = self.context.transport.open_inbox("data", credits=self.data_credits)
         return self._data_inbox
 
-    def members_of(self, role: str) -> list[Member]:
+    def members_of(self, role: Role) -> list[Member]:
         """Registered members of a role, in a fixed order."""
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
 
-    async def registered(self, role: str, actor_id: str = "") -> list[Member]:
+    async def registered(self, role: Role, actor_id: str = "") -> list[Member]:
         """Wait until there is a member of this role (and of this id, if given); returns those there are.
 
         Raises:
@@ -187,7 +187,7 @@ class Actor:
         return self._data_links[actor_id]
 
     async def deliver(
-        self, role: str, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
+        self, role: Role, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
     ) -> None:
         """Have the least busy member of a role do something: until it has acknowledged the message.
 

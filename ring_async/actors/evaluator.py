@@ -23,6 +23,7 @@ from ring_async.actors.evaluation import Evaluation, evaluate, figures_of, held_
 from ring_async.actors.verifier_files import bring_files
 from ring_async.clock import monotonic_s
 from ring_async.core.evaluation_schedule import EvaluationSchedule
+from ring_async.core.roster import Role
 from ring_async.data.base import PromptSource
 from ring_async.engines.base import RolloutEngine
 from ring_async.errors import PeerTimeoutError, WeightsError
@@ -44,7 +45,7 @@ STAGE_RETRY_S = 0.5
 class Evaluator(Actor):
     """Args: `make_sources` makes the mixture's prompt sources, by name; the rest is as for a rollout."""
 
-    role: ClassVar[str] = "evaluator"
+    role: ClassVar[Role] = Role.EVALUATOR
 
     def __init__(
         self,
@@ -170,7 +171,7 @@ class Evaluator(Actor):
             self._problems,
             {name: self._verifiers[self.config.sources[name].verifier] for name in self.config.mixture},
             max_tokens=self.config.rollout.max_tokens,
-            seed=self.config.eval.seed,
+            seed=self.config.evaluation.seed,
             temperatures=(0.0, wanted.temperature) if wanted.num_samples else (0.0,),
             num_samples=wanted.num_samples,
             verdict_timeout_s=self.config.reward.timeout_s,

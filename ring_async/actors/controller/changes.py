@@ -28,6 +28,7 @@ from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config, DifficultyWindow, MixtureStep, SourceSection
 from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.fleet.fleet import Fleet
+from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
 from ring_async.core.work.difficulty import Window
 from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError, RunError
 from ring_async.storage.run_dir import RunDir
@@ -37,7 +38,6 @@ from ring_async.transport.messages.fleet import Shutdown
 
 log = logging.getLogger(__name__)
 
-SCALABLE = ("rollout", "reward")
 LEAVE_S = 30.0
 """Longest time for an actor that is scaled away to finish what it has under way."""
 TUNE_TIMEOUT_S = 300.0
@@ -79,10 +79,12 @@ class LiveChanges:
         self.knobs = self._kept_knobs(noted("knobs") or {})
         self._sources: dict[str, dict[str, Any]] = noted("sources") or {}
         work.tune(tuned(config, self.knobs))
-        self._configured_counts = {"reward": config.reward.num, "rollout": config.rollout.num}
+        self._configured_counts = {role: config.roster.counts[role] for role in SCALABLE}
         scale = noted("scale") or {}
         is_kept = scale.get("configured") == self._configured_counts
-        self.counts: dict[str, int] = scale["counts"] if is_kept else dict(self._configured_counts)
+        self.counts: dict[Role, int] = dict(self._configured_counts)
+        if is_kept:
+            self.counts |= {Role(role): num for role, num in scale["counts"].items()}
         self._schedule_done = int(noted("schedule") or 0)
         work.on_empty_window(self._window_is_empty)
 
@@ -169,7 +171,7 @@ class LiveChanges:
             return []
         if self._swaps.can_roll_back(failing.verifier):
             try:
-                self.roll_back_verifier(failing.verifier, author="controller-0", cause=failing.reason)
+                self.roll_back_verifier(failing.verifier, author=CONTROLLER_ID, cause=failing.reason)
                 return []
             except RefusedError as refusal:
                 log.warning("verifier %s is not rolled back: %s", failing.verifier, refusal)
@@ -177,7 +179,7 @@ class LiveChanges:
 
     def _verifier_changed(self, name: str) -> None:
         if resumed := self._work.unpause_sources(self._work.sources_of(name)):
-            self._steps.event("domain_resumed", author="controller-0", sources=sorted(resumed), verifier=name)
+            self._steps.event("domain_resumed", author=CONTROLLER_ID, sources=sorted(resumed), verifier=name)
 
     # -- mixture
 
@@ -208,7 +210,7 @@ class LiveChanges:
             shares, former = self._work.shares, self._work.windows
             self._work.set_mixture(weights, windows)
             if weights:
-                await self._tell_knobs("replay")
+                await self._tell_knobs(Role.REPLAY)
                 self._steps.event(
                     "mixture_changed", author=author, before=shares, after=self._work.shares,
                     mixture_epoch=self._work.mixture_epoch,
@@ -233,7 +235,7 @@ class LiveChanges:
     def _window_is_empty(self, source: str, window: Window, num_passed: int) -> None:
         log.warning("source %s: %d prompts in a row lie outside %s", source, num_passed, window)
         self._steps.event(
-            "difficulty_window_empty", author="controller-0", source=source, window=_plain(window),
+            "difficulty_window_empty", author=CONTROLLER_ID, source=source, window=_plain(window),
             num_passed=num_passed,
         )  # fmt: skip
 
@@ -245,7 +247,7 @@ class LiveChanges:
         self._sources[name] = section.model_dump(mode="json")
         self._work.note("sources", self._sources)
         news = UseSources({name: one["verifier"] for name, one in self._sources.items()})
-        await asyncio.gather(*(self._told(member.actor_id, news) for member in self._book.of("reward")))
+        await asyncio.gather(*(self._told(member.actor_id, news) for member in self._book.of(Role.REWARD)))
         self._steps.event("source_added", author=author, source=name, after=self._sources[name])
 
     def version_reached(self, number: int) -> None:
@@ -283,7 +285,7 @@ class LiveChanges:
                 "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
             )  # fmt: skip
-            late = await self._tell_knobs(*(role for role in ("learner", "replay") if knobs_of(role, knobs)))
+            late = await self._tell_knobs(*(role for role in (Role.LEARNER, Role.REPLAY) if knobs_of(role, knobs)))
         if late:
             raise RunError(f"changed, but not yet in effect at {', '.join(late)}; see: ring-async status")
         return self.status()
@@ -292,7 +294,7 @@ class LiveChanges:
         """Settings changed live; the mixture is one of them where replay's quotas follow it."""
         return self.knobs | ({"mixture": self._work.shares} if self._work.mixture_epoch else {})
 
-    async def _tell_knobs(self, *roles: str) -> list[str]:
+    async def _tell_knobs(self, *roles: Role) -> list[str]:
         """Bring all settings to all actors of these roles; returns those that did not take them up in time."""
         actor_ids = [member.actor_id for member in self._book.of(*roles)]
         news = TuneKnobs(self._knobs_for_actors())
@@ -315,14 +317,14 @@ class LiveChanges:
             raise ConfigError(f"{role}: cannot be scaled while the run goes on; {' and '.join(SCALABLE)} can")
         if num < 1:
             raise ConfigError(f"{num} {role}s: at least one must stay; to stop for a while use: ring-async pause")
-        before, self.counts = self.counts, self.counts | {role: num}
+        before, self.counts = self.counts, self.counts | {Role(role): num}
         self._work.note("scale", {"configured": self._configured_counts, "counts": self.counts})
-        leaving = self._fleet.want(role, num, monotonic_s(), leave_s=LEAVE_S + 5.0)
+        leaving = self._fleet.want(Role(role), num, monotonic_s(), leave_s=LEAVE_S + 5.0)
         self._work.note("incarnations", self._fleet.incarnations())
         self._tell_members()
         for key in leaving:
             self._links.tell(key.actor_id, Shutdown(LEAVE_S))
-        self._steps.event("scaled", author=author, role=role, before=before[role], after=num)
+        self._steps.event("scaled", author=author, role=role, before=before[Role(role)], after=num)
         return self.status()
 
     async def _told(self, actor_id: str, message: Message) -> bool:

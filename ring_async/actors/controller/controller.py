@@ -32,6 +32,7 @@ from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
 from ring_async.core.fleet.fleet import Fleet, FleetChange
 from ring_async.core.fleet.restart import RestartPolicy
+from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, LEAVING_ORDER, Role
 from ring_async.core.work.admission import Grant
 from ring_async.core.work.reservations import Returned
 from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, RunError, StorageError
@@ -42,7 +43,6 @@ from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
 from ring_async.transport.messages.fleet import (
-    ActorSpec,
     FleetWanted,
     Heartbeat,
     HeartbeatSeen,
@@ -82,9 +82,6 @@ TICK_S = 0.1
 LONG_POLL_S = 1.0
 """How long a question for work is held before it is answered with the reason why there is none."""
 STOP_DEADLINE_S = 10.0
-LEAVING_ORDER = (("rollout",), ("reward",), ("evaluator",), ("learner", "replay"))
-"""Upstream first, so that what is under way still finds somebody to acknowledge it."""
-
 FATAL_KINDS = ("DivergedError", "ConfigError")
 
 
@@ -128,7 +125,7 @@ class Controller:
         self._told_launcher = asyncio.Event()
         self._somebody_left = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._steps.event("controller_started", author="controller-0", is_resumed=is_resumed)
+        self._steps.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
 
     # -- life
 
@@ -136,9 +133,9 @@ class Controller:
         """Serve until the run has ended and the launcher knows."""
         now_s = monotonic_s()
         config = self.config
-        fixed = {"replay": config.replay.num, "learner": 1, "evaluator": config.num_evaluators}
-        for role, num in (fixed | self.changes.counts).items():
-            self._fleet.want(role, num, now_s)
+        for role, num in (config.roster.counts | self.changes.counts).items():
+            if role != Role.CONTROLLER:
+                self._fleet.want(role, num, now_s)
         self._fleet.adopt(self._work.noted("incarnations") or {})
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
         try:
@@ -286,7 +283,7 @@ class Controller:
         sources = self.changes.handle_failing(failing)
         if set(sources) <= self._work.paused_sources:
             return
-        self._steps.event("domain_paused", author="reward", sources=sources, reason=failing.reason)
+        self._steps.event("domain_paused", author=Role.REWARD, sources=sources, reason=failing.reason)
         if not self._work.pause_sources(sources):
             self._fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
 
@@ -296,7 +293,7 @@ class Controller:
         self._weights = announcement
         self._work.observe_version(announcement.policy_version)
         self.changes.version_reached(announcement.policy_version.number)
-        for member in self._book.of("rollout", "evaluator"):
+        for member in self._book.of(Role.ROLLOUT, Role.EVALUATOR):
             self._links.tell(member.actor_id, UseWeights(announcement))
 
     def _step(self, completed: StepCompleted) -> None:
@@ -309,7 +306,7 @@ class Controller:
         number = saved.policy_version.number
         self._checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
         self._work.note("checkpoint", self._checkpoint)
-        for member in self._book.of("replay"):
+        for member in self._book.of(Role.REPLAY):
             self._links.tell(member.actor_id, CheckpointCovered(saved.plan_number))
         if number >= self.config.stop.policy_versions:
             self.shut_down("all policy versions trained", STOP_DEADLINE_S)
@@ -321,14 +318,14 @@ class Controller:
             raise RefusedError(f"{member.actor_id} incarnation {member.incarnation} is not part of this fleet")
         if self._book.join(member):
             self._links.open(member)
-            if member.role == "learner":
+            if member.role == Role.LEARNER:
                 self._learner_incarnation += 1
                 self._work.note("learner_incarnation", self._learner_incarnation)
             self._steps.event(
                 "joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid, host=member.host
             )
             self._tell_members()
-            if member.role == "replay" and self._checkpoint:  # it may have been away when the checkpoint was made
+            if member.role == Role.REPLAY and self._checkpoint:  # it may have been away when the checkpoint was made
                 self._links.tell(member.actor_id, CheckpointCovered(self._checkpoint["plan_number"]))
         return Registered(
             members=self._staying(),
@@ -354,7 +351,7 @@ class Controller:
         for actor_id in self._fleet.seek_places(waiting, now_s):
             whom, _ = self._fleet.waits_for_place(now_s)[actor_id]
             log.warning("%s cannot start yet: it waits for %s", actor_id, whom)
-            self._steps.event("actor_waiting", author="controller-0", actor=actor_id, whom=whom)
+            self._steps.event("actor_waiting", author=CONTROLLER_ID, actor=actor_id, whom=whom)
 
     async def _apply_fleet(self, change: FleetChange) -> None:
         if change.lost is None:
@@ -368,15 +365,15 @@ class Controller:
             return
         kind = "actor_left" if change.has_left else "actor_lost"
         log.log(logging.INFO if change.has_left else logging.WARNING, change.notice)
-        self._steps.event(kind, author="controller-0", actor=actor_id, notice=change.notice)
+        self._steps.event(kind, author=CONTROLLER_ID, actor=actor_id, notice=change.notice)
         if not change.has_left:
             metrics.controller_restarts.labels(role=change.lost.role).inc()
         self._record_failures(self._work.owner_lost(actor_id))
         self._work.note("incarnations", self._fleet.incarnations())
         self._tell_members()
-        if change.given_up and change.lost.role == "evaluator":  # the run needs it for nothing
-            self._fleet.want("evaluator", 0, monotonic_s())
-            self._steps.event("evaluator_given_up", author="controller-0", reason=change.given_up)
+        if change.given_up and change.lost.role == Role.EVALUATOR:  # the run needs it for nothing
+            self._fleet.want(Role.EVALUATOR, 0, monotonic_s())
+            self._steps.event("evaluator_given_up", author=CONTROLLER_ID, reason=change.given_up)
         elif change.given_up:
             self._fail(change.given_up)
 
@@ -393,7 +390,7 @@ class Controller:
         if self._is_finished:
             self._told_launcher.set()
             return FleetWanted((), is_finished=True, failure=self._failure)
-        specs = (ActorSpec(*key) for key in self._fleet.wanted(monotonic_s()))
+        specs = self._fleet.wanted(monotonic_s())
         actors = tuple(spec for spec in specs if not self._stopping or spec.actor_id in self._book.members)
         return FleetWanted(actors, kept=self._fleet.actor_ids)
 
@@ -431,7 +428,7 @@ class Controller:
         spec = self.context.spec
         own = Member(
             actor_id=spec.actor_id,
-            role="controller",
+            role=Role.CONTROLLER,
             incarnation=spec.incarnation,
             pid=os.getpid(),
             host=self.context.host,
@@ -458,7 +455,7 @@ class Controller:
     async def checkpoint(self) -> str:
         """Have the learner write a checkpoint between two steps; returns its path."""
         try:
-            saved = await self._links.command("learner-0", SaveCheckpoint(""), timeout_s=300.0)
+            saved = await self._links.command(LEARNER_ID, SaveCheckpoint(""), timeout_s=300.0)
         except PeerTimeoutError as error:
             raise RunError(f"no checkpoint: {error}") from error
         assert isinstance(saved, CheckpointSaved)
@@ -469,39 +466,39 @@ class Controller:
         """End the run: a checkpoint where it is people who end it, then everybody leaves within the deadline."""
         if not self._stopping:
             self._stopping = reason
-            self._steps.event("stopping", author="controller-0", reason=reason)
+            self._steps.event("stopping", author=CONTROLLER_ID, reason=reason)
             self._spawn(self._stop(deadline_s))
 
     def _fail(self, reason: str) -> None:
         if not self._failure:
             self._failure = reason
             log.error("the run failed: %s", reason)
-            self._steps.event("failed", author="controller-0", reason=reason)
+            self._steps.event("failed", author=CONTROLLER_ID, reason=reason)
         self.shut_down("failed", STOP_DEADLINE_S)
 
     async def _stop(self, deadline_s: float) -> None:
         end_s = monotonic_s() + deadline_s
         if not self._failure and self._work.version_number < self.config.stop.policy_versions:
             try:
-                await self._links.command("learner-0", Pause(), timeout_s=deadline_s / 4)
-                await self._links.command("learner-0", SaveCheckpoint(""), timeout_s=deadline_s / 2)
+                await self._links.command(LEARNER_ID, Pause(), timeout_s=deadline_s / 4)
+                await self._links.command(LEARNER_ID, SaveCheckpoint(""), timeout_s=deadline_s / 2)
             except (PeerTimeoutError, RefusedError) as error:
                 log.warning("no checkpoint before stopping: %s", error)
         is_trained = self._work.version_number >= self.config.stop.policy_versions
         for roles in LEAVING_ORDER:
             finish_s = 0.0 if is_trained else (end_s - monotonic_s()) / 4
-            if is_trained and roles == ("evaluator",) and self._book.of(*roles):
+            if is_trained and roles == (Role.EVALUATOR,) and self._book.of(*roles):
                 finish_s = self.config.evaluation.finish_s  # the last version is the one people want to know about
                 end_s = monotonic_s() + finish_s + STOP_DEADLINE_S
             await self._dismiss(roles, finish_s=finish_s, end_s=end_s)
         killed = sorted(self._book.members)
         outcome = {"reason": self._stopping, "failure": self._failure, "killed": killed}
-        self._steps.event("stopped", author="controller-0", **outcome)
+        self._steps.event("stopped", author=CONTROLLER_ID, **outcome)
         where = {"policy_version": self._work.version_number, "checkpoint": (self._checkpoint or {}).get("path")}
         write_json(self.context.run_dir.outcome, outcome | where)
         self._is_finished = True
 
-    async def _dismiss(self, roles: tuple[str, ...], *, finish_s: float, end_s: float) -> None:
+    async def _dismiss(self, roles: tuple[Role, ...], *, finish_s: float, end_s: float) -> None:
         """Have actors of these roles leave: `finish_s` to finish what is under way, until `end_s` to be gone."""
         leaving = [member.actor_id for member in self._book.of(*roles)]
         for actor_id in leaving:
@@ -511,5 +508,5 @@ class Controller:
                 await self._somebody_left.wait_for(lambda: not self._book.members.keys() & set(leaving))
 
     def _tell_all(self, news: Message) -> None:
-        for member in self._book.of("rollout", "learner"):
+        for member in self._book.of(Role.ROLLOUT, Role.LEARNER):
             self._links.tell(member.actor_id, news)

@@ -10,11 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ring_async.clock import monotonic_s
-from ring_async.core.fleet.fleet import ActorKey
+from ring_async.core.roster import ActorSpec, Role
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.fleet import Heartbeat, Member
-
-ROLES = ("rollout", "reward", "replay", "learner", "evaluator")
 
 
 class MemberBook:
@@ -28,7 +26,7 @@ class MemberBook:
     def __contains__(self, actor_id: object) -> bool:
         return actor_id in self.members
 
-    def of(self, *roles: str) -> list[Member]:
+    def of(self, *roles: Role) -> list[Member]:
         return [member for member in self.members.values() if member.role in roles]
 
     def join(self, member: Member) -> bool:
@@ -51,7 +49,7 @@ class MemberBook:
         return self._generated_by_the_dead + alive
 
     def describe(
-        self, wanted: Iterable[ActorKey], without_place: Mapping[str, tuple[str, float]]
+        self, wanted: Iterable[ActorSpec], without_place: Mapping[str, tuple[str, float]]
     ) -> list[dict[str, Any]]:
         """One entry for each wanted actor: its process, its state, what it waits for.
 
@@ -76,7 +74,7 @@ class MemberBook:
         now_s = monotonic_s()
         for actor_id, (_, heard_s) in self._beats.items():
             metrics.controller_heartbeat_age.labels(actor=actor_id).set(now_s - heard_s)
-        for role in ROLES:
+        for role in Role:
             metrics.controller_members.labels(role=role).set(len(self.of(role)))
 
     def _state_of(self, actor_id: str, whom: str, waited_s: float) -> dict[str, Any]:

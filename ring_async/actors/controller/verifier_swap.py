@@ -26,6 +26,7 @@ from ring_async.actors.controller.member_links import MemberLinks
 from ring_async.actors.verifiers_in_force import add_reports
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
+from ring_async.core.roster import Role
 from ring_async.core.verifier_epochs import VerifierEpochs
 from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError, StorageError
 from ring_async.transport.messages.base import Message
@@ -304,7 +305,7 @@ class SwapDesk:
             raise
         await self._tell_rewards(CommitVerifier(verifier))
         rules = ApplyEpochRules(self._epochs.rules)
-        await asyncio.gather(*(self._until_told(member.actor_id, rules) for member in self._book.of("replay")))
+        await asyncio.gather(*(self._until_told(member.actor_id, rules) for member in self._book.of(Role.REPLAY)))
         swap.commit_s = monotonic_s() - began_s
         swap.state = "committed"
         self._on_commit(verifier.name)
@@ -315,7 +316,7 @@ class SwapDesk:
         )  # fmt: skip
 
     async def _tell_rewards(self, message: Message) -> None:
-        await asyncio.gather(*(self._until_told(member.actor_id, message) for member in self._book.of("reward")))
+        await asyncio.gather(*(self._until_told(member.actor_id, message) for member in self._book.of(Role.REWARD)))
 
     async def _until_told(self, actor_id: str, message: Message) -> None:
         """Until the actor has done it, or is gone: one that registers later is told then."""
@@ -334,7 +335,7 @@ class SwapDesk:
         """Everybody's answers; None of one that is gone, or, if lenient, that has nothing to say."""
         return list(
             await asyncio.gather(
-                *(self._ask(member.actor_id, message, timeout_s, is_lenient) for member in self._book.of("reward"))
+                *(self._ask(member.actor_id, message, timeout_s, is_lenient) for member in self._book.of(Role.REWARD))
             )
         )
 

@@ -18,13 +18,14 @@ import logging
 from typing import Any, ClassVar, TypeVar
 
 from ring_async.actors.base import Actor, ActorContext, until_stopped
-from ring_async.actors.replay.planner import PLANNER, BatchPlanner, answer_planner
+from ring_async.actors.replay.planner import BatchPlanner, answer_planner
 from ring_async.actors.replay.reports import Reports
 from ring_async.actors.replay.rescorer import Rescorer
 from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_rules
 from ring_async.clock import monotonic_s
 from ring_async.core.replay.intake import IntakeOutcome, Receipt
 from ring_async.core.replay.token_budget import Shortfall
+from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore
@@ -58,7 +59,7 @@ SHORTEST_WAIT_S = 1e-3
 
 
 class Replay(Actor):
-    role: ClassVar[str] = "replay"
+    role: ClassVar[Role] = Role.REPLAY
 
     def __init__(self, context: ActorContext) -> None:
         super().__init__(context)
@@ -80,7 +81,7 @@ class Replay(Actor):
 
     async def open(self) -> None:
         self._shard = await self.on_compute(self._open_shard)
-        if self.actor_id == PLANNER:
+        if self.actor_id == PLANNER_ID:
             self._planner = BatchPlanner(self, self._shard)
         self._rescorer = Rescorer(self, self._shard, self._wake)
         self._reports = Reports(self, self._shard, lambda: self._num_waiting_questions > 0)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ring_async.actors.base import Actor
-from ring_async.actors.replay.planner import PLANNER
+from ring_async.core.roster import PLANNER_ID
 from ring_async.core.work.ledger import in_portions
 from ring_async.errors import RefusedError, StorageError
 from ring_async.storage.replay_shard import ReplayShard
@@ -107,12 +107,12 @@ class Reports:
 
     async def _tell_planner(self, report: BufferReported) -> None:
         """One report at a time: a planner that is away hears the newest when it is back."""
-        if self._actor.actor_id == PLANNER or PLANNER not in self._actor.members:
+        if self._actor.actor_id == PLANNER_ID or PLANNER_ID not in self._actor.members:
             return
         if self._planner_hears is not None and not self._planner_hears.done():
             self._planner_hears.add_done_callback(lambda _: self._due.set())
             return
-        link = self._actor.data_link(PLANNER)
+        link = self._actor.data_link(PLANNER_ID)
         self._planner_hears = await link.send(report, message_id=self._message_id("planner"))
 
     def _message_id(self, kind: str) -> str:
