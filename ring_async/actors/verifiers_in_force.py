@@ -13,17 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config, VerifierSection
+from ring_async.core.verifier_swap import ShadowCounts
 from ring_async.errors import ConfigError, RefusedError, RingAsyncError, VerifierError
-from ring_async.transport.messages.changes import ShadowReported, VerifierPrepared
+from ring_async.transport.messages.changes import VerifierPrepared
 from ring_async.types import GroupHeader, Verdict, VerifierInForce, VerifierStamp
 from ring_async.verifiers.base import Response, Verifier
 from ring_async.verifiers.golden import require_golden_cases
@@ -56,10 +54,10 @@ class _Shadow:
 
     service: Service
     is_judging: bool
-    report: ShadowReported = field(default_factory=ShadowReported)
+    counts: ShadowCounts = field(default_factory=ShadowCounts)
 
 
-class VerifierRack:
+class VerifierSet:
     """See the module. `bring` sees to it that the files a verifier is loaded from lie on this host."""
 
     def __init__(self, config: Config, bring: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
@@ -83,7 +81,7 @@ class VerifierRack:
             self._services[name] = service
 
     async def adopt(self, verifiers: Iterable[VerifierInForce]) -> None:
-        """Come to what the controller says is in force."""
+        """Judge with the verifiers that the controller says are in force."""
         for verifier in verifiers:
             await self.commit(verifier)
 
@@ -154,13 +152,12 @@ class VerifierRack:
         try:
             tried = await score_group(service.verifier, header.prompt, responses, self._config.reward.timeout_s)
         except VerifierError as failure:
-            failures = Counter(shadow.report.failures) + Counter({failure.cause: 1})
-            shadow.report = _add(shadow.report, ShadowReported(num_groups=1), failures)
+            shadow.counts += ShadowCounts(num_groups=1, failures={failure.cause: 1})
             return
         finally:
             service.num_judging -= 1
             self._close_if_done(service)
-        more = ShadowReported(
+        shadow.counts += ShadowCounts(
             num_trajectories=len(verdicts),
             num_agreed=sum(abs(a.reward - b.reward) <= AGREEMENT for a, b in zip(verdicts, tried, strict=True)),
             reward_before=sum(verdict.reward for verdict in verdicts),
@@ -169,16 +166,16 @@ class VerifierRack:
             seconds_after=monotonic_s() - began_s,
             num_groups=1,
         )
-        shadow.report = _add(shadow.report, more, shadow.report.failures)
 
-    def shadow_report(self, epoch: int) -> ShadowReported:
-        """
+    def shadow_counts(self, epoch: int) -> ShadowCounts:
+        """How the verifier that was prepared for this epoch compares so far.
+
         Raises:
             RefusedError: nothing was prepared here for this epoch.
         """
         if epoch not in self._tried:
             raise RefusedError(f"no verifier is prepared for epoch {epoch}")
-        return self._tried[epoch].report
+        return self._tried[epoch].counts
 
     # -- life
 
@@ -218,17 +215,3 @@ class VerifierRack:
             task = asyncio.create_task(asyncio.to_thread(service.verifier.close))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-
-
-def _add(a: ShadowReported, b: ShadowReported, failures: Mapping[str, int]) -> ShadowReported:
-    names = [name for name in ShadowReported.__struct_fields__ if name != "failures"]
-    sums = {name: getattr(a, name) + getattr(b, name) for name in names}
-    return msgspec.structs.replace(a, **sums, failures=dict(failures))
-
-
-def add_reports(reports: Iterable[ShadowReported]) -> ShadowReported:
-    """The sum over reward actors."""
-    total = ShadowReported()
-    for report in reports:
-        total = _add(total, report, Counter(total.failures) + Counter(report.failures))
-    return total

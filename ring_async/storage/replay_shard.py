@@ -18,6 +18,7 @@ from typing import Literal
 import msgspec
 
 from ring_async.core.advantages import AdvantageRules, RewardSpread, group_advantages
+from ring_async.core.ids import split_id
 from ring_async.core.packing import pack_batch
 from ring_async.core.replay.batch_planning import HeldGroup
 from ring_async.core.replay.buffer import ReplayBuffer
@@ -27,7 +28,7 @@ from ring_async.core.replay.plan_log import PlanEntry, PlanPart, plan_part
 from ring_async.core.replay.progress import Change, GroupProgress, GroupRecord, Progress, make_record
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.staleness import Lineage
-from ring_async.core.work.ledger import in_portions, split_id
+from ring_async.core.work.ledger import in_portions
 from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoredGroup, Writes
 from ring_async.types import (

@@ -17,6 +17,7 @@ import msgspec
 
 from ring_async.actors.controller.prompt_search import PromptSearch, check_window, window_of
 from ring_async.config.schema import Config, SourceSection
+from ring_async.core.ids import group_id_for, index_of
 from ring_async.core.work.difficulty import Observations, Window
 from ring_async.core.work.mixture import Mixture, check_weights
 from ring_async.data.base import PromptSource
@@ -30,7 +31,7 @@ OnEmpty = Callable[[str, Window, int], None]
 _OBSERVED_KEY = "observed/"
 
 
-class PromptDesk:
+class PromptScheduler:
     """Makes reservations, one after another, steered by the mixture."""
 
     def __init__(self, config: Config, make_source: MakeSource) -> None:
@@ -76,7 +77,7 @@ class PromptDesk:
         self.cursors[source] = index + 1
         rollout = self._config.rollout
         return Reservation(
-            group_id=f"{source}-{index:08d}",
+            group_id=group_id_for(source, index),
             prompt=found[source],
             group_size=rollout.group_size,
             seed=group_seed(self._config.seed, source, index),
@@ -230,11 +231,6 @@ class PromptDesk:
         self._set_windows({name: live.get(name) for name in unchanged})
         for key, (index, difficulty) in ((k, v) for k, v in notes.items() if k.startswith(_OBSERVED_KEY)):
             self.observations.note(key.removeprefix(_OBSERVED_KEY), int(index), float(difficulty))
-
-
-def index_of(group_id: str) -> int:
-    """The cursor under which a group was issued."""
-    return int(group_id.rpartition("-")[2])
 
 
 def group_seed(run_seed: int, source: str, index: int) -> int:

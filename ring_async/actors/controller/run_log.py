@@ -19,7 +19,7 @@ from ring_async.transport.messages.versions import VersionEvaluated
 NUM_RECENT = 50
 
 
-class StepLog:
+class RunLog:
     """The files of one run, and the last lines in memory for `status`."""
 
     def __init__(self, run_dir: RunDir) -> None:

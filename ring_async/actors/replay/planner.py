@@ -24,10 +24,10 @@ from typing import TypeVar
 import msgspec
 
 from ring_async.actors.base import Actor
+from ring_async.core.ids import split_id
 from ring_async.core.replay.batch_planning import HeldGroup, hold
 from ring_async.core.replay.group_bundle import unbundle
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.work.ledger import split_id
 from ring_async.errors import PeerTimeoutError, RefusedError, StorageError
 from ring_async.storage.replay_shard import Offered, ReplayShard
 from ring_async.transport.base import Answer

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from ring_async.core.ids import split_id
 from ring_async.core.staleness import Lineage, StalenessMeasure, staleness
-from ring_async.core.work.ledger import split_id
 from ring_async.types import BatchPlan, EpochRules, PackedSequence, PolicyVersion, Segment
 
 

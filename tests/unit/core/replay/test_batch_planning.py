@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from ring_async.core.ids import split_id
 from ring_async.core.replay.batch_planning import hold
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.buffer_rules import BufferRules
@@ -13,7 +14,6 @@ from ring_async.core.replay.group_bundle import bundle, unbundle
 from ring_async.core.replay.plan_log import PlanLog, plan_part
 from ring_async.core.replay.progress import make_record
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.work.ledger import split_id
 from ring_async.testing.builders import make_group
 from ring_async.types import PolicyVersion
 

@@ -37,7 +37,7 @@ class Returned:
 
 
 @dataclass(slots=True)
-class ReservationDesk:
+class LeaseTable:
     """Open reservations of one run.
 
     Args:
