@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,47 @@ class Evaluation(msgspec.Struct, frozen=True):
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Solver:
+    """Has one problem answered, and the answer judged."""
+
+    engine: RolloutEngine
+    tokenizer: Any
+    verifiers: Mapping[str, Verifier]
+    max_tokens: int
+    verdict_timeout_s: float
+    on_answer: Callable[[], None]
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_JUDGED_AT_ONCE))
+
+    async def solve(self, prompt: Prompt, temperature: float, *, sample: int, seed: int) -> ProblemResult:
+        generation = await self.engine.generate(
+            GenerationRequest(
+                request_id=f"eval/{temperature:g}/{sample}/{prompt.prompt_id}",
+                prompt_ids=encode_prompt(self.tokenizer, prompt.text),
+                sampling=SamplingParams(temperature=temperature, max_tokens=self.max_tokens),
+                seed=seed,
+            )
+        )
+        text = decode_response(self.tokenizer, generation.response_ids)
+        num_tokens = int(generation.response_ids.size)
+        reward, failure = await self._judge(prompt, Response(text, num_tokens, generation.finish_reason))
+        self.on_answer()
+        return ProblemResult(
+            prompt.source, prompt.prompt_id, temperature, text, num_tokens, generation.finish_reason, reward, failure
+        )
+
+    async def _judge(self, prompt: Prompt, response: Response) -> tuple[float | None, str]:
+        """The reward; or None, and why the verifier failed."""
+        try:
+            async with self._turns:
+                (verdict,) = await score_group(
+                    self.verifiers[prompt.source], prompt, [response], self.verdict_timeout_s
+                )
+        except VerifierError as error:
+            return None, str(error)
+        return verdict.reward, ""
+
+
 async def evaluate(
     engine: RolloutEngine,
     tokenizer: Any,
@@ -120,41 +162,16 @@ async def evaluate(
     Raises:
         ValueError: a problem does not fit into the model.
     """
-    turns = asyncio.Semaphore(_JUDGED_AT_ONCE)
-
-    async def solve(number: int, prompt: Prompt, sample: int, temperature: float) -> ProblemResult:
-        generation = await engine.generate(
-            GenerationRequest(
-                request_id=f"eval/{temperature:g}/{sample}/{prompt.prompt_id}",
-                prompt_ids=encode_prompt(tokenizer, prompt.text),
-                sampling=SamplingParams(temperature=temperature, max_tokens=max_tokens),
-                seed=(seed << 32) + sample * len(problems) + number,
-            )
-        )
-        text = decode_response(tokenizer, generation.response_ids)
-        num_tokens = int(generation.response_ids.size)
-        reward, failure = None, ""
-        try:
-            async with turns:
-                (verdict,) = await score_group(
-                    verifiers[prompt.source],
-                    prompt,
-                    [Response(text, num_tokens, generation.finish_reason)],
-                    verdict_timeout_s,
-                )
-            reward = verdict.reward
-        except VerifierError as error:
-            failure = str(error)
-        on_answer()
-        return ProblemResult(
-            prompt.source, prompt.prompt_id, temperature, text, num_tokens, generation.finish_reason, reward, failure
-        )
-
+    solver = _Solver(engine, tokenizer, verifiers, max_tokens, verdict_timeout_s, on_answer)
     results: list[ProblemResult] = []
     for temperature in temperatures:
         async with asyncio.TaskGroup() as solving:
             tasks = [
-                solving.create_task(solve(number, prompt, sample, temperature))
+                solving.create_task(
+                    solver.solve(
+                        prompt, temperature, sample=sample, seed=(seed << 32) + sample * len(problems) + number
+                    )
+                )
                 for number, prompt in enumerate(problems)
                 for sample in range(num_samples if temperature else 1)
             ]

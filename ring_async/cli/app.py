@@ -41,6 +41,7 @@ from ring_async.cli.samples import samples
 from ring_async.config.load import differing_keys, load_config
 from ring_async.config.schema import Config
 from ring_async.control.client import ControlClient
+from ring_async.core.states import RunState
 from ring_async.errors import ConfigError, RingAsyncError, RunError
 from ring_async.storage.run_dir import RunDir, find_run
 from ring_async.verifiers.kept_files import keep_configured
@@ -141,7 +142,7 @@ def pause(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -
       ring-async pause --run mine && ring-async resume --run mine
     """
     ControlClient(find_run(runs, run)).post("/v1/pause")
-    say("paused; go on with: ring-async resume", {"state": "paused"}, as_json)
+    say("paused; go on with: ring-async resume", {"state": RunState.PAUSED}, as_json)
 
 
 @app.command()
@@ -154,7 +155,7 @@ def resume(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) 
       ring-async resume --run mine
     """
     ControlClient(find_run(runs, run)).post("/v1/resume")
-    say("running", {"state": "running"}, as_json)
+    say("running", {"state": RunState.RUNNING}, as_json)
 
 
 @app.command()

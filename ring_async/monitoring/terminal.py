@@ -20,11 +20,22 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ring_async.core.states import ActorState, RunState
 from ring_async.errors import RingAsyncError
 
 Status = Mapping[str, Any]
 
-_STATE_STYLES = {"running": "green", "done": "green", "starting": "yellow", "waiting": "yellow", "paused": "yellow"}
+_STATE_STYLES: dict[str, str] = {
+    RunState.RUNNING: "green",
+    RunState.FINISHED: "green",
+    RunState.PAUSED: "yellow",
+    RunState.STOPPING: "yellow",
+    ActorState.RUNNING: "green",
+    ActorState.DONE: "green",
+    ActorState.STARTING: "yellow",
+    ActorState.WAITING: "yellow",
+}
+"""Any other state is shown in red."""
 _LONG_WAIT_S = 30.0
 _SILENT_S = 5.0
 _BAR_WIDTH = 20
@@ -103,10 +114,11 @@ def _headline(status: Status) -> Text:
         (str(status.get("run", "–")), "bold"),
         "  ",
         (state, _STATE_STYLES.get(state, "red")),
+        (f" ({status['reason']})" if status.get("reason") else "", "dim"),
         "  ",
         _bar(version / last if version is not None and last else 0.0),
         f"  version {_number(version)} of {_number(last)}",
-        (f"  {_duration(remaining_s)} left" if remaining_s is not None and state == "running" else "", "dim"),
+        (f"  {_duration(remaining_s)} left" if remaining_s is not None and state == RunState.RUNNING else "", "dim"),
         (f"  checkpoint of {_number(status['checkpoint'].get('version'))}" if status.get("checkpoint") else "", "dim"),
     )
 

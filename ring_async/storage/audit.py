@@ -25,6 +25,7 @@ from ring_async.core.work.ledger import END_STATES, AnyRecord, Ledger, LedgerErr
 from ring_async.errors import StorageError
 from ring_async.storage.journal import journal_files, read_file
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoreReader
+from ring_async.storage.run_dir import RunDir
 
 MAX_SHOWN = 20
 
@@ -93,17 +94,18 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
     """
     report = AuditReport(run_dir)
     held, log = _Held(), PlanLog()
-    stores = sorted(path.parent for path in (run_dir / "replay").glob("*/data.mdb"))
+    files = RunDir(run_dir)
+    stores = sorted(path.parent for path in files.replay.glob("*/data.mdb"))
     for path in stores:
         _read_store(path, held, log, report, with_payloads=with_payloads)
     if not stores:
-        report.notes.append(f"no replay store in {run_dir / 'replay'}")
+        report.notes.append(f"no replay store in {files.replay}")
     report.violations += log.violations
     _check_consumption(held, log, _logs_followed(held, log), report)
-    if journal_files(run_dir / "journal"):
-        _check_ledger(_read_ledger(run_dir / "journal", report), held, report)
+    if journal_files(files.journal):
+        _check_ledger(_read_ledger(files.journal, report), held, report)
     else:
-        report.notes.append(f"no journal in {run_dir / 'journal'}: states are not compared with the ledger")
+        report.notes.append(f"no journal in {files.journal}: states are not compared with the ledger")
     report.figures = {
         "groups stored": len(held.stored),
         "groups ended": len(held.ended),

@@ -50,6 +50,12 @@ def text_of(out: Console) -> str:
     return out.file.getvalue()
 
 
+def test_a_run_that_ends_says_why():
+    out = console()
+    show_status(make_status(state="stopping", reason="stop.wall_s: 60 s of training"), out)
+    assert "stopping (stop.wall_s: 60 s of training)" in text_of(out)
+
+
 def test_status_names_actors_and_what_each_waits_for():
     out = console()
     show_status(make_status(), out)
