@@ -1,7 +1,7 @@
 """What people change while the run goes on: verifiers, mixture, settings, size of the fleet.
 
     control API ──▶ LiveChanges ──verifiers──▶ VerifierSwaps ──▶ reward actors, replay
-                        ├──mixture, sources, difficulty windows──▶ Dispatcher
+                        ├──mixture, sources, difficulty windows──▶ MixtureChanges ──▶ Dispatcher
                         ├──settings──▶ Dispatcher, learner, replay
                         └──scale──▶ FleetShell ──▶ launcher
 
@@ -16,25 +16,19 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
-from ring_async.actors.controller.prompt_search import window_of
+from ring_async.actors.controller.mixture_changes import MixtureChanges
 from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
-from ring_async.config.schema import Config, DifficultyWindow, MixtureStep, SourceSection
+from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
-from ring_async.core.work.difficulty import Window
-from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError, RunError
-from ring_async.transport.messages.base import Message
-from ring_async.transport.messages.changes import TuneKnobs, UseSources, VerifierFailing
+from ring_async.errors import ConfigError, RefusedError, RunError
+from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
 log = logging.getLogger(__name__)
 
 SCALABLE = ("rollout", "reward")
-TUNE_TIMEOUT_S = 300.0
-"""A learner takes up settings between two steps; a step of a large model takes minutes."""
 
 
 class LiveChanges:
@@ -61,14 +55,12 @@ class LiveChanges:
         self._changing = asyncio.Lock()
         self._swaps = VerifierSwaps(context, fleet, on_commit=self._verifier_changed)
         self.knobs = self._kept_knobs(notes.resumed("knobs") or {})
-        self._sources: dict[str, dict[str, Any]] = notes.resumed("sources") or {}
+        self._mixture = MixtureChanges(context, fleet, dispatcher, self._swaps)
         dispatcher.tune(tuned(config, self.knobs))
         self._configured_counts = {"reward": config.reward.num, "rollout": config.rollout.num}
         scale = notes.resumed("scale") or {}
         is_kept = scale.get("configured") == self._configured_counts
         self.counts: dict[str, int] = scale["counts"] if is_kept else dict(self._configured_counts)
-        self._schedule_done = int(notes.resumed("schedule") or 0)
-        dispatcher.prompts.on_empty = self._window_is_empty
 
     # -- what others ask
 
@@ -77,20 +69,13 @@ class LiveChanges:
         return {
             "verifiers": self._swaps.changed,
             "epoch_rules": self._swaps.rules,
-            "source_verifiers": {name: section["verifier"] for name, section in self._sources.items()},
+            "source_verifiers": self._mixture.added_verifiers,
             "knobs": self._knobs_for_actors(),
         }
 
     def status(self) -> dict[str, Any]:
         """What is in force: plain data."""
-        prompts = self._dispatcher.prompts
-        return {
-            "mixture": dict(prompts.mixture.shares),
-            "mixture_epoch": prompts.mixture.epoch,
-            "difficulty": {
-                name: _plain(window) | {"num_passed": prompts.num_passed(name)}
-                for name, window in prompts.windows.items()
-            },
+        return self._mixture.status() | {
             "verifiers": {v.name: {"use": v.use, "version": v.version, "epoch": v.epoch} for v in self._swaps.changed},
             "knobs": self.knobs,
             "scale": self.counts,
@@ -170,83 +155,29 @@ class LiveChanges:
         *,
         author: str = "api",
     ) -> dict[str, Any]:
-        """Put new weights and difficulty windows in force from the next reservation on; `sources` are added first.
-
-        Args:
-            weights: of all sources that have one; empty, where windows are given: they stay.
-            sources: sections of new ones, by name.
-            difficulty: windows by source; None lifts one, those left out stay.
-            author: whom the event names.
+        """Put new weights and difficulty windows in force; see `MixtureChanges.change`.
 
         Raises:
             ConfigError: an unknown source, no weight above 0, a source that cannot be made, or a window that none of
                 its prompts satisfies.
         """
         async with self._changing:
-            for name, section in (sources or {}).items():
-                await self._add_source(name, SourceSection.model_validate(section), author)
-            windows = {name: await self._checked(name, wanted) for name, wanted in (difficulty or {}).items()}
-            prompts = self._dispatcher.prompts
-            shares, former = prompts.mixture.shares, dict(prompts.windows)
-            self._dispatcher.set_mixture(weights, windows)
+            await self._mixture.change(weights, sources or {}, difficulty or {}, author=author)
             if weights:
                 await self._tell_knobs("replay")
-                self._run_log.event(
-                    "mixture_changed", author=author, before=shares, after=prompts.mixture.shares,
-                    mixture_epoch=prompts.mixture.epoch,
-                )  # fmt: skip
-            if windows:
-                self._run_log.event(
-                    "difficulty_changed", author=author, before={name: _plain(former.get(name)) for name in windows},
-                    after={name: _plain(window) for name, window in windows.items()},
-                    mixture_epoch=prompts.mixture.epoch,
-                )  # fmt: skip
             return self.status()
-
-    async def _checked(self, name: str, wanted: Any) -> Window | None:
-        """A window that prompts satisfy; the loop goes on meanwhile."""
-        if wanted is None:
-            return None
-        window = window_of(DifficultyWindow.model_validate(wanted))
-        for _ in self._dispatcher.prompts.probe(name, window):
-            await asyncio.sleep(0)
-        return window
-
-    def _window_is_empty(self, source: str, window: Window, num_passed: int) -> None:
-        log.warning("source %s: %d prompts in a row lie outside %s", source, num_passed, window)
-        self._run_log.event(
-            "difficulty_window_empty", author="controller-0", source=source, window=_plain(window),
-            num_passed=num_passed,
-        )  # fmt: skip
-
-    async def _add_source(self, name: str, section: SourceSection, author: str) -> None:
-        if name in self._config.sources or name in self._sources:
-            raise ConfigError(f"sources.{name}: there is a source of this name; choose another")
-        self._swaps.in_force(section.verifier)
-        await asyncio.to_thread(self._dispatcher.prompts.add_source, name, section)
-        self._sources[name] = section.model_dump(mode="json")
-        self._notes.put("sources", self._sources)
-        news = UseSources({name: one["verifier"] for name, one in self._sources.items()})
-        await asyncio.gather(*(self._told(member.actor_id, news) for member in self._fleet.members.of("reward")))
-        self._run_log.event("source_added", author=author, source=name, after=self._sources[name])
 
     def version_reached(self, number: int) -> None:
         """Follow the mixture's schedule."""
-        due = [step for step in self._config.mixture_schedule if self._schedule_done < step.at_version <= number]
-        if due:
-            self._schedule_done = due[-1].at_version
-            self._notes.put("schedule", self._schedule_done)
+        if (due := self._mixture.due(number)) is not None:
             self._spawn(self._follow_schedule(due))
 
-    async def _follow_schedule(self, due: list[MixtureStep]) -> None:
-        """The last weights of the steps that are due, and the windows of all of them."""
-        windows = {name: window for step in due for name, window in step.difficulty.items()}
+    async def _follow_schedule(self, due: MixtureStep) -> None:
         try:
-            await self.set_mixture(due[-1].mixture, difficulty=windows, author="schedule")
+            await self.set_mixture(due.mixture, difficulty=due.difficulty, author="schedule")
         except ConfigError as refusal:  # the run goes on as it is, and says so
-            self._run_log.event(
-                "schedule_refused", author="schedule", at_version=due[-1].at_version, reason=str(refusal)
-            )
+            reason = str(refusal)
+            self._run_log.event("schedule_refused", author="schedule", at_version=due.at_version, reason=reason)
 
     # -- settings
 
@@ -281,7 +212,7 @@ class LiveChanges:
         """Bring all settings to all actors of these roles; returns those that did not take them up in time."""
         actor_ids = [member.actor_id for member in self._fleet.members.of(*roles)]
         news = TuneKnobs(self._knobs_for_actors())
-        done = await asyncio.gather(*(self._told(actor_id, news) for actor_id in actor_ids))
+        done = await asyncio.gather(*(self._fleet.is_done(actor_id, news) for actor_id in actor_ids))
         return [actor_id for actor_id, is_done in zip(actor_ids, done, strict=True) if not is_done]
 
     def _kept_knobs(self, noted: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,22 +236,6 @@ class LiveChanges:
         self._fleet.scale(role, num)
         self._run_log.event("scaled", author=author, role=role, before=before[role], after=num)
         return self.status()
-
-    async def _told(self, actor_id: str, message: Message) -> bool:
-        try:
-            await self._fleet.links.command(actor_id, message, timeout_s=TUNE_TIMEOUT_S)
-        except PeerTimeoutError:
-            return actor_id not in self._fleet.members
-        except RefusedError as refusal:
-            log.error("%s refused %s: %s", actor_id, type(message).__name__, refusal)
-            return False
-        except RingAsyncError:
-            return False  # the link to it was dropped: it is told when it registers again
-        return True
-
-
-def _plain(window: Window | None) -> Any:
-    return msgspec.to_builtins(window)
 
 
 def _value(config: Config, name: str) -> Any:

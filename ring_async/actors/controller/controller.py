@@ -1,6 +1,6 @@
 """Controller: admits work, keeps the account, knows the fleet.
 
-    rollouts ──ReserveGroups──▶ Dispatcher ──▶ journal ──GroupsReserved──▶ rollouts
+    rollouts ──ReserveGroups──▶ WorkRequests ──▶ Dispatcher, journal ──GroupsReserved──▶ rollouts
     replay   ──TrajectoriesMoved, BufferReported──▶ Dispatcher
     learner  ──StepCompleted, WeightsPublished, CheckpointSaved──▶ RunLog, Versions ──▶ rollouts, replay
     evaluator──VersionEvaluated──▶ RunLog
@@ -30,15 +30,14 @@ from ring_async.actors.controller.run_life import RunLife
 from ring_async.actors.controller.run_log import RunLog
 from ring_async.actors.controller.status import describe_run
 from ring_async.actors.controller.versions import Versions
+from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
 from ring_async.core.fleet.fleet import FleetChange
-from ring_async.core.work.admission import Grant
 from ring_async.core.work.leases import Returned
-from ring_async.errors import RefusedError, RingAsyncError, StorageError
+from ring_async.errors import RefusedError, RingAsyncError
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
-from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
@@ -60,7 +59,6 @@ from ring_async.transport.messages.versions import (
 from ring_async.transport.messages.work import (
     BufferReported,
     GroupsFailed,
-    GroupsReserved,
     LeasesRenewed,
     RenewLeases,
     ReserveGroups,
@@ -70,9 +68,6 @@ from ring_async.transport.messages.work import (
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
-LONG_POLL_S = 1.0
-"""How long a question for work is held before it is answered with the reason why there is none."""
-
 FATAL_KINDS = ("DivergedError", "ConfigError")
 
 
@@ -98,7 +93,7 @@ class Controller:
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
-        self._admission_moved = asyncio.Condition()
+        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event("controller_started", author="controller-0", is_resumed=is_resumed)
@@ -133,7 +128,7 @@ class Controller:
         while True:
             delivery = await self._inbox.receive()
             if isinstance(delivery.message, ReserveGroups):
-                self._spawn(self._reserve(delivery, delivery.message))  # may wait for admission; nobody else does
+                self._spawn(self._requests.answer(delivery, delivery.message))  # may wait; nobody else does
                 continue
             try:
                 answer = await self._handle(delivery.sender, delivery.message)
@@ -157,8 +152,7 @@ class Controller:
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
-            async with self._admission_moved:
-                self._admission_moved.notify_all()
+            await self._requests.look_again()
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -216,33 +210,6 @@ class Controller:
         return Done()
 
     # -- work
-
-    async def _reserve(self, delivery: Delivery, ask: ReserveGroups) -> None:
-        deadline_s = monotonic_s() + LONG_POLL_S
-        while True:
-            grant = self._grant(delivery.sender, ask)
-            remaining_s = deadline_s - monotonic_s()
-            if grant.num_groups or remaining_s <= 0:
-                break
-            async with self._admission_moved:
-                try:
-                    await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
-                except TimeoutError:
-                    break
-        try:
-            reservations = self._dispatcher.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
-        except StorageError as full:  # stop admitting and say so; it goes on once there is space
-            log.error("no reservation: %s", full)
-            delivery.reply(GroupsReserved((), str(full)))
-            return
-        delivery.reply(GroupsReserved(reservations, grant.reason))
-
-    def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
-        if self._life.is_stopping or self._life.is_paused:
-            return Grant(0, "the run is paused" if self._life.is_paused else "the run is ending")
-        if sender not in self._fleet.members or self._fleet.wanted.is_leaving(sender):
-            return Grant(0, "not registered, or leaving")
-        return self._dispatcher.grantable(ask.policy_version)
 
     def _record_failures(self, given_up: list[Returned]) -> None:
         for back in given_up:

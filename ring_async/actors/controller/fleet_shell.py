@@ -22,7 +22,7 @@ from ring_async.actors.controller.membership import Membership
 from ring_async.clock import monotonic_s
 from ring_async.core.fleet.fleet import ActorKey, Fleet, FleetChange
 from ring_async.core.fleet.restart import RestartPolicy
-from ring_async.errors import RefusedError
+from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError
 from ring_async.transport.base import Transport
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.fleet import (
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 LEAVE_S = 30.0
 """Longest time for an actor that is scaled away to finish what it has under way."""
+COMMAND_TIMEOUT_S = 300.0
+"""A learner takes up settings between two steps; a step of a large model takes minutes."""
 
 
 class FleetShell:
@@ -162,6 +164,22 @@ class FleetShell:
         news = MembersChanged(self.staying())
         for actor_id in self.members.by_id:
             self.links.tell(actor_id, news)
+
+    async def is_done(self, actor_id: str, command: Message) -> bool:
+        """Give a command; whether it was carried out in time, or need not be: the member is gone.
+
+        One that was not is brought up to date when it registers again.
+        """
+        try:
+            await self.links.command(actor_id, command, timeout_s=COMMAND_TIMEOUT_S)
+        except PeerTimeoutError:
+            return actor_id not in self.members
+        except RefusedError as refusal:
+            log.error("%s refused %s: %s", actor_id, type(command).__name__, refusal)
+            return False
+        except RingAsyncError:
+            return False  # the link was dropped
+        return True
 
     async def dismiss(self, roles: Iterable[str], *, finish_s: float, end_s: float) -> None:
         """Have actors of these roles leave: `finish_s` to finish what is under way, until `end_s` to be gone."""

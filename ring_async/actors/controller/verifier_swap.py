@@ -1,20 +1,18 @@
-"""Changing a verifier while the run goes on: performs what `core.verifier_swap` asks for.
+"""Changes of verifiers while the run goes on: what people ask for, and how far each change is.
 
-    people ──swap, roll_back, decide──▶ VerifierSwaps ──events──▶ Swap (core)
-                                            ▲                       │ effects
-                                            └── answers of actors ◀─┴─▶ reward actors, journal, replay
+    people ──swap, roll_back, decide──▶ VerifierSwaps ──events──▶ Swap (core) ──effects──▶ SwapEffects
+                                              ▲                                                │
+                                              └──────── what each effect led to ◀──────────────┘
 
-Owns: the swaps of this run, the verifier epochs in force, and bringing a commit to everybody. Does not own when a swap
-moves on (`core.verifier_swap`), verifiers (reward actors have them), or which groups a change bars (replay).
-Invariants: a commit is durable before anybody hears of it, so an actor that dies in the middle learns of it when it
-registers again; one change at a time.
+Owns: the swaps of this run and the verifier epochs in force. Does not own when a swap moves on (`core.verifier_swap`),
+how an effect is carried out (`swap_effects`), verifiers (reward actors have them), or which groups a change bars
+(replay).
+Invariant: one change at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,49 +21,22 @@ import msgspec
 
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
-from ring_async.actors.waits import ask_until_answered
+from ring_async.actors.controller.swap_effects import SwapEffects
 from ring_async.clock import monotonic_s
 from ring_async.core.verifier_epochs import VerifierEpochs
 from ring_async.core.verifier_swap import (
-    ActorLost,
     Approved,
     CalledOff,
-    CommitDurable,
-    CommitDurably,
-    CommitFailed,
-    CommitTold,
-    CountShadow,
     Discard,
     Effect,
     Event,
-    Prepare,
-    Prepared,
-    PrepareRefused,
-    RecordAbort,
     RecordCommit,
-    ShadowCounted,
-    ShadowCounts,
     Swap,
-    TellCommit,
 )
-from ring_async.errors import PeerGoneError, PeerTimeoutError, RefusedError, RingAsyncError, StorageError
-from ring_async.transport.messages.base import Message
-from ring_async.transport.messages.changes import (
-    ApplyEpochRules,
-    CommitVerifier,
-    DropPrepared,
-    PrepareVerifier,
-    ReportShadow,
-    ShadowReported,
-    VerifierPrepared,
-)
+from ring_async.errors import RefusedError
 from ring_async.types import EpochRules, VerifierInForce
 from ring_async.verifiers.kept_files import keep_file, keep_options
 
-log = logging.getLogger(__name__)
-
-COMMIT_RETRY_S = 5.0
-SHADOW_TIMEOUT_S = 5.0
 NUM_REMEMBERED = 50
 
 
@@ -94,25 +65,19 @@ class VerifierSwaps:
     def __init__(self, context: RunContext, fleet: FleetShell, on_commit: Callable[[str], None]) -> None:
         config, noted = context.config, context.notes.resumed("verifiers")
         self._folder = context.run_dir.verifiers
-        self._notes = context.notes
-        self._event = context.run_log.event
         self._spawn = context.spawn
-        self._links = fleet.links
         self._members = fleet.members
-        self._on_commit = on_commit
         self._followed: dict[str, _Followed] = {}
         self._epochs = VerifierEpochs(
             VerifierInForce(name, section.use, section.options, epoch=0) for name, section in config.verifiers.items()
         )
         for before, after in self._epochs.restore(noted) if noted is not None else ():
-            self._event(
+            context.run_log.event(
                 "verifier_reconfigured", author="configuration", verifier=after.name,
                 before=msgspec.to_builtins(before), after=msgspec.to_builtins(after),
             )  # fmt: skip
-        self._note_epochs()  # what a resumed run compares its configuration with
-
-    def _note_epochs(self) -> None:
-        self._notes.put("verifiers", self._epochs.snapshot())
+        self._effects = SwapEffects(context, fleet, self._epochs, on_commit)
+        context.notes.put("verifiers", self._epochs.snapshot())  # what a resumed run compares its configuration with
 
     # -- what others ask
 
@@ -224,95 +189,11 @@ class VerifierSwaps:
             self._spawn(self._perform(followed, effect))
 
     async def _perform(self, followed: _Followed, effect: Effect) -> None:
-        swap = followed.swap
-        match effect:
-            case Prepare():
-                self._happened(followed, await self._prepare(effect))
-            case CountShadow(epoch, after_s):
-                await asyncio.sleep(after_s)
-                self._happened(followed, ShadowCounted(await self._count_shadow(epoch)))
-            case CommitDurably():
-                self._happened(followed, self._commit_durably(effect))
-            case TellCommit(verifier):
-                await self._tell("reward", CommitVerifier(verifier))  # first: replay sends it groups to judge again
-                await self._tell("replay", ApplyEpochRules(self._epochs.rules))
-                self._happened(followed, CommitTold())
-            case RecordCommit():
-                self._on_commit(swap.verifier.name)
-                self._event(
-                    "verifier_rolled_back" if swap.is_rollback else "verifier_swapped",
-                    author=swap.author, verifier=swap.verifier.name, before=msgspec.to_builtins(swap.before),
-                    after=msgspec.to_builtins(swap.verifier), rescore=swap.rescore, cause=swap.cause,
-                )  # fmt: skip
-                followed.ended.set()
-            case RecordAbort(reason):
-                self._event(
-                    "verifier_swap_aborted", author=swap.author, verifier=swap.verifier.name, reason=reason,
-                    use=swap.verifier.use,
-                )  # fmt: skip
-            case Discard(epoch):
-                await self._tell("reward", DropPrepared(epoch))
-                followed.ended.set()
-
-    async def _prepare(self, effect: Prepare) -> Prepared | PrepareRefused | ActorLost:
-        actor_id = effect.actor_id
-        member = self._members.by_id.get(actor_id)
-        message = PrepareVerifier(effect.verifier, is_shadow=effect.is_shadow)
-        try:
-            answer = await self._links.command(actor_id, message, timeout_s=effect.timeout_s)
-        except RefusedError as refusal:
-            return PrepareRefused(actor_id, f"{actor_id}: {refusal}")
-        except PeerTimeoutError as silence:
-            is_there = self._members.by_id.get(actor_id) == member
-            return PrepareRefused(actor_id, str(silence)) if is_there else ActorLost(actor_id)
-        except RingAsyncError:
-            return ActorLost(actor_id)
-        assert isinstance(answer, VerifierPrepared)
-        return Prepared(actor_id, answer.version, answer.num_cases)
-
-    async def _count_shadow(self, epoch: int) -> ShadowCounts:
-        rewards = [member.actor_id for member in self._members.of("reward")]
-        counted = await asyncio.gather(*(self._shadow_of(actor_id, epoch) for actor_id in rewards))
-        return sum(counted, ShadowCounts())
-
-    async def _shadow_of(self, actor_id: str, epoch: int) -> ShadowCounts:
-        """What one reward actor counted: nothing if it is away, or came after the verifier was prepared."""
-        try:
-            answer = await self._links.command(actor_id, ReportShadow(epoch), timeout_s=SHADOW_TIMEOUT_S)
-        except RingAsyncError:
-            return ShadowCounts()
-        assert isinstance(answer, ShadowReported)
-        return answer.counts
-
-    def _commit_durably(self, effect: CommitDurably) -> CommitDurable | CommitFailed:
-        as_it_was = self._epochs.snapshot()
-        try:
-            if effect.is_rollback:
-                self._epochs.roll_back(effect.verifier)
-            else:
-                self._epochs.commit(effect.verifier, rescore=effect.rescore)
-            self._note_epochs()
-        except StorageError as full:
-            self._epochs.restore(as_it_was)
-            return CommitFailed(str(full))
-        except RefusedError as refusal:
-            return CommitFailed(str(refusal))
-        return CommitDurable()
-
-    async def _tell(self, role: str, message: Message) -> None:
-        """Have every member of a role carry out a command."""
-        await asyncio.gather(*(self._tell_one(member.actor_id, message) for member in self._members.of(role)))
-
-    async def _tell_one(self, actor_id: str, message: Message) -> None:
-        """Until the actor has done it, or is gone: one that registers later is told then."""
-        told = self._members.by_id.get(actor_id)
-        command = functools.partial(self._links.command, actor_id, message, timeout_s=COMMIT_RETRY_S)
-        try:
-            await ask_until_answered(command, is_gone=lambda: self._members.by_id.get(actor_id) != told)
-        except PeerGoneError:
-            pass
-        except RefusedError as refusal:
-            log.error("%s refused %s: %s", actor_id, type(message).__name__, refusal)
+        event = await self._effects.perform(followed.swap, effect)
+        if event is not None:
+            self._happened(followed, event)
+        if isinstance(effect, RecordCommit | Discard):  # the last effect of a swap
+            followed.ended.set()
 
 
 def _swap_id(verifier: VerifierInForce) -> str:
