@@ -19,7 +19,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from ring_async.actors.base import Actor, ActorContext
-from ring_async.actors.evaluation import Evaluation, evaluate, figures_of, held_out_problems, share_problems
+from ring_async.actors.evaluation import evaluate
+from ring_async.actors.evaluation_results import Evaluation, figures_of
+from ring_async.actors.held_out import held_out_problems, share_problems
 from ring_async.actors.verifier_files import bring_files
 from ring_async.actors.waits import finish_or_cancel
 from ring_async.actors.weight_follower import WeightFollower

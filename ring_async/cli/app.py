@@ -403,7 +403,7 @@ def _up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
 
 
 def _show_progress(run_dir: RunDir, config: Config, done: threading.Event) -> None:
-    from ring_async.monitoring.terminal import Progress
+    from ring_async.monitoring.progress import Progress
 
     with Progress(config.stop.policy_versions, out) as progress:
         while not done.wait(0.5):

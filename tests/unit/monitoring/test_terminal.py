@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ring_async.errors import RunError
-from ring_async.monitoring.terminal import Progress, progress_line, render_status, show_status, watch_status
+from ring_async.monitoring.progress import Progress, progress_line
+from ring_async.monitoring.terminal import render_status, show_status, watch_status
 from ring_async.testing.builders import make_metrics_row
 
 
