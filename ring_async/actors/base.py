@@ -71,7 +71,11 @@ class ActorContext:
 
 
 class Actor:
-    """One long-lived process of the fleet. Subclasses give `open`, `main`, `on_command` and `close`."""
+    """One long-lived process of the fleet. Subclasses give `open`, `main`, `on_command` and `close`.
+
+    actor = Rollout(context, …)
+    await actor.live()       # open, register, main until `Shutdown` or the work's end, close
+    """
 
     role: ClassVar[str]
     slow_commands: ClassVar[tuple[type[Message], ...]] = ()
@@ -101,7 +105,7 @@ class Actor:
         """Load what the actor needs before it joins the fleet."""
 
     async def joined(self, registered: Registered) -> None:
-        """The controller knows this actor now; called again when it registers anew."""
+        """Called each time the controller has registered this actor: at its start, and after either was away."""
 
     async def main(self) -> None:
         """Do the actor's work until it is done or `stopping` is set."""
@@ -151,7 +155,7 @@ class Actor:
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
 
     async def registered(self, role: str, actor_id: str = "") -> list[Member]:
-        """Wait until there is a member of this role (and of this id, if given); returns those there are.
+        """Wait until a member of this role has registered, or the one of this id; returns all members of the role.
 
         Raises:
             ActorFailedError: nobody registered in time.
@@ -244,7 +248,9 @@ class Actor:
             await self._release()
 
     async def _release(self) -> None:
-        await self.controller.close(drain_s=2.0)  # first: what hears of its acknowledgements may need the rest
+        await self.controller.close(
+            drain_s=2.0
+        )  # first: callbacks on its acknowledgements may use what is closed below
         await self.close()
         self.compute.shutdown(wait=True)
         for link in self._data_links.values():

@@ -6,8 +6,9 @@
 Owns: an engine that serves nobody else, and one evaluation at a time. Nobody waits for it: it asks for no reservation,
 holds no credit and acknowledges nothing. Does not own which problems, or means (`evaluation`), nor when
 (`core.evaluation_schedule`).
-Invariant: an evaluation is of one version. Versions that come meanwhile wait, the newest due one alone; weights are
-swapped between evaluations only. What a death interrupts leaves no figures.
+Invariants: an evaluation is of one version, for weights are swapped between evaluations only; of the versions published
+meanwhile, the newest that is due is evaluated next, and the others never; an evaluation that the actor's death
+interrupts leaves no figures.
 """
 
 from __future__ import annotations

@@ -49,6 +49,8 @@ log = logging.getLogger(__name__)
 
 
 class Reward(Actor):
+    """Args: `make_tokenizer` loads the model's tokenizer."""
+
     role: ClassVar[str] = "reward"
     slow_commands: ClassVar[tuple[type[Message], ...]] = (PrepareVerifier, CommitVerifier)
 
@@ -136,7 +138,7 @@ class Reward(Actor):
         await self._forward(delivery, scored(header, verdicts, service.stamp))
 
     async def _score(self, group: Group, service: Service) -> list[Verdict]:
-        """Verdicts of what is in force; a verifier that is being tried judges along behind it."""
+        """Verdicts of the verifier in force. One that is being tried judges the same responses later, as a test."""
         header, verifier = group.header, service.verifier
         responses = self._responses(group)
         began_s = monotonic_s()

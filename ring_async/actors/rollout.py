@@ -3,8 +3,8 @@
     controller ──reservations──▶ [generate K] ──GroupGenerated──▶ reward ──(acknowledged after replay's commit)──▶ done
     learner ──weights──▶ stage (generation goes on) ──▶ swap between two tokens
 
-Owns: one engine, the version it samples from, and the groups it generated until they are acknowledged. Keeps the lease
-of each alive. Does not decide how much to generate: the controller's admission does.
+Owns: one engine, and the groups it generates until they are acknowledged, whose leases it keeps alive. Does not decide
+how much to generate: the controller's admission does. Which weights are next is for `weight_follower` to say.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Rollout(Actor):
         return group_of(reservation, prompt_ids, generations, engine_id=self.engine.engine_id)
 
     async def _generate_one(self, reservation: Reservation, index: int, prompt_ids: Int32) -> Generation:
-        """One response; taken up again with its prefix when a swap aborted it."""
+        """One response. Where a swap of weights aborted it, it goes on from the tokens it had."""
         prefix: Generation | None = None
         while True:
             request = GenerationRequest(

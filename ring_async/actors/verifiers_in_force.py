@@ -58,7 +58,18 @@ class _Shadow:
 
 
 class VerifierSet:
-    """See the module. `bring` sees to it that the files a verifier is loaded from lie on this host."""
+    """All verifiers that one reward actor has open.
+
+        await verifiers.open(["math"])                              # epoch 0, from the configuration
+        await verifiers.prepare(wanted, is_shadow=True)             # beside it, for epoch 1
+        async with verifiers.judging("math") as service:            # still epoch 0
+            ...
+        await verifiers.commit(wanted)                              # epoch 1 from the next group on
+
+    Args:
+        config: of the run.
+        bring: fetches the files that a verifier is loaded from, where this host lacks them.
+    """
 
     def __init__(self, config: Config, bring: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
         self._config = config
@@ -87,7 +98,7 @@ class VerifierSet:
 
     @contextlib.asynccontextmanager
     async def judging(self, name: str) -> AsyncIterator[Service]:
-        """What is in force under this name now; it stays open at least as long as this block.
+        """The verifier in force under this name now. It stays open at least as long as this block.
 
         Raises:
             VerifierError: it cannot be built.
@@ -120,12 +131,16 @@ class VerifierSet:
         return VerifierPrepared(service.verifier.version, num_cases, monotonic_s() - began_s)
 
     def drop(self, epoch: int) -> None:
-        """A tried verifier will not be used."""
+        """Close the verifier that was prepared for this epoch: it will not be used."""
         if (tried := self._tried.pop(epoch, None)) is not None:
             self._finish(tried.service)
 
     async def commit(self, wanted: VerifierInForce) -> None:
-        """Judge with this one from the next group on; built now if it was not prepared here."""
+        """Judge with this verifier from the next group on. It is built now where it was not prepared before.
+
+        Raises:
+            ConfigError: it cannot be built.
+        """
         async with self._opening:
             current = self._services.get(wanted.name)
             if current is not None and current.epoch >= wanted.epoch:
@@ -145,7 +160,7 @@ class VerifierSet:
     async def judge_along(
         self, shadow: _Shadow, header: GroupHeader, responses: list[Response], verdicts: list[Verdict], took_s: float
     ) -> None:
-        """Let the tried verifier judge what the one in force has judged, and compare."""
+        """Let the tried verifier judge the responses that the one in force has judged, and compare the two."""
         service = shadow.service
         service.num_judging += 1
         began_s = monotonic_s()

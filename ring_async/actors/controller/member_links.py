@@ -30,14 +30,19 @@ class _Link:
 
 
 class MemberLinks:
-    """Links to all registered members."""
+    """Links to all registered members.
+
+    links.open(member)
+    links.tell("rollout-0", UseWeights(…))                     # version 7, then 8 before 7 was delivered: 8 arrives
+    await links.command("learner-0", Pause(), timeout_s=5.0)   # the answer
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._links: dict[str, _Link] = {}
 
     def open(self, member: Member) -> None:
-        """A member registered, perhaps in place of a dead one."""
+        """Open the link to a member that registered, in place of the link to an earlier process of the same id."""
         self.drop(member.actor_id)
         outbox = self._transport.connect(member.control_endpoint, peer=member.actor_id)
         link = _Link(member, outbox)
@@ -45,13 +50,13 @@ class MemberLinks:
         self._links[member.actor_id] = link
 
     def drop(self, actor_id: str) -> None:
-        """A member is gone."""
+        """Close the link to a member that is gone; news it had not heard are lost."""
         link = self._links.pop(actor_id, None)
         if link is not None and link.task is not None:
             link.task.cancel()
 
     def tell(self, actor_id: str, news: Message) -> None:
-        """Bring news of this kind to a member; older undelivered news of the same kind are replaced."""
+        """Bring news to a member. News of the same type that it has not heard yet are replaced."""
         link = self._links.get(actor_id)
         if link is not None:
             link.pending[type(news).__name__] = news

@@ -32,7 +32,14 @@ _OBSERVED_KEY = "observed/"
 
 
 class PromptScheduler:
-    """Makes reservations, one after another, steered by the mixture."""
+    """Makes reservations, one after another, steered by the mixture.
+
+        prompts.next(set())       # Reservation("math-00000000", …): the cursor of `math` is 1 now
+
+    Args:
+        config: of the run.
+        make_source: builds a prompt source from its name and section.
+    """
 
     def __init__(self, config: Config, make_source: MakeSource) -> None:
         self._config = config
@@ -138,7 +145,7 @@ class PromptScheduler:
             windows: by source; None lifts one, those left out stay. `probe` says whether they can be satisfied.
 
         Raises:
-            ConfigError: an unknown source, or weights that are none; nothing was changed.
+            ConfigError: an unknown source, or weights that are not valid; nothing was changed.
         """
         for name in weights:
             self._open(name, "mixture")
@@ -184,7 +191,7 @@ class PromptScheduler:
     # -- what was observed
 
     def observed(self, reservation: Reservation, difficulty: float | None) -> tuple[str, list[Any]] | None:
-        """A group was judged; returns what to remember of it, if its prompt comes again."""
+        """A group was judged. Returns the note to keep, key and value, if its prompt will come again; else None."""
         prompt = reservation.prompt
         search = self._searches.get(prompt.source)
         if search is None or search.source.num_prompts is None or difficulty is None:
