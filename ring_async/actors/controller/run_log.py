@@ -78,7 +78,7 @@ class RunLog:
         self.recent_events.append(line)
 
     def evaluation(self, evaluated: VersionEvaluated, *, author: str) -> None:
-        """Write an evaluation's line, and an event. A report that was sent twice, its answer being lost, counts once."""
+        """Write an evaluation's line, and an event. A report that was sent twice counts once."""
         version = evaluated.policy_version
         line = {"policy_version": version.number, "incarnation": version.incarnation, **evaluated.figures}
         last = self.last_evaluation
