@@ -25,6 +25,7 @@ from typing import Any, ClassVar, TypeVar
 from ring_async.actors.waits import Waits, ask_until_answered
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config
+from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.core.states import ActorState
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
 from ring_async.storage.run_dir import RunDir
@@ -33,7 +34,6 @@ from ring_async.telemetry.trace import Tracer
 from ring_async.transport.base import Delivery, Inbox, Outbox, Transport
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import (
-    ActorSpec,
     Heartbeat,
     HeartbeatSeen,
     Member,
@@ -77,7 +77,7 @@ class Actor:
     await actor.live()       # open, register, main until `Shutdown` or the work's end, close
     """
 
-    role: ClassVar[str]
+    role: ClassVar[Role]
     slow_commands: ClassVar[tuple[type[Message], ...]] = ()
     """Commands that may take long: others do not wait for them."""
 
@@ -97,7 +97,7 @@ class Actor:
         self._data_links: dict[str, Outbox] = {}
         self._control_inbox: Inbox = context.transport.open_inbox("control")
         self._data_inbox: Inbox | None = None
-        self.controller: Outbox = context.transport.connect(context.controller_endpoint, peer="controller-0")
+        self.controller: Outbox = context.transport.connect(context.controller_endpoint, peer=CONTROLLER_ID)
 
     # -- what subclasses give
 
@@ -150,11 +150,11 @@ class Actor:
         assert self._data_inbox is not None, "open_data_inbox comes first"
         return self._data_inbox
 
-    def members_of(self, role: str) -> list[Member]:
+    def members_of(self, role: Role) -> list[Member]:
         """Registered members of a role, in a fixed order."""
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
 
-    async def registered(self, role: str, actor_id: str = "") -> list[Member]:
+    async def registered(self, role: Role, actor_id: str = "") -> list[Member]:
         """Wait until a member of this role has registered, or the one of this id; returns all members of the role.
 
         Raises:
@@ -175,7 +175,7 @@ class Actor:
         return self._data_links[actor_id]
 
     async def deliver(
-        self, role: str, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
+        self, role: Role, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
     ) -> None:
         """Send a message to the least busy member of a role, and wait until that member has acknowledged it.
 

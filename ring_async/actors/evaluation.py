@@ -129,8 +129,8 @@ async def evaluate_checkpoint(
 ) -> Evaluation:
     """Evaluate a Hugging Face directory on the sources that the configuration mixes, with its verifiers.
 
-    `num_problems` and `seed` default to `eval.num_problems` and `eval.seed`. The embedded engine generates, whatever
-    the run's rollouts use.
+    `num_problems` defaults to `evaluation.checkpoint_problems`, `seed` to `evaluation.seed`. The embedded engine
+    generates, whatever the run's rollouts use.
 
     Raises:
         ConfigError: the model, a source or a verifier cannot be made.
@@ -151,14 +151,14 @@ async def evaluate_checkpoint(
             verifier = config.sources[name].verifier
             if verifier not in made:
                 made[verifier] = await asyncio.to_thread(make_verifier, verifier, config.verifiers[verifier])
-        shares = share_problems(num_problems or config.eval.num_problems, names)
+        shares = share_problems(num_problems or config.evaluation.checkpoint_problems, names)
         return await evaluate(
             engine,
             load_tokenizer(model_path),
             [p for n in names for p in held_out_problems(n, make_source(n, config.sources[n]), shares[n])],
             {name: made[config.sources[name].verifier] for name in names},
             max_tokens=config.rollout.max_tokens,
-            seed=config.eval.seed if seed is None else seed,
+            seed=config.evaluation.seed if seed is None else seed,
             temperatures=temperatures,
             verdict_timeout_s=config.reward.timeout_s,
             on_answer=on_answer,

@@ -28,6 +28,7 @@ from ring_async.actors.waits import finish_or_cancel
 from ring_async.actors.weight_follower import WeightFollower
 from ring_async.clock import monotonic_s
 from ring_async.core.evaluation_schedule import EvaluationSchedule
+from ring_async.core.roster import Role
 from ring_async.data.base import PromptSource
 from ring_async.engines.base import RolloutEngine
 from ring_async.telemetry import metrics
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 class Evaluator(Actor):
     """Args: `make_sources` makes the mixture's prompt sources, by name; the rest is as for a rollout."""
 
-    role: ClassVar[str] = "evaluator"
+    role: ClassVar[Role] = Role.EVALUATOR
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class Evaluator(Actor):
             self._problems,
             {name: self._verifiers[self.config.sources[name].verifier] for name in self.config.mixture},
             max_tokens=self.config.rollout.max_tokens,
-            seed=self.config.eval.seed,
+            seed=self.config.evaluation.seed,
             temperatures=(0.0, wanted.temperature) if wanted.num_samples else (0.0,),
             num_samples=wanted.num_samples,
             verdict_timeout_s=self.config.reward.timeout_s,

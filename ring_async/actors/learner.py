@@ -22,6 +22,7 @@ from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
 from ring_async.actors.waits import ask_until_answered, until_stopped
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
+from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import ActorFailedError
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import observe_step
@@ -50,7 +51,7 @@ BATCH_POLL_S = 5.0
 class Learner(Actor):
     """Args: `make_engine` builds the train engine from a model or checkpoint folder, on the compute thread."""
 
-    role: ClassVar[str] = "learner"
+    role: ClassVar[Role] = Role.LEARNER
 
     def __init__(self, context: ActorContext, make_engine: Callable[[], TrainEngine], sender: WeightSender) -> None:
         super().__init__(context)
@@ -79,7 +80,7 @@ class Learner(Actor):
     async def joined(self, registered: Registered) -> None:
         if registered.is_paused:
             self._unpaused.clear()
-        self._knobs = knobs_of("learner", registered.knobs)
+        self._knobs = knobs_of(Role.LEARNER, registered.knobs)
         if self._lineage is None:
             self._lineage = registered.learner_incarnation
             self._resume_from = Path(registered.resume_from) if registered.resume_from else None
@@ -102,7 +103,7 @@ class Learner(Actor):
                 self._unpaused.set()
             case TuneKnobs(knobs):
                 async with self._busy:
-                    await self.on_compute(self.engine.tune, knobs_of("learner", knobs))
+                    await self.on_compute(self.engine.tune, knobs_of(Role.LEARNER, knobs))
             case SaveCheckpoint():
                 async with self._busy:
                     return await self._save_checkpoint()
@@ -158,14 +159,13 @@ class Learner(Actor):
     async def _next_batch(self, plan_number: int) -> PackedBatch:
         assert self._lineage is not None
         ask = RequestBatch(plan_number, PolicyVersion(self._lineage, plan_number - 1), BATCH_POLL_S)
-        planner = "replay-0"
         deadline_s = self.config.replay.batch_deadline_s
-        await self.registered("replay", planner)
+        await self.registered(Role.REPLAY, PLANNER_ID)
         asked_s = monotonic_s()
-        async with self.waits.on(f"batch {plan_number} from {planner}", 2 * deadline_s):
+        async with self.waits.on(f"batch {plan_number} from {PLANNER_ID}", 2 * deadline_s):
             while True:
                 answer = await ask_until_answered(
-                    lambda: self.data_link(planner).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
+                    lambda: self.data_link(PLANNER_ID).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
                 )
                 match answer.message:
                     case BatchReady():

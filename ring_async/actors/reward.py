@@ -24,6 +24,7 @@ from ring_async.actors.verifier_files import bring_files
 from ring_async.actors.verifiers_in_force import Service, VerifierSet
 from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.clock import monotonic_s
+from ring_async.core.roster import Role
 from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import RefusedError, VerifierError
 from ring_async.telemetry import metrics
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 class Reward(Actor):
     """Args: `make_tokenizer` loads the model's tokenizer."""
 
-    role: ClassVar[str] = "reward"
+    role: ClassVar[Role] = Role.REWARD
     slow_commands: ClassVar[tuple[type[Message], ...]] = (PrepareVerifier, CommitVerifier)
 
     def __init__(self, context: ActorContext, make_tokenizer: Callable[[], Any]) -> None:
@@ -170,7 +171,7 @@ class Reward(Actor):
 
     async def _forward(self, delivery: Delivery, header: GroupHeader) -> None:
         shard = shard_of(header.group_id, self.config.replay.num)
-        await self.registered("replay", shard)
+        await self.registered(Role.REPLAY, shard)
         link = self.data_link(shard)
         async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
             assert header.verifier is not None

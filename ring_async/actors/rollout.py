@@ -21,6 +21,7 @@ from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.actors.weight_follower import WeightFollower
 from ring_async.clock import monotonic_s
 from ring_async.core.ids import trajectory_id_for
+from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 class Rollout(Actor):
     """Args: `engine` generates; `receiver` fetches published weights; `make_tokenizer` loads the model's tokenizer."""
 
-    role: ClassVar[str] = "rollout"
+    role: ClassVar[Role] = Role.ROLLOUT
 
     def __init__(
         self, context: ActorContext, engine: RolloutEngine, receiver: WeightReceiver, make_tokenizer: Callable[[], Any]
@@ -214,7 +215,7 @@ class Rollout(Actor):
         group_id = group.header.group_id
         try:
             await self.deliver(
-                "reward", GroupGenerated(group.header), group.buffers, message_id=group_id,
+                Role.REWARD, GroupGenerated(group.header), group.buffers, message_id=group_id,
                 what="to judge and replay to commit", deadline_s=self.config.replay.batch_deadline_s,
             )  # fmt: skip
         except RefusedError as refusal:

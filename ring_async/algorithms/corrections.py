@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ring_async.algorithms.filters import FilterSettings, filtered_tokens, mean_by_sequence
 from ring_async.algorithms.logprobs import bounded_log_ratio
-from ring_async.config.schema import CorrectionSection
+from ring_async.config.learning import CorrectionSection
 
 RuleName = Literal["decoupled", "tis", "icepop", "kpop", "m2po", "cispo", "gspo", "ppo", "none"]
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ring_async.algorithms.corrections import Corrected, TokenBatch
 from ring_async.algorithms.kl import kl_estimate
-from ring_async.config.schema import LossSection
+from ring_async.config.learning import LossSection
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
+from ring_async.core.roster import Role, id_of
 from ring_async.types import (
     BatchPlan,
     FinishReason,
@@ -31,6 +32,10 @@ from ring_async.types import (
     TrajectoryHeader,
     VerifierStamp,
 )
+
+ROLLOUT_ID = id_of(Role.ROLLOUT, 0)
+"""Who generates, unless a test says otherwise."""
+
 
 VERIFIER = VerifierStamp(name="exact", version="0" * 16, epoch=0)
 
@@ -90,7 +95,7 @@ def make_group(
     seed: int = 0,
     max_tokens: int = 64,
     temperature: float = 1.0,
-    engine_id: str = "rollout-0",
+    engine_id: str = ROLLOUT_ID,
     mixture_epoch: int = 0,
 ) -> Group:
     """A group of `len(rewards)` responses, called `<group_id>/0`, `<group_id>/1`, …; a reward of None is unscored.

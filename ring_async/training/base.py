@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ring_async.config.schema import Config
 from ring_async.types import Float32, PackedBatch
 
 
@@ -60,3 +61,15 @@ class TrainEngine(Protocol):
     def restore(self, folder: Path) -> None: ...
 
     def close(self) -> None: ...
+
+
+class TrainerEntry(Protocol):
+    """How the registry knows one trainer. An entry imports the trainer itself inside `make`."""
+
+    def make(self, config: Config) -> TrainEngine:
+        """Load the model from `model.path` and build the trainer. Blocks."""
+        ...
+
+    def check(self, config: Config) -> list[str]:
+        """Why the trainer cannot work here: reasons, each with what to do (`config.registry.Entry`)."""
+        ...

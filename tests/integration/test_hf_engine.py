@@ -385,10 +385,10 @@ def test_knobs_are_tuned_from_the_next_batch_on(model_path):
     assert metrics["behavior_ratio_masked"] > 0.9
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
     for knobs, message in (
-        ({"learner.num_threads": 2}, "not tunable"),
-        ({"correction.nonsense": 2}, "not tunable"),
-        ({"correction.cap": -1, "learner.learning_rate": 1.0}, "greater than 0"),
-        ({"learner.learning_rate": float("nan")}, "finite"),
+        ({"learner.num_threads": 2}, "cannot change while the run goes on"),
+        ({"correction.nonsense": 2}, "cannot change while the run goes on"),
+        ({"correction.cap": -1, "learner.learning_rate": 1.0}, r"correction\.cap: -1 must be above 0"),
+        ({"learner.learning_rate": float("nan")}, "finite number"),
     ):
         with pytest.raises(ConfigError, match=message):
             engine.tune(knobs)

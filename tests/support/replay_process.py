@@ -25,6 +25,7 @@ from ring_async.actors.replay.planner import shard_of
 from ring_async.actors.replay.replay import Replay
 from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
+from ring_async.core.roster import ActorSpec
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, AdmissionState
 from ring_async.core.work.ledger import GroupReserved, StatesMoved
 from ring_async.errors import PeerTimeoutError, RefusedError
@@ -38,7 +39,6 @@ from ring_async.transport.curve import make_socket_dir
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.batches import BatchNotReady, BatchReady, RequestBatch
 from ring_async.transport.messages.fleet import (
-    ActorSpec,
     Heartbeat,
     HeartbeatSeen,
     Member,

@@ -23,12 +23,11 @@ from ring_async.actors.controller.mixture_changes import MixtureChanges
 from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
 from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
+from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
 from ring_async.errors import ConfigError, RefusedError, RunError
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
 log = logging.getLogger(__name__)
-
-SCALABLE = ("rollout", "reward")
 
 
 class LiveChanges:
@@ -57,10 +56,12 @@ class LiveChanges:
         self.knobs = self._kept_knobs(notes.resumed("knobs") or {})
         self._mixture = MixtureChanges(context, fleet, dispatcher, self._swaps)
         dispatcher.tune(tuned(config, self.knobs))
-        self._configured_counts = {"reward": config.reward.num, "rollout": config.rollout.num}
+        self._configured_counts = {role: config.roster.counts[role] for role in SCALABLE}
         scale = notes.resumed("scale") or {}
         is_kept = scale.get("configured") == self._configured_counts
-        self.counts: dict[str, int] = scale["counts"] if is_kept else dict(self._configured_counts)
+        self.counts: dict[Role, int] = dict(self._configured_counts)
+        if is_kept:
+            self.counts |= {Role(role): num for role, num in scale["counts"].items()}
 
     # -- what others ask
 
@@ -134,7 +135,7 @@ class LiveChanges:
             return []
         if self._swaps.can_roll_back(failing.verifier):
             try:
-                self.roll_back_verifier(failing.verifier, author="controller-0", cause=failing.reason)
+                self.roll_back_verifier(failing.verifier, author=CONTROLLER_ID, cause=failing.reason)
                 return []
             except RefusedError as refusal:
                 log.warning("verifier %s is not rolled back: %s", failing.verifier, refusal)
@@ -143,7 +144,7 @@ class LiveChanges:
     def _verifier_changed(self, name: str) -> None:
         prompts = self._dispatcher.prompts
         if resumed := prompts.mixture.resume(prompts.sources_of(name)):
-            self._run_log.event("domain_resumed", author="controller-0", sources=sorted(resumed), verifier=name)
+            self._run_log.event("domain_resumed", author=CONTROLLER_ID, sources=sorted(resumed), verifier=name)
 
     # -- mixture
 
@@ -164,7 +165,7 @@ class LiveChanges:
         async with self._changing:
             await self._mixture.change(weights, sources or {}, difficulty or {}, author=author)
             if weights:
-                await self._tell_knobs("replay")
+                await self._tell_knobs(Role.REPLAY)
             return self.status()
 
     def version_reached(self, number: int) -> None:
@@ -198,7 +199,7 @@ class LiveChanges:
                 "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
             )  # fmt: skip
-            late = await self._tell_knobs(*(role for role in ("learner", "replay") if knobs_of(role, knobs)))
+            late = await self._tell_knobs(*(role for role in (Role.LEARNER, Role.REPLAY) if knobs_of(role, knobs)))
         if late:
             raise RunError(f"changed, but not yet in effect at {', '.join(late)}; see: ring-async status")
         return self.status()
@@ -208,7 +209,7 @@ class LiveChanges:
         mixture = self._dispatcher.prompts.mixture
         return self.knobs | ({"mixture": dict(mixture.shares)} if mixture.epoch else {})
 
-    async def _tell_knobs(self, *roles: str) -> list[str]:
+    async def _tell_knobs(self, *roles: Role) -> list[str]:
         """Bring all settings to all actors of these roles; returns those that did not take them up in time."""
         actor_ids = [member.actor_id for member in self._fleet.members.of(*roles)]
         news = TuneKnobs(self._knobs_for_actors())
@@ -231,10 +232,10 @@ class LiveChanges:
             raise ConfigError(f"{role}: cannot be scaled while the run goes on; {' and '.join(SCALABLE)} can")
         if num < 1:
             raise ConfigError(f"{num} {role}s: at least one must stay; to stop for a while use: ring-async pause")
-        before, self.counts = self.counts, self.counts | {role: num}
+        before, self.counts = self.counts, self.counts | {Role(role): num}
         self._notes.put("scale", {"configured": self._configured_counts, "counts": self.counts})
-        self._fleet.scale(role, num)
-        self._run_log.event("scaled", author=author, role=role, before=before[role], after=num)
+        self._fleet.scale(Role(role), num)
+        self._run_log.event("scaled", author=author, role=role, before=before[Role(role)], after=num)
         return self.status()
 
 

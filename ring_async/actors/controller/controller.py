@@ -34,6 +34,7 @@ from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
 from ring_async.core.fleet.fleet import FleetChange
+from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.leases import Returned
 from ring_async.errors import RefusedError, RingAsyncError
 from ring_async.storage.journal import Journal
@@ -96,15 +97,13 @@ class Controller:
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._run_log.event("controller_started", author="controller-0", is_resumed=is_resumed)
+        self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
 
     # -- life
 
     async def live(self) -> None:
         """Serve until the run has ended and the launcher knows."""
-        config = self.config
-        fixed = {"replay": config.replay.num, "learner": 1, "evaluator": config.num_evaluators}
-        self._fleet.start(fixed | self.changes.counts)
+        self._fleet.start(self.config.roster.counts | self.changes.counts)
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
@@ -225,7 +224,7 @@ class Controller:
         sources = self.changes.handle_failing(failing)
         if set(sources) <= mixture.paused:
             return
-        self._run_log.event("domain_paused", author="reward", sources=sources, reason=failing.reason)
+        self._run_log.event("domain_paused", author=Role.REWARD, sources=sources, reason=failing.reason)
         if not mixture.pause(sources):
             self._life.fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
 
@@ -259,15 +258,15 @@ class Controller:
             return
         kind = "actor_left" if change.has_left else "actor_lost"
         log.log(logging.INFO if change.has_left else logging.WARNING, change.notice)
-        self._run_log.event(kind, author="controller-0", actor=actor_id, notice=change.notice)
+        self._run_log.event(kind, author=CONTROLLER_ID, actor=actor_id, notice=change.notice)
         if not change.has_left:
             metrics.controller_restarts.labels(role=change.lost.role).inc()
         self._record_failures(self._dispatcher.owner_lost(actor_id))
         self._fleet.note_incarnations()
         self._fleet.tell_members()
-        if change.given_up and change.lost.role == "evaluator":  # the run needs it for nothing
-            self._fleet.wanted.want("evaluator", 0, monotonic_s())
-            self._run_log.event("evaluator_given_up", author="controller-0", reason=change.given_up)
+        if change.given_up and change.lost.role == Role.EVALUATOR:  # the run needs it for nothing
+            self._fleet.wanted.want(Role.EVALUATOR, 0, monotonic_s())
+            self._run_log.event("evaluator_given_up", author=CONTROLLER_ID, reason=change.given_up)
         elif change.given_up:
             self._life.fail(change.given_up)
 
@@ -299,7 +298,7 @@ class Controller:
         spec = self.context.spec
         own = Member(
             actor_id=spec.actor_id,
-            role="controller",
+            role=Role.CONTROLLER,
             incarnation=spec.incarnation,
             pid=os.getpid(),
             host=self.context.host,

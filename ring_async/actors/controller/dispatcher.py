@@ -39,7 +39,7 @@ class Dispatcher:
     """Grants groups to rollouts and takes back what they cannot deliver.
 
         grant = dispatcher.grantable(PolicyVersion(0, 7))             # Grant(3)
-        reservations = dispatcher.issue("rollout-0", grant.num_groups)
+        reservations = dispatcher.issue(actor_id, grant.num_groups)
         dispatcher.moved(states)                                      # replay has them: the leases have ended
 
     Args:

@@ -20,13 +20,13 @@ from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.member_links import MemberLinks
 from ring_async.actors.controller.membership import Membership
 from ring_async.clock import monotonic_s
-from ring_async.core.fleet.fleet import ActorKey, Fleet, FleetChange
+from ring_async.core.fleet.fleet import Fleet, FleetChange
 from ring_async.core.fleet.restart import RestartPolicy
+from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError
 from ring_async.transport.base import Transport
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.fleet import (
-    ActorSpec,
     Heartbeat,
     HeartbeatSeen,
     Member,
@@ -46,10 +46,10 @@ COMMAND_TIMEOUT_S = 300.0
 class FleetShell:
     """Carries out what the fleet decides.
 
-        fleet.start({"rollout": 2, "learner": 1})
-        fleet.join(Member("rollout-0", "rollout", …))      # True: it is new, and all members hear of it
-        fleet.scale("rollout", 1)                          # rollout-1 is told to finish and leave
-        await fleet.forget("rollout-1")                    # its process ended
+        fleet.start({Role.ROLLOUT: 2, Role.LEARNER: 1})
+        fleet.join(Member(actor_id, Role.ROLLOUT, …))   # True: it is new, and all members hear of it
+        fleet.scale(Role.ROLLOUT, 1)                       # rollout-1 is told to finish and leave
+        await fleet.forget(another_id)                    # its process ended
 
     Args:
         context: of the run.
@@ -69,14 +69,15 @@ class FleetShell:
         self.links = MemberLinks(transport)
         self._somebody_left = asyncio.Condition()
 
-    def start(self, counts: Mapping[str, int]) -> None:
+    def start(self, counts: Mapping[Role, int]) -> None:
         """Want so many actors of each role, in new incarnations where the run had some before."""
         now_s = monotonic_s()
         for role, num in counts.items():
-            self.wanted.want(role, num, now_s)
+            if role != Role.CONTROLLER:
+                self.wanted.want(role, num, now_s)
         self.wanted.adopt(self._notes.get("incarnations") or {})
 
-    def scale(self, role: str, num: int) -> None:
+    def scale(self, role: Role, num: int) -> None:
         """Want so many actors of one role from now on; those that are too many finish and leave."""
         leaving = self.wanted.want(role, num, monotonic_s(), leave_s=LEAVE_S + 5.0)
         self.note_incarnations()
@@ -125,7 +126,7 @@ class FleetShell:
         for actor_id in self.wanted.seek_places(waiting, now_s):
             whom, _ = self.wanted.waits_for_place(now_s)[actor_id]
             log.warning("%s cannot start yet: it waits for %s", actor_id, whom)
-            self._run_log.event("actor_waiting", author="controller-0", actor=actor_id, whom=whom)
+            self._run_log.event("actor_waiting", author=CONTROLLER_ID, actor=actor_id, whom=whom)
 
     async def forget(self, actor_id: str) -> None:
         """A member is gone: wake those who wait for that, and drop what it had not heard yet."""
@@ -144,17 +145,16 @@ class FleetShell:
 
     def specs(self) -> list[ActorSpec]:
         """The processes that should run now."""
-        return [ActorSpec(*key) for key in self.wanted.wanted(monotonic_s())]
+        return self.wanted.wanted(monotonic_s())
 
     def describe(self) -> list[dict[str, Any]]:
         """One entry for each actor that should run; see `Membership.describe`."""
         now_s = monotonic_s()
-        keys: list[ActorKey] = self.wanted.wanted(now_s)
-        return self.members.describe(keys, self.wanted.waits_for_place(now_s))
+        return self.members.describe(self.wanted.wanted(now_s), self.wanted.waits_for_place(now_s))
 
     # -- news
 
-    def tell(self, news: Message, *roles: str) -> None:
+    def tell(self, news: Message, *roles: Role) -> None:
         """Bring news to all members of these roles."""
         for member in self.members.of(*roles):
             self.links.tell(member.actor_id, news)
@@ -181,7 +181,7 @@ class FleetShell:
             return False  # the link was dropped
         return True
 
-    async def dismiss(self, roles: Iterable[str], *, finish_s: float, end_s: float) -> None:
+    async def dismiss(self, roles: Iterable[Role], *, finish_s: float, end_s: float) -> None:
         """Have actors of these roles leave: `finish_s` to finish what is under way, until `end_s` to be gone."""
         leaving = [member.actor_id for member in self.members.of(*roles)]
         for actor_id in leaving:

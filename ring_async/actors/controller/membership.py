@@ -10,20 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ring_async.clock import monotonic_s
-from ring_async.core.fleet.fleet import ActorKey
+from ring_async.core.roster import ActorSpec, Role
 from ring_async.core.states import ActorState
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.fleet import Heartbeat, Member
-
-ROLES = ("rollout", "reward", "replay", "learner", "evaluator")
 
 
 class Membership:
     """All registered members of one run, by actor id.
 
-    members.join(Member("rollout-0", "rollout", …))     # True: it is new
-    members.heard(Heartbeat("rollout-0", …))            # its state and counters, for `describe`
-    members.leave("rollout-0")
+    members.join(Member(actor_id, Role.ROLLOUT, …))     # True: it is new
+    members.heard(Heartbeat(actor_id, …))            # its state and counters, for `describe`
+    members.leave(actor_id)
     """
 
     def __init__(self) -> None:
@@ -34,7 +32,7 @@ class Membership:
     def __contains__(self, actor_id: object) -> bool:
         return actor_id in self.by_id
 
-    def of(self, *roles: str) -> list[Member]:
+    def of(self, *roles: Role) -> list[Member]:
         """The members of these roles."""
         return [member for member in self.by_id.values() if member.role in roles]
 
@@ -60,7 +58,7 @@ class Membership:
         return self._generated_by_the_dead + alive
 
     def describe(
-        self, wanted: Iterable[ActorKey], without_place: Mapping[str, tuple[str, float]]
+        self, wanted: Iterable[ActorSpec], without_place: Mapping[str, tuple[str, float]]
     ) -> list[dict[str, Any]]:
         """One entry for each wanted actor: its process, its state, what it waits for.
 
@@ -85,7 +83,7 @@ class Membership:
         now_s = monotonic_s()
         for actor_id, (_, heard_s) in self._beats.items():
             metrics.controller_heartbeat_age.labels(actor=actor_id).set(now_s - heard_s)
-        for role in ROLES:
+        for role in Role:
             metrics.controller_members.labels(role=role).set(len(self.of(role)))
 
     def _state_of(self, actor_id: str, whom: str, waited_s: float) -> dict[str, Any]:

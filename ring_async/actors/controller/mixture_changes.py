@@ -22,6 +22,7 @@ from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.prompt_search import window_of
 from ring_async.actors.controller.verifier_swap import VerifierSwaps
 from ring_async.config.schema import DifficultyWindow, MixtureStep, SourceSection
+from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.difficulty import Window
 from ring_async.errors import ConfigError
 from ring_async.transport.messages.changes import UseSources
@@ -134,7 +135,7 @@ class MixtureChanges:
     def _window_is_empty(self, source: str, window: Window, num_passed: int) -> None:
         log.warning("source %s: %d prompts in a row lie outside %s", source, num_passed, window)
         self._run_log.event(
-            "difficulty_window_empty", author="controller-0", source=source, window=_plain(window),
+            "difficulty_window_empty", author=CONTROLLER_ID, source=source, window=_plain(window),
             num_passed=num_passed,
         )  # fmt: skip
 
@@ -146,7 +147,7 @@ class MixtureChanges:
         self._sources[name] = section.model_dump(mode="json")
         self._notes.put("sources", self._sources)
         news = UseSources(self.added_verifiers)
-        await asyncio.gather(*(self._fleet.is_done(one.actor_id, news) for one in self._fleet.members.of("reward")))
+        await asyncio.gather(*(self._fleet.is_done(one.actor_id, news) for one in self._fleet.members.of(Role.REWARD)))
         self._run_log.event("source_added", author=author, source=name, after=self._sources[name])
 
 

@@ -17,6 +17,7 @@ from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.versions import Versions
 from ring_async.clock import monotonic_s
+from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, LEAVING_ORDER, Role
 from ring_async.core.states import RunState
 from ring_async.errors import PeerTimeoutError, RefusedError
 from ring_async.storage.run_dir import write_json
@@ -26,8 +27,6 @@ from ring_async.transport.messages.versions import SaveCheckpoint
 log = logging.getLogger(__name__)
 
 STOP_DEADLINE_S = 10.0
-LEAVING_ORDER = (("rollout",), ("reward",), ("evaluator",), ("learner", "replay"))
-"""Upstream first, so that what is under way still finds somebody to acknowledge it."""
 
 
 class RunLife:
@@ -74,13 +73,13 @@ class RunLife:
         """Stop granting work and training; what is under way finishes."""
         self.is_paused = True
         self._context.run_log.event("paused", author="api")
-        self._fleet.tell(Pause(), "rollout", "learner")
+        self._fleet.tell(Pause(), Role.ROLLOUT, Role.LEARNER)
 
     def resume(self) -> None:
         """Grant work and train again."""
         self.is_paused = False
         self._context.run_log.event("resumed", author="api")
-        self._fleet.tell(Resume(), "rollout", "learner")
+        self._fleet.tell(Resume(), Role.ROLLOUT, Role.LEARNER)
 
     # -- the end
 
@@ -104,7 +103,7 @@ class RunLife:
         """End the run: a checkpoint where it is people who end it, then everybody leaves within the deadline."""
         if not self._stop_reason:
             self._stop_reason = reason
-            self._context.run_log.event("stopping", author="controller-0", reason=reason)
+            self._context.run_log.event("stopping", author=CONTROLLER_ID, reason=reason)
             self._context.spawn(self._stop(deadline_s))
 
     def fail(self, reason: str) -> None:
@@ -112,7 +111,7 @@ class RunLife:
         if not self.failure:
             self.failure = reason
             log.error("the run failed: %s", reason)
-            self._context.run_log.event("failed", author="controller-0", reason=reason)
+            self._context.run_log.event("failed", author=CONTROLLER_ID, reason=reason)
         self.shut_down("failed", STOP_DEADLINE_S)
 
     async def _stop(self, deadline_s: float) -> None:
@@ -120,14 +119,14 @@ class RunLife:
         config, links = self._context.config, self._fleet.links
         if not self.failure and not self._is_trained:
             try:
-                await links.command("learner-0", Pause(), timeout_s=deadline_s / 4)
-                await links.command("learner-0", SaveCheckpoint(""), timeout_s=deadline_s / 2)
+                await links.command(LEARNER_ID, Pause(), timeout_s=deadline_s / 4)
+                await links.command(LEARNER_ID, SaveCheckpoint(""), timeout_s=deadline_s / 2)
             except (PeerTimeoutError, RefusedError) as error:
                 log.warning("no checkpoint before stopping: %s", error)
         is_trained = self._is_trained
         for roles in LEAVING_ORDER:
             finish_s = 0.0 if is_trained else (end_s - monotonic_s()) / 4
-            if is_trained and roles == ("evaluator",) and self._fleet.members.of(*roles):
+            if is_trained and roles == (Role.EVALUATOR,) and self._fleet.members.of(*roles):
                 finish_s = config.evaluation.finish_s  # the last version is the one people want to know about
                 end_s = monotonic_s() + finish_s + STOP_DEADLINE_S
             await self._fleet.dismiss(roles, finish_s=finish_s, end_s=end_s)
@@ -137,7 +136,7 @@ class RunLife:
     def _write_outcome(self) -> None:
         killed = sorted(self._fleet.members.by_id)
         outcome = {"reason": self._stop_reason, "failure": self.failure, "killed": killed}
-        self._context.run_log.event("stopped", author="controller-0", **outcome)
+        self._context.run_log.event("stopped", author=CONTROLLER_ID, **outcome)
         checkpoint = (self._versions.checkpoint or {}).get("path")
         where = {"policy_version": self._dispatcher.limiter.state.version_number, "checkpoint": checkpoint}
         write_json(self._context.run_dir.outcome, outcome | where)

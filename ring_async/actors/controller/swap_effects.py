@@ -21,6 +21,7 @@ import msgspec
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.waits import ask_until_answered
+from ring_async.core.roster import Role
 from ring_async.core.verifier_epochs import VerifierEpochs
 from ring_async.core.verifier_swap import (
     ActorLost,
@@ -84,8 +85,8 @@ class SwapEffects:
             case CommitDurably():
                 return self._commit_durably(effect)
             case TellCommit(verifier):
-                await self._tell("reward", CommitVerifier(verifier))  # first: replay sends it groups to judge again
-                await self._tell("replay", ApplyEpochRules(self._epochs.rules))
+                await self._tell(Role.REWARD, CommitVerifier(verifier))  # first: replay sends it groups to judge again
+                await self._tell(Role.REPLAY, ApplyEpochRules(self._epochs.rules))
                 return CommitTold()
             case RecordCommit():
                 self._record_commit(swap)
@@ -95,7 +96,7 @@ class SwapEffects:
                     "verifier_swap_aborted", author=swap.author, verifier=verifier.name, reason=reason, use=verifier.use
                 )
             case Discard(epoch):
-                await self._tell("reward", DropPrepared(epoch))
+                await self._tell(Role.REWARD, DropPrepared(epoch))
         return None
 
     def _record_commit(self, swap: Swap) -> None:
@@ -123,7 +124,7 @@ class SwapEffects:
         return Prepared(actor_id, answer.version, answer.num_cases)
 
     async def _count_shadow(self, epoch: int) -> ShadowCounts:
-        rewards = [member.actor_id for member in self._members.of("reward")]
+        rewards = [member.actor_id for member in self._members.of(Role.REWARD)]
         counted = await asyncio.gather(*(self._shadow_of(actor_id, epoch) for actor_id in rewards))
         return sum(counted, ShadowCounts())
 
@@ -151,7 +152,7 @@ class SwapEffects:
             return CommitFailed(str(refusal))
         return CommitDurable()
 
-    async def _tell(self, role: str, message: Message) -> None:
+    async def _tell(self, role: Role, message: Message) -> None:
         """Have every member of a role carry out a command."""
         await asyncio.gather(*(self._tell_one(member.actor_id, message) for member in self._members.of(role)))
 

@@ -23,6 +23,7 @@ from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.swap_effects import SwapEffects
 from ring_async.clock import monotonic_s
+from ring_async.core.roster import Role
 from ring_async.core.verifier_epochs import VerifierEpochs
 from ring_async.core.verifier_swap import (
     Approved,
@@ -175,7 +176,7 @@ class VerifierSwaps:
         self._followed[swap.swap_id] = followed = _Followed(swap)
         for old in list(self._followed)[:-NUM_REMEMBERED]:
             del self._followed[old]
-        rewards = [member.actor_id for member in self._members.of("reward")]
+        rewards = [member.actor_id for member in self._members.of(Role.REWARD)]
         self._perform_all(followed, swap.begin(rewards, monotonic_s()))
         return swap
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.core.roster import LEARNER_ID, Role
 from ring_async.errors import PeerTimeoutError, RunError
 from ring_async.transport.messages.fleet import Member
 from ring_async.transport.messages.versions import (
@@ -46,23 +47,23 @@ class Versions:
 
     def joined(self, member: Member) -> None:
         """A new member: a learner begins a lineage; replay may have been away when the checkpoint was made."""
-        if member.role == "learner":
+        if member.role == Role.LEARNER:
             self._learner_incarnation += 1
             self._notes.put("learner_incarnation", self._learner_incarnation)
-        if member.role == "replay" and self.checkpoint:
+        if member.role == Role.REPLAY and self.checkpoint:
             self._fleet.links.tell(member.actor_id, CheckpointCovered(self.checkpoint["plan_number"]))
 
     def publish(self, announcement: WeightsAnnouncement) -> None:
         """A version is on offer: whoever samples follows it."""
         self.weights = announcement
-        self._fleet.tell(UseWeights(announcement), "rollout", "evaluator")
+        self._fleet.tell(UseWeights(announcement), Role.ROLLOUT, Role.EVALUATOR)
 
     def checkpoint_saved(self, saved: CheckpointSaved) -> None:
         """A checkpoint is durable: replay may let go of what it covers."""
         number = saved.policy_version.number
         self.checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
         self._notes.put("checkpoint", self.checkpoint)
-        self._fleet.tell(CheckpointCovered(saved.plan_number), "replay")
+        self._fleet.tell(CheckpointCovered(saved.plan_number), Role.REPLAY)
 
     async def save_checkpoint(self) -> str:
         """Have the learner write a checkpoint between two steps; returns its path.
@@ -72,7 +73,7 @@ class Versions:
             RefusedError: the learner cannot now.
         """
         try:
-            saved = await self._fleet.links.command("learner-0", SaveCheckpoint(""), timeout_s=SAVE_TIMEOUT_S)
+            saved = await self._fleet.links.command(LEARNER_ID, SaveCheckpoint(""), timeout_s=SAVE_TIMEOUT_S)
         except PeerTimeoutError as error:
             raise RunError(f"no checkpoint: {error}") from error
         assert isinstance(saved, CheckpointSaved)

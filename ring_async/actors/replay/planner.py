@@ -1,4 +1,4 @@
-"""One batch plan over all replay shards: what replay-0 does beside keeping a shard of its own.
+"""One batch plan over all replay shards: what the planner does beside keeping a shard of its own.
 
     learner ──RequestBatch n──▶ planner ──OfferGroups n──▶ every shard that lives: evicts, answers with what it holds
                                 planner: Φ tokens over all of it, logged: now plan n is what it is
@@ -28,6 +28,7 @@ from ring_async.core.ids import split_id
 from ring_async.core.replay.batch_planning import HeldGroup, hold
 from ring_async.core.replay.group_bundle import unbundle
 from ring_async.core.replay.token_budget import Shortfall
+from ring_async.core.roster import PLANNER_ID, Role, id_of
 from ring_async.errors import PeerTimeoutError, RefusedError, StorageError
 from ring_async.storage.replay_shard import Offered, ReplayShard
 from ring_async.transport.base import Answer
@@ -46,7 +47,6 @@ from ring_async.types import BatchPlan, Buffer, Group, PackedBatch
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PLANNER = "replay-0"
 SHARD_TIMEOUT_S = 5.0
 """A shard that does not answer for this long is planned without, or, if a plan needs it, waited for anew."""
 
@@ -58,7 +58,7 @@ _offer_decoder = msgspec.msgpack.Decoder(list[Offered])
 
 def shard_of(group_id: str, num_shards: int) -> str:
     """Actor id of the shard that keeps a group: the same in every process and after every restart."""
-    return f"replay-{zlib.crc32(group_id.encode()) % num_shards}"
+    return id_of(Role.REPLAY, zlib.crc32(group_id.encode()) % num_shards)
 
 
 class BatchPlanner:
@@ -68,7 +68,7 @@ class BatchPlanner:
         self._actor = actor
         self._shard = shard
         self._num_shards = actor.config.replay.num
-        self._others = [f"replay-{index}" for index in range(1, self._num_shards)]
+        self._others = [id_of(Role.REPLAY, index) for index in range(1, self._num_shards)]
         self._reported: dict[str, int] = {}
         """Trainable tokens that each other shard last spoke of."""
         self._turn = asyncio.Lock()
@@ -143,7 +143,7 @@ class BatchPlanner:
     async def _collect(self, plan: BatchPlan) -> PackedBatch | Shortfall:
         """A logged plan's tokens, from all shards that keep some."""
         group_ids = {split_id(sequence.trajectory_id)[0] for sequence in plan.sequences}
-        needed = sorted({shard_of(group_id, self._num_shards) for group_id in group_ids} - {PLANNER})
+        needed = sorted({shard_of(group_id, self._num_shards) for group_id in group_ids} - {PLANNER_ID})
         found = await asyncio.gather(*(self._take(shard, plan.plan_number) for shard in needed))
         away = [shard for shard, groups in zip(needed, found, strict=True) if groups is None]
         if away:

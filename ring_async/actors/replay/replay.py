@@ -20,12 +20,13 @@ from collections import defaultdict
 from typing import Any, ClassVar, TypeVar
 
 from ring_async.actors.base import Actor, ActorContext
-from ring_async.actors.replay.planner import PLANNER, BatchPlanner, answer_planner
+from ring_async.actors.replay.planner import BatchPlanner, answer_planner
 from ring_async.actors.replay.rescorer import Rescorer
 from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_rules
 from ring_async.actors.waits import until_stopped
 from ring_async.clock import monotonic_s
 from ring_async.core.replay.token_budget import Shortfall
+from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.core.work.ledger import in_portions
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.storage.replay_shard import Receipt, ReplayShard
@@ -60,7 +61,7 @@ SHORTEST_WAIT_S = 1e-3
 
 
 class Replay(Actor):
-    role: ClassVar[str] = "replay"
+    role: ClassVar[Role] = Role.REPLAY
 
     def __init__(self, context: ActorContext) -> None:
         super().__init__(context)
@@ -88,7 +89,7 @@ class Replay(Actor):
 
     async def open(self) -> None:
         self._shard = await self.on_compute(self._open_shard)
-        if self.actor_id == PLANNER:
+        if self.actor_id == PLANNER_ID:
             self._planner = BatchPlanner(self, self._shard)
         self._rescorer = Rescorer(self, self._shard, self._news)
         log.info(
@@ -364,14 +365,14 @@ class Replay(Actor):
 
     async def _tell_planner(self, report: BufferReported) -> None:
         """One report at a time: a planner that is away hears the newest when it is back."""
-        if self._planner is not None or PLANNER not in self.members:
+        if self._planner is not None or PLANNER_ID not in self.members:
             return
         if self._planner_hears is not None and not self._planner_hears.done():
             self._planner_hears.add_done_callback(lambda _: self._report_due.set())
             return
         self._num_reporting += 1
         message_id = f"{self.actor_id}.{self.incarnation}-planner-{self._num_reporting}"
-        self._planner_hears = await self.data_link(PLANNER).send(report, message_id=message_id)
+        self._planner_hears = await self.data_link(PLANNER_ID).send(report, message_id=message_id)
 
     def _heard(self, number: int, sent: asyncio.Future[None]) -> None:
         """The controller has report `number` durably, or will never take it; else it is sent again after a restart."""

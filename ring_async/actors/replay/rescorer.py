@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ring_async.actors.base import Actor
+from ring_async.core.roster import Role
 from ring_async.errors import RefusedError
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.transport.messages.work import GroupGenerated
@@ -68,7 +69,7 @@ class Rescorer:
         self.num_sent += 1
         try:
             await actor.deliver(
-                "reward", GroupGenerated(group.header, is_rescore=True), group.buffers,
+                Role.REWARD, GroupGenerated(group.header, is_rescore=True), group.buffers,
                 message_id=f"{group_id}@{actor.incarnation}.{self.num_sent}",
                 what="to judge again", deadline_s=2 * actor.config.replay.batch_deadline_s,
             )  # fmt: skip

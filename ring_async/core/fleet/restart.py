@@ -23,8 +23,8 @@ class RestartPolicy:
     """Exponential delay, bounded number of restarts within a sliding window.
 
     policy = RestartPolicy(max_restarts=1, window_s=60.0)
-    policy.on_death("rollout-0", 0.0, "exit code 1").delay_s     # 0.2
-    policy.on_death("rollout-0", 9.0, "exit code 1").delay_s     # None: given up
+    policy.on_death(actor_id, 0.0, "exit code 1").delay_s     # 0.2
+    policy.on_death(actor_id, 9.0, "exit code 1").delay_s     # None: given up
     """
 
     max_restarts: int

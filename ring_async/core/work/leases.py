@@ -40,8 +40,8 @@ class Returned:
 class LeaseTable:
     """Open reservations of one run.
 
-        leases.issue(reservation, "rollout-0", now_s=0.0)        # its lease ends at reservation.lease_s
-        leases.owner_lost("rollout-0", "owner_lost")             # [Returned(reservation, …, is_failed=False)]
+        leases.issue(reservation, actor_id, now_s=0.0)        # its lease ends at reservation.lease_s
+        leases.owner_lost(actor_id, "owner_lost")             # [Returned(reservation, …, is_failed=False)]
         leases.next_again()                                      # (reservation, 2): its second attempt
 
     Args:

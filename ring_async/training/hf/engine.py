@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -33,7 +32,8 @@ from ring_async.algorithms.minibatches import assign_minibatches
 from ring_async.algorithms.mismatch import MismatchMoments
 from ring_async.algorithms.proximal import loglinear_proximal
 from ring_async.algorithms.statistics import BatchStatistics, plan_statistics
-from ring_async.config.schema import Config, CorrectionSection, LossSection
+from ring_async.config.schema import Config
+from ring_async.config.tunable import tuned
 from ring_async.errors import ConfigError, DivergedError, StorageError
 from ring_async.training.base import StepReport
 from ring_async.training.hf.model import PackedModel
@@ -83,9 +83,9 @@ class HfTrainEngine:
         self._device = torch.device(device)
         self._num_minibatches = config.budget.minibatches_per_batch
         self._max_tokens = learner.rows_per_microbatch * learner.token_capacity
-        self._correction_section: CorrectionSection = config.correction
+        self._config = config
         self._correction = Correction.from_section(config.correction)
-        self._loss: LossSection = config.loss
+        self._loss = config.loss
         self._model = PackedModel.load(model_path, device=self._device, dtype=self._dtype)
         self._parameters: dict[str, torch.nn.Parameter] = dict(self._model.module.named_parameters())
         self._optimizer = Optimizer(self._parameters.items(), learner)
@@ -235,27 +235,10 @@ class HfTrainEngine:
 
     def tune(self, knobs: dict[str, Any]) -> None:
         """Change settings from the next batch on, all or none. See `TrainEngine.tune`."""
-        learning_rate = self._optimizer.learning_rate
-        sections = {"correction": self._correction_section.model_dump(), "loss": self._loss.model_dump()}
-        for key, value in knobs.items():
-            section, _, field = key.partition(".")
-            if key == "learner.learning_rate":
-                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                    raise ConfigError(f"{key}: {value!r} is not a finite number of at least 0")
-                learning_rate = float(value)
-            elif field in sections.get(section, {}):
-                sections[section][field] = value
-            else:
-                raise ConfigError(f"{key}: not tunable in the learner while it runs")
-        try:
-            correction = CorrectionSection.model_validate(sections["correction"])
-            loss = LossSection.model_validate(sections["loss"])
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
-        self._correction_section, self._correction = correction, Correction.from_section(correction)
-        self._loss = loss
-        self._optimizer.learning_rate = learning_rate
+        self._config = tuned(self._config, knobs)
+        self._correction = Correction.from_section(self._config.correction)
+        self._loss = self._config.loss
+        self._optimizer.learning_rate = self._config.learner.learning_rate
         self._ensure_reference()
 
     def _ensure_reference(self) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ring_async.config.schema import LearnerSection
+from ring_async.config.learning import LearnerSection
 from ring_async.errors import StorageError
 
 FILE = "optimizer.safetensors"

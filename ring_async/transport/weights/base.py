@@ -1,7 +1,7 @@
 """Weight channels: how a published version of the policy reaches every engine, whole or not at all.
 
-Owns: the two protocols, what a receiver hands to its engine (`StagedWeights`), and the choice of channel. The channels
-are `shm` (one host), `zmq` (any host), `nccl` (GPUs). Does not own: when versions are published
+Owns: the protocols, and what a receiver hands to its engine (`StagedWeights`). The channels are `shm` (one host), `zmq`
+(any host), `nccl` (GPUs); `registry` chooses. Does not own: when versions are published
 (the learner), who is told of them (the controller), and putting them in force (the engine, which rebinds or copies).
 
     learner: sender.publish(v, tensors) → announcement ─ control channel ─▶ rollout: receiver.stage(announcement)
@@ -17,12 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import torch
 
+from ring_async.config.schema import Config
 from ring_async.core.weights.plan import ITEM_BYTES
+from ring_async.transport.curve import CurveKeys
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.types import PolicyVersion
 
@@ -105,7 +108,23 @@ class WeightReceiver(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections. Staged weights stay usable. Idempotent."""
+        """Close connections. Staged weights stay usable. Idempotent."""
+        ...
+
+
+class ChannelEntry(Protocol):
+    """How the registry knows one channel. An entry imports the channel itself inside its makers."""
+
+    def make_sender(self, config: Config, socket_dir: Path, actor_id: str, keys: CurveKeys | None) -> WeightSender:
+        """The learner's end. Arguments as for `registry.make_weight_sender`."""
+        ...
+
+    def make_receiver(self, config: Config, actor_id: str, keys: CurveKeys | None) -> WeightReceiver:
+        """A rollout's end."""
+        ...
+
+    def check(self, config: Config) -> list[str]:
+        """Why the channel cannot work here: reasons, each with what to do (`config.registry.Entry`)."""
         ...
 
 

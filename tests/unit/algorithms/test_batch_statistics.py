@@ -6,7 +6,7 @@ import torch
 
 from ring_async.algorithms.corrections import Correction, TokenBatch, correct
 from ring_async.algorithms.statistics import BatchStatistics, effective_sample_size, plan_statistics
-from ring_async.config.schema import CorrectionSection
+from ring_async.config.learning import CorrectionSection
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences
 
 
