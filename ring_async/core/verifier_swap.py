@@ -200,8 +200,8 @@ class Swap:
     swap = Swap("math-3", verifier, before, author="ada")
     swap.begin([actor_id], now_s=0.0)                       # [Prepare(actor_id, …)]
     swap.handle(Prepared(actor_id, "v2", 4), now_s=1.0)     # [CommitDurably(…)], state is committing
-    swap.handle(CommitDurable(), now_s=1.1)                   # [TellCommit(…)]
-    swap.handle(CommitTold(), now_s=1.2)                      # [RecordCommit()], state is committed
+    swap.handle(CommitDurable(), now_s=1.1)                 # [TellCommit(…)]
+    swap.handle(CommitTold(), now_s=1.2)                    # [RecordCommit()], state is committed
     """
 
     swap_id: str

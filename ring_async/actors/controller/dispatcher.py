@@ -38,9 +38,9 @@ _learnt_decoder = msgspec.msgpack.Decoder(AdmissionState)
 class Dispatcher:
     """Grants groups to rollouts and takes back what they cannot deliver.
 
-        grant = dispatcher.grantable(PolicyVersion(0, 7))             # Grant(3)
+        grant = dispatcher.grantable(PolicyVersion(0, 7))     # Grant(3)
         reservations = dispatcher.issue(actor_id, grant.num_groups)
-        dispatcher.moved(states)                                      # replay has them: the leases have ended
+        dispatcher.moved(states)     # replay has them: the leases have ended
 
     Args:
         config: of the run.

@@ -47,8 +47,8 @@ class FleetShell:
     """Carries out what the fleet decides.
 
         fleet.start({Role.ROLLOUT: 2, Role.LEARNER: 1})
-        fleet.join(Member(actor_id, Role.ROLLOUT, …))   # True: it is new, and all members hear of it
-        fleet.scale(Role.ROLLOUT, 1)                       # rollout-1 is told to finish and leave
+        fleet.join(Member(actor_id, Role.ROLLOUT, …))     # True: it is new, and all members hear of it
+        fleet.scale(Role.ROLLOUT, 1)                      # rollout-1 is told to finish and leave
         await fleet.forget(another_id)                    # its process ended
 
     Args:

@@ -33,8 +33,8 @@ class MemberLinks:
     """Links to all registered members.
 
     links.open(member)
-    links.tell(actor_id, UseWeights(…))                     # version 7, then 8 before 7 was delivered: 8 arrives
-    await links.command(LEARNER_ID, Pause(), timeout_s=5.0)   # the answer
+    links.tell(actor_id, UseWeights(…))                         # version 7, then 8 before 7 was delivered: 8 arrives
+    await links.command(LEARNER_ID, Pause(), timeout_s=5.0)     # the answer
     """
 
     def __init__(self, transport: Transport) -> None:

@@ -20,7 +20,7 @@ class Membership:
     """All registered members of one run, by actor id.
 
     members.join(Member(actor_id, Role.ROLLOUT, …))     # True: it is new
-    members.heard(Heartbeat(actor_id, …))            # its state and counters, for `describe`
+    members.heard(Heartbeat(actor_id, …))               # its state and counters, for `describe`
     members.leave(actor_id)
     """
 

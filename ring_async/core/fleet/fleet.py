@@ -49,10 +49,10 @@ class _Wanted:
 class Fleet:
     """The wanted fleet of one run.
 
-        fleet.want("rollout", 2, now_s=0.0)                              # rollout-0 and rollout-1, incarnation 0
-        fleet.saw(actor_id, 0, now_s=1.0)                             # True
-        fleet.exited(actor_id, 0, "exit code 1", now_s=5.0).notice    # "rollout-0 died (exit code 1); …"
-        fleet.wanted(now_s=6.0)                                          # with rollout-0 as incarnation 1
+        fleet.want("rollout", 2, now_s=0.0)                            # rollout-0 and rollout-1, incarnation 0
+        fleet.saw(actor_id, 0, now_s=1.0)                              # True
+        fleet.exited(actor_id, 0, "exit code 1", now_s=5.0).notice     # "rollout-0 died (exit code 1); …"
+        fleet.wanted(now_s=6.0)                                        # with rollout-0 as incarnation 1
 
     Args:
         heartbeat_timeout_s: a registered actor silent for longer is dead.

@@ -40,9 +40,9 @@ class Returned:
 class LeaseTable:
     """Open reservations of one run.
 
-        leases.issue(reservation, actor_id, now_s=0.0)        # its lease ends at reservation.lease_s
-        leases.owner_lost(actor_id, "owner_lost")             # [Returned(reservation, …, is_failed=False)]
-        leases.next_again()                                      # (reservation, 2): its second attempt
+        leases.issue(reservation, actor_id, now_s=0.0)     # its lease ends at reservation.lease_s
+        leases.owner_lost(actor_id, "owner_lost")          # [Returned(reservation, …, is_failed=False)]
+        leases.next_again()                                # (reservation, 2): its second attempt
 
     Args:
         max_attempts: issues of one group before it is given up as failed.
