@@ -37,11 +37,11 @@ from bars import Bar, write_bars
 from peer_packages import peer_environment
 from replay_over_zmq import cycle_over_zmq
 from ring_async.core.advantages import AdvantageRules
+from ring_async.core.ids import split_id
 from ring_async.core.packing import padding_fraction
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.progress import make_record
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.work.ledger import split_id
 from ring_async.storage.checked_value import ValueScratch
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore

@@ -39,7 +39,7 @@ from ring_async.placement.ray_cluster import (
     start_process,
 )
 from ring_async.storage.run_dir import RunDir
-from ring_async.telemetry.trace import merge_traces
+from ring_async.telemetry.trace_parts import merge_traces
 from ring_async.transport.curve import CurveKeys, make_socket_dir
 from ring_async.transport.messages.fleet import (
     ActorExit,
@@ -112,7 +112,7 @@ class Launcher:
                 for process in self._processes.values():
                     process.kill()
                 if self._config.monitoring.trace:
-                    merge_traces(self._run_dir.path)
+                    merge_traces(self._run_dir.trace_parts, self._run_dir.trace)
                 self._run_dir.endpoints.unlink(missing_ok=True)
 
     def _prepare(self) -> None:

@@ -18,12 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
+from ring_async.actors.waits import ask_until_answered, until_stopped
 from ring_async.batches import PackedBatch
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
 from ring_async.core.roster import PLANNER_ID, Role
-from ring_async.errors import ActorFailedError, PeerTimeoutError
+from ring_async.errors import ActorFailedError
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import observe_step
 from ring_async.training.base import StepReport, TrainEngine
@@ -65,7 +66,8 @@ class Learner(Actor):
         self._started = asyncio.Event()
         self._unpaused = asyncio.Event()
         self._unpaused.set()
-        self._idle = asyncio.Lock()
+        self._busy = asyncio.Lock()
+        """Held by whoever uses the engine for a whole step, a checkpoint or new settings."""
         self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
         self._publishing: asyncio.Task[None] | None = None
         self._published_s = 0.0
@@ -101,10 +103,10 @@ class Learner(Actor):
             case Resume():
                 self._unpaused.set()
             case TuneKnobs(knobs):
-                async with self._idle:
+                async with self._busy:
                     await self.on_compute(self.engine.tune, knobs_of(Role.LEARNER, knobs))
             case SaveCheckpoint():
-                async with self._idle:
+                async with self._busy:
                     return await self._save_checkpoint()
             case _:
                 return await super().on_command(message)
@@ -142,7 +144,7 @@ class Learner(Actor):
                     ahead = asyncio.create_task(self._next_batch(number + 2), name="prefetch")
                 await self._unpaused.wait()
                 wait_s = monotonic_s() - wait_began_s
-                async with self._idle:
+                async with self._busy:
                     report = await self._step(batch)
                     number += 1
                     self._version = PolicyVersion(self._lineage, number)
@@ -163,10 +165,9 @@ class Learner(Actor):
         asked_s = monotonic_s()
         async with self.waits.on(f"batch {plan_number} from {PLANNER_ID}", 2 * deadline_s):
             while True:
-                try:
-                    answer = await self.data_link(PLANNER_ID).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
-                except PeerTimeoutError:
-                    continue
+                answer = await ask_until_answered(
+                    lambda: self.data_link(PLANNER_ID).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
+                )
                 match answer.message:
                     case BatchReady():
                         self._not_ready = ""

@@ -14,6 +14,7 @@ import typer
 
 from ring_async.cli.options import AsJson, Run, Runs, err, say
 from ring_async.control.client import ControlClient
+from ring_async.core.states import RunState
 from ring_async.errors import RunError
 from ring_async.storage.run_dir import find_run
 
@@ -27,7 +28,7 @@ def pause(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -
       ring-async pause --run mine && ring-async resume --run mine
     """
     ControlClient(find_run(runs, run)).post("/v1/pause")
-    say("paused; go on with: ring-async resume", {"state": "paused"}, as_json)
+    say("paused; go on with: ring-async resume", {"state": RunState.PAUSED}, as_json)
 
 
 def resume(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
@@ -39,7 +40,7 @@ def resume(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) 
       ring-async resume --run mine
     """
     ControlClient(find_run(runs, run)).post("/v1/resume")
-    say("running", {"state": "running"}, as_json)
+    say("running", {"state": RunState.RUNNING}, as_json)
 
 
 def checkpoint(run: Run = None, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:

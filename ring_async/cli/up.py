@@ -90,7 +90,7 @@ def free_name(runs: Path, name: str) -> str:
 
 
 def _show_progress(run_dir: RunDir, config: Config, done: threading.Event) -> None:
-    from ring_async.monitoring.terminal import Progress
+    from ring_async.monitoring.progress import Progress
 
     with Progress(config.stop.policy_versions, out) as progress:
         while not done.wait(0.5):

@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ring_async.core.ids import split_id, trajectory_id_for
 from ring_async.core.replay.plan_log import PlanLog, Violation
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, num_loss_tokens
-from ring_async.core.work.ledger import AnyRecord, Ledger, LedgerError, StatesMoved, split_id
+from ring_async.core.work.ledger import AnyRecord, Ledger, LedgerError, StatesMoved
 from ring_async.errors import StorageError
 from ring_async.storage.journal import journal_files, read_file
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoreReader
+from ring_async.storage.run_dir import RunDir
 from ring_async.trajectory_states import END_STATES, HELD_STATES, TrajectoryStatus
 
 MAX_SHOWN = 20
@@ -93,17 +95,18 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
     """
     report = AuditReport(run_dir)
     held, log = _Held(), PlanLog()
-    stores = sorted(path.parent for path in (run_dir / "replay").glob("*/data.mdb"))
+    files = RunDir(run_dir)
+    stores = sorted(path.parent for path in files.replay.glob("*/data.mdb"))
     for path in stores:
         _read_store(path, held, log, report, with_payloads=with_payloads)
     if not stores:
-        report.notes.append(f"no replay store in {run_dir / 'replay'}")
+        report.notes.append(f"no replay store in {files.replay}")
     report.violations += log.violations
     _check_consumption(held, log, _logs_followed(held, log), report)
-    if journal_files(run_dir / "journal"):
-        _check_ledger(_read_ledger(run_dir / "journal", report), held, report)
+    if journal_files(files.journal):
+        _check_ledger(_read_ledger(files.journal, report), held, report)
     else:
-        report.notes.append(f"no journal in {run_dir / 'journal'}: states are not compared with the ledger")
+        report.notes.append(f"no journal in {files.journal}: states are not compared with the ledger")
     report.figures = {
         "groups stored": len(held.stored),
         "groups ended": len(held.ended),
@@ -179,7 +182,7 @@ def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog],
         report.found("every plan is in the log", "plans", f"{log.num_plans} logged, the last was {last_plan}")
     for group_id, progress in [*((g, p) for g, (_, p) in held.stored.items()), *held.ended.items()]:
         for index, one in enumerate(progress):
-            trajectory_id = f"{group_id}/{index}"
+            trajectory_id = trajectory_id_for(group_id, index)
             trained = followed[held.shards[group_id]].consumed.get(trajectory_id)
             planned = log.consumed.get(trajectory_id)
             if planned and planned.last_plan > held.last_plans[held.shards[group_id]] and not one.is_open:
@@ -235,11 +238,13 @@ def _check_ledger(ledger: Ledger, held: _Held, report: AuditReport) -> None:
             report.found("reports fit the ledger", "ledger", str(error))
     for group_id, progress in [*((g, p) for g, (_, p) in held.stored.items()), *held.ended.items()]:
         for index, one in enumerate(progress):
-            said = ledger.state_of(f"{group_id}/{index}")
+            said = ledger.state_of(trajectory_id_for(group_id, index))
             if said is None and one.state in END_STATES:
                 continue  # ended so long ago that the ledger only counts it
             if said != one.state:
-                report.found("ledger and replay agree", f"{group_id}/{index}", f"{said} against {one.state}")
+                report.found(
+                    "ledger and replay agree", trajectory_id_for(group_id, index), f"{said} against {one.state}"
+                )
     for group_id, group in ledger.live.items():
         lost = [state for state in group.states if state in HELD_STATES]
         if lost and group_id not in held.stored:

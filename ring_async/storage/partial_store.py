@@ -24,6 +24,7 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
+from ring_async.core.ids import split_id
 from ring_async.core.replay.partials import (
     AppendAnswer,
     AppendOutcome,
@@ -32,7 +33,6 @@ from ring_async.core.replay.partials import (
     decide_append,
     join_pieces,
 )
-from ring_async.core.work.ledger import split_id
 from ring_async.errors import StorageError
 from ring_async.storage.checked_value import Value, ValueScratch, first_array, is_whole, read_header, read_token_columns
 
@@ -58,9 +58,9 @@ class PartialStore:
         known: which of these groups replay holds, or held.
 
     Example:
-        `rollout-0` appends tokens 0 to 40 of `g7/0`, then 40 to 75, and dies. The group is reserved again for
-        `rollout-1`, which calls `take_over("g7", "rollout-1.0")` and is given one response of 75 tokens to go on with.
-        A late piece of `rollout-0` is answered `not_writer`. When replay commits `g7`, its pieces are deleted.
+        A rollout appends tokens 0 to 40 of `g7/0`, then 40 to 75, and dies. The group is reserved again for another
+        one, which calls `take_over("g7", writer)` and is given one response of 75 tokens to go on with. A late piece of
+        the first is answered `not_writer`. When replay commits `g7`, its pieces are deleted.
     """
 
     def __init__(self, path: Path, map_size_bytes: int, known: Callable[[Iterable[str]], set[str]]) -> None:

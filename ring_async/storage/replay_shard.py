@@ -18,6 +18,7 @@ import msgspec
 from ring_async.batches import BatchPlan, PackedBatch
 from ring_async.columns import Buffer
 from ring_async.core.advantages import AdvantageRules, GroupAdvantages, RewardSpread, group_advantages
+from ring_async.core.ids import split_id
 from ring_async.core.packing import pack_batch
 from ring_async.core.replay.batch_planning import HeldGroup
 from ring_async.core.replay.buffer import ReplayBuffer
@@ -29,7 +30,7 @@ from ring_async.core.replay.progress import Change, GroupProgress, GroupRecord
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.replay.transitions import states_of
 from ring_async.core.staleness import Lineage
-from ring_async.core.work.ledger import in_portions, split_id
+from ring_async.core.work.ledger import in_portions
 from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.partial_store import PartialStore
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoredGroup, Writes

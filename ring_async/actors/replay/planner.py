@@ -26,11 +26,11 @@ import msgspec
 from ring_async.actors.base import Actor
 from ring_async.batches import BatchPlan, PackedBatch
 from ring_async.columns import Buffer
+from ring_async.core.ids import split_id
 from ring_async.core.replay.batch_planning import HeldGroup, hold
 from ring_async.core.replay.group_bundle import unbundle
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.roster import PLANNER_ID, Role, id_of
-from ring_async.core.work.ledger import split_id
 from ring_async.errors import PeerTimeoutError, RefusedError, StorageError
 from ring_async.storage.replay_shard import Offered, ReplayShard
 from ring_async.transport.base import Answer

@@ -17,11 +17,12 @@ import asyncio
 import logging
 from typing import Any, ClassVar, TypeVar
 
-from ring_async.actors.base import Actor, ActorContext, until_stopped
+from ring_async.actors.base import Actor, ActorContext
 from ring_async.actors.replay.planner import BatchPlanner, answer_planner
 from ring_async.actors.replay.reports import Reports
 from ring_async.actors.replay.rescorer import Rescorer
 from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_rules
+from ring_async.actors.waits import until_stopped
 from ring_async.clock import monotonic_s
 from ring_async.core.replay.intake import IntakeOutcome, Receipt
 from ring_async.core.replay.token_budget import Shortfall
@@ -89,7 +90,7 @@ class Replay(Actor):
             "%s: %d groups and %d trainable tokens read back, next batch is %d",
             self.actor_id, len(self.shard.buffer), self.shard.buffer.trainable_tokens, self.shard.buffer.last_plan + 1,
         )  # fmt: skip
-        self.data_inbox  # noqa: B018 - opened here, so that registration can name it
+        self.open_data_inbox()
 
     async def joined(self, registered: Registered) -> None:
         """A controller that may have restarted must hear all that it has not acknowledged, then what is held."""

@@ -17,9 +17,13 @@ from ring_async.core.roster import ActorSpec, Role, id_of, ordinal_of
 
 @dataclass(frozen=True, slots=True)
 class FleetChange:
-    """What an event led to: `lost` left the fleet just now, `given_up` is why the run cannot go on, or empty.
+    """What an event led to.
 
-    `has_left`: it had been told to.
+    Attributes:
+        lost: the actor that left the fleet just now, or None.
+        notice: a sentence for people.
+        given_up: why the actor is not started again, so that the run may not be able to go on; or empty.
+        has_left: the actor had been told to leave.
     """
 
     lost: ActorSpec | None = None
@@ -35,15 +39,20 @@ class _Wanted:
     start_at_s: float
     last_seen_s: float | None = None
     leave_by_s: float | None = None
-    """It was told to leave, and counts as gone then at the latest."""
+    """When an actor that was told to leave counts as gone at the latest; None: it was not told to."""
     no_place: str = ""
-    """What it waits for before its process can start, or empty."""
+    """What the actor waits for before its process can start, or empty."""
     no_place_since_s: float = 0.0
 
 
 @dataclass(slots=True)
 class Fleet:
     """The wanted fleet of one run.
+
+        fleet.want("rollout", 2, now_s=0.0)                            # rollout-0 and rollout-1, incarnation 0
+        fleet.saw(actor_id, 0, now_s=1.0)                              # True
+        fleet.exited(actor_id, 0, "exit code 1", now_s=5.0).notice     # "rollout-0 died (exit code 1); …"
+        fleet.wanted(now_s=6.0)                                        # with rollout-0 as incarnation 1
 
     Args:
         heartbeat_timeout_s: a registered actor silent for longer is dead.
@@ -84,9 +93,14 @@ class Fleet:
         return tuple(self._actors)
 
     def seek_places(self, waiting: Mapping[tuple[str, int], str], now_s: float) -> list[str]:
-        """Take up which actors, by id and incarnation, have no place to start at, and what each waits for: all of them.
+        """Note which actors have no place where their process could start. Their time to start does not run meanwhile.
 
-        While one has none its time to start does not run. Returns those that had one, or were not wanted, before.
+        Args:
+            waiting: all of them, by id and incarnation, with what each waits for.
+            now_s: the time.
+
+        Returns:
+            Ids of the actors that were not waiting for a place at the last call.
         """
         fresh = []
         for actor_id, wanted in self._actors.items():
@@ -121,7 +135,7 @@ class Fleet:
         return wanted is not None and wanted.last_seen_s is not None
 
     def saw(self, actor_id: str, incarnation: int, now_s: float) -> bool:
-        """An actor registered or sent a heartbeat; False if it is not (or no longer) part of the fleet."""
+        """An actor registered or sent a heartbeat. Returns whether this incarnation is part of the fleet."""
         if not self.is_current(actor_id, incarnation):
             return False
         self._actors[actor_id].last_seen_s = now_s
@@ -141,7 +155,7 @@ class Fleet:
     def exited(
         self, actor_id: str, incarnation: int, cause: str, now_s: float, *, is_host_lost: bool = False
     ) -> FleetChange:
-        """A process ended: replace it, or give the run up. One that went with its host is replaced without counting."""
+        """A process ended: replace it, or give it up. Where its host was lost, that is not counted as a death."""
         if not self.is_current(actor_id, incarnation):
             if is_host_lost:  # it was silent first, and counted dead
                 self.restart.forgive(actor_id)

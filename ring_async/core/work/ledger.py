@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
+from ring_async.core.ids import IdError, split_id, trajectory_id_for
 from ring_async.errors import RunError
 from ring_async.trajectory_states import (
     END_STATES,
@@ -172,8 +173,11 @@ class Ledger:
             LedgerError: it would not.
         """
         if isinstance(record, StatesMoved):
-            for moved in record.states:
-                self._check_move(moved)
+            try:
+                for moved in record.states:
+                    self._check_move(moved)
+            except IdError as error:
+                raise LedgerError(str(error)) from error
 
     def counts(self) -> dict[str, int]:
         """`reserved`, each state, and flows: `reissued`, and `adopted` (known to replay but not to the journal)."""
@@ -231,8 +235,8 @@ class Ledger:
         self.live[group_id] = LiveGroup(reservation, owner, [TrajectoryStatus.GENERATING] * group_size)
         self._num_reserved += group_size
         self._counts[TrajectoryStatus.GENERATING] += group_size
-        generating = TrajectoryStatus.GENERATING
-        return Applied(tuple(TrajectoryState(f"{group_id}/{index}", generating) for index in range(group_size)))
+        state = TrajectoryStatus.GENERATING
+        return Applied(tuple(TrajectoryState(trajectory_id_for(group_id, k), state) for k in range(group_size)))
 
     def _return(self, group_id: str, cause: str) -> Applied:
         group = self.live.get(group_id)
@@ -240,7 +244,7 @@ class Ledger:
             return Applied()
         return self._move(
             tuple(
-                TrajectoryState(f"{group_id}/{index}", TrajectoryStatus.FAILED, cause)
+                TrajectoryState(trajectory_id_for(group_id, index), TrajectoryStatus.FAILED, cause)
                 for index, state in enumerate(group.states)
                 if state in UNDER_WAY_STATES
             )
@@ -317,24 +321,12 @@ def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState
     portions: list[list[TrajectoryState]] = []
     last_id = ""
     for state in states:
-        group_id = state.trajectory_id.rpartition("/")[0]
+        group_id, _ = split_id(state.trajectory_id)
         if not portions or (len(portions[-1]) >= MAX_STATES_PER_PORTION and group_id != last_id):
             portions.append([])
         portions[-1].append(state)
         last_id = group_id
     return [tuple(portion) for portion in portions]
-
-
-def split_id(trajectory_id: str) -> tuple[str, int]:
-    """`(group_id, index)` of a trajectory id.
-
-    Raises:
-        LedgerError: it is not of the form `group/index`.
-    """
-    group_id, slash, index = trajectory_id.rpartition("/")
-    if not slash or not index.isdecimal():
-        raise LedgerError(f"trajectory id {trajectory_id!r} is not of the form group/index")
-    return group_id, int(index)
 
 
 def _advances(before: TrajectoryStatus, after: TrajectoryStatus) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from ring_async.core.roster import ActorSpec, Role
+from ring_async.core.states import ActorState
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.types import (
@@ -55,7 +56,7 @@ class Heartbeat(Message, frozen=True):
 
     actor_id: str
     incarnation: int
-    state: str
+    state: ActorState
     waiting_for: str = ""
     waited_s: float = 0.0
     counters: dict[str, float] = {}

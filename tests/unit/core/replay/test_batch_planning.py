@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from ring_async.columns import Column
+from ring_async.core.ids import split_id
 from ring_async.core.replay.batch_planning import hold, plan_batch
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.buffer_rules import BufferRules
@@ -15,7 +16,6 @@ from ring_async.core.replay.plan_log import PlanLog, plan_part
 from ring_async.core.replay.progress import Progress, make_record
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.staleness import Lineage
-from ring_async.core.work.ledger import split_id
 from ring_async.testing.builders import make_group
 from ring_async.types import PolicyVersion
 

@@ -39,13 +39,12 @@ class Returned:
 
 
 @dataclass(slots=True)
-class ReservationDesk:
+class LeaseTable:
     """Open reservations of one run.
 
-    Example:
-        `issue(a, "rollout-0", now_s=0)` opens a lease of `a.lease_s`. If `rollout-0` does not renew it, `expire`
-        returns `a` with the cause `lease_expired`; `next_again` then hands it out, marked as reissued, before any new
-        prompt.
+        leases.issue(reservation, actor_id, now_s=0.0)     # its lease ends at reservation.lease_s
+        leases.owner_lost(actor_id, "owner_lost")          # [Returned(reservation, …, is_failed=False)]
+        leases.next_again()                                # (reservation, 2): its second attempt
 
     Args:
         max_attempts: issues of one group before it is given up as failed.
