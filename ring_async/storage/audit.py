@@ -225,7 +225,7 @@ def _records(path: Path) -> Iterable[AnyRecord]:
 
 
 def _check_ledger(ledger: Ledger, held: _Held, report: AuditReport) -> None:
-    """The ledger adds up, and once it hears what is under way it says what replay says."""
+    """Prove that the ledger adds up, and agrees with replay once it has heard the reports under way."""
     report.counts, report.causes = ledger.counts(), ledger.causes()
     try:
         ledger.check()

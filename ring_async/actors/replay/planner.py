@@ -80,7 +80,7 @@ class BatchPlanner:
         self._reported[shard] = report.buffer_tokens
 
     async def batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
-        """The batch asked for, packed, or what it waits for. Raises what `ReplayShard.plan` raises."""
+        """The packed batch that the learner asks for, or why there is none yet. Raises what `ReplayShard.plan` raises."""
         if not self._others:
             return await self._actor.on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
         async with self._turn:
@@ -100,7 +100,7 @@ class BatchPlanner:
         return [shard for shard in self._others if shard in self._actor.members]
 
     def _shortfall(self) -> Shortfall | None:
-        """What is known to be too little, so that nobody need be asked."""
+        """Why there can be no batch, where the last reports already show too few tokens; None: the shards must be asked."""
         living, buffer = self._living(), self._shard.buffer
         if not all(shard in self._reported for shard in living):
             return None
@@ -134,7 +134,7 @@ class BatchPlanner:
         return [hold(record, progress, rules, lineage) for record, progress in _offer_decoder.decode(offered)]
 
     async def _catch_up(self, shard: str, last_plan: int) -> bool:
-        """Have a shard that was away follow the plans it missed; whether it came further."""
+        """Have a shard that was away follow the plans it missed. Returns whether it followed any."""
         parts = await self._actor.on_compute(self._shard.parts_after, last_plan, self._keeps(shard), MAX_PARTS)
         for part in parts:
             answer = await self._ask(shard, ConsumePlan(part, has_tokens=False))
@@ -185,7 +185,7 @@ class BatchPlanner:
 
 
 def answer_planner(shard: ReplayShard, question: Message) -> tuple[Message, list[Buffer]]:
-    """A shard's side: what the planner is told, once it is durable here. Runs on the shard's thread.
+    """Answer the planner for one shard, after the answer is durable there. Runs on the shard's thread.
 
     Raises:
         RefusedError: the planner's log and this shard do not fit together, or a payload is gone.

@@ -39,7 +39,7 @@ class Rescorer:
         """Groups sent to be judged again, repeats counted."""
 
     def look_again(self) -> None:
-        """Rules or content changed: what a former epoch scored may have arrived late."""
+        """Epoch rules or groups have changed, so groups that must be judged again may be held now: look for them."""
         if self._shard.buffer.epoch_rules:
             self._due.set()
 
@@ -64,7 +64,7 @@ class Rescorer:
             self._due.set()
 
     async def _ask(self, group: Group) -> None:
-        """One reward actor judges it; it answers once the verdict is durable here."""
+        """Have one reward actor judge the group; it answers once the new verdict is durable in this shard."""
         actor, group_id = self._actor, group.header.group_id
         self.num_sent += 1
         try:

@@ -172,7 +172,7 @@ class ReplayBuffer:
         return replace(self._change(touched, moved), epoch_rules=dict(epoch_rules))
 
     def give_up(self, group_id: str) -> Change:
-        """A group that waits to be judged again cannot be."""
+        """Drop a group that waits to be judged again and that no verifier can judge."""
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
         if self.is_barred(group_id):

@@ -66,3 +66,13 @@ def test_the_first_owners_copy_may_arrive_while_the_group_waits_to_be_issued_aga
     desk.owner_lost("rollout-0", "owner_lost")
     assert desk.complete("sum-0") is not None
     assert desk.next_again() is None
+
+
+def test_a_reservation_issued_again_says_that_partial_responses_may_be_held():
+    leases = LeaseTable()
+    leases.issue(make_reservation(), "rollout-0", now_s=0.0)
+    leases.owner_lost("rollout-0", "owner_lost")
+    reservation, _ = leases.next_again()
+    assert reservation.is_reissued
+    leases.restore([make_reservation("sum-1")])
+    assert leases.next_again()[0].is_reissued
