@@ -80,7 +80,7 @@ class BatchPlanner:
         self._reported[shard] = report.buffer_tokens
 
     async def batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
-        """The packed batch that the learner asks for, or why there is none yet. Raises what `ReplayShard.plan` raises."""
+        """The packed batch asked for, or why there is none yet. Raises what `ReplayShard.plan` raises."""
         if not self._others:
             return await self._actor.on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
         async with self._turn:
@@ -100,7 +100,7 @@ class BatchPlanner:
         return [shard for shard in self._others if shard in self._actor.members]
 
     def _shortfall(self) -> Shortfall | None:
-        """Why there can be no batch, where the last reports already show too few tokens; None: the shards must be asked."""
+        """Why there can be no batch, if the last reports show too few tokens; None: the shards must be asked."""
         living, buffer = self._living(), self._shard.buffer
         if not all(shard in self._reported for shard in living):
             return None
