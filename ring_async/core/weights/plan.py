@@ -44,6 +44,14 @@ ChecksumKind = Literal["xxh3_64", "fold64"]
 """`xxh3_64`: xxHash's, for bytes in host memory. `fold64`: `ring_async.core.fold64`, one pass on a GPU."""
 
 
+class TensorShape(NamedTuple):
+    """One tensor as it is known before its values are there: Hugging Face name, torch's name of the dtype, shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
     """One tensor: what it is, and at which byte of the version it starts."""
 

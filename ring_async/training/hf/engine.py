@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -35,6 +34,7 @@ from ring_async.training.base import StepReport
 from ring_async.training.batch_tensors import BatchTensors, flat_tensor
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.optimizer import Optimizer
+from ring_async.training.hf.snapshot import CopiedWeights
 from ring_async.training.layout import Bool, Microbatch, check_batch, iterate_microbatches, sampled_mask
 from ring_async.training.objective import RlObjective, Score, Statistics
 from ring_async.types import Float32, PackedBatch
@@ -192,11 +192,12 @@ class HfTrainEngine:
 
     # -- weights and settings
 
-    def named_weights(self) -> Iterator[tuple[str, Any]]:
-        """Weights under Hugging Face names, in `model.dtype`. A tied head is its embedding, and comes once."""
+    def snapshot(self) -> CopiedWeights:
+        """Copy the weights, in `model.dtype`. A tied head is its embedding, and comes once."""
         dtype = torch.bfloat16 if self._dtype == "bfloat16" else torch.float32
-        for name, parameter in self._parameters.items():
-            yield name, parameter.detach().to(dtype)
+        return CopiedWeights(
+            {name: parameter.detach().to(dtype, copy=True) for name, parameter in self._parameters.items()}
+        )
 
     def tune(self, knobs: dict[str, Any]) -> None:
         """Change settings from the next batch on, all or none. See `TrainEngine.tune`."""

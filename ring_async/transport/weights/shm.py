@@ -29,13 +29,14 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ring_async.clock import seconds_since
-from ring_async.core.weights.plan import Manifest
+from ring_async.core.weights.plan import Manifest, TensorShape
 from ring_async.errors import WeightsError
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import StagedWeights, StageReport, Tensors
@@ -68,9 +69,11 @@ class ShmWeightSender:
         self._published: dict[PolicyVersion, _Slab] = {}
         self._idle: list[_Slab] = []
 
-    def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None = None
+    ) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
-        layout, ordered = describe(tensors, self._bucket_bytes)
+        layout, ordered = describe(tensors, shapes, self._bucket_bytes)
         with self._lock:
             if policy_version in self._published:
                 raise WeightsError(f"version {policy_version} was published before")

@@ -27,7 +27,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ from ring_async.core.weights.broadcast_rounds import (
     Settled,
     StartRound,
 )
-from ring_async.core.weights.plan import ALIGNMENT, Layout
+from ring_async.core.weights.plan import ALIGNMENT, Layout, TensorShape
 from ring_async.errors import WeightsError
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import Tensors
@@ -166,18 +166,23 @@ class NcclWeightSender:
         """Whom the round under way waits for, or None."""
         return self._rounds.waiting_for
 
-    def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None = None
+    ) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
         if self._is_closed:
             raise WeightsError("the weight channel is closed")
         if policy_version in self._published:
             raise WeightsError(f"version {policy_version} was published before")
         with prompt_threads():
-            return self._publish(policy_version, tensors)
+            return self._publish(policy_version, tensors, shapes)
 
-    def _publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def _publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None
+    ) -> WeightsAnnouncement:
         is_idle = self._begin(None)
-        layout, ordered = describe(tensors, self._bucket_bytes)
+        layout, tensors_in_order = describe(tensors, shapes, self._bucket_bytes)
+        ordered = list(tensors_in_order)
         self._wait_for(is_idle)
         self._layout, self._packing = layout, Future()
         # Offered first: members come to the gate while the rest is prepared.

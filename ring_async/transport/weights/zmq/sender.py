@@ -23,6 +23,7 @@ import os
 import socket
 import threading
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ import numpy as np
 
 from ring_async.config.schema import TransportSection
 from ring_async.core.weights.delta import encode_delta
-from ring_async.core.weights.plan import Manifest
+from ring_async.core.weights.plan import Manifest, TensorShape
 from ring_async.errors import WeightsError
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import Tensors
@@ -109,9 +110,11 @@ class ZmqWeightSender:
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="weights-delta")
         self._service.start()
 
-    def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None = None
+    ) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
-        layout, ordered = describe(tensors, self._bucket_bytes)
+        layout, ordered = describe(tensors, shapes, self._bucket_bytes)
         if policy_version in self._published:
             raise WeightsError(f"version {policy_version} was published before")
         try:
