@@ -138,7 +138,7 @@ class SandboxPool:
             ) from error
 
     @contextmanager
-    def session(self, program: Program, limits: SandboxLimits | None = None) -> Iterator[Session]:
+    def session(self, program: Program, limits: SandboxLimits | None = None) -> Iterator[ProgramSession]:
         """A sandbox with this program in it; everything in it ends with the context.
 
         Args:
@@ -152,7 +152,7 @@ class SandboxPool:
         with self._slots:
             sandbox = self._take()
             try:
-                session = Session(sandbox, program, limits or self.limits)
+                session = ProgramSession(sandbox, program, limits or self.limits)
                 session.prepare()
                 yield session
             finally:
@@ -198,7 +198,7 @@ class SandboxPool:
         return _Sandbox(self._spawner, pid, ours, errors_r)
 
 
-class Session:
+class ProgramSession:
     """One program in one sandbox, for as many tests as wanted. Made by `SandboxPool.session`."""
 
     def __init__(self, sandbox: _Sandbox, program: Program, limits: SandboxLimits) -> None:

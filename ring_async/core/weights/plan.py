@@ -75,11 +75,11 @@ class Piece(NamedTuple):
     start: int
     num_bytes: int
     tensor: int | None
-    """Index into `Layout.tensors`; None for padding."""
+    """Index into `WeightsLayout.tensors`; None for padding."""
     offset: int
 
 
-class Layout(msgspec.Struct, frozen=True, dict=True):
+class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
     """Where everything lies. `dict`: what is computed once is kept.
 
     Raises:
@@ -175,7 +175,7 @@ class Manifest(msgspec.Struct, frozen=True):
         ValueError: the number of checksums is not that of the buckets.
     """
 
-    layout: Layout
+    layout: WeightsLayout
     checksum_kind: ChecksumKind
     checksums: tuple[int, ...]
     """Unsigned 64 bits each."""
@@ -210,13 +210,13 @@ _manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 def plan_layout(
     tensors: Iterable[tuple[str, str, tuple[int, ...]]], bucket_bytes: int, large_bytes: int = LARGE_BYTES
-) -> Layout:
+) -> WeightsLayout:
     """Lay tensors out one after another.
 
     Args:
         tensors: name, dtype, shape of each, in the order they are to lie.
         bucket_bytes: size of a bucket; rounded up to a multiple of `ALIGNMENT`.
-        large_bytes: as in `Layout`.
+        large_bytes: as in `WeightsLayout`.
 
     Raises:
         ValueError: an unknown dtype, or a name given twice.
@@ -229,7 +229,7 @@ def plan_layout(
         spec = TensorSpec(name, dtype, shape, position)
         specs.append(spec)
         position = _align(spec.end)
-    return Layout(tuple(specs), position, _align(bucket_bytes), large_bytes)
+    return WeightsLayout(tuple(specs), position, _align(bucket_bytes), large_bytes)
 
 
 def _align(position: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import xxhash
 
-from ring_async.core.weights.plan import Layout, Manifest, Piece
+from ring_async.core.weights.plan import Manifest, Piece, WeightsLayout
 from ring_async.errors import WeightsError
 from ring_async.transport.weights.tensors import flatten
 from ring_async.types import PolicyVersion, UInt8
@@ -22,7 +22,7 @@ _CHUNK_BYTES = 1 << 20
 """Copied, then hashed while still in the cache: hashing after the whole copy would read memory a second time."""
 
 
-def pack(layout: Layout, tensors: Iterable[torch.Tensor], target: UInt8, num_threads: int) -> tuple[int, ...]:
+def pack(layout: WeightsLayout, tensors: Iterable[torch.Tensor], target: UInt8, num_threads: int) -> tuple[int, ...]:
     """Copy tensors to where the layout wants them, padding with zeros.
 
     A tensor is asked for when the first bucket that holds bytes of it is due, and let go once its last bucket is

@@ -1,7 +1,7 @@
 """The thread and socket with which a sender of weights serves its receivers.
 
-Owns: one ROUTER, its address, the thread that alone touches them, and how other threads wake it. Does
-not own: what is said (`wire`; a channel passes its callbacks) nor who is admitted (`curve`).
+Owns: one ROUTER, its address, the thread that alone touches them, and how other threads wake it. Does not own: what is
+said (`wire`; a channel passes its callbacks), nor who is admitted (`curve`).
 
 Invariants: callbacks run in the thread, one at a time, and their errors are logged and end nothing but that callback;
 whatever a stranger sends is counted and dropped. A callback that meets malformed bytes says so by

@@ -7,14 +7,14 @@ from functools import lru_cache
 
 import torch
 
-from ring_async.core.weights.plan import Layout, TensorShape, plan_layout
+from ring_async.core.weights.plan import TensorShape, WeightsLayout, plan_layout
 from ring_async.errors import WeightsError
 from ring_async.transport.weights.base import Tensors
 
 
 def describe(
     tensors: Tensors, shapes: Sequence[TensorShape] | None, bucket_bytes: int
-) -> tuple[Layout, Iterator[torch.Tensor]]:
+) -> tuple[WeightsLayout, Iterator[torch.Tensor]]:
     """Plan the layout of a version.
 
     Args:
@@ -44,7 +44,7 @@ def shape_of(name: str, tensor: torch.Tensor) -> TensorShape:
 
 
 @lru_cache(maxsize=4)
-def _plan_again(shapes: tuple[TensorShape, ...], bucket_bytes: int) -> Layout:
+def _plan_again(shapes: tuple[TensorShape, ...], bucket_bytes: int) -> WeightsLayout:
     """The layout of a model does not change from version to version."""
     return plan_layout(shapes, bucket_bytes)
 
@@ -66,7 +66,7 @@ def flatten(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
-def view_tensors(layout: Layout, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+def view_tensors(layout: WeightsLayout, flat: torch.Tensor) -> dict[str, torch.Tensor]:
     """The tensors of a version as views into its bytes.
 
     Args:

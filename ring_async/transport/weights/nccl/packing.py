@@ -24,7 +24,7 @@ from itertools import accumulate
 
 import torch
 
-from ring_async.core.weights.plan import Layout, Piece
+from ring_async.core.weights.plan import Piece, WeightsLayout
 from ring_async.errors import WeightsError
 from ring_async.transport.weights.nccl.device import VECTOR_BYTES, Lane, Mark, Part, WeightDevice
 from ring_async.transport.weights.tensors import flatten
@@ -45,9 +45,9 @@ class Slots:
         self.is_retaining = is_retaining
         self.lane = device.lane()
         self._memory = torch.empty(0, dtype=torch.uint8)
-        self._plan: tuple[Layout, list[int], _Plan] | None = None
+        self._plan: tuple[WeightsLayout, list[int], _Plan] | None = None
 
-    def take(self, layout: Layout) -> torch.Tensor:
+    def take(self, layout: WeightsLayout) -> torch.Tensor:
         """Memory for a version's slots, uint8; what was in it is lost."""
         num_bytes = layout.num_bytes
         if not self.is_retaining:
@@ -58,7 +58,7 @@ class Slots:
             self._memory = self.device.empty(num_bytes)
         return self._memory[:num_bytes]
 
-    def plan(self, layout: Layout, tensors: Sequence[torch.Tensor]) -> _Plan:
+    def plan(self, layout: WeightsLayout, tensors: Sequence[torch.Tensor]) -> _Plan:
         """How to pack these tensors. Mostly they lie where the last version's lay."""
         addresses = [tensor.data_ptr() for tensor in tensors]
         if self._plan is None or self._plan[0] is not layout or self._plan[1] != addresses:
@@ -78,7 +78,9 @@ class Packing:
         callers_mark: after which the tensors are complete.
     """
 
-    def __init__(self, slots: Slots, layout: Layout, tensors: Sequence[torch.Tensor], callers_mark: Mark) -> None:
+    def __init__(
+        self, slots: Slots, layout: WeightsLayout, tensors: Sequence[torch.Tensor], callers_mark: Mark
+    ) -> None:
         self.layout = layout
         self._is_retaining = slots.is_retaining
         self._tensors = tensors
@@ -113,7 +115,7 @@ class Packing:
             self._holding.notify_all()
 
     def bucket(self, bucket: int, *, is_held: bool) -> tuple[list[tuple[int, int]], Mark]:
-        """What to broadcast, in the order of `Layout.sends`, and after which mark.
+        """What to broadcast, in the order of `WeightsLayout.sends`, and after which mark.
 
         With two slots, buckets must be asked for in order, each hashed and `sent` before the next but one.
 
@@ -229,7 +231,9 @@ class _Plan:
         is_retaining: as in `Slots`.
     """
 
-    def __init__(self, lane: Lane, layout: Layout, addresses: list[int], memory: int, is_retaining: bool) -> None:
+    def __init__(
+        self, lane: Lane, layout: WeightsLayout, addresses: list[int], memory: int, is_retaining: bool
+    ) -> None:
         self._layout = layout
         self._addresses = addresses
         self._memory = memory

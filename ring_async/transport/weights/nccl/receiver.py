@@ -22,7 +22,7 @@ import torch
 import zmq
 
 from ring_async.clock import seconds_since
-from ring_async.core.weights.plan import ALIGNMENT, Layout
+from ring_async.core.weights.plan import ALIGNMENT, WeightsLayout
 from ring_async.errors import WeightsError
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import StagedWeights, StageReport
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 # Here, not where they are used: two threads that resolve a type at once crash the interpreter (docs/dependencies.md).
 _decoder = msgspec.msgpack.Decoder(Offer | Go | Off | Checksums | Welcome | NotKnown)
-_layout_decoder = msgspec.msgpack.Decoder(Layout)
+_layout_decoder = msgspec.msgpack.Decoder(WeightsLayout)
 
 
 class NcclWeightReceiver:
@@ -81,7 +81,7 @@ class NcclWeightReceiver:
         self._device = device
         self._keys = keys
         self._deadline_s = deadline_s
-        self._link: _Link | None = None
+        self._membership: _Membership | None = None
         self.times = RoundTimes()
         """Of the last round."""
 
@@ -93,27 +93,29 @@ class NcclWeightReceiver:
         endpoint = source.get("endpoint") if isinstance(source, dict) else None
         if announcement.channel != CHANNEL or not isinstance(endpoint, str):
             raise WeightsError(f"version {version}: not an announcement of the {CHANNEL} channel")
-        link = self.join(endpoint)
-        tensors, num_bytes = link.take(version, time.monotonic() + self._deadline_s)
+        membership = self.join(endpoint)
+        tensors, num_bytes = membership.take(version, time.monotonic() + self._deadline_s)
         return StagedWeights(version, tensors, StageReport(num_bytes, num_bytes, seconds_since(start)))
 
-    def join(self, endpoint: str) -> _Link:
+    def join(self, endpoint: str) -> _Membership:
         """Take part in the broadcasts of the sender at this control endpoint, from now on."""
-        if self._link is not None and self._link.endpoint != endpoint:
-            self._link.close()
-            self._link = None
-        if self._link is None:
-            self._link = _Link(self._member, endpoint, self._device, self._keys, self._deadline_s, self.times)
-        return self._link
+        if self._membership is not None and self._membership.endpoint != endpoint:
+            self._membership.close()
+            self._membership = None
+        if self._membership is None:
+            self._membership = _Membership(
+                self._member, endpoint, self._device, self._keys, self._deadline_s, self.times
+            )
+        return self._membership
 
     def close(self) -> None:
         """See `WeightReceiver.close`."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if self._membership is not None:
+            self._membership.close()
+            self._membership = None
 
 
-class _Link:
+class _Membership:
     """The conversation with one sender, in a thread; `take` hands over what it brought."""
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -133,7 +135,7 @@ class _Link:
         self._condition = threading.Condition()
         self._staged: tuple[PolicyVersion, dict[str, torch.Tensor], int] | None = None
         """The newest version staged and not yet taken, its tensors and their bytes."""
-        self._layout = (b"", Layout((), 0, ALIGNMENT))
+        self._layout = (b"", WeightsLayout((), 0, ALIGNMENT))
         """The last one offered, encoded and decoded."""
         self._held: PolicyVersion | None = None
         self._trouble = "the sender has not answered yet"
@@ -160,7 +162,7 @@ class _Link:
             Its tensors, and how many bytes were received.
 
         Raises:
-            WeightsError: a newer one is here instead, the deadline passed, or the link was closed.
+            WeightsError: a newer one is here instead, the deadline passed, or the receiver was closed.
         """
         with self._condition:
             while True:
@@ -190,7 +192,7 @@ class _Link:
             if not self._is_closed:
                 os.eventfd_write(self._wake_fd, 1)
 
-    # -- in the link's thread
+    # -- in the thread of the membership
 
     def _converse(self) -> None:
         with prompt_threads():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ring_async.core.weights.plan import Layout
+from ring_async.core.weights.plan import WeightsLayout
 from ring_async.errors import WeightsError
 from ring_async.transport.weights.nccl.device import Communicator, Lane, Part
 from ring_async.transport.weights.nccl.wire import Offer
@@ -88,7 +88,7 @@ class Lanes:
         self.folding = folding
         self._tables: dict[tuple[int, int, int], torch.Tensor] = {}
 
-    def table(self, layout: Layout, content: torch.Tensor) -> torch.Tensor:
+    def table(self, layout: WeightsLayout, content: torch.Tensor) -> torch.Tensor:
         """A part for each bucket, as `Lane.fold64` takes them. Versions mostly lie in the same few places."""
         address = content.data_ptr()
         key = (address, layout.num_bytes, layout.bucket_bytes)
@@ -104,7 +104,9 @@ class Lanes:
 class ReceiverRound:
     """The round under way here: what was offered, and what has been heard since."""
 
-    def __init__(self, offer: Offer, layout: Layout, content: torch.Tensor, lanes: Lanes, parts: torch.Tensor) -> None:
+    def __init__(
+        self, offer: Offer, layout: WeightsLayout, content: torch.Tensor, lanes: Lanes, parts: torch.Tensor
+    ) -> None:
         self.offer = offer
         self.layout = layout
         self.content: torch.Tensor | None = content
