@@ -28,12 +28,7 @@ from ring_async.training.base import StepReport, TrainEngine, WeightsSnapshot
 from ring_async.training.checkpoint import CheckpointStore
 from ring_async.transport.batch_wire import read_batch
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.batches import (
-    BatchNotReady,
-    BatchReady,
-    RequestBatch,
-    StepCompleted,
-)
+from ring_async.transport.messages.batches import BatchNotReady, BatchReady, RequestBatch, StepCompleted
 from ring_async.transport.messages.changes import TuneKnobs
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
 from ring_async.transport.messages.versions import (

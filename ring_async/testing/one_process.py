@@ -35,12 +35,7 @@ from ring_async.testing.scripted_engine import Script, ScriptedEngine, seeded_sc
 from ring_async.testing.scripted_training import NamedWeights, ScriptedTrainEngine
 from ring_async.training.base import StepReport
 from ring_async.transport.memory import MemoryHub, MemoryTransport
-from ring_async.transport.messages.fleet import (
-    ActorExit,
-    ActorSpec,
-    FleetWanted,
-    ReportFleet,
-)
+from ring_async.transport.messages.fleet import ActorExit, ActorSpec, FleetWanted, ReportFleet
 from ring_async.types import PackedBatch, Prompt
 from ring_async.verifiers.kept_files import keep_configured
 
