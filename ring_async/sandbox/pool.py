@@ -377,7 +377,7 @@ def _launcher(interpreter: Path, limits: SandboxLimits) -> tuple[list[str], dict
 
 
 def _bubblewrap_arguments(prefix: Path, limits: SandboxLimits) -> list[str]:
-    """The walls. `@PREFIX@` stands for where the launcher can reach the interpreter's installation."""
+    """Arguments of bubblewrap that isolate a sandbox. The launcher puts the path of the interpreter for `@PREFIX@`."""
     arguments = ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     arguments += ["--as-pid-1", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
     arguments += ["--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "LANG", "C.UTF-8"]

@@ -34,9 +34,9 @@ class SftSettings:
     tokens_per_batch: int = 1536
     """Most tokens of one optimizer step, padding included. Small: a tiny model learns by steps, not by averages."""
     matrix_learning_rate: float = 5e-3
-    """Of Muon, for the matrices of the layers."""
+    """Highest learning rate of Muon, for the matrices of the layers."""
     learning_rate: float = 3e-3
-    """Of AdamW, for embeddings and norms."""
+    """Highest learning rate of AdamW, for embeddings and norms."""
     warmup_share: float = 0.05
     final_share: float = 0.02
     """Learning rate at the end, as a share of the highest."""

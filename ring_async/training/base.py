@@ -47,7 +47,7 @@ class WeightsSnapshot(Protocol):
         ...
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
-        """Names and tensors, in the order of `shapes`, each made or let go as it is handed out. Once per snapshot.
+        """Names and tensors, in the order of `shapes`, each made, or released, as it is handed out. Once.
 
         A tensor belongs to whoever it was handed to and never changes, after `close` too.
         """

@@ -140,7 +140,7 @@ class _Builder:
         self._prompt: Int64 | None = None
 
     def close_prompt(self) -> None:
-        """What follows has another prompt."""
+        """Forget the prompt: the sequences added from here on have another one."""
         self._prompt = None
 
     def cost(self, sequence: PackedSequence) -> int:

@@ -3,8 +3,8 @@
 Owns: CURVE key files (mode 0600), the socket options they mean, the ZAP handler, and the private directory of `ipc`
 sockets. Does not own: sockets of the channel.
 
-Invariants: a key never leaves its file but into a socket option; whoever cannot show the run's client key gets
-nothing, also when it knows the server's public key.
+Invariants: keys go from their files into socket options and nowhere else; a peer that cannot show the run's
+client key gets nothing, even if it knows the server's public key.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Authenticator:
 def make_socket_dir() -> Path:
     """Make a directory for `ipc` sockets: mode 0700, and short enough for a UNIX socket's address (107 bytes).
 
-    It lies in `XDG_RUNTIME_DIR` where that is short, else in `/tmp`. Whoever makes it removes it.
+    It lies in `XDG_RUNTIME_DIR` where that is short, else in `/tmp`. The caller removes it.
     """
     for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):  # noqa: S108
         if parent and len(parent) <= 40 and os.access(parent, os.W_OK | os.X_OK):

@@ -54,7 +54,7 @@ class SessionOutbox:
         self.rejected: Counter[str] = Counter()
         """Frames from the inbox that were no message of ours, by cause."""
         self.sent_bytes = 0
-        """Of headers and buffers of messages, repeated ones counted again."""
+        """Bytes of messages, headers and buffers; repeated ones count again."""
         self.num_resent = 0
         self._rejections = Rejections(self.rejected, f"{sender} ← {peer}")
         self._sender = sender

@@ -40,7 +40,7 @@ class Unsettled:
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
-        """By `seq`, ascending."""
+        """Messages by `seq`, ascending."""
         self.waiting: deque[Entry] = deque()
         self.num_in_flight = 0
         self.last_transmitted = -1
@@ -50,14 +50,14 @@ class Unsettled:
         self.waiting.append(entry)
 
     def transmitted(self) -> None:
-        """The first that waited is under way."""
+        """Count the first waiting message as under way."""
         entry = self.waiting.popleft()
         entry.is_transmitted = True
         self.last_transmitted = entry.seq
         self.num_in_flight += 1
 
     def drop_first(self) -> None:
-        """Forget the first that waits."""
+        """Forget the first waiting message."""
         self.entries.pop(self.waiting.popleft().seq, None)
 
     def settle(self, seq: int) -> Entry | None:
@@ -98,7 +98,7 @@ class Unsettled:
         return taken
 
     def fail_all(self, error: Exception) -> None:
-        """Forget everything; whoever waits is told why."""
+        """Forget all messages; each one's future raises this error."""
         for entry in self.entries.values():
             fail(entry.future, error)
         self.entries.clear()

@@ -19,10 +19,10 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 ALIGNMENT = 64
-"""Bytes. Vector loads and every dtype's own alignment are satisfied."""
+"""Bytes at whose multiples tensors start: enough for vector loads and for every dtype."""
 
 LARGE_BYTES = 1 << 20
-"""Worth a broadcast of its own, from where it lies."""
+"""A tensor of this many bytes is broadcast by itself, from where it lies."""
 
 ITEM_BYTES = {
     "bool": 1,
@@ -80,7 +80,7 @@ class Piece(NamedTuple):
 
 
 class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
-    """Where everything lies. `dict`: what is computed once is kept.
+    """Where the tensors of a version lie. (`dict=True` keeps the cached properties.)
 
     Raises:
         ValueError: tensors overlap, are misaligned, share a name or reach past the end; a dtype is unknown.
@@ -143,7 +143,7 @@ class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def sends(self) -> tuple[tuple[Piece, ...], ...]:
-        """What of each bucket is sent at once: a large tensor's bytes alone, all that lies between two such together.
+        """The parts that each bucket is sent in: a large tensor's bytes alone, all that lies between two such together.
 
         A function of the layout alone, so that both ends agree on it. Starts, lengths and offsets are multiples of
         `ALIGNMENT`: a large tensor's last odd bytes go with what follows. `tensor` is None for what lies between.
@@ -152,7 +152,7 @@ class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def encoded(self) -> bytes:
-        """In MessagePack."""
+        """The layout in MessagePack."""
         return msgspec.msgpack.encode(self)
 
     def _cut(self, start: int, end: int) -> Iterator[Piece]:
@@ -178,23 +178,23 @@ class Manifest(msgspec.Struct, frozen=True):
     layout: WeightsLayout
     checksum_kind: ChecksumKind
     checksums: tuple[int, ...]
-    """Unsigned 64 bits each."""
+    """One for each bucket, 64 bits, unsigned."""
     source: dict[str, Any] = {}
-    """How to fetch it: the channel's own."""
+    """How to fetch the version: entries of the channel's own."""
 
     def __post_init__(self) -> None:
         if len(self.checksums) != self.layout.num_buckets:
             raise ValueError(f"{len(self.checksums)} checksums for {self.layout.num_buckets} buckets")
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain data, for `WeightsAnnouncement.manifest`."""
+        """The manifest as plain data, for `WeightsAnnouncement.manifest`."""
         plain = msgspec.to_builtins(self)
         assert isinstance(plain, dict)
         return plain
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Manifest:
-        """Rebuild and check.
+        """Rebuild a manifest from plain data and check it.
 
         Raises:
             ValueError: not a manifest, or one that contradicts itself.

@@ -93,7 +93,7 @@ class TensorSlice(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what is kept."""
+        """Shape of the kept part."""
         return tuple(sum(end - start for start, end in along) for along in self.ranges)
 
 
@@ -151,7 +151,7 @@ class SlicePlan(msgspec.Struct, frozen=True, dict=True):
 
 
 def plan_slices(layout: WeightsLayout, rules: Sequence[SliceRule], mesh: dict[str, MeshRank]) -> SlicePlan:
-    """What a rank keeps.
+    """Decide what a rank keeps of versions with this layout.
 
     Args:
         layout: of the version.

@@ -1,4 +1,4 @@
-"""A version of a one-device model, copied whole and let go tensor by tensor.
+"""A version of a one-device model, copied whole and handed out tensor by tensor.
 
 Owns: the copy. Does not own: when it is taken (the learner) and how it is sent (`transport.weights`).
 """

@@ -60,7 +60,7 @@ class StagedWeights:
         self.report = report
 
     def close(self) -> None:
-        """Let go of the tensors. Memory is freed once nobody else holds one. Idempotent."""
+        """Drop the references to the tensors; memory is freed with the last one. Idempotent."""
         self.tensors = {}
 
     def __enter__(self) -> Self:
@@ -83,8 +83,8 @@ class WeightSender(Protocol):
         Args:
             policy_version: its name.
             tensors: the version. The caller may change them once this returns.
-            shapes: what `tensors` will hand out, in order. With it a tensor is asked for when it is wanted and let go
-                when it is copied, so that a generator never needs the whole model at once (`nccl` broadcasts from
+            shapes: what `tensors` will hand out, in order. With it a tensor is asked for when it is wanted and dropped
+                once it is copied, so that a generator never needs the whole model at once (`nccl` broadcasts from
                 where tensors lie, and holds all of them). None: all tensors are there, and are looked at first.
 
         Raises:
@@ -94,7 +94,7 @@ class WeightSender(Protocol):
         ...
 
     def retire(self, policy_version: PolicyVersion) -> None:
-        """Stop offering a version and free its memory; who has staged it keeps it. Unknown versions are ignored."""
+        """Stop offering a version and free its memory; receivers that staged it keep it. Ignores unknown versions."""
         ...
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class WeightReceiver(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections. Staged weights stay usable. Idempotent."""
+        """Close the connections. Staged weights stay usable. Idempotent."""
         ...
 
 

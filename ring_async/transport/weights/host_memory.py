@@ -25,7 +25,7 @@ _CHUNK_BYTES = 1 << 20
 def pack(layout: WeightsLayout, tensors: Iterable[torch.Tensor], target: UInt8, num_threads: int) -> tuple[int, ...]:
     """Copy tensors to where the layout wants them, padding with zeros.
 
-    A tensor is asked for when the first bucket that holds bytes of it is due, and let go once its last bucket is
+    A tensor is asked for when the first bucket that holds bytes of it is due, and dropped once its last bucket is
     filled. Twice `num_threads` buckets are due at a time.
 
     Args:

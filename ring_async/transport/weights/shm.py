@@ -159,7 +159,7 @@ class ShmWeightReceiver:
         """Unmap what no tensor views any more.
 
         Here, in the thread that stages, and without the interpreter's lock: unmapping 1 GiB takes tens of
-        milliseconds, which would else fall into the engine's swap, when it lets go of the last tensor.
+        milliseconds, which would else fall into the engine's swap, when it drops the last tensor.
         """
         kept = []
         for mapping in self._mappings:
@@ -195,7 +195,7 @@ class _Slab:
         self.content: UInt8 = np.frombuffer(self._mapping, dtype=np.uint8, offset=HEADER_BYTES)
 
     def publish(self, version: PolicyVersion) -> None:
-        """Name the version that lies here, and let receivers in."""
+        """Write the version's name into the header, and allow receivers to map the slab."""
         _HEADER.pack_into(self._mapping, 0, _MAGIC, version.incarnation, version.number, self.num_bytes)
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
@@ -218,7 +218,7 @@ class _Slab:
         }
 
     def close(self) -> None:
-        """Let go. The pages are freed once no receiver maps them."""
+        """Unmap and close the memory file. Its pages are freed once no receiver maps them."""
         if self._fd < 0:
             return
         # Dropped rather than closed: a view may still be held by the traceback of a failed copy.

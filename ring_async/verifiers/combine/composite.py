@@ -34,7 +34,7 @@ class Composite(VerifierBase):
         return (await self.score_group_within(prompt, [response], _SINGLE_TIMEOUT_S))[0]
 
     def golden_cases(self) -> Sequence[GoldenCase]:
-        """None of its own: `check_golden_cases` checks the parts'."""
+        """A composite declares none: `check_golden_cases` checks those of its parts."""
         return ()
 
     @property

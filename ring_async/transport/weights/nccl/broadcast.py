@@ -98,7 +98,7 @@ class Broadcaster:
             wait(self._lane.mark(), deadline_s, "broadcast")
         finally:
             if is_held:
-                packed.let_go()
+                packed.stop_holding()
         if attempt.is_aborted:
             raise WeightsError("aborted")
 

@@ -83,7 +83,7 @@ class NcclWeightReceiver:
         self._deadline_s = deadline_s
         self._membership: _Membership | None = None
         self.times = RoundTimes()
-        """Of the last round."""
+        """When the last round reached its stages."""
 
     def stage(self, announcement: WeightsAnnouncement) -> StagedWeights:
         """See `WeightReceiver.stage`. The first call joins the sender's broadcasts; later versions come unasked."""
@@ -136,7 +136,7 @@ class _Membership:
         self._staged: tuple[PolicyVersion, dict[str, torch.Tensor], int] | None = None
         """The newest version staged and not yet taken, its tensors and their bytes."""
         self._layout = (b"", WeightsLayout((), 0, ALIGNMENT))
-        """The last one offered, encoded and decoded."""
+        """The layout offered last, encoded and decoded."""
         self._held: PolicyVersion | None = None
         self._trouble = "the sender has not answered yet"
         self._is_closed = False
@@ -199,7 +199,7 @@ class _Membership:
             self._keep_in_touch()
 
     def _keep_in_touch(self) -> None:
-        """Keep in touch until closed.
+        """Talk with the sender until closed.
 
         Consumes: what the sender says; what the round's thread has to say.
         Produces: Join, Alive, Ready, Staged, Failed, Leave.
@@ -231,7 +231,7 @@ class _Membership:
             self._send(Leave(self._member))
         finally:
             self._end_round("closed")
-            self._let_go_of_communicator()
+            self._drop_communicator()
             self._dealer.close(linger=200)
             self._context.term()
 
@@ -256,10 +256,10 @@ class _Membership:
                 pass
 
     def _accept(self, offer: Offer) -> None:
-        """Take memory, and come to the gate."""
+        """Accept an offered round: take memory for the version, then tell the sender that this member is ready."""
         self._times.offered_s = time.monotonic()
         with self._condition:
-            self._staged = None  # Whoever comes for it now is told of the newer version; its memory is needed.
+            self._staged = None  # A later `take` of it is told of the newer version; the memory is needed now.
         try:
             if offer.layout != self._layout[0]:
                 self._layout = (offer.layout, _layout_decoder.decode(offer.layout))
@@ -286,7 +286,7 @@ class _Membership:
         current.attempt.thread.start()
 
     def _end_round(self, reason: str) -> None:
-        """Abort the round under way, if any, and wait for its thread to let go."""
+        """Abort the round under way, if any, and wait for its thread to end."""
         current, self._round = self._round, None
         if current is None or current.is_over:
             return
@@ -297,10 +297,10 @@ class _Membership:
         attempt.abort()
         current.has_checksums.set()
         attempt.thread.join(timeout=1.0)
-        current.let_go()
-        self._let_go_of_communicator()
+        current.take_tensors()
+        self._drop_communicator()
 
-    def _let_go_of_communicator(self) -> None:
+    def _drop_communicator(self) -> None:
         held, self._communicator = self._communicator, None
         self._lanes = None  # They may hold what an aborted communicator leaves.
         if held is not None:
@@ -317,7 +317,7 @@ class _Membership:
 
     def _on_end(self, current: ReceiverRound, reason: str | None) -> None:
         current.is_over = True
-        tensors = current.let_go()
+        tensors = current.take_tensors()
         if current.off_reason:
             return
         if reason is None:
@@ -327,7 +327,7 @@ class _Membership:
                 self._condition.notify_all()
             self._outgoing.append(Staged(self._member, current.offer.round))
         else:
-            self._let_go_of_communicator()
+            self._drop_communicator()
             self._set_trouble(str(reason))
             self._outgoing.append(Failed(self._member, current.offer.round, str(reason)))
         self._wake()
@@ -348,7 +348,7 @@ class _Membership:
         if self._communicator is None or self._communicator[0] != offer.communicator:
             if not offer.unique_id:
                 raise WeightsError(f"communicator {offer.communicator} is not here")
-            self._let_go_of_communicator()
+            self._drop_communicator()
             communicator = self._device.connect(offer.unique_id, offer.num_ranks, offer.rank)
             attempt.use(communicator)
             self._communicator = (offer.communicator, communicator)

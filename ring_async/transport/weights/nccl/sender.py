@@ -1,4 +1,4 @@
-"""Weights from GPU to GPUs: a broadcast over NCCL through CuPy, among whoever is there and ready.
+"""Weights from GPU to GPUs: a broadcast over NCCL through CuPy, among the receivers that are there and ready.
 
     learner                                                   rollout (`receiver`)
     publish: pack bucket 0, 1, 2 … ─┐                         Join, Alive …, in a thread of its own
@@ -96,7 +96,7 @@ class NcclWeightSender:
         bucket_bytes: broadcast at once.
         is_retaining: keep a packed copy on the device, from which members are served at any time, and let `publish`
             return when it is made. False: two buckets of memory; `publish` returns when everybody has the version, and
-            whoever joins later waits for the next.
+            a receiver that joins later waits for the next.
         gate_s: longest time from offer to last ready.
         lost_s: silence after which a member is dropped.
         deadline_s: longest broadcast.

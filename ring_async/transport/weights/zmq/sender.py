@@ -1,4 +1,4 @@
-"""Weights over ZMQ: fetched by whoever wants them, from any host, in chunks or as a delta.
+"""Weights over ZMQ: fetched by any receiver, from any host, in chunks or as a delta.
 
     receiver                                   sender (one thread serves all)
     Open(version, base I hold) ───────────────▶ encodes a delta once per (version, base), in a thread of its own
@@ -195,7 +195,7 @@ class ZmqWeightSender:
             self._service.send(peer, encode(opened))
 
     def _find_payload(self, key: _Key) -> _Payload | None:
-        """What there is to fetch under this key already. Deltas of retired versions are let go."""
+        """What there is to fetch under this key already. Deltas of retired versions are dropped."""
         version, base = key
         with self._lock:
             published = self._published.get(version)
@@ -206,7 +206,7 @@ class ZmqWeightSender:
         return _Payload(None, published[1]) if base is None else self._deltas.get(key)
 
     def _find_both(self, key: _Key) -> tuple[Manifest, UInt8, UInt8] | None:
-        """The manifest, and the bytes of base and version, if both are retained and laid out alike."""
+        """The manifest, and the bytes of base and version, if both are retained and have the same layout."""
         version, base = key
         if base is None:
             return None
