@@ -27,19 +27,19 @@ from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import ActorFailedError
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import observe_step
-from ring_async.training.base import StepReport, TrainEngine
+from ring_async.training.base import StepReport, TrainEngine, WeightsSnapshot
 from ring_async.training.checkpoint import CheckpointStore
 from ring_async.transport.batch_wire import read_batch
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.batches import (
-    BatchNotReady,
-    BatchReady,
-    RequestBatch,
-    StepCompleted,
-)
+from ring_async.transport.messages.batches import BatchNotReady, BatchReady, RequestBatch, StepCompleted
 from ring_async.transport.messages.changes import TuneKnobs
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
-from ring_async.transport.messages.versions import CheckpointSaved, SaveCheckpoint, WeightsPublished
+from ring_async.transport.messages.versions import (
+    CheckpointSaved,
+    SaveCheckpoint,
+    WeightsAnnouncement,
+    WeightsPublished,
+)
 from ring_async.transport.weights.base import WeightSender
 from ring_async.types import PolicyVersion
 
@@ -218,18 +218,21 @@ class Learner(Actor):
     # -- versions
 
     async def _publish(self, version: PolicyVersion) -> None:
-        """Copy the weights on the compute thread, then publish the copy while the next step runs."""
+        """Take a snapshot of the weights on the compute thread, then publish it while the next step runs."""
         began_s = monotonic_s()
         with self.tracer.async_span("publish", str(version)):
-            tensors = await self.on_compute(self._copy_weights)
-            announcement = await asyncio.to_thread(self.sender.publish, version, tensors)
+            snapshot = await self.on_compute(self.engine.snapshot)
+            announcement = await asyncio.to_thread(self._send, version, snapshot)
         self._published_s = monotonic_s() - began_s
         metrics.learner_publish_seconds.observe(self._published_s)
         sent = await self.controller.send(WeightsPublished(announcement), message_id=f"weights-{version}")
         sent.add_done_callback(_log_failure)
 
-    def _copy_weights(self) -> list[tuple[str, Any]]:
-        return [(name, tensor.clone()) for name, tensor in self.engine.named_weights()]
+    def _send(self, version: PolicyVersion, snapshot: WeightsSnapshot) -> WeightsAnnouncement:
+        try:
+            return self.sender.publish(version, snapshot.tensors(), snapshot.shapes)
+        finally:
+            snapshot.close()
 
     async def _save_checkpoint(self) -> CheckpointSaved:
         """Runs between two steps. Plan n made version n, so the version's number is the last plan covered."""

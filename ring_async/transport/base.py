@@ -105,7 +105,7 @@ class Outbox(Protocol):
         ...
 
     async def close(self, *, drain_s: float = 0.0) -> None:
-        """Wait up to `drain_s` for acknowledgements, then let go."""
+        """Wait up to `drain_s` for acknowledgements, then close. Unacknowledged messages raise `TransportError`."""
         ...
 
 

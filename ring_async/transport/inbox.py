@@ -31,7 +31,7 @@ from ring_async.transport.rejections import Rejections
 from ring_async.transport.session import HeldAnswer, Outcome, Session
 
 MAX_SESSIONS = 4096
-"""Senders remembered; further ones are turned away, and counted."""
+"""How many senders an inbox remembers; further ones are turned away, and counted."""
 
 SESSION_IDLE_S = 60.0
 SESSION_UNHEARD_IDLE_S = 600.0
@@ -131,7 +131,7 @@ class SessionInbox:
         self.rejected: Counter[str] = Counter()
         """Messages dropped because of what they were, by cause."""
         self.received_bytes: Counter[str] = Counter()
-        """Of accepted messages, headers and buffers, by sender."""
+        """Bytes of accepted messages, headers and buffers, by sender."""
         self._rejections = Rejections(self.rejected, owner)
         self._credits = num_credits
         self._loop = asyncio.get_running_loop()

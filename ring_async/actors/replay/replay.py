@@ -24,6 +24,7 @@ from ring_async.actors.replay.rescorer import Rescorer
 from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_rules
 from ring_async.actors.waits import until_stopped
 from ring_async.clock import monotonic_s
+from ring_async.core.rank_batches import batch_of_rank
 from ring_async.core.replay.intake import IntakeOutcome, Receipt
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.roster import PLANNER_ID, Role
@@ -281,9 +282,14 @@ class Replay(Actor):
                 delivery.refuse(str(error))
                 return
             if not isinstance(outcome, Shortfall):
-                delivery.reply(BatchReady(outcome.plan.plan_number), batch_buffers(outcome))
+                try:
+                    batch, share = (outcome, None) if ask.data_rank is None else batch_of_rank(outcome, ask.data_rank)
+                except ValueError as error:
+                    delivery.refuse(str(error))
+                    return
+                delivery.reply(BatchReady(batch.plan.plan_number, share), batch_buffers(batch))
                 metrics.replay_batch_wait_seconds.observe(monotonic_s() - began_s)
-                for sequence in outcome.plan.sequences:
+                for sequence in batch.plan.sequences:
                     metrics.replay_staleness.observe(sequence.staleness)
                 await self._wake()
                 return
