@@ -26,8 +26,8 @@ from ring_async.actors.waits import Waits, ask_until_answered
 from ring_async.clock import monotonic_s
 from ring_async.columns import Buffer
 from ring_async.config.schema import Config
+from ring_async.core.fleet.states import ActorState
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
-from ring_async.core.states import ActorState
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.observe import observe_loop_lag

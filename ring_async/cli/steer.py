@@ -14,7 +14,7 @@ import typer
 
 from ring_async.cli.options import AsJson, Run, Runs, err, say
 from ring_async.control.client import ControlClient
-from ring_async.core.states import RunState
+from ring_async.core.fleet.states import RunState
 from ring_async.errors import RunError
 from ring_async.storage.run_dir import find_run
 

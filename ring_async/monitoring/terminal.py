@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ring_async.core.states import ActorState, RunState
+from ring_async.core.fleet.states import ActorState, RunState
 from ring_async.errors import RingAsyncError
 from ring_async.monitoring.figures import BAR_WIDTH, bar, duration, number
 

@@ -29,7 +29,7 @@ import psutil
 import zmq
 
 from ring_async.config.schema import TransportSection
-from ring_async.core.states import ActorState
+from ring_async.core.fleet.states import ActorState
 from ring_async.errors import TransportError
 from ring_async.testing.builders import make_group
 from ring_async.transport.channel import ZmqTransport

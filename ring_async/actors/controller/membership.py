@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ring_async.clock import monotonic_s
+from ring_async.core.fleet.states import ActorState
 from ring_async.core.roster import ActorSpec, Role
-from ring_async.core.states import ActorState
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.fleet import Heartbeat, Member
 

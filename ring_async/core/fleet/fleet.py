@@ -130,10 +130,6 @@ class Fleet:
         wanted = self._actors.get(actor_id)
         return wanted is not None and wanted.incarnation == incarnation
 
-    def is_registered(self, actor_id: str) -> bool:
-        wanted = self._actors.get(actor_id)
-        return wanted is not None and wanted.last_seen_s is not None
-
     def saw(self, actor_id: str, incarnation: int, now_s: float) -> bool:
         """An actor registered or sent a heartbeat. Returns whether this incarnation is part of the fleet."""
         if not self.is_current(actor_id, incarnation):

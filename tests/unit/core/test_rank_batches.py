@@ -1,5 +1,8 @@
 """What a data-parallel rank is given of a batch: disjoint, complete, under the global Φ."""
 
+import dataclasses
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 
 from ring_async.algorithms.minibatches import assign_minibatches
 from ring_async.batches import PackedBatch
+from ring_async.columns import Column
 from ring_async.config.schema import TransportSection
 from ring_async.core.packing import lay_out
 from ring_async.core.rank_batches import RankShare, batch_of_rank, plan_of_rank, rows_of_rank
@@ -118,3 +122,12 @@ def test_question_and_answer_travel_with_the_rank():
     received = read_batch([bytes(memoryview(buffer).cast("B")) for buffer in batch_buffers(own)])
     assert received.plan == own.plan
     assert np.array_equal(received.sequence_ids, own.sequence_ids)
+
+
+def test_a_rank_is_given_its_rows_of_optional_columns():
+    batch = pack_sequences([SequenceSpec([1], [2, 3]), SequenceSpec([4], [5, 6])], token_capacity=3, num_ranks=2)
+    experts = np.arange(12, dtype=np.uint8).reshape(2, 3, 2)
+    plan = msgspec.structs.replace(batch.plan, columns=(Column("experts", "uint8", 2),))
+    whole = dataclasses.replace(batch, plan=plan, columns={"experts": experts})
+    own, _ = batch_of_rank(whole, 1)
+    assert own.columns["experts"].tolist() == [[[6, 7], [8, 9], [10, 11]]]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ring_async.actors.controller.run_life import RunLife
+from ring_async.core.fleet.states import RunState
 from ring_async.core.roster import LEAVING_ORDER, Role
-from ring_async.core.states import RunState
 from ring_async.errors import PeerTimeoutError
 from ring_async.storage.run_dir import RunDir
 from ring_async.testing.builders import make_config
