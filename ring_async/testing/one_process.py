@@ -29,7 +29,7 @@ from ring_async.config.schema import Config
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.data.base import PromptSource
 from ring_async.data.registry import make_source
-from ring_async.placement.roles import make_actor
+from ring_async.placement.make_actor import make_actor
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.trace import Tracer
 from ring_async.testing.builders import make_prompt
