@@ -20,7 +20,7 @@ from ring_async.types import Float32
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one batch did. `metrics` holds the learner's share of a `metrics.jsonl` line (`algorithms.microbatch_loss`)."""
+    """What one batch did. `metrics` is the learner's share of a `metrics.jsonl` line (`algorithms.microbatch_loss`)."""
 
     loss_tokens: int
     num_optimizer_steps: int
