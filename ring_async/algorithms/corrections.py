@@ -1,8 +1,8 @@
 """Staleness correction: one interface, several rules.
 
 Owns: what every rule makes of the log-probabilities of one microbatch: the surrogate with its gradient, the weight,
-and which tokens are masked or clipped and why. Does not own the sum over the batch (`microbatch_loss`), the filters' formulas
-(`filters`) or how the proximal log-probabilities were obtained (the train engine, `proximal`).
+and which tokens are masked or clipped and why. Does not own the sum over the batch (`microbatch_loss`), the filters'
+formulas (`filters`) or how the proximal log-probabilities were obtained (the train engine, `proximal`).
 
 Invariants: a non-finite input masks its token, is counted, and reaches neither value nor gradient; bounds are tested
 on logarithms; weights carry no gradient. Names and formulas are explained in docs/algorithm.md.

@@ -1,7 +1,7 @@
 """Inside an actor's process: from what it was handed to a living actor.
 
-Owns: the log file, trace part and exporter of one process. Does not own which class plays a role (`make_actor`), where the
-process runs (`places`), nor whether it should (the controller).
+Owns: the log file, trace part and exporter of one process. Does not own which class plays a role (`make_actor`), where
+the process runs (`places`), nor whether it should (the controller).
 Invariant: a process needs nothing of another host's disk: its configuration, and on other hosts than the launcher's the
 run's keys, come with the launch. What it writes lies on its own host, in the layout of a run's folder.
 """
