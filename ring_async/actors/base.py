@@ -118,6 +118,10 @@ class Actor:
     async def close(self) -> None:
         """Release what `open` took."""
 
+    def parts(self) -> dict[str, object]:
+        """What this actor is made of: itself, its transport, and what the configuration chose for it."""
+        return {"actor": self, "transport": self.context.transport}
+
     def counters(self) -> dict[str, float]:
         """Figures for the heartbeat, for `status` and throughput."""
         return {}

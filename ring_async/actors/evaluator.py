@@ -88,6 +88,9 @@ class Evaluator(Actor):
         for verifier in self._verifiers.values():
             verifier.close()
 
+    def parts(self) -> dict[str, object]:
+        return super().parts() | {"engine": self.engine, "receiver": self._weights.receiver}
+
     def counters(self) -> dict[str, float]:
         version = self.engine.policy_version
         return {

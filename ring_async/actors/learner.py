@@ -92,6 +92,9 @@ class Learner(Actor):
         if self._engine is not None:
             await self.on_compute(self._engine.close)
 
+    def parts(self) -> dict[str, object]:
+        return super().parts() | {"sender": self.sender}
+
     def counters(self) -> dict[str, float]:
         version = self._version.number if self._version else -1
         return {"steps": self._num_steps, "busy_s": self._busy_s, "policy_version": version}

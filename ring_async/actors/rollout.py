@@ -80,6 +80,9 @@ class Rollout(Actor):
         await self.engine.close()
         self._weights.close()
 
+    def parts(self) -> dict[str, object]:
+        return super().parts() | {"engine": self.engine, "receiver": self._weights.receiver}
+
     def counters(self) -> dict[str, float]:
         load = self.engine.load()
         self._meter.observe(load)

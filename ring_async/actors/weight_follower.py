@@ -63,7 +63,7 @@ class WeightFollower:
         is_wanted: Callable[[PolicyVersion], bool] = lambda version: True,
     ) -> None:
         self._engine = engine
-        self._receiver = receiver
+        self.receiver = receiver
         self._on_update = on_update
         self._tracer = tracer
         self._is_wanted = is_wanted
@@ -108,7 +108,7 @@ class WeightFollower:
         version, began_s = announcement.policy_version, monotonic_s()
         try:
             with self._tracer.span("stage_weights"):
-                staged = await asyncio.to_thread(self._receiver.stage, announcement)
+                staged = await asyncio.to_thread(self.receiver.stage, announcement)
         except WeightsError as error:
             log.warning("%s: version %s could not be staged: %s", self._engine.engine_id, version, error)
             await asyncio.sleep(STAGE_RETRY_S)
@@ -125,4 +125,4 @@ class WeightFollower:
         """Release the weights; the engine must be closed before."""
         if self._in_force is not None:
             self._in_force.close()
-        self._receiver.close()
+        self.receiver.close()

@@ -25,7 +25,7 @@ from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
 from ring_async.core.roster import ActorSpec, Role
 from ring_async.errors import ActorFailedError, RingAsyncError
-from ring_async.placement.make_actor import make_actor, parts_of
+from ring_async.placement.make_actor import make_actor
 from ring_async.storage.run_dir import RunDir, write_json
 from ring_async.telemetry.trace import Tracer
 from ring_async.transport.curve import CurveKeys
@@ -93,7 +93,7 @@ async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
             await _live_controller(context, launch)
         else:
             actor = make_actor(context, Path(launch.socket_dir), keys)
-            log.info("parts: %s", " ".join(f"{part}={type(one).__name__}" for part, one in parts_of(actor).items()))
+            log.info("parts: %s", " ".join(f"{part}={type(one).__name__}" for part, one in actor.parts().items()))
             await actor.live()
 
 

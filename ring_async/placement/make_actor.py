@@ -54,12 +54,6 @@ def make_actor(context: ActorContext, socket_dir: Path, keys: CurveKeys | None) 
             raise ConfigError(f"no actor plays the role {role!r}")
 
 
-def parts_of(actor: Any) -> dict[str, Any]:
-    """What an actor is made of: itself, its transport, and what the configuration chose."""
-    parts = {"actor": actor, "transport": actor.context.transport}
-    return parts | {name: part for name, part in vars(actor).items() if name in ("engine", "receiver", "sender")}
-
-
 def _make_rollout(context: ActorContext, make_tokenizer: Any, keys: CurveKeys | None) -> Actor:
     from ring_async.actors.rollout import Rollout
     from ring_async.engines.registry import make_engine
