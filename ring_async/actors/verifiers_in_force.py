@@ -152,7 +152,8 @@ class VerifierRack:
         service.num_judging += 1
         began_s = monotonic_s()
         try:
-            tried = await score_group(service.verifier, header.prompt, responses, self._config.reward.timeout_s)
+            reward = self._config.reward
+            tried = await score_group(service.verifier, header.prompt, responses, reward.timeout_s, reward.bound)
         except VerifierError as failure:
             failures = Counter(shadow.report.failures) + Counter({failure.cause: 1})
             shadow.report = _add(shadow.report, ShadowReported(num_groups=1), failures)

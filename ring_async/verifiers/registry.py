@@ -31,7 +31,7 @@ ENTRY_POINT_GROUP = "ring_async.verifiers"
 
 REGISTERED: Mapping[str, str] = {
     "all_of": "ring_async.verifiers.combine.composite:AllOf",
-    "code": "ring_async.verifiers.rules.code:CodeVerifier",
+    "code": "ring_async.verifiers.rules.code.verifier:CodeVerifier",
     "gate": "ring_async.verifiers.combine.composite:Gate",
     "instruction": "ring_async.verifiers.rules.instruction:InstructionVerifier",
     "judge": "ring_async.verifiers.models.judge:JudgeVerifier",

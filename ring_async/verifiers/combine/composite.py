@@ -9,12 +9,13 @@
             quality: {use: reward_model, options: {path: models/rm}, weight: 0.8}
 
 Owns: combining verdicts. Does not own: the parts, which keep their own isolation and deadlines. A part that cannot
-judge fails the whole: a missing part is never a 0 in a sum.
+judge fails the whole: a missing part is never a 0 in a sum. The bound on rewards holds for the whole alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,8 @@ class Composite(VerifierBase):
             VerifierError: a part could not judge; the message names it.
         """
         judged = await asyncio.gather(
-            *(score_group(part, prompt, responses, timeout_s) for part in self._parts.values()), return_exceptions=True
+            *(score_group(part, prompt, responses, timeout_s, math.inf) for part in self._parts.values()),
+            return_exceptions=True,
         )
         for name, outcome in zip(self._parts, judged, strict=True):
             if isinstance(outcome, VerifierError):
@@ -164,9 +166,10 @@ class Gate(Composite):
     async def score_group_within(
         self, prompt: Prompt, responses: Sequence[Response], timeout_s: float
     ) -> list[Verdict]:
-        gated = await score_group(self._parts["gate"], prompt, responses, timeout_s)
+        gated = await score_group(self._parts["gate"], prompt, responses, timeout_s, math.inf)
         admitted = [index for index, verdict in enumerate(gated) if verdict.reward >= self._threshold]
-        judged = await score_group(self._parts["then"], prompt, [responses[index] for index in admitted], timeout_s)
+        passed = [responses[index] for index in admitted]
+        judged = await score_group(self._parts["then"], prompt, passed, timeout_s, math.inf)
         later = dict(zip(admitted, judged, strict=True))
         return [
             _combined(later[index].reward, {"gate": verdict, "then": later[index]})

@@ -5,7 +5,7 @@ import pytest
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
 from ring_async.verifiers.rules.answers import boxed_answer, last_number, tagged_answer
-from ring_async.verifiers.rules.code import extract_program
+from ring_async.verifiers.rules.code.extraction import extract_program
 from ring_async.verifiers.rules.instruction import InstructionVerifier
 from ring_async.verifiers.rules.instruction_kinds import KINDS
 from ring_async.verifiers.rules.logic import is_plausible_answer
