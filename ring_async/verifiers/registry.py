@@ -37,7 +37,7 @@ REGISTERED: Mapping[str, str] = {
     "judge": "ring_async.verifiers.models.judge:JudgeVerifier",
     "length_corrected": "ring_async.verifiers.combine.length_bias:LengthCorrected",
     "math": "ring_async.verifiers.rules.math:MathVerifier",
-    "reasoning_gym": "ring_async.verifiers.rules.logic:LogicVerifier",
+    "reasoning_gym": "ring_async.verifiers.rules.logic.verifier:LogicVerifier",
     "reward_model": "ring_async.verifiers.models.reward_model:RewardModelVerifier",
     "stem": "ring_async.verifiers.rules.stem:StemVerifier",
     "weighted_sum": "ring_async.verifiers.combine.composite:WeightedSum",

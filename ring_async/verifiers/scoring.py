@@ -3,9 +3,10 @@
 Owns: how a verifier is called (threads for sync ones, the loop for async ones, one call for batches), deadlines, and
 what counts as a verdict. Does not own: worker processes (`isolated`), quarantine, or what becomes of a failed group.
 
-Invariants: `score_group` returns one finite, bounded verdict per response or raises `VerifierError`, whatever a verifier
-raises (`StopIteration` and `SystemExit` included) or returns; it returns by its deadline unless the verifier keeps deadlines itself. A sync call past its deadline cannot be stopped: its thread is abandoned
-and counted, and past `MAX_ABANDONED` of them sync verifiers are refused.
+Invariants: `score_group` returns one finite, bounded verdict per response or raises `VerifierError`, whatever a
+verifier raises (`StopIteration` and `SystemExit` included) or returns; it returns by its deadline unless the verifier
+keeps deadlines itself. A sync call past its deadline cannot be stopped: its thread is abandoned and counted, and past
+`MAX_ABANDONED` of them sync verifiers are refused.
 """
 
 from __future__ import annotations

@@ -243,9 +243,9 @@ PYTHON_ATTEMPTS: dict[str, tuple[set[str], str]] = {
         " lambda: signal.pthread_kill(threading.get_ident(), 9)): refused(send)\n"
         "syscall(200, me, 9)\nsyscall(234, me, me, 9)\nsyscall(129, me, 9, 0)\nsyscall(297, me, me, 9, 0)",
     ),
-    "stdin_file_replaced_by_a_pipe": (
+    "stdin_file_replaced_by_a_link": (
         HELD,
-        "try: os.unlink('/tmp/.stdin')\nexcept OSError: pass\nos.mkfifo('/tmp/.stdin')  # /dev/stdin leads there",
+        "try: os.unlink('/tmp/.stdin')\nexcept OSError: pass\nos.symlink('/tmp/victim', '/tmp/.stdin')  # /dev/stdin leads there",
     ),
     "stdin_file_replaced_by_a_folder": (
         HELD,

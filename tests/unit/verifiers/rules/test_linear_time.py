@@ -8,7 +8,7 @@ from ring_async.verifiers.rules.answers import boxed_answer, last_number, tagged
 from ring_async.verifiers.rules.code.extraction import extract_program
 from ring_async.verifiers.rules.instruction import InstructionVerifier
 from ring_async.verifiers.rules.instruction_kinds import KINDS
-from ring_async.verifiers.rules.logic import is_plausible_answer
+from ring_async.verifiers.rules.logic.screening import is_plausible_answer
 from ring_async.verifiers.rules.math import is_computable
 from ring_async.verifiers.rules.stem import StemVerifier
 
