@@ -3,8 +3,8 @@ r"""Whether an answer has the form of an answer to its task, and other ways to w
 Owns: forms, and spellings. Does not own: what a well-formed answer is worth (reasoning-gym's scorers).
 
 Some scorers pay for having said anything (0.01 for any text, 0.05 for anything that parses, a share for text that holds
-the right number somewhere, 1 for `nan` or for whatever does not say "True"). A model finds such payments before it finds
-answers. So an answer without its task's form earns nothing:
+the right number somewhere, 1 for `nan` or for whatever does not say "True"). A model finds such payments before it
+finds answers. So an answer without its task's form earns nothing:
 
 * where the reference is a number, a number: with a sign, a fraction, digits grouped by threes, an exponent of ten;
 * where it is true or false, yes or no: one of the two;
@@ -108,7 +108,7 @@ def credit_kept(task: str, answer: str, entry: Mapping[str, Any], credit: float)
         slack = Fraction(0) if reference.lstrip("-").isdigit() else _SLACK * max(Fraction(1), abs(wanted))
         is_near = abs(given - wanted) <= slack
         return credit if is_near else 0.0
-    is_right_or_wrong = task in _RIGHT_OR_WRONG or reference.isalpha()
+    is_right_or_wrong = task in _RIGHT_OR_WRONG or (task not in _FORMS and reference.isalpha())
     if is_right_or_wrong and credit < _ALMOST_RIGHT and answer.casefold() != reference.casefold():
         return 0.0
     if task == "countdown" and ("**" in answer or "^" in answer):

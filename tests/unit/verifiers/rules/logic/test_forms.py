@@ -110,6 +110,7 @@ def test_a_conclusion_names_a_given_variable():
         ("figlet_font", "licet", "LICET", 0.5, 0.5),
         ("acre", "None", "on", 0.5, 0.0),
         ("countdown", "2**3", "x", 1.0, 0.05),
+        ("countdown", "(2+3)/3", "x", 0.05, 0.05),
         ("sudoku", "1 2", "2 1", 0.7, 0.7),
         ("chain_sum", "1" * 700, "5", 0.4, 0.0),
     ],
