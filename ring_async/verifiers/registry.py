@@ -33,7 +33,7 @@ REGISTERED: Mapping[str, str] = {
     "all_of": "ring_async.verifiers.combine.composite:AllOf",
     "code": "ring_async.verifiers.rules.code.verifier:CodeVerifier",
     "gate": "ring_async.verifiers.combine.composite:Gate",
-    "instruction": "ring_async.verifiers.rules.instruction:InstructionVerifier",
+    "instruction": "ring_async.verifiers.rules.instructions.verifier:InstructionVerifier",
     "judge": "ring_async.verifiers.models.judge:JudgeVerifier",
     "length_corrected": "ring_async.verifiers.combine.length_bias:LengthCorrected",
     "math": "ring_async.verifiers.rules.math:MathVerifier",
