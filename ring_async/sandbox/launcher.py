@@ -34,7 +34,7 @@ def main() -> None:
     description = json.loads(sys.argv[1])
     link = socket.socket(fileno=int(sys.argv[2]))
     seccomp = bytes.fromhex(description["seccomp"])
-    files = {target: _compiled(source) for target, source in description["files"].items()}
+    runner = _compiled(Path(description["runner"]), Path(description["harness"]))
     is_root = os.geteuid() == 0
     bound: list[list[str]] = description["bound"]
     try:
@@ -51,28 +51,28 @@ def main() -> None:
         connection, errors = descriptors
         for source, target in ((connection, 0), (connection, 1), (errors, 2)):
             os.dup2(source, target)
-        filter_end, file_ends = _pipe_with(seccomp), {target: _pipe_with(content) for target, content in files.items()}
+        filter_end, runner_end = _pipe_with(seccomp), _pipe_with(runner)
         if is_root:
             os.setgroups([])
             os.setresgid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
             os.setresuid(UNPRIVILEGED_ID, UNPRIVILEGED_ID, UNPRIVILEGED_ID)
-        middle = ["--seccomp", str(filter_end)]
-        for target, descriptor in file_ends.items():
-            middle += ["--ro-bind-data", str(descriptor), target]
-        for descriptor in (filter_end, *file_ends.values()):
+        for descriptor in (filter_end, runner_end):
             os.set_inheritable(descriptor, True)
+        middle = ["--seccomp", str(filter_end), "--ro-bind-data", str(runner_end), "/runner.pyc"]
         os.execv(before[0], [*before, *middle, *after])  # noqa: S606
 
     serve(link, become)
 
 
-def _compiled(path: str) -> bytes:
-    """A file as a .pyc, so that no sandbox compiles it again."""
-    code = compile(Path(path).read_bytes(), Path(path).name, "exec", dont_inherit=True)
+def _compiled(runner: Path, harness: Path) -> bytes:
+    """The runner as a .pyc that holds the harness, so that no sandbox compiles either again."""
+    inner = marshal.dumps(compile(harness.read_bytes(), harness.name, "exec", dont_inherit=True))
+    source = runner.read_text(encoding="utf-8").replace('_HARNESS_CODE = b""', f"_HARNESS_CODE = {inner!r}", 1)
+    code = compile(source, runner.name, "exec", dont_inherit=True)
     header = importlib.util.MAGIC_NUMBER + bytes(12)
     content = header + marshal.dumps(code)
     if len(content) > _MAX_PIPE_BYTES:
-        raise ValueError(f"{path} is {len(content)} bytes compiled; a pipe holds {_MAX_PIPE_BYTES}")
+        raise ValueError(f"{runner} is {len(content)} bytes compiled; a pipe holds {_MAX_PIPE_BYTES}")
     return content
 
 

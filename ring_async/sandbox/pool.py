@@ -18,7 +18,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,9 @@ class SandboxPool:
         num_slots: programs run at once; further sessions wait.
         limits: of every sandbox.
         python: an interpreter outside any virtual environment; None: the one this process runs on.
-        packages: names of installed packages that programs may import beside the standard library.
+        packages: installed packages that programs may import beside the standard library, each with the words by which
+            a program that may use it is known. Only such a program's sandbox has them in sight: what is mounted costs
+            time, and few programs need it.
 
     Raises:
         SandboxUnavailableError: there can be no sandbox here; says which package is missing, or what refused it.
@@ -50,19 +52,15 @@ class SandboxPool:
         num_slots: int = 2,
         limits: SandboxLimits | None = None,
         python: Path | None = None,
-        packages: Sequence[str] = (),
+        packages: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.limits = limits or SandboxLimits()
         self._slots = threading.BoundedSemaphore(num_slots)
-        self._warm: deque[Box] = deque()
-        self._lock = threading.Lock()
-        self._is_closed = False
-        self._command = launcher_command(python, packages, self.limits)
-        self._spawner = self._start_launcher()
+        self._words = tuple(word for words in (packages or {}).values() for word in words)
+        self._plain = _Boxes(launcher_command(python, (), self.limits), num_slots)
+        self._with_packages = _Boxes(launcher_command(python, tuple(packages or ()), self.limits), 0)
         try:
-            self._warm.append(self._launch())
-            self._warm[0].wait_ready()
-            self._warm.extend(self._launch() for _ in range(num_slots - 1))
+            self._plain.warm_up()
         except VerifierError as error:
             self.close()
             raise SandboxUnavailableError(
@@ -82,45 +80,88 @@ class SandboxPool:
             RefusedProgramError: it does not compile.
             VerifierError: no sandbox started, or it died of the machine's own accord.
         """
+        boxes = self._with_packages if any(word in program.source for word in self._words) else self._plain
         with self._slots:
-            sandbox = self._take()
+            box = boxes.take()
             try:
-                session = Session(sandbox, program, limits or self.limits)
+                session = Session(box, program, limits or self.limits)
                 session.prepare()
                 yield session
             finally:
-                sandbox.end()
+                box.end()
 
     def close(self) -> None:
-        """End every sandbox and the launcher, and wait for them."""
-        with self._lock:
-            self._is_closed = True
-            while self._warm:
-                self._warm.popleft().end()
-        self._spawner.close()
+        """End every sandbox and the launchers, and wait for them."""
+        self._plain.close()
+        self._with_packages.close()
 
-    def _take(self) -> Box:
+
+class _Boxes:
+    """Sandboxes of one look, some started in advance, from a launcher that is started again when it dies.
+
+    Example: with `num_warm` 2, `take` hands out a running sandbox and starts a third; with 0, it starts one and waits.
+    """
+
+    def __init__(self, command: list[str], num_warm: int) -> None:
+        self._command = command
+        self._num_warm = num_warm
+        self._warm: deque[Box] = deque()
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._spawner: Spawner | None = None
+
+    def warm_up(self) -> None:
+        """Start the launcher and the sandboxes in advance; the first is waited for.
+
+        Raises:
+            VerifierError: `sandbox_start`.
+        """
+        with self._lock:
+            self._spawner = self._running_spawner()
+            self._warm.append(self._launch(self._spawner))
+            self._warm[0].wait_ready()
+            self._warm.extend(self._launch(self._spawner) for _ in range(self._num_warm - 1))
+
+    def take(self) -> Box:
+        """A sandbox, not yet waited for.
+
+        Raises:
+            VerifierError: `sandbox_closed`, `sandbox_start`.
+        """
         with self._lock:
             if self._is_closed:
                 raise VerifierError("sandbox_closed", "the sandbox pool was closed")
-            if self._spawner.has_ended:
-                while self._warm:
-                    self._warm.popleft().end()
-                self._spawner.close()
-                self._spawner = self._start_launcher()
-            sandbox = self._warm.popleft() if self._warm else self._launch()
-            self._warm.append(self._launch())
-        return sandbox
+            self._spawner = self._running_spawner()
+            box = self._warm.popleft() if self._warm else self._launch(self._spawner)
+            if self._num_warm:
+                self._warm.append(self._launch(self._spawner))
+        return box
 
-    def _start_launcher(self) -> Spawner:
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._end_warm()
+            if self._spawner is not None:
+                self._spawner.close()
+
+    def _running_spawner(self) -> Spawner:
+        if self._spawner is not None and not self._spawner.has_ended:
+            return self._spawner
+        self._end_warm()
+        if self._spawner is not None:
+            self._spawner.close()
         return Spawner(self._command, _ENVIRONMENT, START_TIMEOUT_S)
 
-    def _launch(self) -> Box:
+    def _end_warm(self) -> None:
+        while self._warm:
+            self._warm.popleft().end()
+
+    def _launch(self, spawner: Spawner) -> Box:
         """Start a sandbox without waiting for it."""
         ours, theirs = socket.socketpair()
         errors_r, errors_w = os.pipe()
         try:
-            pid = self._spawner.start([theirs.fileno(), errors_w])
+            pid = spawner.start([theirs.fileno(), errors_w])
         except SpawnerError as error:
             ours.close()
             os.close(errors_r)
@@ -128,4 +169,4 @@ class SandboxPool:
         finally:
             theirs.close()
             os.close(errors_w)
-        return Box(self._spawner, pid, ours, errors_r)
+        return Box(spawner, pid, ours, errors_r)

@@ -51,7 +51,8 @@ def launcher_command(python: Path | None, packages: Sequence[str], limits: Sandb
         "bubblewrap": [bubblewrap, *_bubblewrap_arguments(limits)],
         "command": ["--remount-ro", "/", "--", str(interpreter), "-s", "-P", "-S", "-B", "/runner.pyc"],
         "bound": [[str(source), target] for source, target in bound],
-        "files": {f"/{name}.pyc": str(Path(__file__).with_name(f"{name}.py")) for name in ("runner", "harness")},
+        "runner": str(Path(__file__).with_name("runner.py")),
+        "harness": str(Path(__file__).with_name("harness.py")),
         "seccomp": seccomp_filter.hex(),
     }
     start = f"import sys; sys.path.insert(0, {_PACKAGE_ROOT!r}); from ring_async.sandbox import launcher as l"

@@ -33,6 +33,7 @@ _LAST_SENTENCE = re.compile(rf"(?:^|[.!?。！？;]\s){_NAME}{_COLON}{_NUMBER}{_
 _MENTION = re.compile(rf"score\s?[:=]\s?{_NUMBER}", re.IGNORECASE)
 _BRACKETS = re.compile(r"\[\[\s?(?P<number>[-+]?\d{1,9}(?:\.\d{1,9})?)(?:\s?/\s?(?P<top>\d{1,9}))?\s?\]\]")
 _TAG = re.compile(r"<score>\s?(?P<number>[-+]?\d{1,9}(?:\.\d{1,9})?)(?:\s?/\s?(?P<top>\d{1,9}))?\s?</score>", re.I)
+_QUOTATION = re.compile(r'"[^"]*"|“[^“”]*”')
 _JSON_KEYS = ("score", "rating", "final_score", "overall_score")
 
 
@@ -56,7 +57,8 @@ def read_score(text: str, high: float, *, is_cut: bool = False) -> float:
         raise UnreadableScoreError("no answer after the judge's thoughts")
     if is_cut and plain[-1].isdigit():
         raise UnreadableScoreError(f"cut within its last number: {plain[-80:]!r}")
-    stated = list(_json_scores(plain)) or _stated(plain) or [*_TAG.finditer(plain)] or [*_BRACKETS.finditer(plain)]
+    own = _without_quotations(plain)
+    stated = list(_json_scores(plain)) or _stated(plain, own) or [*_TAG.finditer(own)] or [*_BRACKETS.finditer(own)]
     if not stated:
         raise UnreadableScoreError(f"no `Score: N` in: {plain[-200:]!r}")
     last = stated[-1]
@@ -75,13 +77,20 @@ def _without_thoughts(text: str) -> str:
     return text.partition("<think>")[0]
 
 
-def _stated(text: str) -> list[re.Match[str]]:
-    """Lines that are verdicts, in order, or else a last sentence that is one.
+def _without_quotations(text: str) -> str:
+    """The text with what stands in double quotation marks blotted out, line by line, where the marks are paired."""
+    if text.count('"') % 2:
+        return text
+    return _QUOTATION.sub(lambda match: re.sub(r"[^\n]", "\N{FULL BLOCK}", match.group()), text)
+
+
+def _stated(text: str, own: str) -> list[re.Match[str]]:
+    """Lines of the judge's own that are verdicts, in order, or else a last sentence that is one.
 
     Raises:
         UnreadableScoreError: a different score is named after the last verdict.
     """
-    lines = [" ".join(_MARKUP.sub("", line).split()) for line in text.splitlines()]
+    said, lines = ([" ".join(_MARKUP.sub("", line).split()) for line in part.splitlines()] for part in (text, own))
     found = [(index, match) for index, line in enumerate(lines) if (match := _LINE.fullmatch(line))]
     last_line = next((index for index in range(len(lines) - 1, -1, -1) if lines[index]), -1)
     ending = _LAST_SENTENCE.search(lines[last_line])
@@ -89,7 +98,7 @@ def _stated(text: str) -> list[re.Match[str]]:
         found.append((last_line, ending))
     if found:
         index, verdict = found[-1]
-        after = [verdict.groupdict().get("remark") or verdict.groupdict().get("aside") or "", *lines[index + 1 :]]
+        after = [verdict.groupdict().get("remark") or verdict.groupdict().get("aside") or "", *said[index + 1 :]]
         for mention in _MENTION.finditer("\n".join(after)):
             if float(mention["number"]) != float(verdict["number"]):
                 raise UnreadableScoreError(f"a score of {verdict['number']}, and then one of {mention['number']}")

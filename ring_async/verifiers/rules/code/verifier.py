@@ -45,8 +45,9 @@ from ring_async.verifiers.scoring import run_in_thread
 _DEFAULT_TIMEOUT_S = 60.0
 _MAX_OUTPUT_BYTES = 16 << 20
 _GAP = "{completion}"
-PACKAGES = ("numpy", "sortedcontainers")
-"""What programs may import beside the standard library, as on the judges that their problems come from."""
+PACKAGES = {"numpy": ("numpy",), "sortedcontainers": ("sortedcontainers", "Sorted")}
+"""What programs may import beside the standard library, as on the judges that their problems come from, and
+the words by which a program that may is known."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class CodeVerifier(VerifierBase):
         ValueError: an unknown limit, reward or `extract`.
     """
 
-    distributions = PACKAGES
+    distributions = tuple(PACKAGES)
 
     def __init__(
         self,

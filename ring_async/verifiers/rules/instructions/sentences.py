@@ -14,24 +14,24 @@ from __future__ import annotations
 
 import re
 
-_TITLES = (
-    r"(?:Mr|Mrs|Ms|Mx|Dr|Prof|Rev|Hon|Gen|Col|Capt|Lt|Sgt|Sen|Rep|Gov|Pres|Mt|Ft|Mme|Mlle|Hr|Fr"
-    r"|vs|cf|e\.g|i\.e|viz|al|ca|approx|Fig|Eq|Vol|pp?|z\.B|bzw)"
-)
-_NEVER = re.compile(rf"\b(?:{_TITLES}|No(?=\.\s?[0-9]))\.(?=\s|,|$)", re.IGNORECASE)
-_INITIAL = re.compile(r"(?<![\w.\ue000])[A-Z]\.(?=\s[A-Z][\w.])")
-_OFTEN = re.compile(
-    r"\b(?:etc|[ap]\.m|[A-Z](?:\.[A-Z]){1,5}|Inc|Ltd|Co|Corp|Jr|Sr|St|Ave|Rd|Blvd|Dept|Est|Ph\.D|M\.D|B\.A|M\.A"
-    r"|Jan|Feb|Mar|Apr|Aug|Sept?|Oct|Nov|Dec|Mon|Tue|Wed|Thu|Fri|Sat|Sun|min|max|hr|hrs|lb|lbs|oz|in|ft)"
-    r"\.(?=\s+(?P<next>\S+))"
-)
+_TITLE_LIST = """
+mr mrs ms mx dr prof rev hon gen col capt lt sgt sen rep gov pres mt ft mme mlle hr fr vs cf e.g i.e viz al ca approx
+fig eq vol p pp z.b bzw
+"""
+_OFTEN_LIST = """
+etc a.m p.m inc ltd co corp jr sr st ave rd blvd dept est ph.d m.d b.a m.a jan feb mar apr aug sep sept oct nov dec mon
+tue wed thu fri sat sun min max hr hrs lb lbs oz in
+"""
+_NEVER_ENDS = frozenset(_TITLE_LIST.split())
+_MAY_END = frozenset(_OFTEN_LIST.split())
+_DOTTED = re.compile(r"(?<![\w.])(?P<word>\w+(?:\.\w+)*)\.(?=(?:\s+(?P<next>\S+)|,|$))")
+_INITIALS = re.compile(r"[A-Z](?:\.[A-Z])+")
 _OPENER_LIST = """
 A After All Although An And As At Because Before But By Finally For From He Her Here His How However I If In It Its My
 No Now On One Or Our She So Some Still That The Their Then There These They This Those Thus To Today We What When Where
 Which While Who Why With Yes Yet You Your
 """
 _OPENERS = frozenset(_OPENER_LIST.split())
-_TAKES_A_NAME = frozenset({"St", "Mar", "May"})
 _END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]*_]*+(?=\s|$)|[。！？．।॥؟۔]+[\"'”’»」』）]*")
 _ITEM = re.compile(r"[ \t]*(?:[-*+•]|\(?(?:[0-9]{1,3}|[A-Za-z])[.)])[ \t]+(?=\S)")
 _HEADING = re.compile(r"[ \t]*#{1,6}[ \t]")
@@ -75,18 +75,25 @@ def _blocks(text: str) -> list[str]:
 
 def _without_abbreviations(text: str) -> str:
     """The text with the full stops of abbreviations hidden, where they end no sentence."""
+    return _DOTTED.sub(_hidden_unless_end, text)
 
-    def hidden(match: re.Match[str]) -> str:
-        return match.group().replace(".", _HIDDEN)
 
-    def hidden_unless_end(match: re.Match[str]) -> str:
-        following = match["next"].strip("\"'“‘(*_")
-        word = following.rstrip(".,;:!?'\"”’)")
-        is_name_inside = match.group().isupper() or match.group()[:-1] in _TAKES_A_NAME
-        ends = word in _OPENERS if is_name_inside else following[:1].isupper()
-        return match.group()[:-1].replace(".", _HIDDEN) + ("." if ends else _HIDDEN)
-
-    return _INITIAL.sub(hidden, _OFTEN.sub(hidden_unless_end, _NEVER.sub(hidden, text)))
+def _hidden_unless_end(match: re.Match[str]) -> str:
+    word, following = match["word"], (match["next"] or "").strip("\"'“‘(*_")
+    is_initials = _INITIALS.fullmatch(word) is not None
+    if word.lower() in _NEVER_ENDS:
+        ends = False
+    elif word.lower() == "no":
+        ends = not following[:1].isdigit()
+    elif len(word) == 1:
+        ends = not (word.isupper() and following[:1].isupper() and len(following) > 1)
+    elif is_initials or word == "St":
+        ends = match["next"] is None or following.rstrip(".,;:!?'\"”’)") in _OPENERS
+    elif word.lower() in _MAY_END:
+        ends = match["next"] is None or following[:1].isupper()
+    else:
+        return match.group()
+    return word.replace(".", _HIDDEN) + ("." if ends else _HIDDEN)
 
 
 def _goes_on(text: str, end: re.Match[str]) -> bool:
