@@ -90,7 +90,7 @@ def _stated(text: str, own: str) -> list[re.Match[str]]:
     Raises:
         UnreadableScoreError: a different score is named after the last verdict.
     """
-    said, lines = ([" ".join(_MARKUP.sub("", line).split()) for line in part.splitlines()] for part in (text, own))
+    said, lines = ([" ".join(_MARKUP.sub("", line).split()) for line in part.split("\n")] for part in (text, own))
     found = [(index, match) for index, line in enumerate(lines) if (match := _LINE.fullmatch(line))]
     last_line = next((index for index in range(len(lines) - 1, -1, -1) if lines[index]), -1)
     ending = _LAST_SENTENCE.search(lines[last_line])

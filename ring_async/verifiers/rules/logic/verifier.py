@@ -10,8 +10,8 @@ Several scorers evaluate the answer as Python (`eval`, sympy's `parse_expr`): a 
 reward, or never end (`9**9**9**9`). So answers to those tasks must look like answers (else the reward is 0), and the
 verifier is `guarded`: what gets through runs in killable workers that can reach nothing.
 
-A scorer that raises at an answer has judged it: 0. Only one that raises at the reference too has failed. Credit that
-the empty answer earns as well is no credit.
+A scorer that raises at an answer, or computes on it for seconds, has judged it: 0. Only one that raises at the
+reference too has failed. Credit that the empty answer earns as well is no credit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import signal
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ring_async.errors import VerifierError
@@ -32,6 +35,10 @@ from ring_async.verifiers.rules.logic.forms import credit_kept, has_form, spelle
 from ring_async.verifiers.rules.logic.screening import is_plausible_answer
 
 _MAX_DATASETS = 256
+_MAX_CPU_S = 3.0
+"""For one answer; well below `reward.timeout_s`, past which its group would fail."""
+_REPEAT_S = 0.2
+"""Some scorers catch whatever is raised within them, once."""
 _TUPLED_TASKS = frozenset({"arc_agi", "rearc"})
 """Their scorers compare boards as tuples, which plain data (lists) never equals."""
 
@@ -63,9 +70,14 @@ class LogicVerifier(VerifierBase):
             explanation = f"{task}: {_shown(answer)} is not an answer to this kind of task"
             return Verdict(0.0, {"answered": 1.0, "refused": 1.0}, explanation, time.perf_counter() - started)
         credit = 0.0
-        for spelling in plausible:
-            if credit < 1 and has_form(task, spelling, entry):
-                credit = max(credit, self._credit(prompt, dataset, task, entry, spelling))
+        try:
+            with _cpu_limit(_MAX_CPU_S):
+                for spelling in plausible:
+                    if credit < 1 and has_form(task, spelling, entry):
+                        credit = max(credit, self._credit(prompt, dataset, task, entry, spelling))
+        except _TooSlowError as error:
+            explanation = f"{task}: {_shown(answer)}: {error}"
+            return Verdict(credit, {"answered": 1.0, "credit": credit}, explanation, time.perf_counter() - started)
         reward = credit if self._threshold is None else float(credit >= self._threshold)
         explanation = f"{task}: {_shown(answer)} scores {credit:g}"
         return Verdict(reward, {"answered": 1.0, "credit": credit}, explanation, time.perf_counter() - started)
@@ -121,11 +133,37 @@ class LogicVerifier(VerifierBase):
         return task, entry, dataset
 
 
+class _TooSlowError(Exception):
+    """A scorer used more CPU time on one answer than any answer needs."""
+
+
+@contextmanager
+def _cpu_limit(seconds: float) -> Iterator[None]:
+    """Raises `_TooSlowError` in what runs within, by CPU time: a busy machine makes no answer wrong.
+
+    Only a main thread can be interrupted, as a worker's is; elsewhere there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooSlowError(f"more than {seconds:g} s of CPU time")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds, _REPEAT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
 def _scored(dataset: Any, entry: dict[str, Any], answer: str) -> float | None:
     """The scorer's credit, bounded to [0, 1]; None where it raises."""
     try:
         credit = float(dataset.score_answer(answer=answer, entry=entry))
-    except MemoryError:
+    except (MemoryError, _TooSlowError):
         raise
     except Exception:
         return None

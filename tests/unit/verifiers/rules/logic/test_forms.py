@@ -153,3 +153,18 @@ def test_what_a_scorer_does_is_a_verdict(monkeypatch, paid, reward):
     monkeypatch.setattr(LogicVerifier, "_dataset", lambda *_: ("some_task", entry, Scorer(paid)))
     verdict = LogicVerifier().score(Prompt("p", "s", "?"), Response("<answer>a b</answer>"))
     assert verdict.reward == reward
+
+
+class Endless:
+    """Stands in for a task whose scorer computes on and on."""
+
+    def score_answer(self, answer, entry):
+        while True:
+            sum(range(100))
+
+
+def test_an_answer_that_is_computed_on_for_too_long_is_wrong(monkeypatch):
+    monkeypatch.setattr("ring_async.verifiers.rules.logic.verifier._MAX_CPU_S", 0.02)
+    monkeypatch.setattr(LogicVerifier, "_dataset", lambda *_: ("some_task", {"answer": "r s"}, Endless()))
+    verdict = LogicVerifier().score(Prompt("p", "s", "?"), Response("<answer>a b</answer>"))
+    assert (verdict.reward, verdict.explanation) == (0.0, "some_task: a b: more than 0.02 s of CPU time")
