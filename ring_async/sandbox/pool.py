@@ -25,7 +25,7 @@ from pathlib import Path
 from ring_async.errors import SandboxUnavailableError, VerifierError
 from ring_async.sandbox.box import START_TIMEOUT_S, Box
 from ring_async.sandbox.program import Program, SandboxLimits
-from ring_async.sandbox.session import Session
+from ring_async.sandbox.session import ProgramSession
 from ring_async.sandbox.spawner import Spawner, SpawnerError
 from ring_async.sandbox.walls import launcher_command
 
@@ -69,7 +69,7 @@ class SandboxPool:
             ) from error
 
     @contextmanager
-    def session(self, program: Program, limits: SandboxLimits | None = None) -> Iterator[Session]:
+    def session(self, program: Program, limits: SandboxLimits | None = None) -> Iterator[ProgramSession]:
         """A sandbox with this program in it; everything in it ends with the context.
 
         Args:
@@ -84,7 +84,7 @@ class SandboxPool:
         with self._slots:
             box = boxes.take()
             try:
-                session = Session(box, program, limits or self.limits)
+                session = ProgramSession(box, program, limits or self.limits)
                 session.prepare()
                 yield session
             finally:

@@ -27,7 +27,7 @@ _JSON_EXPANSION = 6
 """Bytes of JSON that one byte of output may take (`\\u0000`)."""
 
 
-class Session:
+class ProgramSession:
     """Runs tests on one program. Made by `SandboxPool.session`.
 
     Example: with `print(2 * int(input()))` in it, `run("21")` gives `Result("ok", stdout="42…", …)`, and `run("x")`

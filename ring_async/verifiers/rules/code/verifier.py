@@ -27,7 +27,7 @@ from typing import Any, Literal
 from ring_async.errors import VerifierError
 from ring_async.sandbox.pool import SandboxPool
 from ring_async.sandbox.program import Call, Language, Program, RefusedProgramError, Result, SandboxLimits
-from ring_async.sandbox.session import Session
+from ring_async.sandbox.session import ProgramSession
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
 from ring_async.verifiers.rules.answers import tagged_answer
@@ -154,7 +154,7 @@ class CodeVerifier(VerifierBase):
             return program or bare_program(text, problem.language)
         return program and dataclasses.replace(program, source=problem.template.replace(_GAP, program.source.rstrip()))
 
-    def _run(self, session: Session, problem: _Problem, timeout_s: float) -> tuple[int, str, float]:
+    def _run(self, session: ProgramSession, problem: _Problem, timeout_s: float) -> tuple[int, str, float]:
         """Number of tests passed, the first failure in a line, and seconds on the clock."""
         passed, first_failure, left_s, seconds = 0, "", timeout_s, 0.0
         for index, test in enumerate(problem.tests):
@@ -172,7 +172,7 @@ class CodeVerifier(VerifierBase):
         return passed, first_failure, seconds
 
     def _run_test(
-        self, session: Session, problem: _Problem, test: Mapping[str, Any], left_s: float
+        self, session: ProgramSession, problem: _Problem, test: Mapping[str, Any], left_s: float
     ) -> tuple[Result, str]:
         if "stdout" in test:
             result = session.run(str(test.get("stdin", "")), max_own_s=left_s)
