@@ -119,8 +119,10 @@ class Record:
         self._score_group = reward.score_group
         monkeypatch.setattr(reward, "score_group", self._score)
 
-    async def _score(self, verifier: Any, prompt: Prompt, responses: Any, timeout_s: float) -> list[Verdict]:
-        verdicts = await self._score_group(verifier, prompt, responses, timeout_s)
+    async def _score(
+        self, verifier: Any, prompt: Prompt, responses: Any, timeout_s: float, bound: float
+    ) -> list[Verdict]:
+        verdicts = await self._score_group(verifier, prompt, responses, timeout_s, bound)
         self.groups.append((prompt, list(responses), verdicts))
         return verdicts
 

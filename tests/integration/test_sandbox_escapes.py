@@ -201,7 +201,7 @@ PYTHON_ATTEMPTS: dict[str, tuple[set[str], str]] = {
     ),
     "processor_hog_in_children": (
         {"wall"},
-        "def burn():\n    end = time.monotonic() + 10\n    while time.monotonic() < end: pass\nchildren(4, burn)\ntime.sleep(10)",
+        "def burn():\n    end = time.monotonic() + 60\n    while time.monotonic() < end: pass\nchildren(4, burn)\ntime.sleep(60)",
     ),
     "number_too_large_to_compute": ({"cpu", "memory", "error"}, "print(len(str(9 ** 9 ** 8)))"),
     "deep_recursion": (
