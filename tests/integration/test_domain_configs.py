@@ -64,6 +64,8 @@ def instruction_reward(prompt: Prompt, text: str, _parts: Any) -> float | None:
     (instruction,) = prompt.metadata["instructions"]
     if instruction["id"] == "punctuation:no_comma":
         return float("," not in text and bool(text.strip()))
+    if re.search(r"\w[.,:'’-]\w", text):  # one word or two: not worked out in a line
+        return None
     is_long = len(re.findall(r"\w+", text)) >= instruction["kwargs"]["num_words"]
     return float(is_long is (instruction["kwargs"]["relation"] == "at least") and bool(text.strip()))
 

@@ -3,7 +3,7 @@
 Owns: counting and finding words. Does not own: sentences.
 
 A word is what a reader counts as one: `don't`, `state-of-the-art`, `3.14`, `1,000`, `U.S.` and `a_b` are one each,
-`and/or` is two. Patterns take linear time on any text.
+`and/or`, `8-4` and `4,0` are two. Patterns take linear time on any text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_WORD = re.compile(r"\w+(?:(?:['’ʼ‐‑-]|(?<=[0-9])[.,:](?=[0-9])|(?<=\b\w)\.(?=\w\b))\w+)*")
+_WORD = re.compile(
+    r"\w+(?:(?:['’ʼ‐‑]|(?<![0-9])-|-(?![0-9])|(?<=[0-9]),(?=[0-9]{3}(?![0-9]))|(?<=[0-9])[.:](?=[0-9])"
+    r"|(?<=\b\w)\.(?=\w\b))\w+)*"
+)
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 """Scripts that put no blanks between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese."""
 
