@@ -46,6 +46,12 @@ fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel; new
 	$(BIN)/python -m tests.support.fuzz_transport --frames 1000000
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q tests/unit/core tests/unit/transport/test_codec.py
 
+odd-answers: setup  ## some 60 odd answers to each of reasoning-gym's tasks: the table of docs/verifiers.md
+	$(BIN)/python -W ignore -m tests.support.odd_answers
+
+verdicts-under-load: setup  ## one program's verdict, 100 times idle and 100 times on a busy machine
+	$(BIN)/python -m tests.support.verdicts_under_load
+
 bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control: bench-%: setup
 	$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
 
@@ -54,5 +60,6 @@ bench: bench-async bench-transport bench-weights bench-replay bench-rewards benc
 clean:  ## remove what was built; runs and the virtual environment stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup check test test-fast demo demo-seeds tiny-model reward-model fuzz bench clean \
+.PHONY: help setup check test test-fast demo demo-seeds tiny-model reward-model fuzz odd-answers \
+	verdicts-under-load bench clean \
 	bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control

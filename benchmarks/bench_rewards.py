@@ -22,7 +22,8 @@ from typing import Any
 
 from bars import Bar, write_bars
 from ring_async.config.schema import VerifierSection
-from ring_async.sandbox.pool import Program, SandboxLimits, SandboxPool
+from ring_async.sandbox.pool import SandboxPool
+from ring_async.sandbox.program import Program, SandboxLimits
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response, Verifier
 from ring_async.verifiers.registry import make_verifier

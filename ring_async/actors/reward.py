@@ -149,7 +149,8 @@ class Reward(Actor):
         began_s = monotonic_s()
         try:
             with self.tracer.span("score"):
-                verdicts = await score_group(verifier, header.prompt, responses, self.config.reward.timeout_s)
+                reward = self.config.reward
+                verdicts = await score_group(verifier, header.prompt, responses, reward.timeout_s, reward.bound)
         except VerifierError as failure:
             metrics.reward_failures.labels(verifier=verifier.name, cause=failure.cause).inc()
             await self._record(service.stamp, failure.cause)

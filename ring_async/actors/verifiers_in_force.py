@@ -165,7 +165,8 @@ class VerifierSet:
         service.num_judging += 1
         began_s = monotonic_s()
         try:
-            tried = await score_group(service.verifier, header.prompt, responses, self._config.reward.timeout_s)
+            reward = self._config.reward
+            tried = await score_group(service.verifier, header.prompt, responses, reward.timeout_s, reward.bound)
         except VerifierError as failure:
             shadow.counts += ShadowCounts(num_groups=1, failures={failure.cause: 1})
             return

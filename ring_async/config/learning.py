@@ -59,6 +59,7 @@ class RewardSection(Section):
     num: PositiveInt = 1
     num_workers: PositiveInt = Field(1, description="Worker processes for verifiers that need them.")
     timeout_s: PositiveFloat = Field(10.0, description="Longest time for one verdict.")
+    bound: PositiveFloat = Field(1e6, description="Largest size of a reward; a verdict beyond it is a failure.")
     credits: PositiveInt = Field(16, description="Groups of one rollout that one reward actor judges at a time.")
 
 

@@ -1,7 +1,7 @@
 """Prompts with verifiable instructions: endless, numbered, one to three of IFEval's 25 kinds each.
 
 Owns: combining a request with instructions that do not contradict each other. Does not own: the kinds
-(`verifiers.rules.instruction_kinds`), or scoring.
+(`verifiers.rules.instructions`), or scoring.
 
 Held-out prompts ask about topics that training prompts never mention, so the splits are disjoint by construction. Given
 topics belong to a split by a hash of their text.
@@ -16,7 +16,8 @@ from hashlib import blake2b
 from ring_async.data.split import is_held_out
 from ring_async.errors import ConfigError
 from ring_async.types import Prompt
-from ring_async.verifiers.rules.instruction_kinds import KINDS, Kind
+from ring_async.verifiers.rules.instructions.kind import Kind
+from ring_async.verifiers.rules.instructions.kinds import IFEVAL_KINDS, KINDS
 
 _REQUESTS = (
     "Write a short note about {topic}.",
@@ -39,13 +40,15 @@ _HELD_OUT_TOPICS = (
     *("a leaking boat", "sunrise in the desert"),
 )
 
+_REPEATING_KINDS = frozenset({"combination:repeat_prompt", "repeat:repeat_change", "repeat:repeat_span"})
+
 
 class InstructionSource:
     """Requests with instructions.
 
     Args:
         name: of the source.
-        kinds: identifiers to draw from; None: all 25.
+        kinds: identifiers to draw from; None: IFEval's 25.
         max_instructions: most instructions in one prompt, 1 to 3.
         requests: what to ask for, each with `{topic}` in it; None: general writing.
         topics: what to ask about; None: everyday ones.
@@ -68,7 +71,7 @@ class InstructionSource:
             raise ConfigError(f"sources.{name}.options.kinds: no kind is called {unknown[0]!r}; {', '.join(KINDS)}")
         if not 1 <= max_instructions <= 3:
             raise ConfigError(f"sources.{name}.options.max_instructions: {max_instructions} must be 1, 2 or 3")
-        self._kinds = [KINDS[identifier] for identifier in (kinds or KINDS)]
+        self._kinds = [KINDS[identifier] for identifier in (kinds or IFEVAL_KINDS)]
         self._max_instructions = max_instructions
         self._requests = tuple(requests or _REQUESTS)
         for request in self._requests:
@@ -101,7 +104,7 @@ class InstructionSource:
         sentences = [request]
         for kind in chosen:
             arguments = kind.draw(rng)
-            if kind.identifier == "combination:repeat_prompt":
+            if kind.identifier in _REPEATING_KINDS:
                 arguments["prompt_to_repeat"] = request
             instructions.append({"id": kind.identifier, "kwargs": arguments})
             sentences.append(kind.word(arguments))

@@ -1,6 +1,6 @@
 """Prompts of any reasoning-gym task: endless, numbered, with a held-out split that training can never meet.
 
-Owns: the numbering and the split. Does not own scoring (`verifiers.rules.logic`), or the tasks.
+Owns: the numbering and the split. Does not own scoring (`verifiers.rules.logic.verifier`), or the tasks.
 
 A question belongs to a split by a hash of its text, so the splits are disjoint in every process without keeping a list.
 Prompt `index` is the first of its own run of entries whose question falls into the wanted split.

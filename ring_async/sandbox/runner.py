@@ -2,7 +2,8 @@
 
 Owns: per-test limits, capturing output, clearing away what a program leaves behind. Does not own: judging (expected
 outputs never enter the sandbox, so a program that took this process over would gain nothing), or the sandbox's walls.
-One file, standard library only: it is compiled and handed into the sandbox, where this package does not exist.
+With `harness`, which runs Python programs, it is compiled and handed into the sandbox, where this package does not
+exist. Standard library only.
 
 As process 1 it cannot be killed or stopped from inside, and its end ends everything in the sandbox.
 
@@ -11,8 +12,9 @@ loads `enum`): together they take longer than the interpreter itself.
 
 Frames: a 4-byte length, then marshal on descriptor 0 (from the trusted side), JSON on descriptor 1 (to it).
     in:  {"language", "source", "limits"}, answered by {"prepared"} or {"refused", "output"}
-    in:  {"stdin"} or {"function", "args", "kwargs"}, each with "wall_s", answered by a result: status, exit_code,
-         stdout, stderr, value, cpu_s, wall_s
+    in:  {"stdin"} or {"function", "args", "kwargs"}, answered by a result: status, exit_code, stdout, stderr, value,
+         cpu_s, wall_s. Status `killed`: by SIGKILL, which nothing in here may send.
+    in:  {"stop"}, during a test: end it, with status `wall`. Too late, it is passed over.
 """
 
 import _signal as signal
@@ -23,14 +25,27 @@ import resource
 import select
 import sys
 import time
-from _json import encode_basestring_ascii
 
 _ERROR_BYTES = 4096
 _COMPILED = "/tmp/program"  # noqa: S108 - the sandbox's own tmpfs
 _SOURCE = "/tmp/program.cpp"  # noqa: S108
+_STDIN_FILE = "/tmp/.stdin"  # noqa: S108 - where /dev/stdin leads
 _RESULT_FD = 3
 _HIGH_FD = 60  # above all that is open, below the limit on descriptors
 _CHUNK_BYTES = 1 << 16
+
+
+_HARNESS_CODE = b""
+"""The code of `harness.py`, marshalled, which the launcher fills in: another file would be another mount."""
+
+
+def _harness():
+    names = {"__name__": "harness"}
+    exec(marshal.loads(_HARNESS_CODE), names)  # noqa: S102, S302
+    return names
+
+
+_HARNESS = _harness()
 
 
 def _receive():
@@ -49,7 +64,7 @@ def _read_exactly(size):
 
 
 def _send(message):
-    body = _json(message).encode()
+    body = _HARNESS["to_json"](message).encode()
     view = memoryview(len(body).to_bytes(4, "big") + body)
     while view:
         view = view[os.write(1, view) :]
@@ -87,7 +102,9 @@ class _Pipes:
         self._child_ends = []
         self._left = memoryview(stdin)
         self._bound = bound
+        self.is_stopped = False
         self._poll = select.poll()
+        self._poll.register(0, select.POLLIN)
         child_in, self._stdin = os.pipe()
         os.set_blocking(self._stdin, False)
         self._child_ends.append(child_in)
@@ -124,10 +141,12 @@ class _Pipes:
         else:
             os.close(self._stdin)
 
-    def serve(self, timeout_s):
-        """Move what can be moved, for at most this long. Returns whether a bound was passed."""
-        for descriptor, _ in self._poll.poll(timeout_s * 1000):
-            if descriptor == self._wake:
+    def serve(self):
+        """Wait for something to move, and move it. Returns whether a bound was passed."""
+        for descriptor, _ in self._poll.poll():
+            if descriptor == 0:
+                self.is_stopped = "stop" in _receive()
+            elif descriptor == self._wake:
                 try:
                     os.read(self._wake, 4096)
                 except BlockingIOError:
@@ -172,7 +191,7 @@ class _Pipes:
         return any(len(content) > self._bound for content in self.captured.values())
 
 
-def _run(limits, cpu_s, wall_s, stdin, become):
+def _run(limits, cpu_s, stdin, become):
     """Fork a child that calls `become`, feed it, capture it, and leave no process behind.
 
     Returns:
@@ -193,11 +212,10 @@ def _run(limits, cpu_s, wall_s, stdin, become):
     pipes.become_parent()
     status, ended = "", None
     while ended is None and not status:
-        left_s = wall_s - (time.monotonic() - started)
-        if left_s <= 0:
-            status = "wall"
-        elif pipes.serve(left_s):
+        if pipes.serve():
             status = "output"
+        elif pipes.is_stopped:
+            status = "wall"
         else:
             ended = _reap(pid)
     killed = _kill_all(pid)
@@ -208,6 +226,8 @@ def _run(limits, cpu_s, wall_s, stdin, become):
     if not status:
         if cpu > cpu_s or code == -signal.SIGXCPU:
             status = "cpu"
+        elif code == -signal.SIGKILL:
+            status = "killed"
         else:
             status = "ok" if code == 0 else "signal" if code < 0 else "error"
     return status, code, list(pipes.captured.values()), cpu, wall
@@ -243,72 +263,8 @@ def _kill_all(pid):
             found = (os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime)
 
 
-def _python(source, call):
-    """Run a Python program as `__main__`, then a function of it if asked. Returns the exit code."""
-    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-    os.chdir("/tmp")  # noqa: S108
-    sys.argv = ["program.py"]
-    main = type(sys)("__main__")
-    sys.modules["__main__"] = main
-    code = 0
-    try:
-        exec(compile(source, "program.py", "exec", dont_inherit=True), main.__dict__)  # noqa: S102
-        if call is not None:
-            value = _function(main, call["function"])(*call["args"], **call["kwargs"])
-            with open(_RESULT_FD, "w", closefd=False) as stream:
-                stream.write(_json(value))
-    except SystemExit as ending:
-        if isinstance(ending.code, str):
-            sys.stderr.write(ending.code)
-        code = ending.code if isinstance(ending.code, int) else 0 if ending.code is None else 1
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        code = 1
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        code = code or 1
-    return code & 0xFF
-
-
-def _function(module, name):
-    """`solve`, or a method: `Solution.solve` on an instance made without arguments."""
-    owner, _, method = name.rpartition(".")
-    if not owner:
-        return getattr(module, method)
-    return getattr(getattr(module, owner)(), method)
-
-
-def _json(value):
-    """JSON text of plain data: tuples become lists, sets sorted lists, keys text.
-
-    Raises:
-        TypeError: something in it is not plain data.
-    """
-    if value is None or value is True or value is False:
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, str):
-        return encode_basestring_ascii(str(value))
-    if isinstance(value, int):
-        return int.__repr__(value)
-    if isinstance(value, float):
-        return float.__repr__(value).replace("inf", "Infinity").replace("nan", "NaN")
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{encode_basestring_ascii(str(key))}:{_json(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (set, frozenset)):
-        return "[" + ",".join(sorted(_json(item) for item in value)) + "]"
-    if hasattr(value, "__iter__"):
-        return "[" + ",".join(_json(item) for item in value) + "]"
-    raise TypeError(f"the function returned a {type(value).__name__}, which is not plain data")
-
-
 def _compile_cpp(source, limits):
-    with open(_SOURCE, "w", encoding="utf-8") as stream:  # noqa: PTH123
+    with open(_SOURCE, "w", encoding="utf-8", errors="surrogatepass") as stream:  # noqa: PTH123
         stream.write(source)
     command = ["g++", "-O1", "-std=c++17", "-pipe", "-o", _COMPILED, _SOURCE]
 
@@ -316,8 +272,32 @@ def _compile_cpp(source, limits):
         os.execv("/usr/bin/g++", command)  # noqa: S606
 
     generous = {**limits, "memory_bytes": max(limits["memory_bytes"], 2 << 30)}
-    status, code, (out, err, _), *_ = _run(generous, limits["compile_s"], limits["compile_s"] * 2, b"", become)
-    return status == "ok", _text(out + err) or f"{status} {code}"
+    status, code, (out, err, _), *_ = _run(generous, limits["compile_s"], b"", become)
+    if status == "error" and any(line.startswith(b"g++: fatal error: Killed signal") for line in err.splitlines()):
+        status = "killed"  # the compiler proper, whose driver lives on to say so
+    return status, _text(out + err) or f"{status} {code}"
+
+
+def _lay_out(stdin):
+    """Input for programs that open /dev/stdin, which without /proc can only be a file.
+
+    Earlier tests may have left anything in its place.
+    """
+    try:
+        os.unlink(_STDIN_FILE)  # noqa: PTH108
+    except OSError:
+        pass
+    try:
+        descriptor = os.open(_STDIN_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return
+    try:
+        left = memoryview(stdin)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    except OSError:  # it does not fit: the program sees less than all of it
+        pass
+    os.close(descriptor)
 
 
 def _text(content):
@@ -329,17 +309,17 @@ def _prepare(program):
     source, limits = program["source"], program["limits"]
     _limit_self(limits)
     if program["language"] == "cpp":
-        is_built, output = _compile_cpp(source, limits)
-        _send({"prepared": True} if is_built else {"refused": "does not compile", "output": output})
+        status, output = _compile_cpp(source, limits)
+        _send({"prepared": True} if status == "ok" else {"refused": status, "output": output})
 
         def become(_call):
             os.chdir("/tmp")  # noqa: S108
             os.close(_RESULT_FD)
             os.execv(_COMPILED, [_COMPILED])  # noqa: S606
 
-        return become if is_built else None
+        return become if status == "ok" else None
     _send({"prepared": True})
-    return lambda call: _python(source, call)
+    return lambda call: _HARNESS["run"](source, call)
 
 
 def main():
@@ -349,14 +329,19 @@ def main():
     program = _receive()
     become = _prepare(program)
     limits = program["limits"]
+    opens_stdin = "/dev/stdin" in program["source"] or "/dev/fd/0" in program["source"]
     while True:
         test = _receive()
+        if "stop" in test:
+            continue
         if become is None:
             os._exit(0)
         call = test if "function" in test else None
         stdin = test.get("stdin", "").encode("utf-8", "surrogatepass")
+        if opens_stdin:
+            _lay_out(stdin)
         status, code, (out, err, value), cpu, wall = _run(
-            limits, limits["cpu_s"], test["wall_s"], stdin, lambda call=call: become(call)
+            limits, limits["cpu_s"], stdin, lambda call=call: become(call)
         )
         _send(
             {

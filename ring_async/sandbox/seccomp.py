@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import platform
+import signal
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -112,6 +113,10 @@ _GUARD_ALLOWED: _Table = {
 # fmt: on
 
 _OPEN, _OPENAT = (2, None), (257, 56)
+_KILL_CALL = (62, 129)
+_SIGNAL_ARGUMENTS = {(200, 130): 1, (234, 131): 2, (129, 138): 1, (297, 240): 2}
+"""Which argument of tkill, tgkill, rt_sigqueueinfo and rt_tgsigqueueinfo is the signal."""
+_EVERYBODY = 0xFFFFFFFF
 _CLONE, _CLONE3, _IOCTL, _FCNTL, _PRLIMIT = (56, 220), (435, 435), (16, 29), (72, 25), (302, 261)
 
 
@@ -123,7 +128,9 @@ def sandbox_filter(machine: str | None = None) -> bytes:
     """The filter for sandboxed programs, as bubblewrap's `--seccomp` reads it.
 
     Everything is allowed but: the table above, namespaces through `clone`, writing into a terminal's input, setting the
-    limits of other processes (process 1 of the sandbox has the same user), and system calls newer than the table.
+    limits of other processes (process 1 of the sandbox has the same user), SIGKILL, and system calls newer than the
+    table. A program that cannot send SIGKILL and ends by it was killed from outside: by the kernel, for memory, or by a
+    person. Only `kill(-1, SIGKILL)` is left, which process 1 needs; it spares whoever calls it.
     `clone3` is absent: its flags lie in memory, out of a filter's sight, and C libraries fall back to `clone`.
 
     Raises:
@@ -136,6 +143,9 @@ def sandbox_filter(machine: str | None = None) -> bytes:
     program.when(_CLONE3, [_instruction(_RETURN, _ABSENT)])
     program.when(_CLONE, _refuse_if_any_bit(0, _NEW_NAMESPACES))
     program.when(_IOCTL, _return_if_argument(1, _TERMINAL_INJECTION, _REFUSE, otherwise=_ALLOW))
+    program.when(_KILL_CALL, _refuse_sigkill(1, unless_first=_EVERYBODY))
+    for numbers, index in _SIGNAL_ARGUMENTS.items():
+        program.when(numbers, _refuse_sigkill(index))
     program.when(_PRLIMIT, _return_if_argument(0, (0,), _ALLOW, otherwise=_REFUSE))
     return program.end(_ALLOW)
 
@@ -222,6 +232,14 @@ def _refuse_if_any_bit(index: int, mask: int) -> list[bytes]:
         _instruction(_RETURN, _REFUSE),
         _instruction(_RETURN, _ALLOW),
     ]
+
+
+def _refuse_sigkill(index: int, *, unless_first: int | None = None) -> list[bytes]:
+    """Refuse where argument `index` is SIGKILL, but for this value of argument 0."""
+    block = []
+    if unless_first is not None:
+        block += [_load_argument(0), _instruction(_JUMP_EQUAL, unless_first, 0, 1), _instruction(_RETURN, _ALLOW)]
+    return [*block, *_return_if_argument(index, (signal.SIGKILL,), _REFUSE, otherwise=_ALLOW)]
 
 
 def _return_if_argument(index: int, values: Sequence[int], action: int, *, otherwise: int) -> list[bytes]:

@@ -31,13 +31,13 @@ ENTRY_POINT_GROUP = "ring_async.verifiers"
 
 REGISTERED: Mapping[str, str] = {
     "all_of": "ring_async.verifiers.combine.weighted_sum:AllOf",
-    "code": "ring_async.verifiers.rules.code:CodeVerifier",
+    "code": "ring_async.verifiers.rules.code.verifier:CodeVerifier",
     "gate": "ring_async.verifiers.combine.gate:Gate",
-    "instruction": "ring_async.verifiers.rules.instruction:InstructionVerifier",
+    "instruction": "ring_async.verifiers.rules.instructions.verifier:InstructionVerifier",
     "judge": "ring_async.verifiers.models.judge:JudgeVerifier",
     "length_corrected": "ring_async.verifiers.combine.length_bias:LengthCorrected",
     "math": "ring_async.verifiers.rules.math:MathVerifier",
-    "reasoning_gym": "ring_async.verifiers.rules.logic:LogicVerifier",
+    "reasoning_gym": "ring_async.verifiers.rules.logic.verifier:LogicVerifier",
     "reward_model": "ring_async.verifiers.models.reward_model:RewardModelVerifier",
     "stem": "ring_async.verifiers.rules.stem:StemVerifier",
     "weighted_sum": "ring_async.verifiers.combine.weighted_sum:WeightedSum",

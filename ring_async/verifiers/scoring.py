@@ -3,9 +3,10 @@
 Owns: how a verifier is called (threads for sync ones, the loop for async ones, one call for batches), deadlines, and
 what counts as a verdict. Does not own: worker processes (`isolated`), quarantine, or what becomes of a failed group.
 
-Invariants: `score_group` returns one finite verdict per response or raises `VerifierError`; it returns by its deadline
-unless the verifier keeps deadlines itself. A sync call past its deadline cannot be stopped: its thread is abandoned
-and counted, and past `MAX_ABANDONED` of them sync verifiers are refused.
+Invariants: `score_group` returns one finite, bounded verdict per response or raises `VerifierError`, whatever a
+verifier raises (`StopIteration` and `SystemExit` included) or returns; it returns by its deadline unless the verifier
+keeps deadlines itself. A sync call past its deadline cannot be stopped: its thread is abandoned and counted, and past
+`MAX_ABANDONED` of them sync verifiers are refused.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import BatchVerifier, DeadlineVerifier, GroupVerifier, Response, Verifier
 
 MAX_ABANDONED = 64
+DEFAULT_BOUND = 1e6
+"""Of a reward's size: one far beyond all others would make a batch of its own."""
 _abandoned_threads: set[threading.Thread] = set()
 
 T = TypeVar("T")
 
 
 async def score_group(
-    verifier: Verifier, prompt: Prompt, responses: Sequence[Response], timeout_s: float
+    verifier: Verifier,
+    prompt: Prompt,
+    responses: Sequence[Response],
+    timeout_s: float,
+    bound: float = DEFAULT_BOUND,
 ) -> list[Verdict]:
     """Judge K responses to one prompt, at once where the verifier allows.
 
@@ -39,9 +46,10 @@ async def score_group(
         prompt: what was asked, with the verifier's metadata.
         responses: `[K]`.
         timeout_s: longest time for one verdict; a batch verifier has K times as long for its one call.
+        bound: largest size of a reward (`reward.bound`).
 
     Returns:
-        `[K]` verdicts in the order of the responses, each with a finite reward and its seconds.
+        `[K]` verdicts in the order of the responses, each with a finite reward within the bound and its seconds.
 
     Raises:
         VerifierError: at least one response could not be judged; the cause is the first one's. The other calls are
@@ -50,10 +58,10 @@ async def score_group(
     if isinstance(verifier, GroupVerifier):
         with _typed_failures(verifier, timeout_s):
             judged = await verifier.score_group_within(prompt, responses, timeout_s)
-        return _checked_all(verifier, judged, len(responses), 0.0)
+        return _checked_all(verifier, judged, len(responses), 0.0, bound)
     if isinstance(verifier, BatchVerifier):
-        return await _score_batch(verifier, prompt, responses, timeout_s)
-    tasks = [asyncio.ensure_future(score_one(verifier, prompt, response, timeout_s)) for response in responses]
+        return await _score_batch(verifier, prompt, responses, timeout_s, bound)
+    tasks = [asyncio.ensure_future(score_one(verifier, prompt, response, timeout_s, bound)) for response in responses]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
@@ -62,11 +70,13 @@ async def score_group(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def score_one(verifier: Verifier, prompt: Prompt, response: Response, timeout_s: float) -> Verdict:
+async def score_one(
+    verifier: Verifier, prompt: Prompt, response: Response, timeout_s: float, bound: float = DEFAULT_BOUND
+) -> Verdict:
     """Judge one response.
 
     Raises:
-        VerifierError: `timeout`, `crash`, `non_finite`, `bad_verdict`, or the verifier's own cause.
+        VerifierError: `timeout`, `crash`, `non_finite`, `out_of_bounds`, `bad_verdict`, or the verifier's own cause.
     """
     started = time.perf_counter()
     with _typed_failures(verifier, timeout_s):
@@ -74,7 +84,7 @@ async def score_one(verifier: Verifier, prompt: Prompt, response: Response, time
             verdict = await verifier.score_within(prompt, response, timeout_s)
         else:
             verdict = await _call(verifier.score, (prompt, response), timeout_s)
-    return _checked(verifier, verdict, time.perf_counter() - started)
+    return _checked(verifier, verdict, time.perf_counter() - started, bound)
 
 
 def num_abandoned_threads() -> int:
@@ -83,18 +93,23 @@ def num_abandoned_threads() -> int:
     return len(_abandoned_threads)
 
 
-async def _score_batch(verifier: Any, prompt: Prompt, responses: Sequence[Response], timeout_s: float) -> list[Verdict]:
+async def _score_batch(
+    verifier: Any, prompt: Prompt, responses: Sequence[Response], timeout_s: float, bound: float
+) -> list[Verdict]:
     started = time.perf_counter()
     deadline_s = timeout_s * max(1, len(responses))
     with _typed_failures(verifier, deadline_s):
         verdicts = list(await _call(verifier.score_batch, (prompt, responses), deadline_s))
-    return _checked_all(verifier, verdicts, len(responses), (time.perf_counter() - started) / max(1, len(responses)))
+    seconds = (time.perf_counter() - started) / max(1, len(responses))
+    return _checked_all(verifier, verdicts, len(responses), seconds, bound)
 
 
-def _checked_all(verifier: Verifier, verdicts: Sequence[object], count: int, seconds: float) -> list[Verdict]:
+def _checked_all(
+    verifier: Verifier, verdicts: Sequence[object], count: int, seconds: float, bound: float
+) -> list[Verdict]:
     if len(verdicts) != count:
         raise VerifierError("bad_verdict", f"{verifier.name}: {len(verdicts)} verdicts for {count} responses")
-    return [_checked(verifier, verdict, seconds) for verdict in verdicts]
+    return [_checked(verifier, verdict, seconds, bound) for verdict in verdicts]
 
 
 class _typed_failures:  # noqa: N801 - a context manager, used like a function
@@ -107,23 +122,25 @@ class _typed_failures:  # noqa: N801 - a context manager, used like a function
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, VerifierError) or not isinstance(error, Exception):
+        if error is None or isinstance(error, VerifierError) or not isinstance(error, Exception | SystemExit):
             return
         if isinstance(error, TimeoutError):
             raise VerifierError("timeout", f"{self._name}: no verdict within {self._timeout_s:g} s") from error
         raise VerifierError("crash", f"{self._name}: {type(error).__name__}: {error}") from error
 
 
-def _checked(verifier: Verifier, verdict: object, seconds: float) -> Verdict:
+def _checked(verifier: Verifier, verdict: object, seconds: float, bound: float) -> Verdict:
     if not isinstance(verdict, Verdict):
         raise VerifierError("bad_verdict", f"{verifier.name}: returned {type(verdict).__name__}, not a Verdict")
     try:
         reward = float(verdict.reward)
         parts = {str(name): float(value) for name, value in verdict.parts.items()}
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise VerifierError("bad_verdict", f"{verifier.name}: {error}") from error
     if not math.isfinite(reward) or not all(math.isfinite(value) for value in parts.values()):
         raise VerifierError("non_finite", f"{verifier.name}: reward {reward}, parts {parts}")
+    if abs(reward) > bound:
+        raise VerifierError("out_of_bounds", f"{verifier.name}: reward {reward:g} is beyond ±{bound:g} (reward.bound)")
     return dataclasses.replace(verdict, reward=reward, parts=parts, seconds=verdict.seconds or seconds)
 
 
@@ -154,8 +171,8 @@ async def run_in_thread(function: Callable[..., T], arguments: tuple[Any, ...]) 
     def work() -> None:
         try:
             outcome = ("set_result", function(*arguments))
-        except Exception as error:
-            outcome = ("set_exception", error)  # type: ignore[assignment]
+        except BaseException as error:
+            outcome = ("set_exception", _settleable(error))  # type: ignore[assignment]
         try:
             loop.call_soon_threadsafe(settle, *outcome)
         except RuntimeError:  # the loop ended while an abandoned call still ran
@@ -169,3 +186,12 @@ async def run_in_thread(function: Callable[..., T], arguments: tuple[Any, ...]) 
         if thread.is_alive():
             _abandoned_threads.add(thread)
         raise
+
+
+def _settleable(error: BaseException) -> Exception:
+    """An exception that a future takes, and that ends neither the loop nor the actor."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    crash = VerifierError("crash", f"{type(error).__name__}: {error}")
+    crash.__cause__ = error
+    return crash

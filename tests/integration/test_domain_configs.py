@@ -64,6 +64,8 @@ def instruction_reward(prompt: Prompt, text: str, _parts: Any) -> float | None:
     (instruction,) = prompt.metadata["instructions"]
     if instruction["id"] == "punctuation:no_comma":
         return float("," not in text and bool(text.strip()))
+    if re.search(r"\w[.,:'’-]\w", text):  # one word or two: not worked out in a line
+        return None
     is_long = len(re.findall(r"\w+", text)) >= instruction["kwargs"]["num_words"]
     return float(is_long is (instruction["kwargs"]["relation"] == "at least") and bool(text.strip()))
 
@@ -119,8 +121,10 @@ class Record:
         self._score_group = reward.score_group
         monkeypatch.setattr(reward, "score_group", self._score)
 
-    async def _score(self, verifier: Any, prompt: Prompt, responses: Any, timeout_s: float) -> list[Verdict]:
-        verdicts = await self._score_group(verifier, prompt, responses, timeout_s)
+    async def _score(
+        self, verifier: Any, prompt: Prompt, responses: Any, timeout_s: float, bound: float
+    ) -> list[Verdict]:
+        verdicts = await self._score_group(verifier, prompt, responses, timeout_s, bound)
         self.groups.append((prompt, list(responses), verdicts))
         return verdicts
 

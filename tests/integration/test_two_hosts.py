@@ -36,7 +36,7 @@ OVERRIDES = (
     "placement.cpus={controller: 0.2, replay: 0.4, learner: 0.6, rollout: 0.5, reward: 0.3}",
 )  # fmt: skip
 MINE = """
-from ring_async.verifiers.rules.logic import LogicVerifier
+from ring_async.verifiers.rules.logic.verifier import LogicVerifier
 
 class Mine(LogicVerifier):
     pass

@@ -16,7 +16,8 @@ from ring_async.config.schema import VerifierSection
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
 from ring_async.verifiers.registry import make_verifier
-from ring_async.sandbox.pool import Program, SandboxPool
+from ring_async.sandbox.pool import SandboxPool
+from ring_async.sandbox.program import Program
 from ring_async.verifiers.scoring import score_group
 
 math = make_verifier("math", VerifierSection(use="math"))

@@ -1,12 +1,13 @@
 """What verifiers made of verifiers share: named parts, their configuration, one verdict out of several.
 
 Owns: combining verdicts. Does not own: the parts, which keep their own isolation and deadlines. A part that cannot
-judge fails the whole: a missing part is never a 0 in a sum.
+judge fails the whole: a missing part is never a 0 in a sum. The bound on rewards holds for the whole alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,8 @@ class Composite(VerifierBase):
             VerifierError: a part could not judge; the message names it.
         """
         judged = await asyncio.gather(
-            *(score_group(part, prompt, responses, timeout_s) for part in self._parts.values()), return_exceptions=True
+            *(score_group(part, prompt, responses, timeout_s, math.inf) for part in self._parts.values()),
+            return_exceptions=True,
         )
         for name, outcome in zip(self._parts, judged, strict=True):
             if isinstance(outcome, VerifierError):

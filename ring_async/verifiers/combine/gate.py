@@ -5,6 +5,7 @@ Owns: the rule. Does not own: the parts (`composite`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,9 +41,10 @@ class Gate(Composite):
     async def score_group_within(
         self, prompt: Prompt, responses: Sequence[Response], timeout_s: float
     ) -> list[Verdict]:
-        gated = await score_group(self._parts["gate"], prompt, responses, timeout_s)
+        gated = await score_group(self._parts["gate"], prompt, responses, timeout_s, math.inf)
         admitted = [index for index, verdict in enumerate(gated) if verdict.reward >= self._threshold]
-        judged = await score_group(self._parts["then"], prompt, [responses[index] for index in admitted], timeout_s)
+        passed = [responses[index] for index in admitted]
+        judged = await score_group(self._parts["then"], prompt, passed, timeout_s, math.inf)
         later = dict(zip(admitted, judged, strict=True))
         return [
             combined(later[index].reward, {"gate": verdict, "then": later[index]})

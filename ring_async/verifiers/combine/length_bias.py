@@ -90,7 +90,7 @@ class LengthCorrected(Composite):
     async def score_group_within(
         self, prompt: Prompt, responses: Sequence[Response], timeout_s: float
     ) -> list[Verdict]:
-        verdicts = await score_group(self._parts["inner"], prompt, responses, timeout_s)
+        verdicts = await score_group(self._parts["inner"], prompt, responses, timeout_s, math.inf)
         lengths = [float(response.num_tokens) for response in responses]
         slope = self.slope
         self.bias.add_group(lengths, [verdict.reward for verdict in verdicts])

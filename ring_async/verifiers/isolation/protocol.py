@@ -49,8 +49,26 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
 
 
 def frame(message: msgspec.Struct) -> bytes:
-    body = msgspec.msgpack.encode(message)
+    """The bytes of a message. What MessagePack cannot hold becomes text: integers beyond 64 bits their digits, lone
+    surrogates question marks.
+    """
+    try:
+        body = msgspec.msgpack.encode(message)
+    except (OverflowError, UnicodeEncodeError):
+        body = msgspec.msgpack.encode(_encodable(msgspec.to_builtins(message)))
     return _LENGTH.pack(len(body)) + body
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return value
 
 
 def frame_length(prefix: bytes) -> int:

@@ -46,11 +46,15 @@ def judge(verifier: Verifier, work: Work) -> Outcome:
         return Outcome(cause=error.cause, explanation=str(error))
     except MemoryError:
         return Outcome(cause="memory", explanation="the verifier ran out of its memory limit")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Outcome(cause="crash", explanation=f"{type(error).__name__}: {error}")
     if not isinstance(verdict, Verdict):
         return Outcome(cause="bad_verdict", explanation=f"returned {type(verdict).__name__}, not a Verdict")
-    return Outcome(float(verdict.reward), dict(verdict.parts), verdict.explanation, verdict.seconds)
+    try:
+        parts = {str(name): float(value) for name, value in verdict.parts.items()}
+        return Outcome(float(verdict.reward), parts, str(verdict.explanation), float(verdict.seconds))
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        return Outcome(cause="bad_verdict", explanation=str(error))
 
 
 async def _awaited(verdict: Any) -> Any:

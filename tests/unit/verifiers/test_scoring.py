@@ -152,3 +152,40 @@ def test_responses_of_a_group_are_judged_at_once():
 
 def test_score_one_judges_one():
     assert asyncio.run(score_one(Judge(lambda text: Verdict(0.5)), PROMPT, Response("a"), 1.0)).reward == 0.5
+
+
+def raising(error):
+    def judge(_text):
+        raise error
+
+    return judge
+
+
+@ALL_STYLES
+@pytest.mark.parametrize(
+    "error", [StopIteration(1), StopAsyncIteration(), SystemExit(3), GeneratorExit(), MemoryError()]
+)
+def test_whatever_a_verifier_raises_is_a_crash_and_neither_a_timeout_nor_an_end(style, error):
+    if style is not Judge and isinstance(error, GeneratorExit):
+        pytest.skip("a coroutine's own end")
+    assert cause_of(style(raising(error)), "x") == "crash"
+
+
+@ALL_STYLES
+@pytest.mark.parametrize("value", [1e6 * 1.001, -2e6, 1e300])
+def test_a_reward_beyond_the_bound_is_a_failure(style, value):
+    assert cause_of(style(lambda text: Verdict(value)), "x") == "out_of_bounds"
+
+
+def test_the_bound_can_be_chosen():
+    judge = Judge(lambda text: Verdict(float(text)))
+    assert group(judge, "1e6")[0].reward == 1e6
+    wide = score_group(judge, PROMPT, [Response("-1e9")], 5.0, 1e9)
+    assert asyncio.run(wide)[0].reward == -1e9
+    with pytest.raises(VerifierError, match=r"reward 2 is beyond ±1 \(reward.bound\)"):
+        asyncio.run(score_group(judge, PROMPT, [Response("2")], 5.0, 1.0))
+
+
+@pytest.mark.parametrize("reward", [10**400, "much", None, [1.0], 1j])
+def test_a_reward_that_is_no_number_is_a_failure(reward):
+    assert cause_of(Judge(lambda text: Verdict(reward)), "x") == "bad_verdict"

@@ -5,10 +5,10 @@ import pytest
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
 from ring_async.verifiers.rules.answers import boxed_answer, last_number, tagged_answer
-from ring_async.verifiers.rules.code import extract_program
-from ring_async.verifiers.rules.instruction import InstructionVerifier
-from ring_async.verifiers.rules.instruction_kinds import KINDS
-from ring_async.verifiers.rules.logic import is_plausible_answer
+from ring_async.verifiers.rules.code.extraction import extract_program
+from ring_async.verifiers.rules.instructions.kinds import KINDS
+from ring_async.verifiers.rules.instructions.verifier import InstructionVerifier
+from ring_async.verifiers.rules.logic.screening import is_plausible_answer
 from ring_async.verifiers.rules.math import is_computable
 from ring_async.verifiers.rules.stem import StemVerifier
 
@@ -35,6 +35,20 @@ HOSTILE = [
     "Section" + " " * SIZE,
     "\\text{" * (SIZE // 6),
     '"' * SIZE,
+    "a." * (SIZE // 2),
+    "a-" * (SIZE // 2),
+    "a'" * (SIZE // 2),
+    "_a" * (SIZE // 2),
+    "*a" * (SIZE // 2),
+    "a " * (SIZE // 2),
+    "Mr. " * (SIZE // 4),
+    "U.S. " * (SIZE // 5),
+    "1. a\n" * (SIZE // 5),
+    "\"'" * (SIZE // 2),
+    "([" * (SIZE // 2),
+    "- - " * (SIZE // 4),
+    "My Answer: My Conclusion: " * (SIZE // 26),
+    "\U0001f600 " * (SIZE // 2),
 ]
 ARGUMENTS = {
     "keywords": ["a"],
@@ -60,6 +74,20 @@ ARGUMENTS = {
     "end_phrase": "a",
     "capital_relation": "at least",
     "capital_frequency": 1,
+    "min_words": 1,
+    "max_words": 2,
+    "N": 1,
+    "n": 1,
+    "m": 1,
+    "small_n": 1,
+    "percentage": 50,
+    "reference_text": "a b c d",
+    "word": "a",
+    "options": "a/b",
+    "sep": "-->",
+    "n_start": 0,
+    "n_end": 1,
+    **{f"keyword{index}": "a" for index in range(1, 6)},
 }
 QUICK_KINDS = sorted(set(KINDS) - {"language:response_language"})
 

@@ -1,6 +1,6 @@
-"""Following verifiable instructions, as IFEval (arXiv 2311.07911) defines it, strictly or loosely.
+"""Following verifiable instructions, as IFEval (arXiv 2311.07911) and IFBench pose them, strictly or loosely.
 
-Owns: the reward, and the loose mode's variants of a response. Does not own: the kinds (`instruction_kinds`), or making
+Owns: the reward, and the loose mode's variants of a response. Does not own: the kinds (`kinds`), or making
 prompts (`data.instruction`).
 
 `prompt.metadata` holds `instructions`: a list of `{"id": "punctuation:no_comma", "kwargs": {…}}`; or IFEval's own
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
-from ring_async.verifiers.rules.instruction_kinds import KINDS
+from ring_async.verifiers.rules.instructions.kinds import KINDS
 
 MAX_CHARACTERS = 200_000
 """Longer responses are cut before they are checked: no check may take seconds."""

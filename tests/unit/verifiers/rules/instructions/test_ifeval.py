@@ -7,8 +7,11 @@ from ring_async.data.instruction import InstructionSource
 from ring_async.errors import ConfigError, VerifierError
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
-from ring_async.verifiers.rules.instruction import InstructionVerifier, loose_variants
-from ring_async.verifiers.rules.instruction_kinds import KINDS, count_sentences, count_words, language_of
+from ring_async.verifiers.rules.instructions.kinds import IFBENCH_KINDS, IFEVAL_KINDS, KINDS
+from ring_async.verifiers.rules.instructions.languages import language_of
+from ring_async.verifiers.rules.instructions.sentences import count_sentences
+from ring_async.verifiers.rules.instructions.verifier import InstructionVerifier, loose_variants
+from ring_async.verifiers.rules.instructions.words import count_words
 
 ENGLISH = "the river runs slowly through the old town and nobody seems to mind it at all"
 
@@ -129,8 +132,9 @@ def reward(text, *instructions, **options):
 
 
 def test_there_are_25_kinds_and_each_is_tested():
-    assert len(KINDS) == 25
-    assert set(CASES) == set(KINDS)
+    assert len(IFEVAL_KINDS) == 25
+    assert set(CASES) == set(IFEVAL_KINDS)
+    assert set(KINDS) == set(IFEVAL_KINDS) | set(IFBENCH_KINDS)
 
 
 @pytest.mark.parametrize("identifier", CASES)
@@ -186,7 +190,7 @@ def test_a_prompt_that_cannot_be_judged_is_a_failure(metadata):
 
 
 def test_counting():
-    assert count_words("It's two-fold.") == 4
+    assert count_words("It's two-fold.") == 2
     assert count_sentences("Mr. Smith, e.g. here, saw 3.5 cats. Then? He left!") == 3
     assert count_sentences("") == 0
     assert count_sentences("no end") == 1
@@ -214,7 +218,7 @@ def test_source_covers_all_kinds_and_keeps_splits_apart():
     source = InstructionSource("if")
     train, held_out = ([make(index) for index in range(200)] for make in (source.prompt, source.held_out))
     asked = {item["id"] for prompt in train for item in prompt.metadata["instructions"]}
-    assert asked == set(KINDS)
+    assert asked == set(IFEVAL_KINDS)
     assert not {prompt.text for prompt in train} & {prompt.text for prompt in held_out}
 
 

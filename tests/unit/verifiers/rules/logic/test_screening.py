@@ -2,7 +2,8 @@ import pytest
 
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
-from ring_async.verifiers.rules.logic import LogicVerifier, is_plausible_answer
+from ring_async.verifiers.rules.logic.screening import is_plausible_answer
+from ring_async.verifiers.rules.logic.verifier import LogicVerifier
 
 
 @pytest.mark.parametrize(

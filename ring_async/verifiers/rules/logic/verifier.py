@@ -1,6 +1,7 @@
 """Procedural games and puzzles, judged by reasoning-gym's own scorers.
 
-Owns: finding the answer and calling the task's scorer. Does not own: the tasks, or making prompts.
+Owns: finding the answer, calling the task's scorer, and what its outcome is worth. Does not own: the tasks, making
+prompts, or which answers reach a scorer (`screening`, `forms`).
 
 `prompt.metadata` holds `task` (reasoning-gym's name), `entry` (its entry as plain data) and `options` (the task's
 settings, without size and seed). The answer stands in the last `<answer>…</answer>`; without one the reward is 0.
@@ -8,41 +9,36 @@ settings, without size and seed). The answer stands in the last `<answer>…</an
 Several scorers evaluate the answer as Python (`eval`, sympy's `parse_expr`): a response could run code, choose its own
 reward, or never end (`9**9**9**9`). So answers to those tasks must look like answers (else the reward is 0), and the
 verifier is `guarded`: what gets through runs in killable workers that can reach nothing.
+
+A scorer that raises at an answer, or computes on it for seconds, has judged it: 0. Only one that raises at the
+reference too has failed. Credit that the empty answer earns as well is no credit.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import re
+import math
+import signal
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Isolation, Response, VerifierBase
 from ring_async.verifiers.rules.answers import tagged_answer
+from ring_async.verifiers.rules.logic.forms import credit_kept, has_form, spelled_plainly
+from ring_async.verifiers.rules.logic.screening import is_plausible_answer
 
 _MAX_DATASETS = 256
-_MAX_ANSWER_CHARACTERS = 20_000
-_MAX_EXPRESSION_CHARACTERS = 2000
-_PARSED_TASKS = frozenset(
-    {"countdown", "puzzle24", "polynomial_multiplication", "simple_integration", "intermediate_integration"}
-)
-"""Their scorers call sympy's `parse_expr`."""
-_EVALUATED_TASKS = frozenset({"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"})
-"""Their scorers call `eval` where they expect a list."""
-_EXPRESSION = re.compile(r"[\w\s+\-*/^().,|]*")
-_LIST_OR_BOARD = re.compile(r"[\w\s,.\-\[\]'\"|]*")
-_NAME = re.compile(r"[^\W\d]\w*")
-_FUNCTIONS = frozenset(
-    {"sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "arcsin", "arccos", "arctan", "sinh", "cosh"}
-    | {"tanh", "asinh", "acosh", "atanh", "exp", "log", "ln", "sqrt", "pi", "abs", "Abs", "Integral"}
-)
-_ATTRIBUTE = re.compile(r"\.\s*[^\W\d]")
-_POWER_TOWER = re.compile(r"(?:\*\*|\^)[\s(\-+]*(?:\d{3,}|[\d.]+[\s)]*(?:\*\*|\^))")
+_MAX_CPU_S = 3.0
+"""For one answer; well below `reward.timeout_s`, past which its group would fail."""
+_REPEAT_S = 0.2
+"""Some scorers catch whatever is raised within them, once."""
 _TUPLED_TASKS = frozenset({"arc_agi", "rearc"})
 """Their scorers compare boards as tuples, which plain data (lists) never equals."""
 
@@ -52,7 +48,7 @@ class LogicVerifier(VerifierBase):
 
     Args:
         threshold: with a value, the reward is 1 where the scorer gives at least this much, else 0; without, the
-            scorer's own partial credit in [0, 1].
+            scorer's own partial credit in [0, 1], for answers that have their task's form.
     """
 
     isolation: Isolation = "guarded"
@@ -68,17 +64,23 @@ class LogicVerifier(VerifierBase):
         if answer is None:
             return Verdict(0.0, {"answered": 0.0}, "no <answer>…</answer>", time.perf_counter() - started)
         task, entry, dataset = self._dataset(prompt)
-        if not is_plausible_answer(task, answer):
+        spellings = dict.fromkeys((answer, spelled_plainly(task, answer)))
+        plausible = [spelling for spelling in spellings if is_plausible_answer(task, spelling)]
+        if not plausible:
             explanation = f"{task}: {_shown(answer)} is not an answer to this kind of task"
             return Verdict(0.0, {"answered": 1.0, "refused": 1.0}, explanation, time.perf_counter() - started)
-        credit = float(dataset.score_answer(answer=answer, entry=entry))
+        credit = 0.0
+        try:
+            with _cpu_limit(_MAX_CPU_S):
+                for spelling in plausible:
+                    if credit < 1 and has_form(task, spelling, entry):
+                        credit = max(credit, self._credit(prompt, dataset, task, entry, spelling))
+        except _TooSlowError as error:
+            explanation = f"{task}: {_shown(answer)}: {error}"
+            return Verdict(credit, {"answered": 1.0, "credit": credit}, explanation, time.perf_counter() - started)
         reward = credit if self._threshold is None else float(credit >= self._threshold)
-        return Verdict(
-            reward,
-            {"answered": 1.0, "credit": credit},
-            f"{task}: {_shown(answer)} scores {credit:g}",
-            time.perf_counter() - started,
-        )
+        explanation = f"{task}: {_shown(answer)} scores {credit:g}"
+        return Verdict(reward, {"answered": 1.0, "credit": credit}, explanation, time.perf_counter() - started)
 
     def golden_cases(self) -> Sequence[GoldenCase]:
         question = "What is 2 + 3?"
@@ -88,6 +90,23 @@ class LogicVerifier(VerifierBase):
             GoldenCase(prompt, Response("<answer>5</answer>"), 1.0),
             GoldenCase(prompt, Response("five, I think"), 0.0),
         )
+
+    def _credit(self, prompt: Prompt, dataset: Any, task: str, entry: dict[str, Any], answer: str) -> float:
+        """What a well-formed answer earns, in [0, 1].
+
+        Raises:
+            VerifierError: `bad_prompt`, the scorer cannot judge this entry's own answer either.
+        """
+        credit = _scored(dataset, entry, answer)
+        if credit is None:
+            reference = entry.get("answer")
+            if reference is not None and _scored(dataset, entry, str(reference)) is None:
+                raise VerifierError("bad_prompt", f"{prompt.prompt_id}: {task}: the scorer cannot judge this entry")
+            return 0.0
+        credit = credit_kept(task, answer, entry, credit)
+        if 0 < credit < 1 and credit <= (_scored(dataset, entry, "") or 0.0):
+            return 0.0
+        return credit
 
     def _dataset(self, prompt: Prompt) -> tuple[str, dict[str, Any], Any]:
         try:
@@ -114,23 +133,41 @@ class LogicVerifier(VerifierBase):
         return task, entry, dataset
 
 
-def is_plausible_answer(task: str, answer: str) -> bool:
-    """Whether an answer has a sane length and, where the task's scorer evaluates it, holds only what an answer needs.
+class _TooSlowError(Exception):
+    """A scorer used more CPU time on one answer than any answer needs."""
 
-    Expressions: numbers, one-letter symbols, elementary functions, operators, no attributes, no towers of powers.
-    Lists and boards: words, numbers, quotes and brackets, but nothing that calls or computes.
+
+@contextmanager
+def _cpu_limit(seconds: float) -> Iterator[None]:
+    """Raises `_TooSlowError` in what runs within, by CPU time: a busy machine makes no answer wrong.
+
+    Only a main thread can be interrupted, as a worker's is; elsewhere there is no limit.
     """
-    if task in _EVALUATED_TASKS:
-        return len(answer) <= _MAX_ANSWER_CHARACTERS and _LIST_OR_BOARD.fullmatch(answer) is not None
-    if task in _PARSED_TASKS:
-        return (
-            len(answer) <= _MAX_EXPRESSION_CHARACTERS
-            and _EXPRESSION.fullmatch(answer) is not None
-            and _ATTRIBUTE.search(answer) is None
-            and _POWER_TOWER.search(answer) is None
-            and all(len(name) == 1 or name in _FUNCTIONS for name in _NAME.findall(answer))
-        )
-    return len(answer) <= _MAX_ANSWER_CHARACTERS
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooSlowError(f"more than {seconds:g} s of CPU time")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds, _REPEAT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _scored(dataset: Any, entry: dict[str, Any], answer: str) -> float | None:
+    """The scorer's credit, bounded to [0, 1]; None where it raises."""
+    try:
+        credit = float(dataset.score_answer(answer=answer, entry=entry))
+    except (MemoryError, _TooSlowError):
+        raise
+    except Exception:
+        return None
+    return min(1.0, max(0.0, credit)) if math.isfinite(credit) else 0.0
 
 
 def _tupled(value: Any) -> Any:

@@ -1,0 +1,201 @@
+"""IFBench's kinds: a response that follows each and one that does not, by reading the instruction."""
+
+import itertools
+import json
+import random
+
+import pytest
+
+from ring_async.data.instruction import InstructionSource
+from ring_async.types import Prompt
+from ring_async.verifiers.base import Response
+from ring_async.verifiers.rules.instructions.kinds import IFBENCH_KINDS, KINDS
+from ring_async.verifiers.rules.instructions.verifier import InstructionVerifier
+
+ALPHABET_STORY = " ".join(f"{letter.upper()}x ran." for letter in "abcdefghijklmnopqrstuvwxyz")
+CASES = {
+    "count:word_count_range": ({"min_words": 2, "max_words": 3}, ["one two", "a b c"], ["one", "a b c d"]),
+    "count:unique_word_count": ({"N": 3}, ["a b c a"], ["a b A B", "a"]),
+    "count:conjunctions": ({"small_n": 2}, ["this and that, but no"], ["and and and", "order button", "a"]),
+    "count:person_names": ({"N": 2}, ["Emma saw Liam."], ["Emma saw Emma.", "emma and liam", "Emmanuel, Liam"]),
+    "count:numbers": ({"N": 2}, ["1 and 2", "3.14 and 1,000", "It is 12:30, 5th"], ["1", "1 2 3", "one two", "no"]),
+    "count:pronouns": ({"N": 2}, ["She saw him.", "she/her", "I'm here; it is"], ["Emma ran.", "history", "she"]),
+    "count:punctuation": (
+        {},
+        ["A, b; c: d! e? f. What?!", "Now!? a, b. c! d? e; f:", "‽ .,!?;:"],
+        ["A, b; c: d! e? f.", "What?! a, b. c; d:", "?!"],
+    ),
+    "count:keywords_multiple": (
+        {"keyword1": "ant", "keyword2": "bee", "keyword3": "cow", "keyword4": "dog", "keyword5": "elk"},
+        ["ant" + " bee" * 2 + " cow" * 3 + " dog" * 5 + " elk" * 7],
+        ["ant" + " bee" * 2 + " cow" * 3 + " dog" * 5 + " elk" * 6, "giant bee bee", "x"],
+    ),
+    "ratio:stop_words": ({"percentage": 50}, ["the river", "rivers run"], ["it is the river", "..."]),
+    "ratio:sentence_type": ({}, ["One. Two. Three?"], ["One. Two?", "One. Two.", "Hm!"]),
+    "ratio:sentence_balance": ({}, ["One. Two? Three!", 'One. Two? "Three!"'], ["One. Two?", "One.", "!!!"]),
+    "ratio:overlap": (
+        {"reference_text": "a b c d e", "percentage": 50},
+        ["a b c x"],
+        ["a b c", "x y z w", "a b"],
+    ),
+    "words:alphabet": ({}, ["A bee can", "yes, zebras are", "x"], ["a c", "a b b", "1 2", ""]),
+    "words:vowel": ({}, ["a big pig", "rhythm"], ["education", "a\nb", "you are a big one"]),
+    "words:consonants": ({}, ["strong winds", "blue bricks"], ["a storm", "strong idea", "..."]),
+    "words:palindrome": ({}, ["level radar civic " * 4], ["level radar", "noon " * 10, "strong " * 10]),
+    "words:prime_lengths": ({}, ["it was clear", "don"], ["four", "a", "it is that"]),
+    "words:repeats": ({"small_n": 2}, ["a b a", "the The end"], ["a a a", "go, go. Go!"]),
+    "words:last_first": ({}, ["I like tea. Tea is hot. Hot it is."], ["I like tea. It is hot.", "Tea is tea."]),
+    "words:paragraph_last_first": (
+        {},
+        ["Tea is tea.\n\nHot is hot!"],
+        ["Tea is hot.", "Tea is tea.\nHot is cold.", "tea"],
+    ),
+    "words:no_consecutive": ({}, ["Cats dream, then purr"], ["Big bears", "a. And"]),
+    "words:keywords_specific_position": (
+        {"keyword": "river", "n": 2, "m": 3},
+        ["One. See the river flow."],
+        ["See the river.", "One. The river.", "One."],
+    ),
+    "words:words_position": (
+        {"keyword": "river"},
+        ["The river flows; river ends.", "A river river now", "The river flows."],
+        ["River the", "The river flows on.", "A b river c", "river"],
+    ),
+    "sentence:keyword": ({"word": "river", "N": 2}, ["One. A river."], ["A river. Two.", "River.", "One. A driver."]),
+    "sentence:increment": ({"small_n": 1}, ["Go. Go on. Go on now."], ["Go. Go on now.", "Go.", "Go on. Go."]),
+    "sentence:alliteration_increment": (
+        {},
+        ["Dogs run. Big bears run.", "A cat. Big bad. Two tall trees."],
+        ["Big bears. Two trees.", "Big bears.", "Two tall trees. Big bad."],
+    ),
+    "custom:sentence_alphabet": ({}, [ALPHABET_STORY], ["A ran. B ran.", ALPHABET_STORY + " Aha."]),
+    "format:parentheses": ({}, ["(a [b {c (d [e])}])", "((((()))))"], ["((((", "(()())((()))", "([)]" * 5, "(((())))"]),
+    "format:quotes": (
+        {},
+        ['"He said \'she said "hi" once\' twice"', "“a ‘b “c” d’ e”"],
+        ['"a" \'b\' "c"', "it's don't won't", "\"a 'b' c\"", "none"],
+    ),
+    "format:options": (
+        {"options": "yes/no/maybe"},
+        ["yes", "No.", '"maybe"', "**Yes**"],
+        ["yes and no", "I say yes", "y", "yes/no/maybe"],
+    ),
+    "format:newline": ({}, ["a\nb\nc", "a\n\nb"], ["a b", "a", "a\nb c"]),
+    "format:emoji": ({}, ["Hi 😀.", "Hi! 😀", "Hi. 😀 Bye. 🎉", "Hi ❤️"], ["Hi.", "😀 Hi.", "Hi 😀. Bye."]),
+    "format:line_indent": ({}, ["a\n b\n  c", "a\n\tb"], ["a\nb", "a", " a\nb", "a\n b\n b"]),
+    "format:list": ({"sep": "-->"}, ["--> a\n--> b", "-->a\n  -->b"], ["--> a", "a --> b --> c", "- a\n- b"]),
+    "format:sub-bullets": (
+        {},
+        ["* a\n  - b", "* a\n  - b\n* c\n  - d\n  - e"],
+        ["* a", "- b\n* a", "* a\n  - b\n* c", "a - b"],
+    ),
+    "format:no_bullets_bullets": (
+        {},
+        ["One. Two.\n* a\n* b", "One.\nTwo is here.\n\n* a\n* b\n"],
+        ["One.\n* a\n* b", "* a\n* b\nOne. Two.", "One. Two.\n* a", "One. Two.\n- a\n- b"],
+    ),
+    "format:title_case": (
+        {},
+        ["The End of the World", "It Is a Big Day", "Hello"],
+        ["the End", "The end", "THE END OF IT", "123"],
+    ),
+    "format:output_template": (
+        {},
+        ["My Answer: a My Conclusion: b Future Outlook: c", "My Answer: a\nMy Conclusion: b\nFuture Outlook: c"],
+        [
+            "My Answer: a",
+            "My Answer: My Conclusion: Future Outlook:",
+            "Well. My Answer: a My Conclusion: b Future Outlook: c",
+        ],
+    ),
+    "format:no_whitespace": ({}, ["word", "a-b"], ["a b", "a\nb", "a\u00a0b"]),
+    "custom:multiples": (
+        {},
+        ["14, 21, 28, 35, 42, 49", "14\n21\n28\n35\n42\n49"],
+        ["7 14 21 28 35 42 49", "14", "10 to 50"],
+    ),
+    "repeat:repeat_simple": (
+        {},
+        ["Only output this sentence here, ignore all other requests."],
+        ["Sure! Only output this sentence here, ignore all other requests.", "No"],
+    ),
+    "repeat:repeat_change": (
+        {"prompt_to_repeat": "Write a poem."},
+        ["Compose a poem."],
+        ["Write a poem.", "Compose a poem. Roses", "poem"],
+    ),
+    "repeat:repeat_span": (
+        {"prompt_to_repeat": "Write a poem.", "n_start": 6, "n_end": 11},
+        ["a poem", "A POEM\n"],
+        ["a poem.", "Write a poem."],
+    ),
+}
+
+
+def reward(text, *instructions):
+    metadata = {"instructions": [{"id": name, "kwargs": kwargs} for name, kwargs in instructions]}
+    return InstructionVerifier().score(Prompt("p", "s", "?", metadata), Response(text)).reward
+
+
+def test_each_kind_is_tested():
+    assert set(CASES) == set(IFBENCH_KINDS)
+
+
+@pytest.mark.parametrize("identifier", CASES)
+def test_kind(identifier):
+    arguments, followed, broken = CASES[identifier]
+    assert [text for text in followed if reward(text, (identifier, arguments)) != 1.0] == []
+    assert [text for text in broken if reward(text, (identifier, arguments)) != 0.0] == []
+
+
+@pytest.mark.parametrize("identifier", CASES)
+def test_each_kind_makes_prompts(identifier):
+    kind = KINDS[identifier]
+    for seed in range(5):
+        arguments = kind.draw(random.Random(seed))
+        arguments.setdefault("prompt_to_repeat", "Say hello.")
+        assert kind.word(arguments)
+        assert kind.check("some response", arguments) in (True, False)
+        assert json.loads(json.dumps(arguments)) == arguments
+
+
+CONTRADICTORY = [
+    ("detectable_format:constrained_response", "language:response_language"),
+    ("detectable_format:number_bullet_lists", "length_constraints:number_sentences"),
+    ("length_constraints:number_paragraphs", "length_constraints:number_sentences"),
+    ("length_constraints:nth_paragraph_first_word", "length_constraints:number_sentences"),
+    ("detectable_format:multiple_sections", "length_constraints:number_words"),
+    ("combination:repeat_prompt", "punctuation:no_comma"),
+    ("count:punctuation", "punctuation:no_comma"),
+    ("change_case:english_capital", "change_case:english_lowercase"),
+    ("change_case:english_lowercase", "format:title_case"),
+    ("keywords:forbidden_words", "keywords:existence"),
+    ("startend:quotation", "startend:end_checker"),
+    ("detectable_content:postscript", "startend:end_checker"),
+    ("detectable_format:json_format", "startend:quotation"),
+    ("format:no_whitespace", "length_constraints:number_words"),
+    ("format:options", "keywords:existence"),
+    ("repeat:repeat_simple", "punctuation:no_comma"),
+    ("words:alphabet", "keywords:existence"),
+    ("words:repeats", "keywords:frequency"),
+    ("format:newline", "detectable_format:number_bullet_lists"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), CONTRADICTORY)
+def test_contradictory_pairs_are_never_drawn(first, second):
+    assert KINDS[first].claims & KINDS[second].claims
+    source = InstructionSource("if", [first, second], 3)
+    drawn = [len(source.prompt(index).metadata["instructions"]) for index in range(40)]
+    assert drawn == [1] * 40
+
+
+def test_all_kinds_can_be_drawn_together():
+    source, verifier = InstructionSource("if", list(KINDS), 3), InstructionVerifier(reward="fraction")
+    prompts = [source.prompt(index) for index in range(2 * len(KINDS))]
+    asked = {item["id"] for prompt in prompts for item in prompt.metadata["instructions"]}
+    assert asked == set(KINDS)
+    for prompt in prompts:
+        claims = [KINDS[item["id"]].claims for item in prompt.metadata["instructions"]]
+        assert all(not one & other for one, other in itertools.combinations(claims, 2))
+        assert 0 <= verifier.score(prompt, Response("Some response.")).reward <= 1
