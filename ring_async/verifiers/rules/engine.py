@@ -1,0 +1,78 @@
+"""math-verify behind two functions: a text as sympy's objects, and whether two such texts are equal.
+
+Owns: calling the library, and what must be done because of how it reads letters. Does not own: which texts it is given
+(`equality`), and what ends a call that takes too long (`reading.work`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from functools import lru_cache
+from typing import Any
+
+MAX_CHARACTERS = 600
+MAX_NESTING = 30
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])[iI](?![A-Za-z])")
+
+
+@lru_cache(maxsize=64)
+def parsed(text: str) -> tuple[Any, ...]:
+    """sympy's objects that math-verify reads a text as, most likely first; empty if it reads none.
+
+    The last may be a string, which the library falls back to.
+    """
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse  # takes a second to import
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its timeouts are off
+    return tuple(
+        parse(
+            f"\\boxed{{{text}}}",
+            extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+            parsing_timeout=None,  # type: ignore[arg-type]
+        )
+    )
+
+
+def is_readable(text: str) -> bool:
+    """Whether math-verify reads the text as an object, and not as a mere string."""
+    return any(not isinstance(item, str) for item in parsed(text))
+
+
+def is_equal(gold: str, answer: str, *, strict: bool, float_rounding: int) -> bool:
+    """Whether math-verify takes two texts for the same object."""
+    import math_verify
+
+    golds, answers = list(parsed(gold)), list(parsed(answer))
+    if not golds or not answers:
+        return False
+    letters = {symbol.name for symbol in _symbols(golds) | _symbols(answers)}
+    if letters and letters <= {"i"} and (not strict or len(set(_IMAGINARY.findall(gold + " " + answer))) <= 1):
+        golds, answers = _as_complex(golds), _as_complex(answers)
+    return bool(
+        math_verify.verify(golds, answers, float_rounding=float_rounding, strict=strict, timeout_seconds=None)
+    )
+
+
+def is_nested_too_deeply(text: str) -> bool:
+    """Whether its parser would take too long: the time doubles with every level."""
+    depth = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if depth > MAX_NESTING:
+            return True
+    return False
+
+
+def _symbols(items: list[Any]) -> set[Any]:
+    return {symbol for item in items for symbol in getattr(item, "free_symbols", ())}
+
+
+def _as_complex(items: list[Any]) -> list[Any]:
+    """Where `i` is the only letter it is the imaginary unit, which math-verify takes for a variable."""
+    import sympy
+
+    return [
+        item.subs(dict.fromkeys(item.free_symbols, sympy.I)).expand() if getattr(item, "free_symbols", None) else item
+        for item in items
+    ]
