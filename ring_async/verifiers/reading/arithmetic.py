@@ -10,18 +10,20 @@ what would be larger raises `TooLargeError`. Equality is decided by values, neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
 import mpmath
 
-from ring_async.verifiers.reading.expression import Node
+from ring_async.verifiers.reading.expression import Node, names_in
 
 MAX_BITS = 100_000
 _MAX_FACTORIAL = 5_000
 _MAX_EXPONENTIAL = 100_000
 _MAX_ANGLE_BITS = 200
+_CONSTANTS = frozenset({"pi", "e", "i", "imath"})
 _DIGITS = (60, 130)
 """Two precisions: what is left of a difference that is zero changes with the precision, a true difference does not."""
 
@@ -65,6 +67,47 @@ def is_same_number(left: Node, right: Node) -> bool:
     return any(_is_same(left, right, base) for base in ((0, 10) if _has_log(left) or _has_log(right) else (0,)))
 
 
+def agree_at_points(left: Node, right: Node) -> bool | None:
+    """Whether two formulas in variables have the same values at points drawn once and for all.
+
+    Returns:
+        False where they differ at a point with positive coordinates: then they are different functions. True where they
+        agree at all points, negative ones included. None where that does not settle it: they agree at positive points
+        alone, or have no value at enough of them.
+    """
+    names = sorted(names_in(left) | names_in(right))
+    positive = [_agrees(left, right, _point(names, seed, is_mixed=False)) for seed in range(3)]
+    if False in positive:
+        return False
+    if positive.count(True) < 2:
+        return None
+    mixed = [_agrees(left, right, _point(names, seed, is_mixed=True)) for seed in range(3, 7)]
+    return True if mixed.count(True) == len(mixed) else None
+
+
+def _agrees(left: Node, right: Node, point: Mapping[str, Value]) -> bool | None:
+    try:
+        return _is_same(_at(left, point), _at(right, point), 0, is_real=True)
+    except (NotClosedError, TooLargeError, ValueError, TypeError, ArithmeticError):
+        return None
+
+
+def _point(names: list[str], seed: int, *, is_mixed: bool) -> dict[str, Fraction]:
+    draw = random.Random(seed)
+    return {
+        name: Fraction(draw.randrange(3 * 10**6, 7 * 10**6), 997_003) * (draw.choice((1, -1)) if is_mixed else 1)
+        for name in names
+        if name not in _CONSTANTS
+    }
+
+
+def _at(node: Node, point: Mapping[str, Value]) -> Node:
+    """The tree with values for its variables."""
+    if node.kind == "name" and node.text in point:
+        return Node("number", value=point[node.text])
+    return Node(node.kind, tuple(_at(part, point) for part in node.parts), node.value, node.text) if node.parts else node
+
+
 def approximate(node: Node) -> Value:
     """A value to 60 digits, or the exact fraction.
 
@@ -75,11 +118,13 @@ def approximate(node: Node) -> Value:
         return evaluate(node)
 
 
-def _is_same(left: Node, right: Node, log_base: int) -> bool:
+def _is_same(left: Node, right: Node, log_base: int, *, is_real: bool = False) -> bool:
     differences = []
     for digits in _DIGITS:
         with mpmath.workdps(digits):
             one, other = evaluate(left, log_base=log_base), evaluate(right, log_base=log_base)
+            if is_real and not (_is_real(one) and _is_real(other)):
+                raise NotClosedError("a branch of a complex function")
             if isinstance(one, Fraction) and isinstance(other, Fraction):
                 return one == other
             difference = abs(_real(one) - _real(other))
@@ -110,7 +155,7 @@ def _evaluated(node: Node, log_base: int) -> Value:
 def _constant(name: str) -> Value:
     if name == "pi":
         return +mpmath.pi
-    if name in ("e", "mathrm{e}"):
+    if name == "e":
         return +mpmath.e
     if name in ("i", "imath"):
         return mpmath.mpc(0, 1)
@@ -124,6 +169,10 @@ def _bounded(value: Value) -> Value:
     elif not mpmath.isfinite(value) or (value and abs(mpmath.mag(value)) > MAX_BITS):
         raise TooLargeError("a number of too large a size")
     return value
+
+
+def _is_real(value: Value) -> bool:
+    return isinstance(value, Fraction | mpmath.mpf)
 
 
 def _real(value: Value) -> Value:

@@ -17,7 +17,7 @@ MAX_DEPTH = 100
 MAX_TOKENS = 2000
 
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt gcd lcm max min".split()
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt".split()
 )
 _ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "cosec": "csc"}
 _PLAIN_NAMES = sorted([*FUNCTIONS, *_ALIASES, "pi", "infty", "infinity"], key=len, reverse=True)
@@ -342,6 +342,37 @@ class _Parser:
         below = self.sum()
         self._expect(")")
         return Node("binomial", (above, below))
+
+
+def canonical(node: Node) -> Node:
+    """The tree with the operands of sums and products in one order, differences and quotients included."""
+    if node.kind in ("+", "-", "*", "/"):
+        operands = sorted(_operands(node, node.kind in "+-", is_inverse=False), key=repr)
+        return Node("sum" if node.kind in "+-" else "product", tuple(operands))
+    if node.kind == "group":
+        return canonical(node.parts[0])
+    return Node(node.kind, tuple(canonical(part) for part in node.parts), node.value, node.text)
+
+
+def _operands(node: Node, is_sum: bool, *, is_inverse: bool) -> list[Node]:
+    kinds = ("+", "-") if is_sum else ("*", "/")
+    if node.kind == "group":
+        return _operands(node.parts[0], is_sum, is_inverse=is_inverse)
+    if is_sum and node.kind == "negative":
+        return _operands(node.parts[0], is_sum, is_inverse=not is_inverse)
+    if node.kind not in kinds:
+        plain = canonical(node)
+        return [Node("inverse", (plain,)) if is_inverse else plain]
+    left, right = node.parts
+    is_turned = is_inverse != (node.kind == kinds[1])
+    return _operands(left, is_sum, is_inverse=is_inverse) + _operands(right, is_sum, is_inverse=is_turned)
+
+
+def names_in(node: Node) -> frozenset[str]:
+    """The names that a tree holds, constants included."""
+    if node.kind == "name":
+        return frozenset({node.text})
+    return frozenset().union(*map(names_in, node.parts))
 
 
 def _is_proper(fraction: Node) -> bool:

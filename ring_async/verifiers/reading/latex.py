@@ -20,7 +20,7 @@ _SAME_COMMANDS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le",
     "leqslant": "le", "lt": "<", "geq": "ge", "geqslant": "ge", "gt": ">", "neq": "ne", "varnothing": "emptyset",
     "degree": "^\\circ", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "lbrace": "{",
-    "rbrace": "}", "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "iff": "=", "mathord": "",
+    "rbrace": "}", "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")", "iff": "=", "mathord": "",
     "ast": "cdot", "bullet": "cdot", "simeq": "approx", "land": "wedge", "lor": "vee", "percent": "%",
 }  # fmt: skip
 _DROPPED_COMMANDS = frozenset(
@@ -56,7 +56,9 @@ def plain_latex(text: str) -> str:
     joined. Degrees are `^\circ`. Words stay in `\text{…}`.
     """
     text = _without_delimiters(plain_characters(text).strip())
-    text = text.replace("\\$", DOLLAR).replace("$", "").replace("\\%", "%").replace("\\&", "&").replace("**", "^")
+    text = text.replace("\\$", DOLLAR)
+    text = text.replace("$", DOLLAR if text.count("$") == 1 else "")  # one alone delimits nothing
+    text = text.replace("\\%", "%").replace("\\&", "&").replace("**", "^")
     has_environment = "\\begin" in text
     if not has_environment:
         text = _DOUBLED_BACKSLASH.sub(r"\\", text)

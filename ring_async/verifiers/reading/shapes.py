@@ -14,9 +14,7 @@ _OPENING = {"(": ")", "[": "]", "{": "}"}
 _CLOSING = frozenset(_OPENING.values())
 _MAX_DEPTH = 200
 _AND_OR = re.compile(r"\\text\s*\{\s*,?\s*(and|or)\s*\}|(?<![A-Za-z\\])(and|or)(?![A-Za-z])|[;,]?\s*(或|和|与|及)\s*")
-_WHOLE = {
-    "(": (")", "tuple"), "[": ("]", "square"), "\\{": ("\\}", "set"), "\\langle": ("\\rangle", "tuple"),
-}  # fmt: skip
+_WHOLE = {"(": (")", "tuple"), "[": ("]", "square"), "\\{": ("\\}", "set")}
 _MATRIX = re.compile(r"^\(?\s*\\begin\{([pbv]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end\{\1\}\s*\)?$", re.DOTALL)
 _RELATION = re.compile(r"\\le(?![A-Za-z])|\\ge(?![A-Za-z])|<|>")
 _NAME = r"(?:[A-Za-z]|\\(?!in(?![A-Za-z]))[A-Za-z]+)(?:_(?:\{[^{}]{0,12}\}|[A-Za-z0-9]))?'*"
@@ -190,7 +188,7 @@ def _bracketed(text: str) -> Shape | None:
         ends = closing if text.endswith(closing) else None
         if ends is None and kind in ("tuple", "square") and text[-1:] in ")]" and opening in "([":
             ends, kind = text[-1], "half"
-        if ends is None or (opening == "\\langle" and len(text) < len(opening) + len(ends)):
+        if ends is None or len(text) < len(opening) + len(ends):
             continue
         inside = text[len(opening) : len(text) - len(ends)]
         if not _is_balanced(inside):

@@ -16,14 +16,13 @@ from ring_async.verifiers.reading.latex import DOLLAR
 MAX_UNIT_CHARACTERS = 80
 
 _PIECE = re.compile(r"[A-Za-zµμΩ%Å°]+|[*/()]|(?:\^|\*\*)\s*[{(]?\s*[-+]?\d{1,2}\s*[})]?|\s+|1(?=\s*/)")
-_TEXT_GROUP = re.compile(r"\\text\s*\{([^{}]*)\}")
 _ALIASES = {
     "%": "percent", "μ": "µ", "Ω": "ohm", "ohms": "ohm", "mins": "minute", "hrs": "hour", "secs": "second", "sec": "second",
     "yrs": "year", "lbs": "pound", "ozs": "ounce", "sq": "square", "degrees": "degree", "celsius": "degC",
     "fahrenheit": "degF", "kelvins": "kelvin", "kph": "km/hour", "kmph": "km/hour", "cc": "cm**3", "rads": "radian",
     "moles": "mole", "inches": "inch", "feet": "foot", "litres": "liter", "metres": "meter", "amps": "ampere",
-    "revolutions": "turn", "revs": "turn", "ev": "eV", "kev": "keV", "mev": "MeV", "gev": "GeV", "khz": "kHz", "mhz": "MHz",
-    "hz": "Hz", "kpa": "kPa", "pa": "Pa", "kj": "kJ", "kw": "kW", "mw": "mW",
+    "revolutions": "turn", "revs": "turn", "ev": "eV", "kev": "keV", "gev": "GeV", "khz": "kHz", "mhz": "MHz",
+    "hz": "Hz", "kpa": "kPa", "pa": "Pa", "kj": "kJ", "kw": "kW",
 }  # fmt: skip
 _CHINESE = {
     "元": "yuan", "块": "yuan", "米": "meter", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "gram",
@@ -43,8 +42,10 @@ LETTER_UNITS = frozenset("m g s h L l")
 
 def plain_unit(text: str) -> str:
     r"""A unit without LaTeX, brackets around remarks, and number words: `\text{ m/s}^2` is `m/s^2`."""
-    text = text.replace("^\\circ", "°").replace("\\Omega", "ohm").replace("\\mu", "µ").replace("\\cdot", "*")
-    text = _TEXT_GROUP.sub(r" \1 ", text.replace("\\AA", "Å").replace("\\ell", "L").replace("·", "*").replace("×", "*"))
+    text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", "°", text)
+    text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text.replace("\\text", " ")).replace("{", " ").replace("}", " ")
+    text = text.replace("\\Omega", "ohm").replace("\\mu", "µ").replace("\\cdot", "*")
+    text = text.replace("\\AA", "Å").replace("\\ell", "L").replace("\\times", "*").replace("\\%", "%")
     text = re.sub(r"°\s*([CFK])\b", r"deg\1", text)
     text = text.replace("°", " degree ")
     text = re.sub(r"([A-Za-z])\s*(\^|\*\*)", r"\1\2", re.sub(r"µ\s+(?=[A-Za-z])", "µ", " ".join(text.split())))

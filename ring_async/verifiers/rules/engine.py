@@ -22,13 +22,20 @@ def parsed(text: str) -> tuple[Any, ...]:
 
     The last may be a string, which the library falls back to.
     """
+    from latex2sympy2_extended import NormalizationConfig
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse  # takes a second to import
 
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its timeouts are off
     return tuple(
         parse(
             f"\\boxed{{{text}}}",
-            extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+            extraction_config=[
+                LatexExtractionConfig(
+                    boxed_match_priority=0,
+                    normalization_config=NormalizationConfig(malformed_operators=True, nits=True),  # units are ours
+                ),
+                ExprExtractionConfig(),
+            ],
             parsing_timeout=None,  # type: ignore[arg-type]
         )
     )

@@ -16,9 +16,16 @@ from fractions import Fraction
 from functools import lru_cache
 
 from ring_async.verifiers.reading import units
-from ring_async.verifiers.reading.arithmetic import NotClosedError, TooLargeError, approximate, is_same_number
+from ring_async.verifiers.reading.amounts import DEGREE, PERCENT, Amount, closed_number, read_amount, tree_of
+from ring_async.verifiers.reading.arithmetic import (
+    NotClosedError,
+    TooLargeError,
+    agree_at_points,
+    approximate,
+    is_same_number,
+)
 from ring_async.verifiers.reading.characters import chinese_number
-from ring_async.verifiers.reading.expression import Node, NotAnExpressionError, parse_expression
+from ring_async.verifiers.reading.expression import Node, canonical, names_in
 from ring_async.verifiers.reading.latex import plain_latex, squeezed, without_text_commands
 from ring_async.verifiers.reading.numerals import based_number, decimal_comma_reading, grouped_reading, plain_numbers
 from ring_async.verifiers.reading.shapes import Shape, equation_sides, is_name, region_of, shape_of
@@ -41,18 +48,7 @@ _NOTHING = frozenset(
 _EMPTY = frozenset({"nosolution", "nosolutions", "\\emptyset", "emptyset", "\\{\\}", "therearenosolutions"})
 _APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
 _IMAGINARY_J = re.compile(r"(?<![A-Za-z\\])j(?![A-Za-z])")
-_UNIT_START = re.compile(r"(?<=[\d)}\]!A-Za-z.])\s*(?=[^\d\s()\[\]{}+\-*/^=,.!<>|\\])|\s*(?=\\(?:text|Omega|mu|AA)(?![A-Za-z]))"
-                         r"|\s*(?=\^\s*\{?\s*\\circ)")  # fmt: skip
-_PERCENT = "percent"
-_DEGREE = "degree"
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """A closed number with what stands behind it (empty: nothing)."""
-
-    number: Node
-    unit: str
+_MARKED_UNIT = re.compile(r"^(.*[\w)}\]])\s*(\\text\{[A-Za-z][^{}]*\}(?:\^\{?\d\}?)?)$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -118,6 +114,11 @@ class Equality:
         gold_sides, sides = equation_sides(gold), equation_sides(answer)
         if len(gold_sides) == 1 and len(sides) == 1:
             return self._is_same_approximation(gold, answer, depth)
+        if "list" in (shape_of(gold).kind, shape_of(answer).kind):
+            return None  # its items are the equations
+        if depth and min(len(gold_sides), len(sides)) > 1 and is_name(gold_sides[0]) and is_name(sides[0]):
+            if squeezed(gold_sides[0]) != squeezed(sides[0]):
+                return False  # among others a name says which one is meant
         if any("," in side or ";" in side for side in (gold_sides if len(gold_sides) > 2 else [])):
             return None
         gold_value, value = _value_of(gold_sides), _value_of(sides)
@@ -216,16 +217,29 @@ class Equality:
             return _in_base(based) == _in_base(other_based)
         if based and re.fullmatch("[0-9A-Fa-f]+", answer):
             return based[0] == answer.lower()
-        gold_amount, amount = read_amount(gold, self.strip_units), read_amount(answer, self.strip_units)
+        gold_amount, amount = _amount(gold, self.strip_units), _amount(answer, self.strip_units)
         if gold_amount is not None and amount is not None:
             return self._is_same_amount(gold_amount, amount)
-        if gold_amount is not None and amount is None and _has_repeated_box(answer):
+        gold_symbolic, symbolic = _without_marked_unit(gold), _without_marked_unit(answer)
+        if gold_symbolic[1] and symbolic[1] and not _is_one_unit(gold_symbolic[1], symbolic[1]):
             return False
-        return self._by_engine(gold, answer)
+        same = self._is_same_formula(gold_symbolic[0], symbolic[0])
+        return self._by_engine(gold_symbolic[0], symbolic[0]) if same is None else same
+
+    def _is_same_formula(self, gold: str, answer: str) -> bool | None:
+        """Formulas with variables, by their form and by their values at points; None where that does not settle it."""
+        trees = tree_of(gold), tree_of(answer)
+        if trees[0] is None or trees[1] is None or not self.strict:
+            return None
+        if canonical(trees[0]) == canonical(trees[1]):
+            return True
+        if _are_close_names(*map(names_in, trees)):  # type: ignore[arg-type]
+            return None
+        return agree_at_points(trees[0], trees[1])
 
     def _is_same_amount(self, gold: Amount, answer: Amount) -> bool:
         one, other = gold.unit, answer.unit
-        if _PERCENT in (one, other):
+        if PERCENT in (one, other):
             return self._is_same_percent(gold, answer)
         if not one and not other or one and other and units.is_same_unit(one, other):
             return self._is_same_number(gold.number, answer.number)
@@ -237,7 +251,7 @@ class Equality:
             return self.strip_units and not both_known and self._is_same_number(gold.number, answer.number)
         if self._is_same_number(gold.number, answer.number):
             return True
-        if _DEGREE in (one, other):  # 30° is π/6
+        if DEGREE in (one, other):  # 30° is π/6
             radians = [_in_radians(amount.number) if amount.unit else amount.number for amount in (gold, answer)]
             return self._is_same_number(*radians)
         return False
@@ -298,53 +312,17 @@ def is_readable(gold: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def read_amount(text: str, strip_units: bool) -> Amount | None:
-    """A closed number, with or without a unit behind it; None where the text is no such thing."""
-    whole = _closed_number(without_text_commands(text) if "\\text" in text else text)
-    if whole is not None:
-        return Amount(whole, "")
-    percent = text.rstrip().removesuffix("%").removesuffix("\\text{percent}").removesuffix("percent").rstrip()
-    if percent != text.rstrip():
-        number = _closed_number(percent)
-        return Amount(number, _PERCENT) if number is not None else None
-    for start in _UNIT_START.finditer(text):
-        prefix, rest = text[: start.start()], text[start.end() :]
-        number = _closed_number(prefix)
-        if number is None:
-            continue
-        unit = units.plain_unit(rest)
-        was_marked = rest.startswith("\\") or rest[:1] == "^" or rest[:1] in "＄€£¥₹₩₽μΩ"
-        has_blank = strip_units or start.end() > start.start()
-        if units.looks_like_unit(unit, was_marked=was_marked, has_blank=has_blank):
-            return Amount(number, unit)
-    return None
-
-
-def _closed_number(text: str) -> Node | None:
-    tree = _tree(text)
-    return tree if tree is not None and _has_value(tree) else None
-
-
-@lru_cache(maxsize=512)
-def _tree(text: str) -> Node | None:
-    try:
-        return parse_expression(text)
-    except (NotAnExpressionError, RecursionError):
-        return None
-
-
-def _has_value(tree: Node) -> bool:
-    try:
-        approximate(tree)
-    except TooLargeError:
-        return True
-    except (NotClosedError, ArithmeticError, ValueError, TypeError):
-        return False
-    return True
+def _amount(text: str, strip_units: bool) -> Amount | None:
+    return read_amount(
+        text,
+        lambda unit, was_marked, has_blank: units.looks_like_unit(
+            unit, was_marked=was_marked, has_blank=has_blank or strip_units
+        ),
+    )
 
 
 def _is_closed(text: str) -> bool:
-    return _closed_number(text) is not None
+    return closed_number(text) is not None
 
 
 def _value_of(sides: list[str]) -> str | None:
@@ -354,7 +332,7 @@ def _value_of(sides: list[str]) -> str | None:
     named = [side for side in sides if not is_name(side)]
     if not named:
         return sides[-1]
-    closed = [number for side in named if (number := _closed_number(side)) is not None]
+    closed = [number for side in named if (number := closed_number(side)) is not None]
     try:
         if any(not is_same_number(closed[0], number) for number in closed[1:]):
             return None if not any(_is_rough(side) for side in named) else named[-1]
@@ -368,7 +346,7 @@ def _is_rough(side: str) -> bool:
 
 
 def _are_close(parts: list[str]) -> bool:
-    values = [number for part in parts if (number := _closed_number(part)) is not None]
+    values = [number for part in parts if (number := closed_number(part)) is not None]
     try:
         floats = [float(approximate(number)) for number in values]
     except (TooLargeError, NotClosedError, TypeError, OverflowError):
@@ -467,8 +445,19 @@ def _has_ellipsis(text: str) -> bool:
     return "\\ldots" in text or "..." in text
 
 
-def _has_repeated_box(text: str) -> bool:
-    return "\\boxed" in text
+def _without_marked_unit(text: str) -> tuple[str, str]:
+    """A formula with variables and the unit in `\\text{…}` behind it (empty: none)."""
+    match = _MARKED_UNIT.match(text)
+    return (match[1], units.plain_unit(match[2])) if match else (text, "")
+
+
+def _is_one_unit(one: str, other: str) -> bool:
+    return units.is_same_unit(one, other) or units.ratio(one, other) == 1.0
+
+
+def _are_close_names(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether names are written together (`ab`) or as constants, so that only the engine's reading can tell."""
+    return one != other and bool((one | other) & {"i", "e", "d", "j", "I", "E"})
 
 
 def _is_ordered(shape: Shape) -> bool:
@@ -498,9 +487,11 @@ def _is_for_engine(text: str) -> bool:
 
 
 def _is_readable_part(part: str) -> bool:
-    if _words(part) or read_amount(part, True) is not None or based_number(part) is not None:
+    if _words(part) or _amount(part, True) is not None or based_number(part) is not None:
         return True
     text = without_text_commands(part)
+    if _has_ellipsis(text):
+        return True
     if "\\" not in text and re.search(r"\w", text):
         return text.count("{") == text.count("}")
     return not _is_for_engine(text) or engine.is_readable(text)
