@@ -42,6 +42,10 @@ _CHINESE_DIGITS = {character: value for value, character in enumerate("零一二
 _CHINESE_PLACES = {"十": 10, "百": 100, "千": 1000}
 _CHINESE_NUMERAL = re.compile("[零〇一二两三四五六七八九十百千万]+")
 _MAX_PLACE_CHARACTERS = 20
+_ENGLISH = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty"
+).split()
 
 
 def plain_characters(text: str, *, greek: bool = True) -> str:
@@ -62,8 +66,10 @@ def plain_characters(text: str, *, greek: bool = True) -> str:
     return "".join(pieces)
 
 
-def chinese_number(text: str) -> int | None:
-    """The value of a text that is a Chinese numeral as a whole, below 10**8: `三` is 3, `二十五` is 25."""
+def spelled_number(text: str) -> int | None:
+    """The value of a text that is a numeral in words as a whole: `三` is 3, `二十五` is 25 (below 10**8), `five` is 5."""
+    if text.casefold() in _ENGLISH:
+        return _ENGLISH.index(text.casefold())
     if len(text) > _MAX_PLACE_CHARACTERS or not _CHINESE_NUMERAL.fullmatch(text):
         return None
     total, section, digit = 0, 0, 0

@@ -102,6 +102,7 @@ class _Parser:
         self._position = 0
         self._depth = 0
         self._num_open_bars = 0
+        self._num_functions = 0
         self._lenient = lenient
         self.token: str | None = tokens[0] if tokens else None
 
@@ -193,6 +194,8 @@ class _Parser:
         if self.token != "^":
             return base
         self._next()
+        if self._num_functions and self._is_degree():
+            return Node("/", (Node("*", (base, Node("name", text="pi"))), Node("number", value=Fraction(180))))
         exponent = self._argument_of_script()
         if self.token == "^":  # 2^3^2: from the right
             self._next()
@@ -201,6 +204,14 @@ class _Parser:
         while self.token in ("!", "!!"):
             power = Node(self._next(), (power,))
         return power
+
+    def _is_degree(self) -> bool:
+        r"""Take `\circ` or `{\circ}`: inside a function's argument it means radians; elsewhere it is a unit."""
+        ahead = self._tokens[self._position : self._position + 3]
+        length = 1 if ahead[:1] == ["\\circ"] else 3 if ahead == ["{", "\\circ", "}"] else 0
+        for _ in range(length):
+            self._next()
+        return length > 0
 
     def _argument_of_script(self) -> Node:
         if self.token == "-":
@@ -312,6 +323,12 @@ class _Parser:
         return self._braced_argument() if self.token != "-" else self._argument_of_script()
 
     def _argument(self, name: str) -> Node:
+        self._num_functions += 1
+        argument = self._argument_of(name)
+        self._num_functions -= 1
+        return argument
+
+    def _argument_of(self, name: str) -> Node:
         if self.token in ("(", "{", "|", "["):
             return self._bracketed(self._next())
         if name == "sqrt":

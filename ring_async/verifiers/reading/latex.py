@@ -36,7 +36,7 @@ _WORD_FONTS = frozenset("text textrm mathrm mbox operatorname".split())
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?(?:[ \t]*(?=[{\\]))?")
 _COLOR = re.compile(r"\\(?:color|textcolor|colorbox)\s*(?:\[[^\]{}]*\])?\s*\{[^{}]*\}")
 _PHANTOM = re.compile(r"\\(?:phantom|hphantom|vphantom|label|tag|hspace|vspace|kern)\*?\s*\{[^{}]*\}")
-_THIN_SPACES = re.compile(r"\\[,;:>!]|\\ |~|\\(?:thinspace|medspace|thickspace|enspace|nobreakspace)(?![A-Za-z])")
+_THIN_SPACES = re.compile(r"(?<!\\)\\[,;:>! ]|~|\\(?:thinspace|medspace|thickspace|enspace|nobreakspace)(?![A-Za-z])")
 _WIDE_SPACES = re.compile(r"\\q?quad(?![A-Za-z])")
 _LINE_BREAK = re.compile(r"\\\\(?![A-Za-z])|\\newline(?![A-Za-z])")
 _DOUBLED_BACKSLASH = re.compile(r"\\\\(?=[A-Za-z])")
@@ -46,6 +46,8 @@ _GROUPED_NUMBER = re.compile(
 )  # separators of LaTeX alone: nothing else can be meant
 _GROUP_SEPARATOR = re.compile(r"\\[,!;: ]|[~,{}]")
 _DECIMAL_BRACE_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
+_SYSTEM = re.compile(r"\\begin\{(cases|aligned|align\*?|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL)
+_INFINITY = re.compile(r"(?<![A-Za-z\\])infinity(?![A-Za-z])")
 _ENDS = " \t\r\n;,.:"
 
 
@@ -59,6 +61,7 @@ def plain_latex(text: str) -> str:
     text = text.replace("\\$", DOLLAR)
     text = text.replace("$", DOLLAR if text.count("$") == 1 else "")  # one alone delimits nothing
     text = text.replace("\\%", "%").replace("\\&", "&").replace("**", "^")
+    text = _INFINITY.sub(r"\\infty ", _SYSTEM.sub(_system, text) if "\\begin" in text else text)
     has_environment = "\\begin" in text
     if not has_environment:
         text = _DOUBLED_BACKSLASH.sub(r"\\", text)
@@ -112,6 +115,14 @@ def closing_brace(text: str, opening: int) -> int | None:
                 return position
         position += 1
     return None
+
+
+def _system(match: re.Match[str]) -> str:
+    """A system of equations as a list; what has columns is none."""
+    rows = match[2].replace("\\left", "").strip()
+    if "&" in rows or "," in rows or "=" not in rows:
+        return match.group()
+    return ", ".join(row.strip() for row in rows.split("\\\\") if row.strip())
 
 
 def _same_command(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,]|\.\d*,)")
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d|\.\d*,\d)")
 _BLANK_GROUPED = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?\d)")
 _MIXED = re.compile(r"(?<![\d./^_}] )(?<![\d./^_}])(\d+) (\d+)\s*/\s*(\d+)(?![\d.!^])")
 _SCIENTIFIC = re.compile(r"(?<=[\d.])\s?[eE]\s?([-+]?\d+)(?![\d.A-Za-z])")
@@ -20,6 +20,7 @@ _DOTTED = re.compile(r"(\d*)\.(\d*)\\dot\s*(?:\{(\d)\}|(\d))(?:(\d*)\\dot\s*(?:\
 _ENDLESS = re.compile(r"(\d+)\.(\d{2,40})\s*(?:\\ldots|\.\.\.)")
 _PERIOD = re.compile(r"(\d{0,20}?)(\d{1,20}?)\2+$")
 _BASE = re.compile(r"^([0-9A-Fa-f]+)_(?:\{(\d{1,2})\}|(\d{1,2}))$")
+_COMBINATIONS = re.compile(r"(?:\{\})?[_^](?:\{(\d+)\}|(\d+))\s*(?:\\text\{)?C\}?\s*_(?:\{(\d+)\}|(\d+))")
 _DECIMAL_COMMA = re.compile(r"^([-+]?\d+),(\d+)$")
 
 
@@ -31,6 +32,7 @@ def plain_numbers(text: str) -> str:
     text = _OVERLINE.sub(lambda match: _repeating(match[1], match[2], match[3] or match[4]), text)
     text = _DOTTED.sub(_dotted, text)
     text = _BRACKETED_PERIOD.sub(lambda match: _repeating(match[1], match[2], match[3]), text)
+    text = _COMBINATIONS.sub(lambda match: f"\\binom{{{match[1] or match[2]}}}{{{match[3] or match[4]}}}", text)
     text = _ENDLESS.sub(_endless, text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     return _SCIENTIFIC.sub(r" \\times 10^{\1}", text)
@@ -52,6 +54,14 @@ def grouped_reading(text: str) -> str:
 def decimal_comma_reading(text: str) -> str:
     """`3,5` as `3.5`; the text itself where it is not such a number."""
     return _DECIMAL_COMMA.sub(r"\1.\2", text)
+
+
+def ratio_parts(text: str) -> list[str] | None:
+    """The terms of a ratio: `2:3:4`. None: it is none, or a time of day (`12:00`)."""
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) < 2 or not all(parts) or any(part.startswith("0") for part in parts[1:]):
+        return None
+    return parts
 
 
 def based_number(text: str) -> tuple[str, int] | None:

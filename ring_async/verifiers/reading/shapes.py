@@ -24,6 +24,9 @@ _NAMED = re.compile(
     rf"^\s*(?:(?:{_NAME})(?:\s*\(\s*[A-Za-z]\w*\s*(?:,\s*[A-Za-z]\w*\s*)*\))?|\(\s*[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)+\s*\)"
     r"|\\text\s*\{[^{}]*\}|[A-Za-z][A-Za-z ]{2,40})\s*$"
 )
+_ABSOLUTE = re.compile(rf"^\s*\|\s*{_NAME}\s*\|\s*$")
+_UNEQUAL = re.compile(r"\\ne(?![A-Za-z])")
+_ALL_BUT = re.compile(r"^\\mathbb\s*\{?\s*R\s*\}?\s*(?:\\setminus|\\backslash|-)\s*\\\{([^{},]+)\\\}$")
 _BUILT = re.compile(r"\\mid(?![A-Za-z])|(?<=[\w} ]):|\|")
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)|\\equiv(?![A-Za-z])")
 _MODULUS = re.compile(r"\\pmod\s*(?:\{[^{}]*\}|\d+)|\(\s*(?:\\mod|\\bmod|mod)\s+[^()]*\)|\\(?:mod|bmod)\s*\d+\s*$")
@@ -31,6 +34,7 @@ _REALS = re.compile(
     r"^(?:\\mathbb\s*\{?\s*R\s*\}?|\\text\s*\{\s*all real numbers\s*\}|all real numbers|\\R|\\Reals|\\text\s*\{\s*R\s*\})$"
 )
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|\\mp(?![A-Za-z])|\+/-|\+-")
+_TURNED_BRACKETS = re.compile(r"^([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])$")
 _MAX_PARTS = 400
 
 
@@ -56,8 +60,14 @@ def shape_of(text: str) -> Shape:
     member = _MEMBER.match(text)
     if member is not None:
         text = member[1].strip()
+    turned = _TURNED_BRACKETS.match(text)
+    if turned is not None:  # ]0, 1[ is open
+        text = ("[" if turned[1] == "[" else "(") + turned[2] + ("]" if turned[3] == "]" else ")")
     if _REALS.match(text):
         return Shape("tuple", ("-\\infty", "\\infty"), "()")
+    all_but = _ALL_BUT.match(text)
+    if all_but is not None:
+        return _without_point(all_but[1].strip())
     union = split_outside(text, re.compile(r"\\cup(?![A-Za-z])"))
     if len(union) > 1:
         return Shape("union", tuple(union))
@@ -92,6 +102,9 @@ def plus_minus(text: str) -> list[str]:
 
 def interval_of(text: str) -> Shape | None:
     r"""The set that an inequality in one variable describes: `0 < x \le 2` is `(0, 2]`. None: it is no such inequality."""
+    unequal = _UNEQUAL.split(text)
+    if len(unequal) == 2 and unequal[1].strip() and _VARIABLE.match(unequal[0]):
+        return _without_point(unequal[1].strip())
     relations = _RELATION.findall(text)
     if not 1 <= len(relations) <= 2:
         return None
@@ -107,6 +120,9 @@ def interval_of(text: str) -> Shape | None:
     left, right = parts
     (relation,) = relations
     is_closed = relation in ("\\le", "\\ge")
+    size = _ABSOLUTE.match(left)
+    if size is not None and relation in ("<", "\\le"):
+        return _interval((f"-({right})", right), (is_closed, is_closed))
     if not _VARIABLE.match(left):
         if not _VARIABLE.match(right):
             return None
@@ -211,6 +227,10 @@ def _is_balanced(text: str) -> bool:
         if depth < 0:
             return False
     return depth == 0
+
+
+def _without_point(point: str) -> Shape:
+    return Shape("union", (f"(-\\infty, {point})", f"({point}, \\infty)"))
 
 
 def _interval(ends: tuple[str, str], is_closed: tuple[bool, bool]) -> Shape:

@@ -24,7 +24,7 @@ from ring_async.verifiers.reading.arithmetic import NotClosedError, TooLargeErro
 from ring_async.verifiers.reading.expression import Node, NotAnExpressionError, parse_expression
 
 MAX_VALUE_BITS = 50_000
-MAX_TERMS = 20_000
+MAX_TERMS = 1_000
 _CLOSED_LIMIT = 1e9
 _SUSPICIOUS = re.compile(r"\^[\s({]*-?\s*\d{3,}|\^[^^]{0,40}\^|\d{4,}[\s)}]*!|!\s*[)}]*\s*!|binom")
 _REPEATS_S = 0.1

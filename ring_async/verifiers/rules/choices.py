@@ -25,8 +25,8 @@ _PREFIX = re.compile(r"^(?:the\s+)?(?:correct\s+|right\s+|final\s+)?(?:option|ch
 _ANNOUNCED = re.compile(
     r"(?:\b(?:answers?|options?|choices?|antwort|lösung|respuesta|respuesta correcta|réponse|resposta|risposta|jawaban|ответ)"
     r"|答案|选项|答え|答|정답)[ \t]{0,3}(?:\([^()\n]{0,20}\)[ \t]{0,3})?\*{0,2}[ \t]{0,3}"
-    r"(?P<mark>is|are|:|=|ist|es|est|é|è|是|为|選|は|은|는|：)[ \t]{0,3}:?[ \t*]{0,6}(?:\n[ \t*]{0,6}){0,2}(?!(?:answer|antwort)\b)"
-    r"(?P<rest>[^\n]{1,200})",
+    r"(?P<mark>are|ist|is|est|es|:|=|é|è|是|为|選|は|은|는|：)[ \t]{0,3}:?[ \t*]{0,6}(?:\n[ \t*]{0,6}){0,2}(?!(?:answer|antwort)\b)"
+    r"(?=(?P<rest>[^\n]{1,200}))",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(r"\b(?:option|choice)\s{1,3}\(?([A-Z])\)?\s{1,3}is\s{1,3}(?:the\s{1,3})?(?:correct|right)", re.I)

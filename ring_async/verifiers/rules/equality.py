@@ -24,10 +24,10 @@ from ring_async.verifiers.reading.arithmetic import (
     approximate,
     is_same_number,
 )
-from ring_async.verifiers.reading.characters import chinese_number
+from ring_async.verifiers.reading.characters import spelled_number
 from ring_async.verifiers.reading.expression import Node, canonical, names_in
 from ring_async.verifiers.reading.latex import plain_latex, squeezed, without_text_commands
-from ring_async.verifiers.reading.numerals import based_number, decimal_comma_reading, grouped_reading, plain_numbers
+from ring_async.verifiers.reading.numerals import based_number, decimal_comma_reading, grouped_reading, plain_numbers, ratio_parts
 from ring_async.verifiers.reading.shapes import Shape, equation_sides, is_name, region_of, shape_of
 from ring_async.verifiers.reading.work import is_affordable
 from ring_async.verifiers.rules import engine
@@ -42,13 +42,16 @@ _SENTENCE = re.compile(
     re.IGNORECASE,
 )
 _PREFIX = re.compile(r"^(?:\\approx|≈|approximately|approx\.?|about|roughly|answer\s*:|=)\s*", re.IGNORECASE)
-_NOTHING = frozenset(
-    "nosolution nosolutions norealsolution norealsolutions \\emptyset emptyset \\{\\} noneexist therearenosolutions".split()
+_SAME_WORDS = (
+    frozenset(
+        "nosolution nosolutions norealsolution norealsolutions \\emptyset emptyset theemptyset \\{\\} therearenosolutions".split()
+    ),
+    frozenset({"dne", "doesnotexist", "thelimitdoesnotexist"}),
 )
-_EMPTY = frozenset({"nosolution", "nosolutions", "\\emptyset", "emptyset", "\\{\\}", "therearenosolutions"})
+_ARGUMENT = re.compile(r"^[A-Za-z]\s*\(\s*([A-Za-z])\s*\)$")
 _APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
 _IMAGINARY_J = re.compile(r"(?<![A-Za-z\\])j(?![A-Za-z])")
-_MARKED_UNIT = re.compile(r"^(.*[\w)}\]])\s*(\\text\{[A-Za-z][^{}]*\}(?:\^\{?\d\}?)?)$", re.DOTALL)
+_MARKED_UNIT = re.compile(r"^(.*[\w)}\]])\s*(\\text\{\s*[A-Za-z][^{}]*\}(?:\^\{?\d\}?)?)$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,9 @@ class Equality:
             return True
         if not gold or not answer or depth > 4:
             return False
-        if _words(gold) and _words(answer):
-            return _same_words(gold, answer)
-        if _words_of(gold) in _EMPTY:
-            return _words_of(answer) in _EMPTY
+        words = _same_words(gold, answer)
+        if words is not None:
+            return words
         region = self._is_same_region(gold, answer, depth)
         if region is not None:
             return region
@@ -114,13 +116,17 @@ class Equality:
         gold_sides, sides = equation_sides(gold), equation_sides(answer)
         if len(gold_sides) == 1 and len(sides) == 1:
             return self._is_same_approximation(gold, answer, depth)
-        if "list" in (shape_of(gold).kind, shape_of(answer).kind):
-            return None  # its items are the equations
+        is_list = shape_of(gold).kind == "list", shape_of(answer).kind == "list"
+        if any(is_list):  # its items are the equations
+            if all(is_list) or not is_name((gold_sides if is_list[1] else sides)[0]):
+                return None
+            return self._is_same(gold if is_list[0] else gold_sides[-1], answer if is_list[1] else sides[-1], depth + 1)
         if depth and min(len(gold_sides), len(sides)) > 1 and is_name(gold_sides[0]) and is_name(sides[0]):
             if squeezed(gold_sides[0]) != squeezed(sides[0]):
                 return False  # among others a name says which one is meant
         if any("," in side or ";" in side for side in (gold_sides if len(gold_sides) > 2 else [])):
             return None
+        sides = _with_argument_of(gold_sides, sides)
         gold_value, value = _value_of(gold_sides), _value_of(sides)
         if value is None:
             return False
@@ -217,6 +223,9 @@ class Equality:
             return _in_base(based) == _in_base(other_based)
         if based and re.fullmatch("[0-9A-Fa-f]+", answer):
             return based[0] == answer.lower()
+        ratio, other_ratio = ratio_parts(gold), ratio_parts(answer)
+        if ratio and other_ratio and all(map(_is_closed, ratio + other_ratio)):
+            return self._is_same_ratio(ratio, other_ratio)
         gold_amount, amount = _amount(gold, self.strip_units), _amount(answer, self.strip_units)
         if gold_amount is not None and amount is not None:
             return self._is_same_amount(gold_amount, amount)
@@ -225,6 +234,15 @@ class Equality:
             return False
         same = self._is_same_formula(gold_symbolic[0], symbolic[0])
         return self._by_engine(gold_symbolic[0], symbolic[0]) if same is None else same
+
+    def _is_same_ratio(self, gold: list[str], answer: list[str]) -> bool:
+        terms, others = ([closed_number(part) for part in ratio] for ratio in (gold, answer))
+        if len(terms) != len(others):
+            return False
+        return all(
+            self._is_same_number(Node("*", (term, others[0])), Node("*", (other, terms[0])))  # type: ignore[arg-type]
+            for term, other in zip(terms[1:], others[1:], strict=True)
+        )
 
     def _is_same_formula(self, gold: str, answer: str) -> bool | None:
         """Formulas with variables, by their form and by their values at points; None where that does not settle it."""
@@ -290,11 +308,12 @@ class Equality:
 def readings(text: str) -> list[str]:
     """The plain texts that an answer may stand for, the likeliest first: commas that group, and commas that separate."""
     plain = plain_latex(text)
-    sentence = _SENTENCE.match(plain)
-    if sentence is not None and not _words(plain[sentence.end() :]):
-        plain = plain[sentence.end() :].strip()
+    unmarked = without_text_commands(plain)
+    sentence = _SENTENCE.match(unmarked)
+    if sentence is not None and not _words(unmarked[sentence.end() :]):
+        plain = unmarked[sentence.end() :].strip()
     plain = units.move_currency(_PREFIX.sub("", plain).strip())
-    number = chinese_number(plain)
+    number = spelled_number(without_text_commands(plain).strip())
     if number is not None:
         return [str(number)]
     return list(dict.fromkeys(plain_numbers(reading) for reading in (grouped_reading(plain), plain)))
@@ -339,6 +358,15 @@ def _value_of(sides: list[str]) -> str | None:
     except (TooLargeError, NotClosedError):
         return named[-1]
     return named[-1]
+
+
+def _with_argument_of(gold_sides: list[str], sides: list[str]) -> list[str]:
+    """`f(t) = t^2` in the letter that the reference uses for its argument."""
+    argument, gold_argument = _ARGUMENT.match(sides[0]), _ARGUMENT.match(gold_sides[0])
+    if argument is None or gold_argument is None or argument[1] == gold_argument[1]:
+        return sides
+    letter = re.compile(rf"(?<![A-Za-z\\]){argument[1]}(?![A-Za-z])")
+    return [letter.sub(gold_argument[1], side) for side in sides]
 
 
 def _is_rough(side: str) -> bool:
@@ -420,9 +448,18 @@ def _words(text: str) -> bool:
     return re.search(r"[A-Za-z]{2}|[^\W\d_a-zA-Z]", plain) is not None and not _is_closed(plain)
 
 
-def _same_words(gold: str, answer: str) -> bool:
+def _same_words(gold: str, answer: str) -> bool | None:
+    """Whether words are the same ones; None where one of the two is no words, or both may be products of letters."""
     one, other = _words_of(gold), _words_of(answer)
-    return one == other or (one in _EMPTY and other in _EMPTY)
+    for synonyms in _SAME_WORDS:
+        if one in synonyms:
+            return other in synonyms
+    if not (_words(gold) and _words(answer)):
+        return None
+    if one == other:
+        return True
+    may_be_products = all(len(text) <= 3 and text.islower() and text.isascii() for text in (gold, answer))
+    return None if may_be_products else False
 
 
 def _words_of(text: str) -> str:
@@ -457,7 +494,7 @@ def _is_one_unit(one: str, other: str) -> bool:
 
 def _are_close_names(one: frozenset[str], other: frozenset[str]) -> bool:
     """Whether names are written together (`ab`) or as constants, so that only the engine's reading can tell."""
-    return one != other and bool((one | other) & {"i", "e", "d", "j", "I", "E"})
+    return bool((one ^ other) & {"i", "d", "j", "I", "E"})
 
 
 def _is_ordered(shape: Shape) -> bool:

@@ -29,7 +29,7 @@ from ring_async.verifiers.reading.work import OutOfWorkError, cpu_budget
 from ring_async.verifiers.rules.answers import boxed_answers, finished_text, last_number, tagged_answer
 from ring_async.verifiers.rules.equality import Equality, is_readable
 
-MAX_CPU_S = 1.5
+MAX_CPU_S = 1.0
 """For one verdict. Comparisons that come to an end take a tenth of it; `reward.timeout_s` (10 s) is far off, even where
 eight workers share two cores."""
 
