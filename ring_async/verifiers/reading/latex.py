@@ -9,6 +9,7 @@ that letters are words and not variables.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from ring_async.verifiers.reading.characters import plain_characters
 
@@ -48,6 +49,7 @@ _GROUP_SEPARATOR = re.compile(r"\\[,!;: ]|[~,{}]")
 _DECIMAL_BRACE_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _SYSTEM = re.compile(r"\\begin\{(cases|aligned|align\*?|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL)
 _INFINITY = re.compile(r"(?<![A-Za-z\\])infinity(?![A-Za-z])")
+_PLAIN_ALREADY = re.compile(r"[A-Za-z0-9 .,+\-/()=_^!%:;]*")
 _ENDS = " \t\r\n;,.:"
 
 
@@ -57,6 +59,9 @@ def plain_latex(text: str) -> str:
     Unicode is said in LaTeX, `**` is `^`, a line break or wide space is `;`, numbers grouped by LaTeX's separators are
     joined. Degrees are `^\circ`. Words stay in `\text{…}`.
     """
+    text = text.strip()
+    if _PLAIN_ALREADY.fullmatch(text) and "!=" not in text and "infinity" not in text:
+        return text.rstrip(_ENDS if not text.endswith("...") else "").lstrip(";,:")
     text = _without_delimiters(plain_characters(text).strip())
     text = text.replace("\\$", DOLLAR)
     text = text.replace("$", DOLLAR if text.count("$") == 1 else "")  # one alone delimits nothing
@@ -81,6 +86,7 @@ def plain_latex(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=1024)
 def squeezed(text: str) -> str:
     r"""A form for comparison as text: no blanks, no `\text`, no braces around single characters, no leading plus."""
     text = _TEXT_COMMAND.sub("", text)

@@ -100,6 +100,7 @@ def parsed_unit(unit: str) -> Any | None:
         return None
 
 
+@lru_cache(maxsize=1024)
 def converted(value: float, unit: str, to: str) -> float | None:
     """The value in another unit, or None where that is impossible. An empty unit is a plain number.
 

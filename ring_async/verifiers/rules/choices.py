@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from ring_async.verifiers.reading.latex import plain_latex, without_text_commands
@@ -45,10 +46,15 @@ def chosen_by_reference(gold: Any, choices: Sequence[str]) -> frozenset[str] | N
         choices: the options' texts; empty where the prompt has none. Then one letter is a choice, and several are one in
             the order of the alphabet up to F: `AC` is a choice, `DNA` and `CO` are not.
     """
-    letters = _letters_for(choices)
     if isinstance(gold, list | tuple):
         parts = [chosen_by_reference(part, choices) for part in gold]
         return None if not parts or None in parts else frozenset().union(*[part for part in parts if part])
+    return _chosen_by_one(gold if isinstance(gold, int) else str(gold), tuple(map(str, choices)))
+
+
+@lru_cache(maxsize=256, typed=True)
+def _chosen_by_one(gold: int | str, choices: tuple[str, ...]) -> frozenset[str] | None:
+    letters = _letters_for(choices)
     if isinstance(gold, int) and not isinstance(gold, bool):
         return frozenset({letters[gold]}) if choices and 0 <= gold < len(choices) else None
     text = without_text_commands(plain_latex(str(gold)))
@@ -77,10 +83,10 @@ def chosen_by_answer(answer: str, choices: Sequence[str], *, has_labels: bool = 
     text = without_text_commands(plain_latex(answer[:_MAX_CHARACTERS])).strip().strip("*").strip()
     text = " ".join(text.split())
     for reading in (text, _PREFIX.sub("", text).strip()):
-        matching = [letter for letter, choice in zip(letters, choices, strict=False) if _is_same_text(reading, choice)]
         named = _named_letters(reading, letters)
         if named:
             return named
+        matching = [letter for letter, choice in zip(letters, choices, strict=False) if _is_same_text(reading, choice)]
         if matching:
             return frozenset(matching)
         if has_labels and reading.isdigit() and 1 <= int(reading) <= len(letters):
@@ -147,7 +153,12 @@ def _letters_first(rest: str, letters: Sequence[str]) -> frozenset[str]:
 
 
 def _is_same_text(text: str, choice: str) -> bool:
-    return _folded(text) == _folded(without_text_commands(plain_latex(str(choice))))
+    return _folded(text) == _folded_choice(str(choice))
+
+
+@lru_cache(maxsize=1024)
+def _folded_choice(choice: str) -> str:
+    return _folded(without_text_commands(plain_latex(choice)))
 
 
 def _folded(text: str) -> str:

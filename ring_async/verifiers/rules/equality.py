@@ -64,8 +64,6 @@ class Equality:
 
     def holds(self, gold: str, answer: str) -> bool:
         """Whether the answer is the reference, as far as rules and algebra can tell."""
-        if gold.strip() == answer.strip():
-            return True
         if len(answer) > MAX_CHARACTERS or len(gold) > MAX_CHARACTERS:
             return False
         golds, answers = readings(gold), readings(answer)
@@ -75,7 +73,7 @@ class Equality:
         if chosen is not None:
             return chosen
         if _has_decimal_point(golds[0]):
-            answers = list(dict.fromkeys([*answers, *map(decimal_comma_reading, answers)]))
+            answers = tuple(dict.fromkeys([*answers, *map(decimal_comma_reading, answers)]))
         return any(self._is_same(one, other) for one in golds for other in answers)
 
     def _is_same(self, gold: str, answer: str, depth: int = 0) -> bool:
@@ -305,7 +303,8 @@ class Equality:
         return engine.is_equal(*texts, strict=self.strict, float_rounding=self.float_rounding)
 
 
-def readings(text: str) -> list[str]:
+@lru_cache(maxsize=512)
+def readings(text: str) -> tuple[str, ...]:
     """The plain texts that an answer may stand for, the likeliest first: commas that group, and commas that separate."""
     plain = plain_latex(text)
     unmarked = without_text_commands(plain)
@@ -315,8 +314,8 @@ def readings(text: str) -> list[str]:
     plain = units.move_currency(_PREFIX.sub("", plain).strip())
     number = spelled_number(without_text_commands(plain).strip())
     if number is not None:
-        return [str(number)]
-    return list(dict.fromkeys(plain_numbers(reading) for reading in (grouped_reading(plain), plain)))
+        return (str(number),)
+    return tuple(dict.fromkeys(plain_numbers(reading) for reading in (grouped_reading(plain), plain)))
 
 
 def is_readable(gold: str) -> bool:

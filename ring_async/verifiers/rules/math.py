@@ -94,6 +94,8 @@ class MathVerifier(VerifierBase):
     def _judged(self, golds: list[str], answer: str) -> tuple[bool, str]:
         """Whether the answer is one of the references, and a line that says so."""
         wanted = " or ".join(golds)[:60]
+        if answer in golds:  # before any guard, however large it is
+            return True, f"{answer[:60]} is {wanted}"
         try:
             with cpu_budget(MAX_CPU_S):
                 if any(self._equality.holds(gold, answer) for gold in golds):
@@ -140,7 +142,12 @@ def _reference(prompt: Prompt, gold: Any) -> str:
         raise VerifierError("bad_prompt", f"{prompt.prompt_id}: metadata has no `answer`")
     if not isinstance(gold, str | int | float) or (isinstance(gold, float) and not math.isfinite(gold)):
         raise VerifierError("bad_prompt", f"{prompt.prompt_id}: answer {str(gold)[:60]!r} is neither a text nor a number")
-    text = str(gold)
+    return _unwrapped(str(gold))
+
+
+@lru_cache(maxsize=256)
+def _unwrapped(text: str) -> str:
+    """The reference itself, where a column holds the whole solution: after `####` (GSM8K), or in a box (MATH)."""
     after = _AFTER_HASHES.findall(text)
     return after[-1] if after else boxed_answers(text) or text
 

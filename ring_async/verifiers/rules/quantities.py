@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ring_async.verifiers.reading import units
 from ring_async.verifiers.reading.amounts import read_amount
@@ -40,6 +41,7 @@ class Quantity:
     unit: str
 
 
+@lru_cache(maxsize=512)
 def read_quantity(text: str) -> Quantity | None:
     r"""A number with an optional unit: `9.81 m/s^2`, `3.0\times 10^{8}\,\text{m/s}`, `25 °C`, `1,200`, `4\frac12`, `2\pi`."""
     if len(text) > MAX_CHARACTERS:

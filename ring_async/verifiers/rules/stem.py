@@ -130,15 +130,16 @@ class StemVerifier(VerifierBase):
 
 def _choice_problem(gold: Any, wanted: frozenset[str], choices: list[str], text: str) -> str:
     answer = _marked_answer(text)
-    announced = announced_choice(text, choices)
-    if answer is None and announced is None:
-        return "no answer found"
     chosen: frozenset[str] = frozenset()
     if answer is not None:
         has_labels = isinstance(gold, str) and gold.strip().isdigit()
         chosen = chosen_by_answer(answer, choices, has_labels=has_labels)
-    if not chosen and announced is not None and announced[1] > text.rfind("\\boxed"):
-        chosen = announced[0]
+    if not chosen:
+        announced = announced_choice(text, choices)
+        if answer is None and announced is None:
+            return "no answer found"
+        if announced is not None and announced[1] > text.rfind("\\boxed"):
+            chosen = announced[0]
     if chosen == wanted:
         return ""
     return f"{', '.join(sorted(chosen)) or _shown(answer or '')} is not {gold}"
