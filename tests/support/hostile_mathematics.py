@@ -99,7 +99,9 @@ def _damaged(draw: random.Random, text: str) -> str:
     for _ in range(draw.randint(1, 5)):
         if characters:
             position = draw.randrange(len(characters))
-            characters[position : position + draw.randint(0, 2)] = draw.choice(("", "\\", "{", "}", "^", "!", "9", ",", "&", "_", "$"))
+            characters[position : position + draw.randint(0, 2)] = draw.choice(
+                ("", "\\", "{", "}", "^", "!", "9", ",", "&", "_", "$")
+            )
     return "".join(characters)
 
 

@@ -10,20 +10,18 @@ what would be larger raises `TooLargeError`. Equality is decided by values, neve
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import mpmath
 
-from ring_async.verifiers.reading.expression import Node, names_in
+from ring_async.verifiers.reading.expression import Node
 
 MAX_BITS = 100_000
 _MAX_FACTORIAL = 5_000
 _MAX_EXPONENTIAL = 100_000
 _MAX_ANGLE_BITS = 200
-_CONSTANTS = frozenset({"pi", "e", "i", "imath"})
 _DIGITS = (60, 130)
 """Two precisions: what is left of a difference that is zero changes with the precision, a true difference does not."""
 
@@ -64,49 +62,7 @@ def is_same_number(left: Node, right: Node) -> bool:
     Raises:
         TooLargeError, NotClosedError: as `evaluate`.
     """
-    return any(_is_same(left, right, base) for base in ((0, 10) if _has_log(left) or _has_log(right) else (0,)))
-
-
-def agree_at_points(left: Node, right: Node) -> bool | None:
-    """Whether two formulas in variables have the same values at points drawn once and for all.
-
-    Returns:
-        False where they differ at a point with positive coordinates: then they are different functions. True where they
-        agree at all points, negative ones included. None where that does not settle it: they agree at positive points
-        alone, or have no value at enough of them.
-    """
-    names = sorted(names_in(left) | names_in(right))
-    positive = [_agrees(left, right, _point(names, seed, is_mixed=False)) for seed in range(3)]
-    if False in positive:
-        return False
-    if positive.count(True) < 2:
-        return None
-    mixed = [_agrees(left, right, _point(names, seed, is_mixed=True)) for seed in range(3, 7)]
-    return True if mixed.count(True) == len(mixed) else None
-
-
-def _agrees(left: Node, right: Node, point: Mapping[str, Value]) -> bool | None:
-    is_complex = "i" in names_in(left) | names_in(right)
-    try:
-        return _is_same(_at(left, point), _at(right, point), 0, is_real=not is_complex)
-    except (NotClosedError, TooLargeError, ValueError, TypeError, ArithmeticError):
-        return None
-
-
-def _point(names: list[str], seed: int, *, is_mixed: bool) -> dict[str, Fraction]:
-    draw = random.Random(seed)
-    return {
-        name: Fraction(draw.randrange(3000, 7000), 997) * (draw.choice((1, -1)) if is_mixed else 1)
-        for name in names
-        if name not in _CONSTANTS
-    }
-
-
-def _at(node: Node, point: Mapping[str, Value]) -> Node:
-    """The tree with values for its variables."""
-    if node.kind == "name" and node.text in point:
-        return Node("number", value=point[node.text])
-    return Node(node.kind, tuple(_at(part, point) for part in node.parts), node.value, node.text) if node.parts else node
+    return any(has_same_value(left, right, base) for base in ((0, 10) if _has_log(left) or _has_log(right) else (0,)))
 
 
 def approximate(node: Node) -> Value:
@@ -119,7 +75,12 @@ def approximate(node: Node) -> Value:
         return evaluate(node)
 
 
-def _is_same(left: Node, right: Node, log_base: int, *, is_real: bool = False) -> bool:
+def has_same_value(left: Node, right: Node, log_base: int = 0, *, is_real: bool = False) -> bool:
+    """Whether two closed trees have one value; `is_real`: no value where one of them is not real.
+
+    Raises:
+        TooLargeError, NotClosedError: as `evaluate`.
+    """
     differences = []
     for digits in _DIGITS:
         with mpmath.workdps(digits):

@@ -9,20 +9,13 @@ Invariant: `parse_expression` either returns a tree of the whole text or raises 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-MAX_DEPTH = 100
-MAX_TOKENS = 2000
+from ring_async.verifiers.reading.tokens import FUNCTIONS, NotAnExpressionError, tokens_of
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt".split()
-)
-_ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "cosec": "csc"}
-_PLAIN_NAMES = sorted([*FUNCTIONS, *_ALIASES, "pi", "infty", "infinity"], key=len, reverse=True)
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?|\.\d+)|(\\[A-Za-z]+|\\.)|([A-Za-z])|(!!|\S))", re.DOTALL)
-_PLAIN_NAME = re.compile("|".join(_PLAIN_NAMES))
+MAX_DEPTH = 100
+
 _FRACTIONS = frozenset({"\\frac", "\\dfrac", "\\tfrac", "\\cfrac"})
 _BINOMIALS = frozenset({"\\binom", "\\dbinom", "\\tbinom"})
 _TIMES = frozenset({"*", "\\cdot", "\\times"})
@@ -30,14 +23,52 @@ _OVER = frozenset({"/", "\\div"})
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil",
             "\\langle": "\\rangle", "\\lvert": "\\rvert", "\\lbrace": "\\rbrace"}  # fmt: skip
 _SEPARATORS = frozenset(
-    r", ; : = < > & \\ \le \leq \ge \geq \lt \gt \ne \neq \in \notin \cup \cap \setminus \to \approx \equiv \pm \mp \sim "
-    r"\mid \bmod \pmod \mod \land \lor \wedge \vee \subset \subseteq ' \quad \ldots \dots \cdots".split()
+    [
+        r",",
+        r";",
+        r":",
+        r"=",
+        r"<",
+        r">",
+        r"&",
+        r"\\",
+        r"\le",
+        r"\leq",
+        r"\ge",
+        r"\geq",
+        r"\lt",
+        r"\gt",
+        r"\ne",
+        r"\neq",
+        r"\in",
+        r"\notin",
+        r"\cup",
+        r"\cap",
+        r"\setminus",
+        r"\to",
+        r"\approx",
+        r"\equiv",
+        r"\pm",
+        r"\mp",
+        r"\sim",
+        r"\mid",
+        r"\bmod",
+        r"\pmod",
+        r"\mod",
+        r"\land",
+        r"\lor",
+        r"\wedge",
+        r"\vee",
+        r"\subset",
+        r"\subseteq",
+        r"'",
+        r"\quad",
+        r"\ldots",
+        r"\dots",
+        r"\cdots",
+    ]
 )
 _ARGUMENT_ENDS = frozenset({"+", "-", "/", *_TIMES, *_OVER, *_CLOSING.values()})
-
-
-class NotAnExpressionError(ValueError):
-    """The text is not one formula of the grammar here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +95,17 @@ def parse_expression(text: str, *, lenient: bool = False) -> Node:
         lenient: take commas, relations and unknown commands too, for an estimate of the work.
 
     Raises:
-        NotAnExpressionError: it is none, is nested deeper than `MAX_DEPTH`, or has more than `MAX_TOKENS` tokens.
+        NotAnExpressionError: it is none, is nested deeper than `MAX_DEPTH`, or has too many symbols.
     """
-    parser = _Parser(_tokens(text), lenient=lenient)
+    parser = _Parser(tokens_of(text), lenient=lenient)
     tree = parser.statement() if lenient else parser.sum()
-    if parser.token is not None:
-        raise NotAnExpressionError(f"unexpected {parser.token!r}")
+    if parser.ahead is not None:
+        raise NotAnExpressionError(f"unexpected {parser.ahead!r}")
     return tree
 
 
-def _tokens(text: str) -> list[str]:
-    tokens: list[str] = []
-    position, end = 0, len(text.rstrip())
-    while position < end:
-        word = _PLAIN_NAME.match(text, position)
-        if word is not None:
-            name = word.group()
-            tokens.append("\\" + _ALIASES.get(name, name))
-            position = word.end()
-            continue
-        match = _TOKEN.match(text, position)
-        if match is None or len(tokens) >= MAX_TOKENS:
-            raise NotAnExpressionError("too many symbols")
-        if match.group(3) and (word := _PLAIN_NAME.match(text, match.start(3))):
-            position = word.start()
-            continue
-        tokens.append(match.group().strip())
-        position = match.end()
-    return tokens
-
-
 class _Parser:
-    """Recursive descent over tokens; `token` is the next one, or None at the end."""
+    """Recursive descent over tokens; `ahead` is the next one, or None at the end."""
 
     def __init__(self, tokens: list[str], *, lenient: bool) -> None:
         self._tokens = tokens
@@ -104,14 +114,14 @@ class _Parser:
         self._num_open_bars = 0
         self._num_functions = 0
         self._lenient = lenient
-        self.token: str | None = tokens[0] if tokens else None
+        self.ahead: str | None = tokens[0] if tokens else None
 
     def statement(self) -> Node:
         """Sums between separators, as a list; the closing bracket that ends it is left."""
-        parts = [] if self.token in _SEPARATORS or self.token is None else [self.sum()]
-        while self.token in _SEPARATORS:
+        parts = [] if self.ahead in _SEPARATORS or self.ahead is None else [self.sum()]
+        while self.ahead in _SEPARATORS:
             self._next()
-            if self.token is not None and self.token not in _SEPARATORS and self.token not in _CLOSING.values():
+            if self.ahead is not None and self.ahead not in _SEPARATORS and self.ahead not in _CLOSING.values():
                 parts.append(self.sum())
         return parts[0] if len(parts) == 1 else Node("list", tuple(parts))
 
@@ -120,35 +130,35 @@ class _Parser:
         if self._depth > MAX_DEPTH:
             raise NotAnExpressionError("nested too deeply")
         left = self._product()
-        while self.token in ("+", "-"):
+        while self.ahead in ("+", "-"):
             kind = self._next()
             left = Node(kind, (left, self._product()))
         self._depth -= 1
         return left
 
     def _next(self) -> str:
-        token = self.token
+        token = self.ahead
         if token is None:
             raise NotAnExpressionError("ends early")
         self._position += 1
-        self.token = self._tokens[self._position] if self._position < len(self._tokens) else None
+        self.ahead = self._tokens[self._position] if self._position < len(self._tokens) else None
         return token
 
     def _expect(self, token: str) -> None:
-        if self.token != token:
+        if self.ahead != token:
             raise NotAnExpressionError(f"{token!r} is missing")
         self._next()
 
     def _product(self) -> Node:
         left = self._signed()
         while True:
-            if self.token in _TIMES:
+            if self.ahead in _TIMES:
                 self._next()
                 left = Node("*", (left, self._signed()))
-            elif self.token in _OVER:
+            elif self.ahead in _OVER:
                 self._next()
                 left = Node("/", (left, self._signed()))
-            elif self.token in ("\\bmod", "\\mod") and not self._lenient:
+            elif self.ahead in ("\\bmod", "\\mod") and not self._lenient:
                 self._next()
                 left = Node("mod", (left, self._signed()))
             elif self._starts_atom():
@@ -158,8 +168,8 @@ class _Parser:
 
     def _beside(self, left: Node) -> Node:
         """What stands beside another without a sign: a factor; a fraction beside a whole number makes it mixed."""
-        begins_fraction = self.token in _FRACTIONS
-        is_digit = bool(self.token) and self.token[:1].isdigit()  # type: ignore[index]
+        begins_fraction = self.ahead in _FRACTIONS
+        is_digit = bool(self.ahead) and self.ahead[:1].isdigit()  # type: ignore[index]
         right = self._power()
         whole = left.parts[0] if left.kind == "negative" else left
         if whole.kind == "number" and not whole.text and right.kind == "/" and begins_fraction and _is_proper(right):
@@ -173,12 +183,12 @@ class _Parser:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise NotAnExpressionError("nested too deeply")
-        if self.token == "-":
+        if self.ahead == "-":
             self._next()
             inner = self._signed()
             # `-4\frac12` is minus the mixed number, so the sign waits for what stands beside the number
             result = Node("negative", (inner,))
-        elif self.token == "+":
+        elif self.ahead == "+":
             self._next()
             result = self._signed()
         else:
@@ -188,20 +198,20 @@ class _Parser:
 
     def _power(self) -> Node:
         base = self._postfix()
-        if self.token == "_" and self._lenient:
+        if self.ahead == "_" and self._lenient:
             self._next()
             self._argument_of_script()
-        if self.token != "^":
+        if self.ahead != "^":
             return base
         self._next()
         if self._num_functions and self._is_degree():
             return Node("/", (Node("*", (base, Node("name", text="pi"))), Node("number", value=Fraction(180))))
         exponent = self._argument_of_script()
-        if self.token == "^":  # 2^3^2: from the right
+        if self.ahead == "^":  # 2^3^2: from the right
             self._next()
             exponent = Node("^", (exponent, self._argument_of_script()))
         power = Node("^", (base, exponent))
-        while self.token in ("!", "!!"):
+        while self.ahead in ("!", "!!"):
             power = Node(self._next(), (power,))
         return power
 
@@ -214,21 +224,21 @@ class _Parser:
         return length > 0
 
     def _argument_of_script(self) -> Node:
-        if self.token == "-":
+        if self.ahead == "-":
             self._next()
             return Node("negative", (self._argument_of_script(),))
-        if self.token == "+":
+        if self.ahead == "+":
             self._next()
         return self._postfix()
 
     def _postfix(self) -> Node:
         node = self._atom()
-        while self.token in ("!", "!!"):
+        while self.ahead in ("!", "!!"):
             node = Node(self._next(), (node,))
         return node
 
     def _starts_atom(self) -> bool:
-        token = self.token
+        token = self.ahead
         if token is None or token in _SEPARATORS or token in ("+", "-", "^", "_", "!", "!!"):
             return False
         if token == "|":
@@ -247,9 +257,9 @@ class _Parser:
         name = token.lstrip("\\")
         if token.startswith("\\") and name in FUNCTIONS:
             return self._applied(name)
-        if token.startswith("\\") and name == "operatorname" and self.token == "{":
+        if token.startswith("\\") and name == "operatorname" and self.ahead == "{":
             return self._operator()
-        if token == "C" and self.token == "(":
+        if token == "C" and self.ahead == "(":
             return self._combinations()
         if (token.startswith("\\") and name.isalpha()) or (token.isalpha() and token.isascii()):
             return self._named(name)
@@ -258,9 +268,9 @@ class _Parser:
         raise NotAnExpressionError(f"unexpected {token!r}")
 
     def _named(self, name: str) -> Node:
-        if self.token == "_" and not self._lenient:
+        if self.ahead == "_" and not self._lenient:
             raise NotAnExpressionError("a subscript")
-        if name in ("begin", "end") and self.token == "{":  # an environment's name is no product of letters
+        if name in ("begin", "end") and self.ahead == "{":  # an environment's name is no product of letters
             if not self._lenient:
                 raise NotAnExpressionError("an environment")
             while self._next() != "}":
@@ -279,10 +289,10 @@ class _Parser:
 
     def _inside(self, opening: str) -> Node:
         inner = self.statement() if self._lenient else self.sum()
-        if opening == "{" and self.token in ("\\over", "\\choose"):
+        if opening == "{" and self.ahead in ("\\over", "\\choose"):
             kind = "/" if self._next() == "\\over" else "binomial"
             inner = Node(kind, (inner, self.sum()))
-        if self._lenient and opening in "([" and self.token in (")", "]"):  # half-open intervals
+        if self._lenient and opening in "([" and self.ahead in (")", "]"):  # half-open intervals
             self._next()
         else:
             self._expect(_CLOSING[opening])
@@ -291,22 +301,22 @@ class _Parser:
         return Node("group", (inner,))
 
     def _braced_argument(self) -> Node:
-        """An argument of `\\frac`: a group, or one character, as LaTeX has it (`\\frac12`)."""
-        if self.token == "{":
+        r"""An argument of `\frac`: a group, or one character, as LaTeX has it (`\frac12`)."""
+        if self.ahead == "{":
             return self._bracketed(self._next())
-        if self.token is not None and self.token.isdigit() and len(self.token) > 1:
-            digits = self.token
+        if self.ahead is not None and self.ahead.isdigit() and len(self.ahead) > 1:
+            digits = self.ahead
             self._tokens[self._position : self._position + 1] = [digits[0], digits[1:]]
-            self.token = digits[0]
+            self.ahead = digits[0]
         return self._atom()
 
     def _applied(self, name: str) -> Node:
         base = power = None
-        if name == "sqrt" and self.token == "[":
+        if name == "sqrt" and self.ahead == "[":
             self._next()
             base = self.sum()
             self._expect("]")
-        while self.token in ("_", "^"):
+        while self.ahead in ("_", "^"):
             script = self._next()
             argument = self._script_token()
             base, power = (argument, power) if script == "_" else (base, argument)
@@ -319,8 +329,8 @@ class _Parser:
         return Node("^", (node, power))
 
     def _script_token(self) -> Node:
-        """`\\log_23` has base 2: LaTeX takes one character."""
-        return self._braced_argument() if self.token != "-" else self._argument_of_script()
+        r"""`\log_23` has base 2: LaTeX takes one character."""
+        return self._braced_argument() if self.ahead != "-" else self._argument_of_script()
 
     def _argument(self, name: str) -> Node:
         self._num_functions += 1
@@ -329,20 +339,20 @@ class _Parser:
         return argument
 
     def _argument_of(self, name: str) -> Node:
-        if self.token in ("(", "{", "|", "["):
+        if self.ahead in ("(", "{", "|", "["):
             return self._bracketed(self._next())
         if name == "sqrt":
             return self._braced_argument()
-        argument = self._signed() if self.token == "-" else self._power()
-        while self._starts_atom() and (self.token or "").lstrip("\\") not in FUNCTIONS:
+        argument = self._signed() if self.ahead == "-" else self._power()
+        while self._starts_atom() and (self.ahead or "").lstrip("\\") not in FUNCTIONS:
             argument = self._beside(argument)
         return argument
 
     def _operator(self) -> Node:
-        """`\\operatorname{lcm}`: the letters stand as single tokens."""
+        r"""`\operatorname{lcm}`: the letters stand as single tokens."""
         self._next()
         letters = []
-        while self.token != "}":
+        while self.ahead != "}":
             letters.append(self._next().lstrip("\\"))
         self._next()
         name = "".join(letters)
@@ -352,44 +362,13 @@ class _Parser:
         """`C(5,2)` is a binomial coefficient."""
         self._next()
         above = self.sum()
-        if self.token != ",":
+        if self.ahead != ",":
             self._expect(")")
             return Node("*", (Node("name", text="C"), above))
         self._next()
         below = self.sum()
         self._expect(")")
         return Node("binomial", (above, below))
-
-
-def canonical(node: Node) -> Node:
-    """The tree with the operands of sums and products in one order, differences and quotients included."""
-    if node.kind in ("+", "-", "*", "/"):
-        operands = sorted(_operands(node, node.kind in "+-", is_inverse=False), key=repr)
-        return Node("sum" if node.kind in "+-" else "product", tuple(operands))
-    if node.kind == "group":
-        return canonical(node.parts[0])
-    return Node(node.kind, tuple(canonical(part) for part in node.parts), node.value, node.text)
-
-
-def _operands(node: Node, is_sum: bool, *, is_inverse: bool) -> list[Node]:
-    kinds = ("+", "-") if is_sum else ("*", "/")
-    if node.kind == "group":
-        return _operands(node.parts[0], is_sum, is_inverse=is_inverse)
-    if is_sum and node.kind == "negative":
-        return _operands(node.parts[0], is_sum, is_inverse=not is_inverse)
-    if node.kind not in kinds:
-        plain = canonical(node)
-        return [Node("inverse", (plain,)) if is_inverse else plain]
-    left, right = node.parts
-    is_turned = is_inverse != (node.kind == kinds[1])
-    return _operands(left, is_sum, is_inverse=is_inverse) + _operands(right, is_sum, is_inverse=is_turned)
-
-
-def names_in(node: Node) -> frozenset[str]:
-    """The names that a tree holds, constants included."""
-    if node.kind == "name":
-        return frozenset({node.text})
-    return frozenset().union(*map(names_in, node.parts))
 
 
 def _is_proper(fraction: Node) -> bool:

@@ -25,15 +25,82 @@ _SAME_COMMANDS = {
     "ast": "cdot", "bullet": "cdot", "simeq": "approx", "land": "wedge", "lor": "vee", "percent": "%",
 }  # fmt: skip
 _DROPPED_COMMANDS = frozenset(
-    "left right bigl bigr Bigl Bigr biggl biggr Biggl Biggr big Big bigg Bigg middle displaystyle textstyle scriptstyle "
-    "bf it rm sf tt boldmath normalsize large Large LARGE huge Huge small limits nolimits mathstrut strut blacksquare "
-    "square qed Box centering noindent".split()
+    [
+        "left",
+        "right",
+        "bigl",
+        "bigr",
+        "Bigl",
+        "Bigr",
+        "biggl",
+        "biggr",
+        "Biggl",
+        "Biggr",
+        "big",
+        "Big",
+        "bigg",
+        "Bigg",
+        "middle",
+        "displaystyle",
+        "textstyle",
+        "scriptstyle",
+        "bf",
+        "it",
+        "rm",
+        "sf",
+        "tt",
+        "boldmath",
+        "normalsize",
+        "large",
+        "Large",
+        "LARGE",
+        "huge",
+        "Huge",
+        "small",
+        "limits",
+        "nolimits",
+        "mathstrut",
+        "strut",
+        "blacksquare",
+        "square",
+        "qed",
+        "Box",
+        "centering",
+        "noindent",
+    ]
 )
 _FONTS = frozenset(
-    "textbf mathbf boldsymbol bm mathit textit mathsf textsf mathtt texttt mathnormal underline overbrace underbrace emph "
-    "boxed fbox framebox mathop mathcal ensuremath textnormal uline hbox cancel smash mathstrut".split()
+    [
+        "textbf",
+        "mathbf",
+        "boldsymbol",
+        "bm",
+        "mathit",
+        "textit",
+        "mathsf",
+        "textsf",
+        "mathtt",
+        "texttt",
+        "mathnormal",
+        "underline",
+        "overbrace",
+        "underbrace",
+        "emph",
+        "boxed",
+        "fbox",
+        "framebox",
+        "mathop",
+        "mathcal",
+        "ensuremath",
+        "textnormal",
+        "uline",
+        "hbox",
+        "cancel",
+        "smash",
+        "mathstrut",
+    ]
 )
-_WORD_FONTS = frozenset("text textrm mathrm mbox operatorname".split())
+_WORD_FONTS = frozenset(["text", "textrm", "mathrm", "mbox", "operatorname"])
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?(?:[ \t]*(?=[{\\]))?")
 _COLOR = re.compile(r"\\(?:color|textcolor|colorbox)\s*(?:\[[^\]{}]*\])?\s*\{[^{}]*\}")
 _PHANTOM = re.compile(r"\\(?:phantom|hphantom|vphantom|label|tag|hspace|vspace|kern)\*?\s*\{[^{}]*\}")
@@ -47,7 +114,9 @@ _GROUPED_NUMBER = re.compile(
 )  # separators of LaTeX alone: nothing else can be meant
 _GROUP_SEPARATOR = re.compile(r"\\[,!;: ]|[~,{}]")
 _DECIMAL_BRACE_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
-_SYSTEM = re.compile(r"\\begin\{(cases|aligned|align\*?|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL)
+_SYSTEM = re.compile(
+    r"\\begin\{(cases|aligned|align\*?|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL
+)
 _INFINITY = re.compile(r"(?<![A-Za-z\\])infinity(?![A-Za-z])")
 _PLAIN_ALREADY = re.compile(r"[A-Za-z0-9 .,+\-/()=_^!%:;]*")
 _ENDS = " \t\r\n;,.:"

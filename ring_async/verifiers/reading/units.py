@@ -85,7 +85,7 @@ def pint_spelling(text: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def registry() -> Any:
-    """pint's registry of units, built once in a process."""
+    """Pint's registry of units, built once in a process."""
     import pint  # slow to import, and only needed where there are units
 
     return pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
@@ -93,7 +93,7 @@ def registry() -> Any:
 
 @lru_cache(maxsize=1024)
 def parsed_unit(unit: str) -> Any | None:
-    """pint's unit, or None if pint knows none of that name."""
+    """Pint's unit, or None if pint knows none of that name."""
     try:
         return registry().parse_units(unit)
     except Exception:  # pint raises many kinds, also its tokenizer's own

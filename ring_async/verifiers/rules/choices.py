@@ -22,7 +22,9 @@ _AND = r"(?:\s*(?:,|;|&|and|und|y|et|和)\s*|\s+)"
 _ALONE = re.compile(rf"^\(?\s*([A-Za-z])\s*\)?(?:{_AND}\(?\s*([A-Za-z])\s*\)?){{0,9}}$")
 _RUN = re.compile(r"^\(?\s*[A-Z]{2,10}\s*\)?$")
 _WITH_TEXT = re.compile(r"^\(?\s*([A-Z])\s*(?:\)|[.:,](?=\s|$)|\s+[-–—]+\s|\s*[-:]\s)\s*(.*)$", re.DOTALL)
-_PREFIX = re.compile(r"^(?:the\s+)?(?:correct\s+|right\s+|final\s+)?(?:option|choice|answer|letter)s?\s*(?:is|are)?\s*:?\s*", re.I)
+_PREFIX = re.compile(
+    r"^(?:the\s+)?(?:correct\s+|right\s+|final\s+)?(?:option|choice|answer|letter)s?\s*(?:is|are)?\s*:?\s*", re.I
+)
 _ANNOUNCED = re.compile(
     r"(?:\b(?:answers?|options?|choices?|antwort|lösung|respuesta|respuesta correcta|réponse|resposta|risposta|jawaban|ответ)"
     r"|答案|选项|答え|答|정답)[ \t]{0,3}(?:\([^()\n]{0,20}\)[ \t]{0,3})?\*{0,2}[ \t]{0,3}"
@@ -30,7 +32,9 @@ _ANNOUNCED = re.compile(
     r"(?=(?P<rest>[^\n]{1,200}))",
     re.IGNORECASE,
 )
-_CONFIRMED = re.compile(r"\b(?:option|choice)\s{1,3}\(?([A-Z])\)?\s{1,3}is\s{1,3}(?:the\s{1,3})?(?:correct|right)", re.I)
+_CONFIRMED = re.compile(
+    r"\b(?:option|choice)\s{1,3}\(?([A-Z])\)?\s{1,3}is\s{1,3}(?:the\s{1,3})?(?:correct|right)", re.I
+)
 _FIRST_LETTERS = re.compile(
     r"^\*{0,2}(?:(?i:option|choice)\s+)?[\[(]?\s*([A-Z])\s*[\])]?\*{0,2}(?![A-Za-z'’])"
     r"((?:\s*(?:,|and|&|和|,\s*and)\s*\(?[A-Z]\)?(?![A-Za-z'’]))*)"

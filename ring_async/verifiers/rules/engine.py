@@ -18,7 +18,7 @@ _IMAGINARY = re.compile(r"(?<![A-Za-z\\])[iI](?![A-Za-z])")
 
 @lru_cache(maxsize=64)
 def parsed(text: str) -> tuple[Any, ...]:
-    """sympy's objects that math-verify reads a text as, most likely first; empty if it reads none.
+    """Sympy's objects that math-verify reads a text as, most likely first; empty if it reads none.
 
     The last may be a string, which the library falls back to.
     """
@@ -56,9 +56,7 @@ def is_equal(gold: str, answer: str, *, strict: bool, float_rounding: int) -> bo
     letters = {symbol.name for symbol in _symbols(golds) | _symbols(answers)}
     if letters and letters <= {"i"} and (not strict or len(set(_IMAGINARY.findall(gold + " " + answer))) <= 1):
         golds, answers = _as_complex(golds), _as_complex(answers)
-    return bool(
-        math_verify.verify(golds, answers, float_rounding=float_rounding, strict=strict, timeout_seconds=None)
-    )
+    return bool(math_verify.verify(golds, answers, float_rounding=float_rounding, strict=strict, timeout_seconds=None))
 
 
 def is_nested_too_deeply(text: str) -> bool:
@@ -79,7 +77,12 @@ def _as_complex(items: list[Any]) -> list[Any]:
     """Where `i` is the only letter it is the imaginary unit, which math-verify takes for a variable."""
     import sympy
 
-    return [
-        item.subs(dict.fromkeys(item.free_symbols, sympy.I)).expand() if getattr(item, "free_symbols", None) else item
-        for item in items
-    ]
+    try:
+        return [
+            item.subs(dict.fromkeys(item.free_symbols, sympy.I)).expand()
+            if getattr(item, "free_symbols", None)
+            else item
+            for item in items
+        ]
+    except Exception:  # sympy raises whatever the expression leads it to
+        return items

@@ -25,7 +25,7 @@ _NAMED = re.compile(r"^(?:\\?[A-Za-z]\w*(?:_\{?\w+\}?)?(?:\s*\([A-Za-z]\))?\s*(?
 _ABOUT = re.compile(r"^(?:\\approx|~|about|approximately|approx\.?|roughly|around|\\sim)\s*", re.IGNORECASE)
 _UNCERTAINTY = re.compile(r"\s*(?:\\pm|\+/-|\+-)\s*\d+(?:\.\d+)?(?:\s*%)?")
 _IN_BRACKETS = re.compile(r"^\(\s*([-+]?[\d.]+)\s*\)(?=\s*(?:\\times|\S))")
-_CURRENCIES = frozenset("dollar dollars euro euros pound yuan rupee won ruble usd eur".split())
+_CURRENCIES = frozenset(["dollar", "dollars", "euro", "euros", "pound", "yuan", "rupee", "won", "ruble", "usd", "eur"])
 
 
 @dataclass(frozen=True, slots=True)

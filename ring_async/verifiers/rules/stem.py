@@ -63,7 +63,9 @@ class StemVerifier(VerifierBase):
         if wanted is not None:
             problem = _choice_problem(gold, wanted, choices, text)
         elif choices:
-            raise VerifierError("bad_prompt", f"{prompt.prompt_id}: answer {gold!r} is none of the {len(choices)} choices")
+            raise VerifierError(
+                "bad_prompt", f"{prompt.prompt_id}: answer {gold!r} is none of the {len(choices)} choices"
+            )
         else:
             problem = self._quantity_problem(prompt, str(gold), text)
         return Verdict(

@@ -418,11 +418,17 @@ DIFFERENT = {
 
 
 def reward(gold, answer, **options):
-    return MathVerifier(**options).score(Prompt("p", "s", "?", {"answer": gold}), Response(f"\\boxed{{{answer}}}")).reward
+    return (
+        MathVerifier(**options).score(Prompt("p", "s", "?", {"answer": gold}), Response(f"\\boxed{{{answer}}}")).reward
+    )
 
 
 def rows(table):
-    return [pytest.param(*pair, id=f"{kind}: {pair[1][:40]} for {pair[0][:30]}") for kind, pairs in table.items() for pair in pairs]
+    return [
+        pytest.param(*pair, id=f"{kind}: {pair[1][:40]} for {pair[0][:30]}")
+        for kind, pairs in table.items()
+        for pair in pairs
+    ]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -241,13 +241,21 @@ def test_formulas_and_words_are_compared_as_written(gold, answer, wanted):
 
 @pytest.mark.parametrize(
     ("text", "wanted"),
-    [("The answer is 5 m.", 1.0), ("**Answer:** 5 m", 1.0), ("Answer: 500 cm", 1.0), ("The answer is 6 m.", 0.0), ("5 m", 0.0)],
+    [
+        ("The answer is 5 m.", 1.0),
+        ("**Answer:** 5 m", 1.0),
+        ("Answer: 500 cm", 1.0),
+        ("The answer is 6 m.", 0.0),
+        ("5 m", 0.0),
+    ],
 )
 def test_a_quantity_may_be_announced(text, wanted):
     assert judge(text, "5 m") == wanted
 
 
-@pytest.mark.parametrize(("gold", "choices"), [("E", GASES), (7, GASES), ("xenon", GASES), ([], GASES), ("5 blorps", []), ("?", [])])
+@pytest.mark.parametrize(
+    ("gold", "choices"), [("E", GASES), (7, GASES), ("xenon", GASES), ([], GASES), ("5 blorps", []), ("?", [])]
+)
 def test_a_reference_that_means_nothing_is_the_prompts_failure(gold, choices):
     with pytest.raises(VerifierError, match="bad_prompt"):
         judge("\\boxed{B}", gold, choices=choices)
