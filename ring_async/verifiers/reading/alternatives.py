@@ -24,7 +24,7 @@ _PREFIX = re.compile(r"^(?:\\approx|≈|approximately|approx\.?|about|roughly|an
 
 @lru_cache(maxsize=512)
 def readings(text: str) -> tuple[str, ...]:
-    """The plain texts that an answer may stand for, the likeliest first: commas that group, and commas that separate."""
+    """The plain texts that an answer may stand for, the likeliest first: a comma may group or separate."""
     plain = plain_latex(text)
     unmarked = without_text_commands(plain)
     sentence = _SENTENCE.match(unmarked)

@@ -2,9 +2,9 @@ r"""The value of a closed formula, exactly where it is rational, otherwise to as
 
 Owns: evaluation within limits of size, and when two numbers are the same one. Does not own: reading (`expression`).
 
-Invariants: no intermediate value has more than `MAX_BITS` bits, so that every single operation ends within milliseconds;
-what would be larger raises `TooLargeError`. Equality is decided by values, never by how close two floats are:
-`1/2^{99}` is not `1/2^{98}`, and `e^{-1000}` is not 0.
+Invariants: no intermediate value has more than `MAX_BITS` bits, so that every single operation ends within
+milliseconds; what would be larger raises `TooLargeError`. Equality is decided by values, never by how close two floats
+are: `1/2^{99}` is not `1/2^{98}`, and `e^{-1000}` is not 0.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def plain_characters(text: str, *, greek: bool = True) -> str:
 
 
 def spelled_number(text: str) -> int | None:
-    """The value of a text that is a numeral in words as a whole: `三` is 3, `二十五` is 25 (below 10**8), `five` is 5."""
+    """The value of a text that is nothing but a numeral in words: `二十五` is 25 (below 10**8), `five` is 5."""
     if text.casefold() in _ENGLISH:
         return _ENGLISH.index(text.casefold())
     if len(text) > _MAX_PLACE_CHARACTERS or not _CHINESE_NUMERAL.fullmatch(text):

@@ -1,8 +1,8 @@
 r"""A small reader of formulas: LaTeX or plain text into a tree, in linear time and bounded depth.
 
-Owns: the grammar of closed arithmetic and of what surrounds it. Does not own: values (`arithmetic`), or how much work a
-tree would be (`work`). math-verify stays the engine for algebra; this tree decides about numbers, and says beforehand what
-the engine would be in for.
+Owns: the grammar of closed arithmetic and of what surrounds it. Does not own: values (`arithmetic`), or how much work
+a tree would be (`work`). math-verify stays the engine for algebra; this tree decides about numbers, and says
+beforehand what the engine would be in for.
 
 Invariant: `parse_expression` either returns a tree of the whole text or raises `NotAnExpressionError`.
 """
@@ -238,12 +238,12 @@ class _Parser:
         return node
 
     def _starts_atom(self) -> bool:
-        token = self.ahead
-        if token is None or token in _SEPARATORS or token in ("+", "-", "^", "_", "!", "!!"):
+        ahead = self.ahead
+        if ahead is None or ahead in _SEPARATORS or ahead in ("+", "-", "^", "_", "!", "!!"):
             return False
-        if token == "|":
+        if ahead == "|":
             return self._num_open_bars == 0
-        return token not in _CLOSING.values() and token not in ("\\over", "\\choose", "\\end")
+        return ahead not in _CLOSING.values() and ahead not in ("\\over", "\\choose", "\\end")
 
     def _atom(self) -> Node:
         token = self._next()
@@ -259,7 +259,7 @@ class _Parser:
             return self._applied(name)
         if token.startswith("\\") and name == "operatorname" and self.ahead == "{":
             return self._operator()
-        if token == "C" and self.ahead == "(":
+        if name == "C" and self.ahead == "(":
             return self._combinations()
         if (token.startswith("\\") and name.isalpha()) or (token.isalpha() and token.isascii()):
             return self._named(name)

@@ -2,8 +2,8 @@ r"""LaTeX without what does not change its meaning: delimiters, fonts, colours, 
 
 Owns: text to text. Does not own: numbers and their groups (`numerals`), units (`units`), or lists (`shapes`).
 
-Invariants: time is linear in the text but for a bounded number of passes; `\text{…}` around words stays, because it says
-that letters are words and not variables.
+Invariants: time is linear in the text but for a bounded number of passes; `\text{…}` around words stays, because it
+says that letters are words and not variables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _SAME_COMMANDS = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le",
     "leqslant": "le", "lt": "<", "geq": "ge", "geqslant": "ge", "gt": ">", "neq": "ne", "varnothing": "emptyset",
     "degree": "^\\circ", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "lbrace": "{",
-    "rbrace": "}", "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")", "iff": "=", "mathord": "",
+    "rbrace": "}", "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")",
+    "iff": "=", "mathord": "",
     "ast": "cdot", "bullet": "cdot", "simeq": "approx", "land": "wedge", "lor": "vee", "percent": "%",
 }  # fmt: skip
 _DROPPED_COMMANDS = frozenset(
@@ -175,7 +176,7 @@ _SINGLE = re.compile(r"(?<!\\)\{((?:[A-Za-z0-9]|\\[A-Za-z]+)+)\}")
 
 
 def closing_brace(text: str, opening: int) -> int | None:
-    """The position of the brace that closes the one at `opening`; escaped braces do not count. None: it is not closed."""
+    """Where the brace that opens at `opening` closes; escaped braces do not count. None: nowhere."""
     depth, position = 0, opening
     while position < len(text):
         character = text[position]
@@ -215,7 +216,7 @@ def _same_command(match: re.Match[str]) -> str:
 
 
 def _without_fonts(text: str) -> str:
-    """Font commands go and their argument stays; so does `\\text` around what is no word."""
+    r"""Font commands go and their argument stays; so does `\text` around what is no word."""
     pieces: list[str] = []
     position = 0
     num_commands = 0

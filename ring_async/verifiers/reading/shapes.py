@@ -31,7 +31,7 @@ _BUILT = re.compile(r"\\mid(?![A-Za-z])|(?<=[\w} ]):|\|")
 _EQUALS = re.compile(r"(?<![<>!:=\\])=(?!=)|\\equiv(?![A-Za-z])")
 _MODULUS = re.compile(r"\\pmod\s*(?:\{[^{}]*\}|\d+)|\(\s*(?:\\mod|\\bmod|mod)\s+[^()]*\)|\\(?:mod|bmod)\s*\d+\s*$")
 _REALS = re.compile(
-    r"^(?:\\mathbb\s*\{?\s*R\s*\}?|\\text\s*\{\s*all real numbers\s*\}|all real numbers|\\R|\\Reals|\\text\s*\{\s*R\s*\})$"
+    r"^(?:\\mathbb\s*\{?\s*R\s*\}?|\\text\s*\{\s*(?:all real numbers|R)\s*\}|all real numbers|\\R|\\Reals)$"
 )
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])|\\mp(?![A-Za-z])|\+/-|\+-")
 _TURNED_BRACKETS = re.compile(r"^([\[\]])([^\[\]]*[,;][^\[\]]*)([\[\]])$")
@@ -101,7 +101,7 @@ def plus_minus(text: str) -> list[str]:
 
 
 def interval_of(text: str) -> Shape | None:
-    r"""The set that an inequality in one variable describes: `0 < x \le 2` is `(0, 2]`. None: it is no such inequality."""
+    r"""The set that an inequality in one variable describes: `0 < x \le 2` is `(0, 2]`. None: it is none."""
     unequal = _UNEQUAL.split(text)
     if len(unequal) == 2 and unequal[1].strip() and _VARIABLE.match(unequal[0]):
         return _without_point(unequal[1].strip())
@@ -168,7 +168,7 @@ def is_name(text: str) -> bool:
 
 
 def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
-    """The text split at matches that lie outside all brackets and environments; the whole text if brackets do not pair."""
+    """The text split at matches outside all brackets and environments; the whole text if brackets do not pair."""
     pieces, start, depth, environments, position = [], 0, 0, 0, 0
     while position < len(text):
         character = text[position]
@@ -203,7 +203,7 @@ def _bracketed(text: str) -> Shape | None:
             continue
         ends = closing if text.endswith(closing) else None
         if ends is None and kind in ("tuple", "square") and text[-1:] in ")]" and opening in "([":
-            ends, kind = text[-1], "half"
+            ends, kind = text[-1], "half"  # noqa: PLW2901
         if ends is None or len(text) < len(opening) + len(ends):
             continue
         inside = text[len(opening) : len(text) - len(ends)]

@@ -17,8 +17,9 @@ MAX_UNIT_CHARACTERS = 80
 
 _PIECE = re.compile(r"[A-Za-zµμΩ%Å°]+|[*/()]|(?:\^|\*\*)\s*[{(]?\s*[-+]?\d{1,2}\s*[})]?|\s+|1(?=\s*/)")
 _ALIASES = {
-    "%": "percent", "μ": "µ", "Ω": "ohm", "ohms": "ohm", "mins": "minute", "hrs": "hour", "secs": "second", "sec": "second",
-    "yrs": "year", "lbs": "pound", "ozs": "ounce", "sq": "square", "degrees": "degree", "celsius": "degC",
+    "%": "percent", "μ": "µ", "Ω": "ohm", "ohms": "ohm", "mins": "minute", "hrs": "hour", "secs": "second",
+    "sec": "second", "yrs": "year", "lbs": "pound", "ozs": "ounce", "sq": "square", "degrees": "degree",
+    "celsius": "degC",
     "fahrenheit": "degF", "kelvins": "kelvin", "kph": "km/hour", "kmph": "km/hour", "cc": "cm**3", "rads": "radian",
     "moles": "mole", "inches": "inch", "feet": "foot", "litres": "liter", "metres": "meter", "amps": "ampere",
     "revolutions": "turn", "revs": "turn", "ev": "eV", "kev": "keV", "gev": "GeV", "khz": "kHz", "mhz": "MHz",
@@ -26,7 +27,8 @@ _ALIASES = {
 }  # fmt: skip
 _CHINESE = {
     "元": "yuan", "块": "yuan", "米": "meter", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "gram",
-    "千克": "kg", "公斤": "kg", "小时": "hour", "分钟": "minute", "秒": "second", "天": "day", "度": "degree", "升": "liter",
+    "千克": "kg", "公斤": "kg", "小时": "hour", "分钟": "minute", "秒": "second", "天": "day", "度": "degree",
+    "升": "liter",
     "毫升": "mL", "平方米": "m**2", "平方厘米": "cm**2", "立方米": "m**3", "立方厘米": "cm**3", "年": "year",
 }  # fmt: skip
 _CURRENCIES = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "₩": "won", "₽": "ruble"}

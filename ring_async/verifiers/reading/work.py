@@ -2,10 +2,10 @@ r"""How much work a formula would be: an estimate beforehand, and a budget of pr
 
 Owns: both guards. Does not own: what becomes of a formula that is too much (a verdict about the response, `math`).
 
-The estimate goes by the size of values (bits of the largest number) and by the number of terms that expanding would make,
-not by how many digits or letters are written: `2^{2024}` is small, `\binom{99999999}{49999999}` is not. It is what keeps
-single operations short, since nothing stops a power of whole numbers half-way. The budget stops what consists of many
-short operations: simplification, integrals, limits.
+The estimate goes by the size of values (bits of the largest number) and by the number of terms that expanding would
+make, not by how many digits or letters are written: `2^{2024}` is small, `\binom{99999999}{49999999}` is not. It is
+what keeps single operations short, since nothing stops a power of whole numbers half-way. The budget stops what
+consists of many short operations: simplification, integrals, limits.
 
 Rejected: a deadline in wall time, since a busy machine would then decide about answers.
 """

@@ -22,8 +22,10 @@ _BETWEEN_BOXES = re.compile(
 )
 _MAX_BETWEEN_CHARACTERS = 30
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
+_TIMES_TEN = r"\s*(?:\\times|\\cdot|\*)\s*10\s*\^\s*(?:\{\s*-?\d{1,4}\s*\}|-?\d{1,4})"
 _NUMBER = re.compile(
-    rf"(?<![A-Za-z_\d.])(?P<sign>[-+]?)(?P<digits>{_INTEGER}\s?/\s?\d+(?![\d./])|{_INTEGER}(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)"
+    r"(?<![A-Za-z_\d.])(?P<sign>[-+]?)(?P<digits>"
+    rf"(?:\d+\s)?{_INTEGER}\s?/\s?\d+(?!\d|[./]\d|/)|{_INTEGER}(?:\.\d+)?(?:[eE][-+]?\d+|{_TIMES_TEN})?|\.\d+)"
     r"(?P<percent>\s?\\?%)?"
 )
 _FRACTION = re.compile(r"(?P<sign>[-+]?)\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
@@ -89,7 +91,8 @@ def last_number(text: str) -> str | None:
     if last is None:
         return None
     sign = "" if text[: last.start()].rstrip()[-1:].isdigit() else last["sign"].replace("+", "")
-    return sign + last["digits"].replace(",", "").replace(" ", "") + ("%" if last["percent"] else "")
+    digits = re.sub(r"\s*/\s*", "/", last["digits"].replace(",", ""))
+    return sign + digits + ("%" if last["percent"] else "")
 
 
 def _last_boxes(text: str) -> list[tuple[str, int, int]]:

@@ -2,9 +2,9 @@ r"""Multiple choice: which options a reference and a response mean.
 
 Owns: letters, indices, option texts, and the words people announce a choice with. Does not own: where a box or tag is.
 
-A reference is a letter or several (`B`, `b`, `AC`, `A, C`), the text of an option, a number as text (`"2"`, a label from
-1), or a whole number (`1`, an index from 0). A response names letters, or writes an option's text; a label where the
-reference is one.
+A reference is a letter or several (`B`, `b`, `AC`, `A, C`), the text of an option, a number as text (`"2"`, a label
+from 1), or a whole number (`1`, an index from 0). A response names letters, or writes an option's text; a label where
+the reference is one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _PREFIX = re.compile(
     r"^(?:the\s+)?(?:correct\s+|right\s+|final\s+)?(?:option|choice|answer|letter)s?\s*(?:is|are)?\s*:?\s*", re.I
 )
 _ANNOUNCED = re.compile(
-    r"(?:\b(?:answers?|options?|choices?|antwort|lösung|respuesta|respuesta correcta|réponse|resposta|risposta|jawaban|ответ)"
+    r"(?:\b(?:answers?|options?|choices?|antwort|lösung|respuesta|réponse|resposta|risposta|jawaban|ответ)"
     r"|答案|选项|答え|答|정답)[ \t]{0,3}(?:\([^()\n]{0,20}\)[ \t]{0,3})?\*{0,2}[ \t]{0,3}"
-    r"(?P<mark>are|ist|is|est|es|:|=|é|è|是|为|選|は|은|는|：)[ \t]{0,3}:?[ \t*]{0,6}(?:\n[ \t*]{0,6}){0,2}(?!(?:answer|antwort)\b)"
+    r"(?P<mark>are|ist|is|est|es|:|=|é|è|是|为|選|は|은|는|：)[ \t]{0,3}:?[ \t*]{0,6}"
+    r"(?:\n[ \t*]{0,6}){0,2}(?!(?:answer|antwort)\b)"
     r"(?=(?P<rest>[^\n]{1,200}))",
     re.IGNORECASE,
 )
@@ -47,8 +48,8 @@ def chosen_by_reference(gold: Any, choices: Sequence[str]) -> frozenset[str] | N
 
     Args:
         gold: the reference as the prompt's metadata has it.
-        choices: the options' texts; empty where the prompt has none. Then one letter is a choice, and several are one in
-            the order of the alphabet up to F: `AC` is a choice, `DNA` and `CO` are not.
+        choices: the options' texts; empty where the prompt has none. Then one letter is a choice, and
+            several are one in the order of the alphabet up to F: `AC` is a choice, `DNA` and `CO` are not.
     """
     if isinstance(gold, list | tuple):
         parts = [chosen_by_reference(part, choices) for part in gold]

@@ -1,11 +1,11 @@
 r"""Whether two mathematical answers are the same, written down as texts.
 
-Owns: the order of questions asked about a pair (the same text? choice? words? inequality? equation? list or value?), and
-how lists, sets, tuples, intervals and matrices are compared. Does not own: reading texts (`reading`), single values
-(`values`), rewards (`math`).
+Owns: the order of questions asked about a pair (the same text? choice? words? inequality? equation? list or value?),
+and how lists, sets, tuples, intervals and matrices are compared. Does not own: reading texts (`reading`), single
+values (`values`), rewards (`math`).
 
-Invariants: equal texts are equal before any guard. Lists are compared as written: repeated items count, the order counts
-where brackets say so, and what an ellipsis leaves out is not guessed.
+Invariants: equal texts are equal before any guard. Lists are compared as written: repeated items count, the order
+counts where brackets say so, and what an ellipsis leaves out is not guessed.
 """
 
 from __future__ import annotations

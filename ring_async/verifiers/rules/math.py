@@ -4,11 +4,11 @@ Owns: the verifier, its options, which answer is compared with which reference. 
 (`answers`), reading it (`reading`), deciding about a pair (`equality`), the algebra (`engine`: math-verify, sympy).
 
 `prompt.metadata["answer"]` is the right answer, LaTeX or plain; a list where several are right. The response's answer
-stands in its last `\boxed{…}` (or in boxes that stand together), else in its last `<answer>…</answer>`, else, on request,
-it is its last number. Thinking that was begun and not ended holds no answer.
+stands in its last `\boxed{…}` (or in boxes that stand together), else in its last `<answer>…</answer>`, else, on
+request, it is its last number. Thinking that was begun and not ended holds no answer.
 
-Invariants: what a response does is a verdict. What could only burn time is refused by its estimated size, and what takes
-longer than `MAX_CPU_S` of processor time ends there, both with reward 0. A reference that cannot be read is the
+Invariants: what a response does is a verdict. What could only burn time is refused by its estimated size, and what
+takes longer than `MAX_CPU_S` of processor time ends there, both with reward 0. A reference that cannot be read is the
 prompt's failure (`bad_prompt`), never a reward. math-verify's own time limits are off: they need SIGALRM.
 """
 

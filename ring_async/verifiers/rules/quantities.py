@@ -2,8 +2,8 @@ r"""Quantities of science: a number as people write it, its significant figures,
 
 Owns: reading one quantity out of an answer. Does not own: formulas (`reading`), comparing (`stem`).
 
-A number may be a decimal, a power of ten, a fraction, a mixed number, a root, a multiple of π; it may have an uncertainty,
-which is passed over. It is not a sum or product that the response left undone.
+A number may be a decimal, a power of ten, a fraction, a mixed number, a root, a multiple of π; it may have an
+uncertainty, which is passed over. It is not a sum or product that the response left undone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Quantity:
 
 @lru_cache(maxsize=512)
 def read_quantity(text: str) -> Quantity | None:
-    r"""A number with an optional unit: `9.81 m/s^2`, `3.0\times 10^{8}\,\text{m/s}`, `25 °C`, `1,200`, `4\frac12`, `2\pi`."""
+    r"""A number with an optional unit: `9.81 m/s^2`, `3.0\times 10^{8}\,\text{m/s}`, `25 °C`, `4\frac12`, `2\pi`."""
     if len(text) > MAX_CHARACTERS:
         return None
     plain = _ABOUT.sub("", plain_latex(text))

@@ -1,11 +1,11 @@
 r"""Answers of science questions: multiple choice, and numbers with units, tolerance and significant figures.
 
-Owns: the verifier and its options, and comparing what was read. Does not own: reading a choice (`choices`) or a quantity
-(`quantities`), units (pint).
+Owns: the verifier and its options, and comparing what was read. Does not own: reading a choice (`choices`) or a
+quantity (`quantities`), units (pint).
 
 `prompt.metadata` holds `answer` and, as the question needs:
-    choices: the options' texts in order; then `answer` is a letter, several (`"AC"`), an option's text, a label from 1 as
-        text (`"2"`) or an index from 0 as a number (`1`), and an option's text counts as an answer;
+    choices: the options' texts in order; then `answer` is a letter, several (`"AC"`), an option's text, a label from 1
+        as text (`"2"`) or an index from 0 as a number (`1`), and an option's text counts as an answer;
     tolerance: relative, overriding the verifier's;  absolute_tolerance: in the answer's unit;
     significant_figures: the answer must agree once both are rounded to this many; overrides the tolerances;
     exact_figures: true where it must also be *written* with that many.
@@ -13,7 +13,8 @@ Owns: the verifier and its options, and comparing what was read. Does not own: r
 The answer stands in the last `\boxed{…}`, else the last `<answer>…</answer>`, else after the words "the answer is". A
 choice so announced counts too where the last box holds no choice and stands before it.
 
-Invariants: what a response does is a verdict; a reference that is no choice, quantity or formula is the prompt's failure.
+Invariants: what a response does is a verdict; a reference that is no choice, quantity or formula is the prompt's
+failure.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class StemVerifier(VerifierBase):
     def score(self, prompt: Prompt, response: Response) -> Verdict:
         started = time.perf_counter()
         gold, choices = prompt.metadata.get("answer"), list(prompt.metadata.get("choices") or ())
-        if gold is None or gold == "" or gold == []:
+        if gold is None or gold in ("", []):
             raise VerifierError("bad_prompt", f"{prompt.prompt_id}: metadata has no `answer`")
         text = finished_text(response.text)
         wanted = chosen_by_reference(gold, choices)

@@ -1,7 +1,7 @@
 r"""Whether two single values are the same: numbers with units, ratios, numbers with a base, formulas.
 
-Owns: the order of questions about a pair of values, and which pairs go to the engine. Does not own: lists and other shapes
-(`equality`), the algebra (`engine`).
+Owns: the order of questions about a pair of values, and which pairs go to the engine. Does not own: lists and other
+shapes (`equality`), the algebra (`engine`).
 
 Invariants: numbers are compared by value, never as floats of six places; a decimal of at least `float_rounding`
 significant figures equals what rounds to it. Only what is affordable goes to the engine.
@@ -33,7 +33,7 @@ _MARKED_UNIT = re.compile(r"^(.*[\w)}\]])\s*(\\text\{\s*[A-Za-z][^{}]*\}(?:\^\{?
 class ValueEquality:
     """How strictly values are compared; see `MathVerifier` for the meaning of the fields.
 
-    Example: with `strip_units` off, `ValueEquality().holds("5 cm", "50 mm")` is true, and `holds("5 cm", "5 m")` is not.
+    Example: `ValueEquality().holds("5 cm", "50 mm")` is true, and `holds("5 cm", "5 m")` is not.
     """
 
     strip_units: bool = False
@@ -141,7 +141,7 @@ def _amount(text: str, strip_units: bool) -> Amount | None:
 
 
 def _without_marked_unit(text: str) -> tuple[str, str]:
-    """A formula with variables and the unit in `\\text{…}` behind it (empty: none)."""
+    r"""A formula with variables and the unit in `\text{…}` behind it (empty: none)."""
     match = _MARKED_UNIT.match(text)
     return (match[1], units.plain_unit(match[2])) if match else (text, "")
 

@@ -9,7 +9,7 @@ from ring_async.verifiers.rules.code import extract_program
 from ring_async.verifiers.rules.instruction import InstructionVerifier
 from ring_async.verifiers.rules.instruction_kinds import KINDS
 from ring_async.verifiers.rules.logic import is_plausible_answer
-from ring_async.verifiers.rules.math import is_computable
+from ring_async.verifiers.rules.math import MathVerifier
 from ring_async.verifiers.rules.stem import StemVerifier
 
 SIZE = 100_000
@@ -71,7 +71,8 @@ def test_hostile_text_is_judged(text):
     tagged_answer(text)
     last_number(text)
     extract_program(text)
-    is_computable(text)
+    MathVerifier().is_equal("5", text)
+    MathVerifier(extract="last_number").score(Prompt("p", "s", "?", {"answer": "5"}), Response(text))
     for task in ("countdown", "n_queens"):
         is_plausible_answer(task, text)
     instructions = [{"id": identifier, "kwargs": ARGUMENTS} for identifier in QUICK_KINDS]

@@ -1,4 +1,4 @@
-r"""Science answers whose verdict is known by reasoning, kind by kind: quantities as people write them, choices as they say them."""
+r"""Science answers whose verdict is known by reasoning, kind by kind: quantities and choices."""
 
 import pytest
 
