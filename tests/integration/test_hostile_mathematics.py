@@ -1,4 +1,4 @@
-"""Answers made to keep the math verifier busy, judged in worker processes as in a run: each gets its verdict in time."""
+"""Answers made to keep the math verifier busy, judged in worker processes as in a run: each gets a verdict in time."""
 
 import asyncio
 

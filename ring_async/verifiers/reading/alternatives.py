@@ -30,6 +30,8 @@ def readings(text: str) -> tuple[str, ...]:
     sentence = _SENTENCE.match(unmarked)
     if sentence is not None and not is_words(unmarked[sentence.end() :]):
         plain = unmarked[sentence.end() :].strip()
+    if _PREFIX.match(unmarked):
+        plain = unmarked
     plain = move_currency(_PREFIX.sub("", plain).strip())
     number = spelled_number(without_text_commands(plain).strip())
     if number is not None:

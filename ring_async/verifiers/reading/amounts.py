@@ -55,7 +55,7 @@ def read_amount(text: str, is_unit: IsUnit) -> Amount | None:
         if number is None:
             continue
         unit = units.plain_unit(rest)
-        if is_unit(unit, rest[0] in _MARKS, start.end() > start.start()):
+        if not unit or is_unit(unit, rest[0] in _MARKS, start.end() > start.start()):
             return Amount(number, unit)
     return None
 

@@ -201,6 +201,8 @@ class _Parser:
         if self.ahead == "_" and self._lenient:
             self._next()
             self._argument_of_script()
+            while self.ahead in ("!", "!!"):
+                base = Node(self._next(), (base,))
         if self.ahead != "^":
             return base
         self._next()

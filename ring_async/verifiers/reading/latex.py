@@ -118,6 +118,7 @@ _DECIMAL_BRACE_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _SYSTEM = re.compile(
     r"\\begin\{(cases|aligned|align\*?|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL
 )
+_BRACKETED_WORDS = re.compile(r"\(\s*\\text\s*\{([^{}]*)\}\s*\)")
 _INFINITY = re.compile(r"(?<![A-Za-z\\])infinity(?![A-Za-z])")
 _PLAIN_ALREADY = re.compile(r"[A-Za-z0-9 .,+\-/()=_^!%:;]*")
 _ENDS = " \t\r\n;,.:"
@@ -149,7 +150,7 @@ def plain_latex(text: str) -> str:
     text = text.replace("°", "^\\circ ").replace("<=", "\\le ").replace(">=", "\\ge ").replace("!=", "\\ne ")
     for _ in range(_MAX_PASSES):
         before = text
-        text = _without_fonts(text)
+        text = _BRACKETED_WORDS.sub(r"\\text{(\1)}", _without_fonts(text))
         text = _without_delimiters(_without_outer_braces(text).strip(_ENDS if not text.endswith("...") else " ;,"))
         if text == before:
             break

@@ -21,7 +21,7 @@ _NAME = r"(?:[A-Za-z]|\\(?!in(?![A-Za-z]))[A-Za-z]+)(?:_(?:\{[^{}]{0,12}\}|[A-Za
 _VARIABLE = re.compile(rf"^\s*(?:{_NAME})\s*$")
 _MEMBER = re.compile(rf"^\s*{_NAME}\s*\\in(?![A-Za-z])\s*(.+)$", re.DOTALL)
 _NAMED = re.compile(
-    rf"^\s*(?:(?:{_NAME})(?:\s*\(\s*[A-Za-z]\w*\s*(?:,\s*[A-Za-z]\w*\s*)*\))?|\(\s*[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)+\s*\)"
+    rf"^\s*(?:\\frac\s*\{{\s*(?:d|\\partial)[^{{}}]*\}}\s*\{{\s*(?:d|\\partial)[^{{}}]*\}}|(?:{_NAME})(?:\s*\(\s*[A-Za-z]\w*\s*(?:,\s*[A-Za-z]\w*\s*)*\))?|\(\s*[A-Za-z]\w*(?:\s*,\s*[A-Za-z]\w*)+\s*\)"
     r"|\\text\s*\{[^{}]*\}|[A-Za-z][A-Za-z ]{2,40})\s*$"
 )
 _ABSOLUTE = re.compile(rf"^\s*\|\s*{_NAME}\s*\|\s*$")
@@ -123,6 +123,12 @@ def interval_of(text: str) -> Shape | None:
     size = _ABSOLUTE.match(left)
     if size is not None and relation in ("<", "\\le"):
         return _interval((f"-({right})", right), (is_closed, is_closed))
+    if size is not None:
+        outer = (
+            _interval(("-\\infty", f"-({right})"), (False, is_closed)),
+            _interval((right, "\\infty"), (is_closed, False)),
+        )
+        return Shape("union", tuple(map(_written, outer)))
     if not _VARIABLE.match(left):
         if not _VARIABLE.match(right):
             return None
@@ -141,11 +147,13 @@ def region_of(text: str) -> Shape | None:
         text = halves[1] if len(halves) == 2 else text
     items = split_outside(_AND_OR.sub(" ; ", text), re.compile(r"[,;]|\\wedge|\\vee|\\cup"))
     regions = [interval_of(item) for item in items if item.strip()]
-    if not regions or any(region is None for region in regions):
-        return None
     found = [region for region in regions if region is not None]
+    if not found or len(found) != len(regions):
+        return None
     if len(found) == 1:
         return found[0]
+    if any(region.kind == "union" for region in found):
+        return None
     if len(found) == 2 and not re.search(r"or|或|\\vee|\\cup", text):
         lower = [region for region in found if region.parts[1] == "\\infty"]
         upper = [region for region in found if region.parts[0] == "-\\infty"]

@@ -38,6 +38,7 @@ _COMPASS = re.compile(r"\s*\((?:[a-z ]+)\)$|\s+(?:approximately|approx\.?|or so|
 _POWER_WORDS = re.compile(r"\b(square|cubic|sq|cu)\s+([A-Za-z]+)")
 _TRAILING_POWER_WORDS = re.compile(r"\b([A-Za-z]+)\s+(squared|cubed)\b")
 _SHORT_WORD = re.compile(r"^[A-Za-z]{4,}(?:[ /-][A-Za-z]+){0,5}$")
+_SYMBOLS = frozenset("NJWVAKCFTH")
 LETTER_UNITS = frozenset("m g s h L l")
 """Single letters that a question without variables can only mean as units."""
 
@@ -156,7 +157,7 @@ def looks_like_unit(text: str, *, was_marked: bool, has_blank: bool) -> bool:
     if not text.isascii():
         return not any(character in "()[]{}=<>,+\\" or character.isdigit() for character in text)
     if len(text) == 1:
-        return text in LETTER_UNITS
+        return text in LETTER_UNITS or (has_blank and text in _SYMBOLS)
     if _SHORT_WORD.match(text):
         return has_blank or is_known(text)
     return re.match(r"[A-Za-z]{2}|[A-Za-z]\s?[/^]", text) is not None and "\\" not in text and is_known(text)

@@ -38,10 +38,15 @@ def same_words(gold: str, answer: str) -> bool | None:
             return other in synonyms
     if not (is_words(gold) and is_words(answer)):
         return None
-    if one == other:
+    if one == other or _items_of(gold) == _items_of(answer):
         return True
     may_be_products = all(len(text) <= 3 and text.islower() and text.isascii() for text in (gold, answer))
     return None if may_be_products else False
+
+
+def _items_of(text: str) -> list[str]:
+    """The words between commas and `and`, in alphabetical order."""
+    return sorted(filter(None, map(_words_of, re.split(r",|;|&|\b(?:and|or)\b", without_text_commands(text)))))
 
 
 def is_words(text: str) -> bool:

@@ -27,6 +27,8 @@ MAX_VALUE_BITS = 50_000
 MAX_TERMS = 1_000
 _CLOSED_LIMIT = 1e9
 _SUSPICIOUS = re.compile(r"\^[\s({]*-?\s*\d{3,}|\^[^^]{0,40}\^|\d{4,}[\s)}]*!|!\s*[)}]*\s*!|binom")
+_FIVE_DIGITS = re.compile(r"\d{5}")
+"""Such a number and a factorial are refused in one formula: a library may bring them together all the same."""
 _REPEATS_S = 0.1
 
 
@@ -48,6 +50,8 @@ def is_affordable(text: str) -> bool:
 
     What cannot be read here is judged by the look of its powers, factorials and binomials alone.
     """
+    if "!" in text and _FIVE_DIGITS.search(text):
+        return False
     try:
         size = _size(parse_expression(text, lenient=True))
     except NotAnExpressionError:

@@ -80,7 +80,8 @@ class Equality:
                 return False
         gold_shape, shape = gold_region or shape_of(gold), region or shape_of(answer)
         if gold_shape.kind == "value" or shape.kind == "value":
-            return None if gold_region is not None and region is None and "\\" in answer else False
+            other = answer if region is None else gold
+            return None if any(sign in other for sign in ("<", ">", "\\")) else False
         return self._is_same_shape(gold_shape, shape, gold, answer, depth)
 
     def _is_same_equation(self, gold: str, answer: str, depth: int) -> bool | None:
@@ -106,7 +107,12 @@ class Equality:
             return None
         if (gold_value, value) == (gold, answer):
             return None
-        return self._is_same(gold_value, value, depth + 1)
+        if self._is_same(gold_value, value, depth + 1):
+            return True
+        are_equations = len(gold_sides) == len(sides) == 2 and letters_in(gold_value + " " + gold_sides[0])
+        return bool(are_equations and letters_in(value) | letters_in(gold_value)) and self.values.by_engine(
+            gold, answer
+        )
 
     def _is_same_approximation(self, gold: str, answer: str, depth: int) -> bool | None:
         gold_parts, parts = sides_of_approximation(gold), sides_of_approximation(answer)
