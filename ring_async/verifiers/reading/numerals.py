@@ -12,7 +12,7 @@ import re
 
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d|\.\d*,\d)")
 _BLANK_GROUPED = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?\d)")
-_MIXED = re.compile(r"(?<![\d./^_}] )(?<![\d./^_}])(\d+) (\d+)\s*/\s*(\d+)(?![\d.!^])")
+_MIXED = re.compile(r"(?<![\d./^_}] )(?<![\d./^_}])(\d{1,18}) (\d{1,18})\s*/\s*(\d{1,18})(?![\d.!^])")
 _SCIENTIFIC = re.compile(r"(?<=[\d.])\s?[eE]\s?([-+]?\d+)(?![\d.A-Za-z])")
 _OVERLINE = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|overset\{\\(?:cdot|bullet)\})\s*(?:\{(\d+)\}|(\d))")
 _BRACKETED_PERIOD = re.compile(r"(?<!\d)(\d+)\.(\d*)\((\d+)\)")
@@ -28,13 +28,13 @@ def plain_numbers(text: str) -> str:
     """One way to write each number: blanks between groups, mixed numbers, exponents and periods resolved."""
     if not any(character.isdigit() for character in text):
         return text
+    text = _MIXED.sub(_mixed, text)
     text = _BLANK_GROUPED.sub(lambda match: match.group().replace(" ", ""), text)
     text = _OVERLINE.sub(lambda match: _repeating(match[1], match[2], match[3] or match[4]), text)
     text = _DOTTED.sub(_dotted, text)
     text = _BRACKETED_PERIOD.sub(lambda match: _repeating(match[1], match[2], match[3]), text)
     text = _COMBINATIONS.sub(lambda match: f"\\binom{{{match[1] or match[2]}}}{{{match[3] or match[4]}}}", text)
     text = _ENDLESS.sub(_endless, text)
-    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     return _SCIENTIFIC.sub(r" \\times 10^{\1}", text)
 
 
@@ -68,6 +68,13 @@ def based_number(text: str) -> tuple[str, int] | None:
     """Digits and base of a number with a base as its index: `4343_{6}`."""
     match = _BASE.match("".join(text.split()))
     return (match[1].lower(), int(match[2] or match[3])) if match else None
+
+
+def _mixed(match: re.Match[str]) -> str:
+    r"""`3 1/2` as `3\frac{1}{2}`; `1 234/5` is no mixed number but 1234 fifths."""
+    whole, above, below = match.groups()
+    is_group = len(above) == 3 and int(above) > int(below)
+    return match.group() if is_group else f"{whole}\\frac{{{above}}}{{{below}}}"
 
 
 def _repeating(whole: str, start: str, period: str) -> str:

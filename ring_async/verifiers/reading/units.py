@@ -38,6 +38,18 @@ _COMPASS = re.compile(r"\s*\((?:[a-z ]+)\)$|\s+(?:approximately|approx\.?|or so|
 _POWER_WORDS = re.compile(r"\b(square|cubic|sq|cu)\s+([A-Za-z]+)")
 _TRAILING_POWER_WORDS = re.compile(r"\b([A-Za-z]+)\s+(squared|cubed)\b")
 _SHORT_WORD = re.compile(r"^[A-Za-z]{4,}(?:[ /-][A-Za-z]+){0,5}$")
+_FACTOR = r"[A-Za-zµ]+(?:\s?\^\(?-?\d\)?)?"
+_WRITTEN_UNIT = re.compile(rf"{_FACTOR}(?:(?:\s?[/*]\s?|\s)\(?{_FACTOR}\)?){{0,3}}")
+_COMMON = frozenset(
+    [
+        *("cm", "mm", "km", "dm", "nm", "um", "µm", "kg", "mg", "ft", "in", "yd", "mi", "lb", "lbs", "oz", "hr", "hrs"),
+        *("min", "mins", "sec", "secs", "ms", "ns", "yr", "yrs", "ml", "mL", "cL", "dL", "mph", "kmh", "kph", "Hz"),
+        *("kHz", "MHz", "GHz", "Pa", "kPa", "MPa", "kJ", "MJ", "kW", "MW", "kWh", "kN", "eV", "keV", "mol", "rad"),
+        *("deg", "cal", "kcal", "psi", "atm", "bar", "amp", "ohm", "cc", "gal", "kV", "mV", "mA", "kB", "MB", "GB"),
+        *("TB", "usd", "sq", "cu", "pt", "pts"),
+    ]
+)
+"""Short units read without a mark: with prefixes nearly any two letters are a unit of pint's (`ab` is an attobit)."""
 _SYMBOLS = frozenset("NJWVAKCFTH")
 LETTER_UNITS = frozenset("m g s h L l")
 """Single letters that a question without variables can only mean as units."""
@@ -160,7 +172,15 @@ def looks_like_unit(text: str, *, was_marked: bool, has_blank: bool) -> bool:
         return text in LETTER_UNITS or (has_blank and text in _SYMBOLS)
     if _SHORT_WORD.match(text):
         return has_blank or is_known(text)
-    return re.match(r"[A-Za-z]{2}|[A-Za-z]\s?[/^]", text) is not None and "\\" not in text and is_known(text)
+    if not _WRITTEN_UNIT.fullmatch(text):
+        return False
+    pieces = re.findall("[A-Za-zµ]+", text)
+    if len(pieces) == 1 and len(pieces[0]) == 1:
+        return pieces[0] == "m"  # m^2; any other letter with a power is a variable
+    return all(
+        piece in _COMMON or (len(piece) > 3 and is_known(piece)) or piece in (LETTER_UNITS | _SYMBOLS)
+        for piece in pieces
+    ) and (has_blank or any(piece in _COMMON or piece == "m" for piece in pieces))
 
 
 def _word(unit: str) -> str:

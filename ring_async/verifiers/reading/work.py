@@ -29,6 +29,7 @@ _CLOSED_LIMIT = 1e9
 _SUSPICIOUS = re.compile(r"\^[\s({]*-?\s*\d{3,}|\^[^^]{0,40}\^|\d{4,}[\s)}]*!|!\s*[)}]*\s*!|binom")
 _FIVE_DIGITS = re.compile(r"\d{5}")
 """Such a number and a factorial are refused in one formula: a library may bring them together all the same."""
+_RANGE = re.compile(r"\\(?:sum|prod|lim|int)(?![A-Za-z])")
 _REPEATS_S = 0.1
 
 
@@ -53,7 +54,10 @@ def is_affordable(text: str) -> bool:
     if "!" in text and _FIVE_DIGITS.search(text):
         return False
     try:
-        size = _size(parse_expression(text, lenient=True))
+        tree = parse_expression(text, lenient=True)
+        if _RANGE.search(text) and _has_tower(tree):
+            return False
+        size = _size(tree)
     except NotAnExpressionError:
         return not _SUSPICIOUS.search(text)
     except (OverflowError, RecursionError):
@@ -83,6 +87,21 @@ def cpu_budget(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
     finally:
         signal.signal(signal.SIGVTALRM, previous)
+
+
+def _has_tower(node: Node, *, is_above: bool = False) -> bool:
+    """Whether a power of a number, or a factorial, stands in the exponent of another or below its factorial.
+
+    A sum or product puts numbers in for its letter, so that there even a tower of letters gets large.
+    """
+    is_growing = node.kind in ("!", "!!") or (node.kind == "^" and (_closed(node.parts[0]) or 0.0) > 1)
+    if is_growing and is_above:
+        return True
+    if node.kind == "^":
+        return _has_tower(node.parts[0], is_above=is_above) or _has_tower(
+            node.parts[1], is_above=is_growing or is_above
+        )
+    return any(_has_tower(part, is_above=is_growing or is_above) for part in node.parts)
 
 
 def _size(node: Node) -> _Size:
