@@ -19,7 +19,7 @@ PERCENT = "percent"
 DEGREE = "degree"
 
 _UNIT_START = re.compile(
-    r"(?<=[\d)}\]!A-Za-z.])\s*(?=[^\d\s()\[\]{}+\-*/^=,.!<>|\\])|\s*(?=\\(?:text|Omega|mu|AA|ell)(?![A-Za-z]))"
+    r"(?<=[\d)}\]!A-Za-z.])\s*(?=[^\d\s()\[\]{}+\-*/^=,.!<>|\\])|\s*(?=\\(?:text|Omega|mu|AA|ell|frac)(?![A-Za-z]))"
     r"|\s*(?=\^\s*\{?\s*\\circ)|\s+(?=1\s*/)"
 )
 _PERCENT_SIGN = re.compile(r"\s*(?:%|\\text\s*\{\s*(?:percent|%)\s*\}|percent|pct)\s*$", re.IGNORECASE)
@@ -51,7 +51,7 @@ def read_amount(text: str, is_unit: IsUnit) -> Amount | None:
         if count >= _MAX_STARTS:
             break
         rest = text[start.end() :]
-        number = closed_number(text[: start.start()]) if rest else None
+        number = closed_number(text[: start.start()].removesuffix(".")) if rest else None
         if number is None:
             continue
         unit = units.plain_unit(rest)

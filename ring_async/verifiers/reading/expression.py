@@ -231,7 +231,7 @@ class _Parser:
             return Node("negative", (self._argument_of_script(),))
         if self.ahead == "+":
             self._next()
-        return self._postfix()
+        return self._atom()  # `10^{9}!` is the factorial of the power
 
     def _postfix(self) -> Node:
         node = self._atom()

@@ -13,6 +13,7 @@ import re
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d|\.\d*,\d)")
 _BLANK_GROUPED = re.compile(r"(?<![\d.,] )(?<![\d.,])\d{1,3}(?: \d{3})+(?! ?\d)")
 _MIXED = re.compile(r"(?<![\d./^_}] )(?<![\d./^_}])(\d{1,18}) (\d{1,18})\s*/\s*(\d{1,18})(?![\d.!^])")
+_TIMES_LETTER = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
 _SCIENTIFIC = re.compile(r"(?<=[\d.])\s?[eE]\s?([-+]?\d+)(?![\d.A-Za-z])")
 _OVERLINE = re.compile(r"(\d*)\.(\d*)\s*\\(?:overline|bar|overset\{\\(?:cdot|bullet)\})\s*(?:\{(\d+)\}|(\d))")
 _BRACKETED_PERIOD = re.compile(r"(?<!\d)(\d+)\.(\d*)\((\d+)\)")
@@ -28,7 +29,7 @@ def plain_numbers(text: str) -> str:
     """One way to write each number: blanks between groups, mixed numbers, exponents and periods resolved."""
     if not any(character.isdigit() for character in text):
         return text
-    text = _MIXED.sub(_mixed, text)
+    text = _MIXED.sub(_mixed, _TIMES_LETTER.sub(r"\\times ", text))
     text = _BLANK_GROUPED.sub(lambda match: match.group().replace(" ", ""), text)
     text = _OVERLINE.sub(lambda match: _repeating(match[1], match[2], match[3] or match[4]), text)
     text = _DOTTED.sub(_dotted, text)

@@ -15,7 +15,7 @@ from ring_async.verifiers.reading.latex import DOLLAR
 
 MAX_UNIT_CHARACTERS = 80
 
-_PIECE = re.compile(r"[A-Za-zµμΩ%Å°]+|[*/()]|(?:\^|\*\*)\s*[{(]?\s*[-+]?\d{1,2}\s*[})]?|\s+|1(?=\s*/)")
+_PIECE = re.compile(r"[A-Za-zµμΩ%Å°]+|[*/()]|(?:\^|\*\*)\s*(?:[{(]\s*[-+]?\d{1,2}\s*[})]|[-+]?\d{1,2})|\s+|1(?=\s*/)")
 _ALIASES = {
     "%": "percent", "μ": "µ", "Ω": "ohm", "ohms": "ohm", "mins": "minute", "hrs": "hour", "secs": "second",
     "sec": "second", "yrs": "year", "lbs": "pound", "ozs": "ounce", "sq": "square", "degrees": "degree",
@@ -34,7 +34,8 @@ _CHINESE = {
 _CURRENCIES = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "₩": "won", "₽": "ruble"}
 _CURRENCY_WORDS = {"usd": "dollar", "eur": "euro", "gbp": "pound", "rmb": "yuan", "cny": "yuan", "rs": "rupee"}
 _CURRENCY_PREFIX = re.compile(rf"^([-+]?)\s*([{''.join(_CURRENCIES)}])\s*")
-_COMPASS = re.compile(r"\s*\((?:[a-z ]+)\)$|\s+(?:approximately|approx\.?|or so|each|total|in total|altogether)$")
+_COMPASS = re.compile(r"\s*\((?:[a-z .]+)\)$|\s+(?:approximately|approx\.?|or so|each|total|in total|altogether)$")
+_FRACTION = re.compile(r"\\frac\s*\{((?:[^{}]|\{[^{}]*\})*)\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _POWER_WORDS = re.compile(r"\b(square|cubic|sq|cu)\s+([A-Za-z]+)")
 _TRAILING_POWER_WORDS = re.compile(r"\b([A-Za-z]+)\s+(squared|cubed)\b")
 _SHORT_WORD = re.compile(r"^[A-Za-z]{4,}(?:[ /-][A-Za-z]+){0,5}$")
@@ -57,10 +58,12 @@ LETTER_UNITS = frozenset("m g s h L l")
 
 def plain_unit(text: str) -> str:
     r"""A unit without LaTeX, brackets around remarks, and number words: `\text{ m/s}^2` is `m/s^2`."""
+    text = _FRACTION.sub(r" \1/(\2) ", text)
     text = re.sub(r"\^\s*\{?\s*\\circ\s*\}?", "°", text)
     text = re.sub(r"\^\s*\{([^{}]*)\}", r"^(\1)", text.replace("\\text", " ")).replace("{", " ").replace("}", " ")
     text = text.replace("\\Omega", "ohm").replace("\\mu", "µ").replace("\\cdot", "*")
     text = text.replace("\\AA", "Å").replace("\\ell", "L").replace("\\times", "*").replace("\\%", "%")
+    text = re.sub(r"(?<=[A-Za-z])(-?[1-4])(?![\d.])", r"^(\1)", text)
     text = re.sub(r"°\s*([CFK])\b", r"deg\1", text)
     text = text.replace("°", " degree ")
     text = re.sub(r"([A-Za-z])\s*(\^|\*\*)", r"\1\2", re.sub(r"µ\s+(?=[A-Za-z])", "µ", " ".join(text.split())))

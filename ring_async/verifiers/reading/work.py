@@ -79,13 +79,17 @@ def cpu_budget(seconds: float) -> Iterator[None]:
         raise OutOfWorkError
 
     previous = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _REPEATS_S)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds, _REPEATS_S)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        yield
     finally:
+        while True:
+            try:
+                signal.signal(signal.SIGVTALRM, signal.SIG_IGN)
+                break
+            except OutOfWorkError:  # it rang just here; the timer is still to be taken down
+                pass
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
         signal.signal(signal.SIGVTALRM, previous)
 
 

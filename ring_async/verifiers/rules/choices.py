@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from ring_async.verifiers.reading.characters import plain_characters
 from ring_async.verifiers.reading.latex import plain_latex, without_text_commands
 
 _MAX_CHARACTERS = 2000
@@ -21,7 +22,11 @@ _LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _AND = r"(?:\s*(?:,|;|&|and|und|y|et|和)\s*|\s+)"
 _ALONE = re.compile(rf"^\(?\s*([A-Za-z])\s*\)?(?:{_AND}\(?\s*([A-Za-z])\s*\)?){{0,9}}$")
 _RUN = re.compile(r"^\(?\s*[A-Z]{2,10}\s*\)?$")
-_WITH_TEXT = re.compile(r"^\(?\s*([A-Z])\s*(?:\)|[.:,](?=\s|$)|\s+[-–—]+\s|\s*[-:]\s)\s*(.*)$", re.DOTALL)
+_WITH_TEXT = re.compile(
+    r"^\(?\s*([A-Z])\s*(?:\)|[.:,](?=\s|$)|\s+[-–—]+\s|\s*[-:]\s|\s+(?=\(.*\)$)|\s+is\s+(?:the\s+)?(?:correct|right|answer))\s*(.*)$",
+    re.DOTALL,
+)
+_AFTER_TEXT = re.compile(r"^(.*\S)\s*\(([A-Z])\)$", re.DOTALL)
 _PREFIX = re.compile(
     r"^(?:the\s+)?(?:correct\s+|right\s+|final\s+)?(?:option|choice|answer|letter)s?\s*(?:is|are)?\s*:?\s*", re.I
 )
@@ -34,12 +39,15 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
-    r"\b(?:option|choice)\s{1,3}\(?([A-Z])\)?\s{1,3}is\s{1,3}(?:the\s{1,3})?(?:correct|right)", re.I
+    r"\b(?:option|choice)\s{1,3}\(?([A-Z])\)?\s{1,3}is\s{1,3}(?:the\s{1,3})?(?:correct|right)"
+    r"|选(?:择|项)?\s{0,3}:?\s{0,3}\(?([A-Z])(?![A-Za-z])",
+    re.IGNORECASE,
 )
 _FIRST_LETTERS = re.compile(
-    r"^\*{0,2}(?:(?i:option|choice)\s+)?[\[(]?\s*([A-Z])\s*[\])]?\*{0,2}(?![A-Za-z'’])"
+    r"^[*'\"`\[({$\\]*(?:(?i:option|choice)\s+)?[*'\"`\[({$\\]*\s*([A-Z])(?![A-Za-z0-9'’]\w)\s*[\])]?\*{0,2}(?![A-Za-z0-9])"
     r"((?:\s*(?:,|and|&|和|,\s*and)\s*\(?[A-Z]\)?(?![A-Za-z'’]))*)"
 )
+_OR_ANOTHER = re.compile(r"\s*(?:or|/|或)\s*\(?[A-Z]\)?(?![A-Za-z])")
 _LOWER_LETTER = re.compile(r"^\*{0,2}[\[(]?\s*([a-z])\s*[\])]?\*{0,2}\s*(?:[.,;:)]|$)")
 
 
@@ -99,20 +107,25 @@ def chosen_by_answer(answer: str, choices: Sequence[str], *, has_labels: bool = 
         with_text = _WITH_TEXT.match(reading)
         if with_text is not None and with_text[1] in letters:
             return frozenset({with_text[1]})
+        after = _AFTER_TEXT.match(reading)
+        if after is not None and _is_same_text(after[1], dict(zip(letters, choices, strict=False)).get(after[2], "")):
+            return frozenset({after[2]})
     return frozenset()
 
 
 def announced_choice(text: str, choices: Sequence[str]) -> tuple[frozenset[str], int] | None:
     """The letters that the response's last announcement names (`The answer is (C).`), and where it stands."""
     letters = _letters_for(choices)
+    text = plain_characters(text, greek=False)
     found: tuple[frozenset[str], int] | None = None
     for match in _ANNOUNCED.finditer(text):
         named = _letters_first(match["rest"].strip(), letters)
         if named:
             found = named, match.start()
     for match in _CONFIRMED.finditer(text):
-        if (found is None or match.start() > found[1]) and match[1].upper() in letters:
-            found = frozenset({match[1].upper()}), match.start()
+        letter = (match[1] or match[2]).upper()
+        if (found is None or match.start() > found[1]) and letter in letters:
+            found = frozenset({letter}), match.start()
     return found
 
 
@@ -150,6 +163,8 @@ def _named_letters(text: str, letters: Sequence[str]) -> frozenset[str]:
 def _letters_first(rest: str, letters: Sequence[str]) -> frozenset[str]:
     rest = re.sub(r"^\\boxed\{\s*([^{}]{1,20})\}", r"\1 ", rest.lstrip("$"))
     match = _FIRST_LETTERS.match(rest)
+    if match is not None and _OR_ANOTHER.match(rest, match.end()):
+        return frozenset()
     if match is not None:
         named = frozenset([match[1], *re.findall("[A-Z]", match[2] or "")])
         return named if named <= set(letters) else frozenset()
