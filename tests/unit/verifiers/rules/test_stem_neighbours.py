@@ -78,6 +78,19 @@ EQUAL_QUANTITIES = [
     ("5 eV", "5 ev"),
     ("1 kWh", "3.6 MJ"),
     ("30 degrees", "\\frac{\\pi}{6}\\text{ rad}"),
+    ("9.81 m/s^2", "9.81\\ \\frac{\\text{m}}{\\text{s}^2}"),
+    ("1e-14", "1.0 x 10^(-14)"),
+    ("-0.001", "-10^{-3}"),
+    ("5 m/s", "5 m s-1"),
+    ("1200 kg/m^3", "1.2 g/cm3"),
+    ("5 m", "5. m"),
+    ("5 J", "5 kg m^2/s^2"),
+    ("0.25 mol/L", "0.25 mol dm^{-3}"),
+    ("-285.8 kJ/mol", "\\Delta H = -286\\ \\text{kJ/mol}"),
+    ("4700 ohm", "4.7\\,\\mathrm{k\\Omega}"),
+    ("300 K", "27 °C"),
+    ("0.667 m", "\\frac{2}{3} m"),
+    ("0.693", "\\ln 2"),
 ]
 DIFFERENT_QUANTITIES = [
     ("20.5", "4\\frac{1}{2}"),
@@ -100,6 +113,12 @@ DIFFERENT_QUANTITIES = [
     ("90 degree", "\\frac{\\pi}{2}"),
     ("5 m", "5 m or 6 m"),
     ("-5 V", "5 V"),
+    ("5 m", "5 to 6 m"),
+    ("5 m", "5-6 m"),
+    ("3e8 m/s", "3.0e8"),
+    ("45 degrees", "45"),
+    ("5", "nan"),
+    ("5", "\\infty"),
 ]
 RIGHT_CHOICES = [
     "\\boxed{b}",
@@ -139,6 +158,15 @@ RIGHT_CHOICES = [
     "We get \\boxed{\\Delta E}.\n\nAnswer: B",
     "First I thought the answer is A. But no, the answer is B.",
     "The answer is B. Note that A is a common mistake.",
+    "The answer is 'B'.",
+    "The answer is \\(B\\).",
+    "<answer>helium (B)</answer>",
+    "<answer>B is the answer</answer>",
+    "\\boxed{B \\text{ (helium)}}",
+    "故选B。",
+    "答案选 B",
+    "正确答案是（B）",
+    "정답: B",
 ]
 WRONG_CHOICES = [
     "\\boxed{A}",
@@ -157,6 +185,12 @@ WRONG_CHOICES = [
     "<think>The answer is B, or is it",
     "<think>\\boxed{B} hm, let me",
     "Answer: Between them",
+    "The answer is B or C.",
+    "The answer is B12.",
+    "The answer is Boron.",
+    "The answer is either A or B.",
+    "\\boxed{2}",
+    "\\boxed{not B}",
 ]
 
 
