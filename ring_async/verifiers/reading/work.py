@@ -93,6 +93,19 @@ def cpu_budget(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, previous)
 
 
+@contextmanager
+def outside_budget() -> Iterator[None]:
+    """Let the block's processor time not count: a library that is loaded on its first use is no response's work."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    remaining = signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, *remaining)
+
+
 def _has_tower(node: Node, *, is_above: bool = False) -> bool:
     """Whether a power of a number, or a factorial, stands in the exponent of another or below its factorial.
 

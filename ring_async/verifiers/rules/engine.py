@@ -11,8 +11,14 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from ring_async.verifiers.reading.work import outside_budget
+
 MAX_CHARACTERS = 600
 MAX_NESTING = 30
+_FIRST_USES = (
+    "x>1", "2x+3y=6", "(0, 1) \\cup (2, 3)", "\\{1, x\\}", "\\int_0^1 x dx", "\\sum_{k=1}^{3} k",
+    "\\lim_{x \\to 0} \\frac{\\sin x}{x}", "\\begin{pmatrix}1&x\\\\2&3\\end{pmatrix}", "\\sin^2 x + \\sqrt{x}",
+)  # fmt: skip
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])[iI](?![A-Za-z])")
 
 
@@ -22,10 +28,28 @@ def parsed(text: str) -> tuple[Any, ...]:
 
     The last may be a string, which the library falls back to.
     """
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse  # takes a second to import
+    _load()
+    return _parsed(text)
 
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its timeouts are off
+
+@lru_cache(maxsize=1)
+def _load() -> None:
+    """Import the library and use each of its parts once, which takes seconds and is no response's work."""
+    with outside_budget():
+        import math_verify
+
+        logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its timeouts are off
+        for text in _FIRST_USES:
+            items = list(_parsed(text))
+            math_verify.verify(items, items, timeout_seconds=None)
+            math_verify.verify(list(_parsed("x+1")), items, timeout_seconds=None)
+            math_verify.verify(list(_parsed("2x+1>3")), items, timeout_seconds=None)
+
+
+def _parsed(text: str) -> tuple[Any, ...]:
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
     return tuple(
         parse(
             f"\\boxed{{{text}}}",

@@ -30,8 +30,8 @@ from ring_async.verifiers.rules.answers import boxed_answers, finished_text, las
 from ring_async.verifiers.rules.equality import Equality, is_readable
 from ring_async.verifiers.rules.values import ValueEquality
 
-MAX_CPU_S = 0.5
-"""For one verdict. Comparisons that come to an end take a tenth of it; `reward.timeout_s` (10 s) is far off, even where
+MAX_CPU_S = 1.0
+"""For one verdict. Nearly all that come to an end take a tenth of it; `reward.timeout_s` (10 s) is far off, even where
 eight workers share two cores."""
 
 _LIST_AS_TEXT = re.compile(r"^\s*\[\s*(?:'[^']*'|\"[^\"]*\")(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"))*\s*\]\s*$")
