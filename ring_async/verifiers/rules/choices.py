@@ -93,6 +93,8 @@ def chosen_by_answer(answer: str, choices: Sequence[str], *, has_labels: bool = 
         has_labels: options are numbered from 1, and a number is a label.
     """
     letters = _letters_for(choices)
+    if len(answer) == 1 and answer in letters:
+        return frozenset(answer)
     text = without_text_commands(plain_latex(answer[:_MAX_CHARACTERS])).strip().strip("*").strip()
     text = " ".join(text.split())
     for reading in (text, _PREFIX.sub("", text).strip()):
