@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bars import Bar, write_bars
-from ring_async.telemetry.trace import busy_overlap
+from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.trace_parts import busy_overlap
 
 WARM_UP_VERSIONS = 5
 MODES = ("async", "sync")
@@ -35,7 +36,7 @@ def run_once(runs: Path, mode: str, number: int, num_versions: int, config: str)
         "up", config, f"run.name={name}", f"run.dir={runs}", f"mode={mode}", f"stop.policy_versions={num_versions}",
     ]  # fmt: skip
     subprocess.run([sys.executable, "-m", "ring_async.cli.app", *words], check=True, stdout=subprocess.DEVNULL)
-    steps = [json.loads(line) for line in (runs / name / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(line) for line in RunDir(runs / name).metrics.read_text().splitlines()]
     first, last = steps[WARM_UP_VERSIONS - 1], steps[-1]
     seconds = last["wall_s"] - first["wall_s"]
     measured = steps[WARM_UP_VERSIONS:]
@@ -45,7 +46,7 @@ def run_once(runs: Path, mode: str, number: int, num_versions: int, config: str)
     return {
         "trained_tokens_per_s": sum(step["loss_tokens"] for step in measured) / seconds,
         "generated_tokens_per_s": generated / seconds,
-        "overlap": busy_overlap(runs / name),
+        "overlap": busy_overlap(RunDir(runs / name).trace_parts),
         "staleness_mean": statistics.fmean(step["staleness_mean"] for step in measured),
         "wait_batch_share": sum(step["wait_batch_s"] for step in measured) / seconds,
     }

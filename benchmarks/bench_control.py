@@ -22,6 +22,7 @@ from typing import Any
 
 from bars import Bar, write_bars
 from ring_async.control.client import ControlClient
+from ring_async.core.verifier_swap import SwapState
 from ring_async.errors import RunError
 from ring_async.storage.audit import audit
 from ring_async.storage.run_dir import RunDir
@@ -50,9 +51,9 @@ def swap_again_and_again(client: ControlClient, num_swaps: int, pause_s: float) 
             "rescore": number % 10 == 9,
         }
         swap = client.post("/v1/verifiers/logic/swap", body)
-        while swap["state"] not in ("committed", "aborted"):
+        while not SwapState(swap["state"]).is_end:
             swap = client.get(f"/v1/swaps/{swap['swap_id']}?wait_s=5")
-        assert swap["state"] == "committed", swap["reason"]
+        assert swap["state"] == SwapState.COMMITTED, swap["reason"]
         swaps.append(swap)
     return swaps
 

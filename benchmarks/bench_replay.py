@@ -37,13 +37,14 @@ from bars import Bar, write_bars
 from peer_packages import peer_environment
 from replay_over_zmq import cycle_over_zmq
 from ring_async.core.advantages import AdvantageRules
+from ring_async.core.ids import split_id
 from ring_async.core.packing import padding_fraction
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.progress import make_record
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.work.ledger import split_id
+from ring_async.storage.checked_value import ValueScratch
 from ring_async.storage.replay_shard import ReplayShard
-from ring_async.storage.replay_store import ReplayStore, StoredGroup, ValueScratch
+from ring_async.storage.replay_store import ReplayStore
 from ring_async.testing.builders import make_group
 from ring_async.types import Group, PolicyVersion
 
@@ -111,7 +112,7 @@ def compare_with_lmdb(folder: Path, groups_per_put: int, seconds: float) -> dict
     """Groups per second: `put` and `bare_put`, `cycle` and `bare_cycle`, alternating plan by plan."""
     template = make_template()
     record = make_record(template.header, [0.0] * GROUP_SIZE, template.loss_mask, 1)
-    value = bytes(ValueScratch().encode(StoredGroup(record, (), template.buffers)))
+    value = bytes(ValueScratch().encode(msgspec.msgpack.encode(record), template.buffers))
     groups_per_plan = PUTS_PER_PLAN * groups_per_put
     shard, bare = open_shard(folder / "ours", groups_per_plan), BareLmdb(folder / "bare")
     spent = dict.fromkeys(("put", "bare_put", "cycle", "bare_cycle", "packed"), 0.0)

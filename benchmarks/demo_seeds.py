@@ -27,6 +27,7 @@ from bars import Bar, write_bars
 from ring_async.actors.evaluation import evaluate_checkpoint
 from ring_async.config.load import load_config
 from ring_async.models import resolve_model_path
+from ring_async.storage.run_dir import RunDir
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "demo-seeds"
@@ -120,7 +121,7 @@ class Experiment:
         subprocess.run(
             [sys.executable, "-m", "ring_async.cli.app", *words], check=True, stdout=subprocess.DEVNULL, cwd=ROOT
         )
-        return json.loads((runs / name / "outcome.json").read_text())["checkpoint"]
+        return json.loads(RunDir(runs / name).outcome.read_text())["checkpoint"]
 
     def continue_sft(self, name: str, seed: int) -> Path:
         """The start's own recipe, continued for as many tokens as RL trained, at a tenth of its learning rates."""

@@ -18,6 +18,7 @@ import msgspec
 from ring_async.actors.base import ActorContext
 from ring_async.actors.replay.replay import Replay
 from ring_async.config.load import config_from_mapping
+from ring_async.core.roster import ActorSpec
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.trace import Tracer
 from ring_async.testing.builders import make_config_mapping
@@ -25,7 +26,6 @@ from ring_async.transport.channel import ZmqTransport
 from ring_async.transport.curve import make_socket_dir
 from ring_async.transport.messages.batches import BatchReady, RequestBatch
 from ring_async.transport.messages.fleet import (
-    ActorSpec,
     HeartbeatSeen,
     Member,
     Register,

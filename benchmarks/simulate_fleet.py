@@ -22,12 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 from bars import Bar, write_bars
+from ring_async.core.ids import split_id
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.progress import GroupRecord
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules
-from ring_async.core.work.ledger import GroupReissued, GroupReserved, Ledger, StatesMoved, split_id
+from ring_async.core.work.ledger import GroupReissued, GroupReserved, Ledger, StatesMoved
+from ring_async.trajectory_states import TrajectoryState
 from ring_async.types import (
     GroupHeader,
     PolicyVersion,
@@ -36,7 +38,6 @@ from ring_async.types import (
     SamplingParams,
     Segment,
     TrajectoryHeader,
-    TrajectoryState,
     VerifierStamp,
 )
 

@@ -42,6 +42,10 @@ class PeerTimeoutError(TransportError):
     """A peer did not answer, acknowledge or grant credit before the deadline."""
 
 
+class PeerGoneError(TransportError):
+    """The peer left the fleet before it answered."""
+
+
 class RefusedError(TransportError):
     """The peer understood and said no; the message is its reason."""
 

@@ -5,7 +5,7 @@
                   └───────── Controller (the one restart authority)
 
 Owns: bringing a run up, keeping its processes as the controller wants them, taking it down. Does not own what a process
-becomes (`placement.actor_process`), where it runs (`placement.reservations`), nor any decision about restarts but one:
+becomes (`placement.actor_process`), where it runs (`placement.places`), nor any decision about restarts but one:
 the controller's own.
 """
 
@@ -25,24 +25,24 @@ from ring_async.clock import monotonic_s
 from ring_async.config.load import dump_config, load_config
 from ring_async.config.schema import Config
 from ring_async.core.fleet.restart import RestartPolicy
+from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.errors import ActorFailedError, ConfigError, PeerTimeoutError, RunError
 from ring_async.placement.actor_process import ActorLaunch
-from ring_async.placement.places import OneMachine, Places, Reservations, check_state_stays
+from ring_async.placement.places import ClusterPlaces, OneMachine, Places, check_state_stays
 from ring_async.placement.ray_cluster import (
     Place,
     Process,
-    check_placement,
     has_cluster,
-    num_cpus,
+    placement_problems,
+    problems_here,
     ray_cluster,
     start_process,
 )
 from ring_async.storage.run_dir import RunDir
-from ring_async.telemetry.trace import merge_traces
+from ring_async.telemetry.trace_parts import merge_traces
 from ring_async.transport.curve import CurveKeys, make_socket_dir
 from ring_async.transport.messages.fleet import (
     ActorExit,
-    ActorSpec,
     ActorWaiting,
     FleetWanted,
     ReportFleet,
@@ -55,7 +55,6 @@ RECONCILE_S = 0.2
 SIGNAL_DEBOUNCE_S = 0.3
 PLACE_GRACE_S = 2.0
 """Ray takes a moment to give or move a place; an actor without one for longer is said to wait."""
-CONTROLLER = "controller-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ class Launcher:
         self._waiting: dict[str, ActorWaiting] = {}
         self._sought_since: dict[str, float] = {}
         self._unexplained: list[tuple[Process, float]] = []
-        """Ended, or killed since the controller no longer wanted them, and when."""
+        """Processes that ended, or were killed since the controller no longer wanted them, and when."""
         self._stop_requests = 0
         self._policy = RestartPolicy(config.placement.max_restarts, config.placement.restart_window_s)
         self._controller_incarnation = 0
@@ -92,17 +91,14 @@ class Launcher:
         Raises:
             ConfigError: the placement is impossible on this cluster.
         """
-        if not has_cluster():
-            check_placement(self._config, {"CPU": float(num_cpus(self._config))}, "this machine")
-            if self._config.placement.hosts:
-                raise ConfigError("placement.hosts: names hosts of a Ray cluster; say where it is with RAY_ADDRESS")
+        _refuse(problems_here(self._config))
         self._run_dir.endpoints.unlink(missing_ok=True)
         self._run_dir.outcome.unlink(missing_ok=True)
         with ray_cluster(self._config) as resources, _socket_dir() as socket_dir:
             self._socket_dir = socket_dir
-            check_placement(self._config, {"GPU": 0.0} | resources, "the cluster")
+            _refuse(placement_problems(self._config, {"GPU": 0.0} | resources, "the cluster"))
             if has_cluster():
-                self._places = Reservations(self._config)
+                self._places = ClusterPlaces(self._config)
             await self._places.reserve(self._run_dir.path)
             self._prepare()
             loop = asyncio.get_running_loop()
@@ -116,7 +112,7 @@ class Launcher:
                 for process in self._processes.values():
                     process.kill()
                 if self._config.monitoring.trace:
-                    merge_traces(self._run_dir.path)
+                    merge_traces(self._run_dir.trace_parts, self._run_dir.trace)
                 self._run_dir.endpoints.unlink(missing_ok=True)
 
     def _prepare(self) -> None:
@@ -149,7 +145,7 @@ class Launcher:
         async with self._channel(endpoint) as controller:
             while True:
                 self._collect_exits()
-                if CONTROLLER not in self._processes:
+                if CONTROLLER_ID not in self._processes:
                     endpoint = await self._restart_controller()
                     await controller.redirect(endpoint)
                 if self._stop_requests > 1:
@@ -184,10 +180,10 @@ class Launcher:
     def _reconcile(self, wanted: FleetWanted, endpoint: str) -> None:
         by_id = {spec.actor_id: spec for spec in wanted.actors}
         for actor_id, process in list(self._processes.items()):
-            if actor_id != CONTROLLER and by_id.get(actor_id) != process.spec:
+            if actor_id != CONTROLLER_ID and by_id.get(actor_id) != process.spec:
                 process.kill()
                 self._unexplained.append((self._processes.pop(actor_id), monotonic_s()))
-        self._places.keep((CONTROLLER, *wanted.kept))
+        self._places.keep((CONTROLLER_ID, *wanted.kept))
         self._waiting, now_s = {}, monotonic_s()
         for spec in wanted.actors:
             if spec.actor_id in self._processes:
@@ -200,7 +196,7 @@ class Launcher:
 
     async def _finish(self, wanted: FleetWanted) -> Outcome:
         """Everybody was told to leave; give the controller a moment to close its journal."""
-        controller = self._processes.get(CONTROLLER)
+        controller = self._processes.get(CONTROLLER_ID)
         if controller is not None:
             await asyncio.to_thread(controller.end_cause, timeout_s=10.0)
         return Outcome(wanted.failure, 3 if wanted.failure else 0)
@@ -208,9 +204,9 @@ class Launcher:
     # -- processes
 
     async def _start_controller(self) -> str:
-        spec = ActorSpec(CONTROLLER, "controller", self._controller_incarnation)
+        spec = ActorSpec(CONTROLLER_ID, Role.CONTROLLER, self._controller_incarnation)
         self._run_dir.endpoints.unlink(missing_ok=True)
-        place = self._places.place(CONTROLLER, "controller")
+        place = self._places.place(CONTROLLER_ID, Role.CONTROLLER)
         if not isinstance(place, Place):  # it is bound to this very host
             raise ActorFailedError(f"the controller cannot start: it waits for {place}")
         self._start(spec, place, "")
@@ -219,14 +215,14 @@ class Launcher:
             if self._run_dir.endpoints.exists():
                 return str(self._run_dir.read_endpoints()["control"])
             self._collect_exits()
-            if CONTROLLER not in self._processes:
+            if CONTROLLER_ID not in self._processes:
                 raise ActorFailedError(f"the controller did not start: {self._exits[-1].cause}")
             await asyncio.sleep(0.02)
         raise ActorFailedError(f"the controller did not start within {self._config.placement.start_timeout_s:.0f} s")
 
     async def _restart_controller(self) -> str:
-        self._exits = [gone for gone in self._exits if gone.actor_id != CONTROLLER]
-        decision = self._policy.on_death(CONTROLLER, monotonic_s(), "its process ended")
+        self._exits = [gone for gone in self._exits if gone.actor_id != CONTROLLER_ID]
+        decision = self._policy.on_death(CONTROLLER_ID, monotonic_s(), "its process ended")
         if decision.delay_s is None:
             raise ActorFailedError(decision.reason)
         log.warning(decision.reason)
@@ -257,15 +253,15 @@ class Launcher:
                 cause = f"its host {process.place.address} is gone" if is_lost else cause
                 self._exits.append(ActorExit(actor_id, process.spec.incarnation, cause, is_host_lost=is_lost))
                 self._processes.pop(actor_id).kill()
-                if not is_lost and actor_id != CONTROLLER:
+                if not is_lost and actor_id != CONTROLLER_ID:
                     self._unexplained.append((process, monotonic_s()))
         self._unexplained = [(one, ended_s) for one, ended_s in self._unexplained if not self._explain(one, ended_s)]
 
     def _explain(self, process: Process, ended_s: float) -> bool:
-        """Say that one which was counted dead was on a host that turns out to be gone.
+        """Report that an ended process was on a host which, as Ray now says, is gone.
 
-        Ray takes up to a minute to find out; its end or missed heartbeats are noticed sooner. Returns whether there is
-        no more to find.
+        The controller counted it as a death: the end of a process, or missed heartbeats, are noticed at once, while Ray
+        takes up to a minute to say that a host is gone. Returns whether there is nothing more to learn.
         """
         if self._places.is_lost(process.place, max_age_s=RECONCILE_S):
             spec = process.spec
@@ -282,9 +278,14 @@ class Launcher:
 
         transport = ZmqTransport("launcher", self._config.transport, self._socket_dir, self._keys())
         try:
-            yield transport.connect(endpoint, peer=CONTROLLER)
+            yield transport.connect(endpoint, peer=CONTROLLER_ID)
         finally:
             await transport.close()
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 @contextlib.contextmanager

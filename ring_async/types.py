@@ -1,13 +1,13 @@
-"""The nouns every floor shares: trajectories, groups, versions, plans, packed batches.
+"""The nouns every floor shares: versions, prompts, trajectories, groups, verdicts.
 
-Owns: what they are made of, and how a group lies in memory (one flat array per field, never one object per token).
-Does not own: any decision, any I/O. Imports numpy and msgspec alone.
+Owns: what they are made of, and how a group lies in memory (one flat array per column, never one object per token).
+Does not own: any decision, any I/O; batches (`batches`), what a column is (`columns`).
 Invariants: everything here is immutable once built; a header describes its arrays exactly (`Group.check` proves it).
 
 Structs that exist by the thousand and cannot be part of a cycle are kept from the garbage collector (`gc=False`).
 
 Shapes: `[P]` prompt tokens, `[N]` response tokens of a whole group, `[T]` response tokens of one trajectory, `[K]`
-trajectories of a group, `[B, C]` packed rows of `token_capacity` C.
+trajectories of a group.
 """
 
 from __future__ import annotations
@@ -20,10 +20,22 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ring_async.columns import (
+    NO_COLUMNS,
+    REQUIRED_COLUMNS,
+    Buffer,
+    Column,
+    Columns,
+    check_arrays,
+    concatenate_columns,
+    describe,
+    read_columns,
+    slice_columns,
+)
+
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
-Buffer = bytes | bytearray | memoryview | npt.NDArray[Any]
 
 FinishReason = Literal["stop", "length"]
 
@@ -127,6 +139,8 @@ class GroupHeader(msgspec.Struct, frozen=True):
     trajectories: tuple[TrajectoryHeader, ...]
     verifier: VerifierStamp | None = None
     """None until scored."""
+    columns: tuple[Column, ...] = ()
+    """The optional token columns, in wire order. The required ones are the same for every group."""
 
     @property
     def num_response_tokens(self) -> int:
@@ -146,12 +160,14 @@ class Trajectory:
         behavior_logprobs: float32 `[T]`, nats, log-probability of each token under the distribution it was sampled
             from (after temperature), by the weights that sampled it.
         loss_mask: uint8 `[T]`, 1 where the token was sampled and may carry loss, 0 where it was forced.
+        columns: optional ones, `[T]` or `[T, width]` each.
     """
 
     header: TrajectoryHeader
     response_ids: Int32
     behavior_logprobs: Float32
     loss_mask: UInt8
+    columns: Columns = field(default_factory=lambda: NO_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +179,12 @@ class Group:
         response_ids: int32 `[N]`, N = sum of the trajectories' `num_tokens`.
         behavior_logprobs: float32 `[N]`.
         loss_mask: uint8 `[N]`.
+        columns: optional ones, `[N]` or `[N, width]` each, as the header describes them.
+
+    Example:
+        An engine gave `kv_age` beside the required columns. The group travels as `group.header` and `group.buffers`
+        (prompt_ids, the three required columns, kv_age); `Group.from_buffers(header, buffers)` is the group again, and
+        `group.columns["kv_age"][5]` belongs to the token `group.response_ids[5]`.
     """
 
     header: GroupHeader
@@ -170,57 +192,85 @@ class Group:
     response_ids: Int32
     behavior_logprobs: Float32
     loss_mask: UInt8
+    columns: Columns = field(default_factory=lambda: NO_COLUMNS)
 
     def __iter__(self) -> Iterator[Trajectory]:
         start = 0
         for header in self.header.trajectories:
             end = start + header.num_tokens
             yield Trajectory(
-                header, self.response_ids[start:end], self.behavior_logprobs[start:end], self.loss_mask[start:end]
+                header,
+                self.response_ids[start:end],
+                self.behavior_logprobs[start:end],
+                self.loss_mask[start:end],
+                slice_columns(self.columns, start, end),
             )
             start = end
 
     @property
     def buffers(self) -> tuple[Buffer, ...]:
-        """The arrays in wire order, uncopied: prompt_ids, response_ids, behavior_logprobs, loss_mask."""
-        return (self.prompt_ids, self.response_ids, self.behavior_logprobs, self.loss_mask)
+        """The arrays in wire order, uncopied: prompt_ids, the required columns, then the optional ones."""
+        return (self.prompt_ids, self.response_ids, self.behavior_logprobs, self.loss_mask, *self.columns.values())
 
     @classmethod
     def from_buffers(cls, header: GroupHeader, buffers: Sequence[Buffer]) -> Group:
         """Rebuild a group around received buffers, without a copy.
 
         Raises:
-            ValueError: the buffers' number or sizes do not fit the header.
+            ValueError: the buffers' number or sizes do not fit the header, or a column of it is not allowed.
         """
-        if len(buffers) != 4:
-            raise ValueError(f"group {header.group_id}: {len(buffers)} buffers, expected 4")
-        dtypes = (np.int32, np.int32, np.float32, np.uint8)
+        where = f"group {header.group_id}"
+        num_expected = 4 + len(header.columns)
+        if len(buffers) != num_expected:
+            raise ValueError(f"{where}: {len(buffers)} buffers, expected {num_expected}")
         try:
-            arrays = [np.frombuffer(buffer, dtype=dtype) for buffer, dtype in zip(buffers, dtypes, strict=True)]
+            arrays: list[Any] = [
+                np.frombuffer(buffer, dtype) for buffer, dtype in zip(buffers, _GROUP_DTYPES, strict=False)
+            ]
         except ValueError as error:
-            raise ValueError(f"group {header.group_id}: {error}") from error
+            raise ValueError(f"{where}: {error}") from error
+        if header.columns:
+            arrays.append(read_columns(header.columns, buffers[4:], where, header.num_response_tokens))
         group = cls(header, *arrays)
         group.check()
         return group
 
     @classmethod
     def from_trajectories(cls, header: GroupHeader, prompt_ids: Int32, trajectories: Sequence[Trajectory]) -> Group:
-        """Join separate responses into one columnar group (one copy)."""
+        """Join separate responses into one columnar group (one copy).
+
+        Raises:
+            ValueError: two responses have a column of one name with another dtype or width.
+        """
+        where = f"group {header.group_id}"
+        columns = concatenate_columns([(t.response_ids.size, t.columns) for t in trajectories], where)
+        headers = tuple(t.header for t in trajectories)
         return cls(
-            header=msgspec.structs.replace(header, trajectories=tuple(t.header for t in trajectories)),
-            prompt_ids=np.ascontiguousarray(prompt_ids, dtype=np.int32),
-            response_ids=np.concatenate([t.response_ids for t in trajectories]).astype(np.int32, copy=False),
-            behavior_logprobs=np.concatenate([t.behavior_logprobs for t in trajectories]).astype(
-                np.float32, copy=False
-            ),
-            loss_mask=np.concatenate([t.loss_mask for t in trajectories]).astype(np.uint8, copy=False),
+            msgspec.structs.replace(header, trajectories=headers, columns=describe(columns)),
+            np.ascontiguousarray(prompt_ids, dtype=np.int32),
+            np.concatenate([t.response_ids for t in trajectories]).astype(np.int32, copy=False),
+            np.concatenate([t.behavior_logprobs for t in trajectories]).astype(np.float32, copy=False),
+            np.concatenate([t.loss_mask for t in trajectories]).astype(np.uint8, copy=False),
+            columns,
+        )
+
+    def copy(self) -> Group:
+        """The same group in memory of its own, for one that was read as views into something short-lived."""
+        columns = {name: array.copy() for name, array in self.columns.items()}
+        return Group(
+            self.header,
+            self.prompt_ids.copy(),
+            self.response_ids.copy(),
+            self.behavior_logprobs.copy(),
+            self.loss_mask.copy(),
+            columns or NO_COLUMNS,
         )
 
     def check(self) -> None:
         """Prove that the arrays are what the header says.
 
         Raises:
-            ValueError: a size differs, or segments do not cover a response exactly.
+            ValueError: a size differs, a column is not allowed, or segments do not cover a response exactly.
         """
         header = self.header
         where = f"group {header.group_id}"
@@ -231,14 +281,28 @@ class Group:
             size = getattr(self, name).size
             if size != num_tokens:
                 raise ValueError(f"{where}: {size} {name}, header says {num_tokens}")
+        if header.columns or self.columns:
+            check_arrays(header.columns, self.columns, where, num_tokens)
         for trajectory in header.trajectories:
-            position = 0
-            for segment in trajectory.segments:
-                if segment.start != position or segment.end <= segment.start:
-                    raise ValueError(f"{where}: segments of {trajectory.trajectory_id} leave a gap at {position}")
-                position = segment.end
-            if position != trajectory.num_tokens:
-                raise ValueError(f"{where}: segments of {trajectory.trajectory_id} end at {position}")
+            check_segments(trajectory.segments, 0, trajectory.num_tokens, where, trajectory.trajectory_id)
+
+
+_GROUP_DTYPES = (np.dtype(np.int32), *(np.dtype(column.dtype) for column in REQUIRED_COLUMNS))
+
+
+def check_segments(segments: Sequence[Segment], start: int, end: int, where: str, trajectory_id: str) -> None:
+    """Prove that segments cover the tokens `[start, end)` of a response in order.
+
+    Raises:
+        ValueError: they leave a gap, overlap, or end elsewhere.
+    """
+    position = start
+    for segment in segments:
+        if segment.start != position or segment.end <= segment.start:
+            raise ValueError(f"{where}: segments of {trajectory_id} leave a gap at {position}")
+        position = segment.end
+    if position != end:
+        raise ValueError(f"{where}: segments of {trajectory_id} end at {position}")
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -251,124 +315,8 @@ class Reservation(msgspec.Struct, frozen=True):
     sampling: SamplingParams
     mixture_epoch: int
     lease_s: float
-
-
-class TrajectoryState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One trajectory's new state in the ledger (`core.work.ledger` lists the states)."""
-
-    trajectory_id: str
-    state: str
-    cause: str = ""
-    num_tokens: int = 0
-    reward: float | None = None
-    """Said once, when replay takes it in."""
-
-
-class TokenInterval(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
-    """Response tokens `[start, end)` of one trajectory: the unit in which consumption is accounted."""
-
-    trajectory_id: str
-    start: int
-    end: int
-
-
-class PackedSequence(msgspec.Struct, frozen=True, gc=False):
-    """Where one prompt + response lies in the packed rows, and what it carries."""
-
-    trajectory_id: str
-    source: str
-    row: int
-    offset: int
-    num_prompt_tokens: int
-    num_response_tokens: int
-    """The whole response, also when only an interval of it carries loss here."""
-    interval: TokenInterval
-    reward: float
-    advantage: float
-    staleness: int
-    """Versions, from the oldest token, at consumption."""
-
-
-class BatchPlan(msgspec.Struct, frozen=True):
-    """One optimizer batch: which token intervals, exactly `token_budget` loss tokens, in which rows.
-
-    Numbered without gaps; logged durably before the learner sees it; replayed by number after a learner's crash.
-    """
-
-    plan_number: int
-    policy_version: PolicyVersion
-    """The learner's version at consumption."""
-    token_budget: int
-    num_rows: int
-    token_capacity: int
-    num_ranks: int
-    """Rows `[r * num_rows / num_ranks, (r + 1) * num_rows / num_ranks)` belong to learner rank r."""
-    sequences: tuple[PackedSequence, ...]
-    verifier_epoch: int
-    mixture_epoch: int
-    is_final: bool = False
-    """A stage's declared end: the only batch that may hold fewer than `token_budget` loss tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class PackedBatch:
-    """A batch plan with its tokens, packed into rows of one fixed shape `[B, C]`.
-
-    A position describes the token that lies there: the logits that predict it are one position earlier. Padding has
-    `sequence_ids` 0 and no loss.
-
-    Attributes:
-        input_ids: int32 `[B, C]`.
-        position_ids: int32 `[B, C]`, from 0 in every sequence.
-        sequence_ids: int32 `[B, C]`, 1 + index into `plan.sequences`, 0 for padding.
-        loss_mask: uint8 `[B, C]`; sums to exactly Φ.
-        behavior_logprobs: float32 `[B, C]`, 0 outside responses.
-        advantages: float32 `[B, C]`, 0 outside responses.
-        token_staleness: int32 `[B, C]`, versions between the learner's and the token's, 0 outside responses.
-        temperatures: float32 `[B, C]`, 1 for padding.
-    """
-
-    plan: BatchPlan
-    input_ids: Int32
-    position_ids: Int32
-    sequence_ids: Int32
-    loss_mask: UInt8
-    behavior_logprobs: Float32
-    advantages: Float32
-    token_staleness: Int32
-    temperatures: Float32
-
-    _FIELDS = (
-        ("input_ids", np.int32),
-        ("position_ids", np.int32),
-        ("sequence_ids", np.int32),
-        ("loss_mask", np.uint8),
-        ("behavior_logprobs", np.float32),
-        ("advantages", np.float32),
-        ("token_staleness", np.int32),
-        ("temperatures", np.float32),
-    )
-
-    @property
-    def buffers(self) -> tuple[Buffer, ...]:
-        """The arrays in wire order, uncopied."""
-        return tuple(getattr(self, name) for name, _ in self._FIELDS)
-
-    @classmethod
-    def from_buffers(cls, plan: BatchPlan, buffers: Sequence[Buffer]) -> PackedBatch:
-        """Rebuild a batch around received buffers, without a copy.
-
-        Raises:
-            ValueError: the buffers' number or sizes do not fit the plan.
-        """
-        if len(buffers) != len(cls._FIELDS):
-            raise ValueError(f"plan {plan.plan_number}: {len(buffers)} buffers, expected {len(cls._FIELDS)}")
-        shape = (plan.num_rows, plan.token_capacity)
-        arrays = [
-            np.frombuffer(buffer, dtype=dtype).reshape(shape)
-            for buffer, (_, dtype) in zip(buffers, cls._FIELDS, strict=True)
-        ]
-        return cls(plan, *arrays)
+    is_reissued: bool = False
+    """Somebody held it before: partial responses may lie in the replay shard of `group_id` (`ReadPartials`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,12 +327,15 @@ class Generation:
         response_ids: int32 `[T]`.
         behavior_logprobs: float32 `[T]`.
         segments: cover `[0, T)`, one per policy version that sampled a run of tokens.
+        columns: optional ones that the engine adds, `[T]` or `[T, width]` each; of the whole response, a resumed
+            prefix included.
     """
 
     response_ids: Int32
     behavior_logprobs: Float32
     segments: tuple[Segment, ...]
     finish_reason: FinishReason
+    columns: Columns = field(default_factory=lambda: NO_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

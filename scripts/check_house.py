@@ -21,7 +21,7 @@ REASON = "# long: "
 
 
 def circle(package: str = PACKAGE) -> list[str]:
-    """Modules of a package that import each other in a circle, in order, the first one again at the end; empty: there is none."""
+    """Modules of a package that import each other in a circle, the first one again at the end; empty: there is none."""
     graph = grimp.build_graph(package, exclude_type_checking_imports=False, cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     try:

@@ -13,16 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from ring_async.actors.waits import Waits, ask_until_answered
 from ring_async.clock import monotonic_s
+from ring_async.columns import Buffer
 from ring_async.config.schema import Config
+from ring_async.core.fleet.states import ActorState
+from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.observe import observe_loop_lag
@@ -30,7 +35,6 @@ from ring_async.telemetry.trace import Tracer
 from ring_async.transport.base import Delivery, Inbox, Outbox, Transport
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import (
-    ActorSpec,
     Heartbeat,
     HeartbeatSeen,
     Member,
@@ -40,7 +44,6 @@ from ring_async.transport.messages.fleet import (
     RunFailed,
     Shutdown,
 )
-from ring_async.types import Buffer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -67,42 +70,14 @@ class ActorContext:
     """How people and the cluster call the machine it runs on."""
 
 
-@dataclass(slots=True)
-class Waits:
-    """What an actor waits for at this moment, for `status` and for the error when a deadline passes."""
-
-    actor_id: str
-    _current: dict[object, tuple[str, float]] = field(default_factory=dict)
-
-    @contextlib.asynccontextmanager
-    async def on(self, whom: str, deadline_s: float) -> AsyncIterator[None]:
-        """Wait inside this block for `whom`, for at most `deadline_s`.
-
-        Raises:
-            ActorFailedError: the deadline passed; says who waited for whom.
-        """
-        key = object()
-        self._current[key] = (whom, monotonic_s())
-        try:
-            async with asyncio.timeout(deadline_s):
-                yield
-        except TimeoutError:
-            raise ActorFailedError(f"{self.actor_id} waited {deadline_s:.0f} s for {whom}") from None
-        finally:
-            del self._current[key]
-
-    def longest(self) -> tuple[str, float]:
-        """The wait that has lasted longest, and its seconds; empty and 0 when there is none."""
-        if not self._current:
-            return "", 0.0
-        whom, since_s = min(self._current.values(), key=lambda wait: wait[1])
-        return whom, monotonic_s() - since_s
-
-
 class Actor:
-    """One long-lived process of the fleet. Subclasses give `open`, `main`, `on_command` and `close`."""
+    """One long-lived process of the fleet. Subclasses give `open`, `main`, `on_command` and `close`.
 
-    role: ClassVar[str]
+    actor = Rollout(context, …)
+    await actor.live()       # open, register, main until `Shutdown` or the work's end, close
+    """
+
+    role: ClassVar[Role]
     slow_commands: ClassVar[tuple[type[Message], ...]] = ()
     """Commands that may take long: others do not wait for them."""
 
@@ -115,16 +90,14 @@ class Actor:
         self.waits = Waits(self.actor_id)
         self.stopping = asyncio.Event()
         self.stop_deadline_s = 0.0
-        self.state = "starting"
+        self.state = ActorState.STARTING
         self.members: dict[str, Member] = {}
         self._members_moved = asyncio.Condition()
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._data_links: dict[str, Outbox] = {}
         self._control_inbox: Inbox = context.transport.open_inbox("control")
         self._data_inbox: Inbox | None = None
-        self.data_credits: int | None = None
-        """Messages one sender may have under way to the data inbox; None: `transport.credits`."""
-        self.controller: Outbox = context.transport.connect(context.controller_endpoint, peer="controller-0")
+        self.controller: Outbox = context.transport.connect(context.controller_endpoint, peer=CONTROLLER_ID)
 
     # -- what subclasses give
 
@@ -132,7 +105,7 @@ class Actor:
         """Load what the actor needs before it joins the fleet."""
 
     async def joined(self, registered: Registered) -> None:
-        """The controller knows this actor now; called again when it registers anew."""
+        """Called each time the controller has registered this actor: at its start, and after either was away."""
 
     async def main(self) -> None:
         """Do the actor's work until it is done or `stopping` is set."""
@@ -153,21 +126,36 @@ class Actor:
         """Run on the actor's one compute thread, after what was given to it before."""
         return await asyncio.get_running_loop().run_in_executor(self.compute, function, *args)
 
+    async def ask_controller(self, message: Message) -> Message:
+        """The controller's answer, however long it is away; a wait with a deadline around this bounds it.
+
+        Raises:
+            RefusedError: the controller said no.
+        """
+        ask = functools.partial(self.controller.request, message, timeout_s=REQUEST_TIMEOUT_S)
+        return (await ask_until_answered(ask)).message
+
     # -- links to other members
+
+    def open_data_inbox(self, *, num_credits: int | None = None) -> None:
+        """Let others send to this actor. Call it in `open`, so that the registration can name the inbox.
+
+        Args:
+            num_credits: messages one sender may have under way to it; None: `transport.credits`.
+        """
+        self._data_inbox = self.context.transport.open_inbox("data", credits=num_credits)
 
     @property
     def data_inbox(self) -> Inbox:
-        """This actor's data inbox, opened at first use."""
-        if self._data_inbox is None:
-            self._data_inbox = self.context.transport.open_inbox("data", credits=self.data_credits)
+        assert self._data_inbox is not None, "open_data_inbox comes first"
         return self._data_inbox
 
-    def members_of(self, role: str) -> list[Member]:
+    def members_of(self, role: Role) -> list[Member]:
         """Registered members of a role, in a fixed order."""
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
 
-    async def registered(self, role: str, actor_id: str = "") -> list[Member]:
-        """Wait until there is a member of this role (and of this id, if given); returns those there are.
+    async def registered(self, role: Role, actor_id: str = "") -> list[Member]:
+        """Wait until a member of this role has registered, or the one of this id; returns all members of the role.
 
         Raises:
             ActorFailedError: nobody registered in time.
@@ -187,16 +175,24 @@ class Actor:
         return self._data_links[actor_id]
 
     async def deliver(
-        self, role: str, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
+        self, role: Role, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
     ) -> None:
-        """Have the least busy member of a role do something: until it has acknowledged the message.
+        """Send a message to the least busy member of a role, and wait until that member has acknowledged it.
 
-        One that restarts gets it again from the channel; one that leaves the fleet is replaced by another. `what` it is
-        asked to do is for people: `to judge`.
+        A member that restarts gets the message again from the channel. Where a member leaves the fleet, another one
+        of its role gets the message.
+
+        Args:
+            role: of the members to choose from.
+            message: what is sent, with `buffers`.
+            buffers: sent uncopied; they must not change until the message is acknowledged.
+            message_id: by which the member recognises the message when it comes again.
+            what: the member is asked to do, for people: `to judge`.
+            deadline_s: longest time for one member to acknowledge.
 
         Raises:
-            RefusedError: it said no.
-            ActorFailedError: the one that was asked did it not within `deadline_s`.
+            RefusedError: the member said no.
+            ActorFailedError: the member did not acknowledge within `deadline_s`.
         """
 
         async def send(actor_id: str) -> None:
@@ -239,9 +235,9 @@ class Actor:
                 await self._register()
                 heartbeats = tasks.create_task(self._send_heartbeats(), name="heartbeats")
                 lag = tasks.create_task(observe_loop_lag(), name="loop_lag")
-                self.state = "running"
+                self.state = ActorState.RUNNING
                 await self.main()
-                self.state = "done"
+                self.state = ActorState.DONE
                 lag.cancel()
                 heartbeats.cancel()
                 commands.cancel()
@@ -252,7 +248,9 @@ class Actor:
             await self._release()
 
     async def _release(self) -> None:
-        await self.controller.close(drain_s=2.0)  # first: what hears of its acknowledgements may need the rest
+        await self.controller.close(
+            drain_s=2.0
+        )  # first: callbacks on its acknowledgements may use what is closed below
         await self.close()
         self.compute.shutdown(wait=True)
         for link in self._data_links.values():
@@ -282,13 +280,7 @@ class Actor:
             metrics_endpoint=context.metrics_endpoint,
         )
         async with self.waits.on("registration with controller-0", self.config.placement.start_timeout_s):
-            while True:
-                try:
-                    answer = await self.controller.request(Register(member), timeout_s=REQUEST_TIMEOUT_S)
-                    break
-                except PeerTimeoutError:
-                    continue
-        registered = answer.message
+            registered = await self.ask_controller(Register(member))
         assert isinstance(registered, Registered)
         await self._adopt_members(registered.members)
         await self.joined(registered)
@@ -336,29 +328,7 @@ class Actor:
             return Done()
         if isinstance(message, Shutdown):
             self.stop_deadline_s = monotonic_s() + message.deadline_s
-            self.state = "stopping"
+            self.state = ActorState.STOPPING
             self.stopping.set()
             return Done()
         return await self.on_command(message)
-
-
-async def finish_or_cancel(tasks: Iterable[asyncio.Task[None]], timeout_s: float) -> None:
-    """Let tasks finish within the time, then cancel those that have not."""
-    if not (waiting := list(tasks)):
-        return
-    _, late = await asyncio.wait(waiting, timeout=max(0.0, timeout_s))
-    for task in late:
-        task.cancel()
-
-
-async def until_stopped(stopping: asyncio.Event, *work: asyncio.Task[None]) -> None:
-    """Let long-lived tasks run until `stopping` is set, then cancel them; a task that fails raises here."""
-    stop = asyncio.ensure_future(stopping.wait())
-    try:
-        done, _ = await asyncio.wait([stop, *work], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {stop}:
-            task.result()
-    finally:
-        for task in (stop, *work):
-            task.cancel()
-        await asyncio.gather(stop, *work, return_exceptions=True)

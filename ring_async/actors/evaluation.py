@@ -1,93 +1,74 @@
 """Evaluation: what a checkpoint scores on held-out prompts, judged by the run's own verifiers.
 
-Owns: which problems (the first distinct held-out ones of each source), how they are answered (greedy, sampled), and
-the results, kept problem by problem so that intervals over problems and seeds can be computed afterwards. Does not own
-when to evaluate, or printing.
-
-Invariants: the same seed, weights and configuration give the same problems and answers; a problem whose verifier
-failed has no reward and enters no mean.
+Owns: how problems are answered (greedy, sampled) and judged. Does not own which problems (`held_out`), the results
+(`evaluation_results`), when to evaluate, or printing.
+Invariant: the same seed, weights and configuration give the same answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from ring_async.actors.evaluation_results import Evaluation, ProblemResult
+from ring_async.actors.held_out import held_out_problems, share_problems
 from ring_async.config.schema import Config
-from ring_async.data.base import PromptSource
 from ring_async.data.registry import make_source
 from ring_async.engines.base import GenerationRequest, RolloutEngine
 from ring_async.engines.embedded.engine import EmbeddedEngine
 from ring_async.engines.tokenizer import decode_response, encode_prompt, load_tokenizer
-from ring_async.errors import ConfigError, VerifierError
-from ring_async.types import FinishReason, PolicyVersion, Prompt, SamplingParams
+from ring_async.errors import VerifierError
+from ring_async.types import PolicyVersion, Prompt, SamplingParams
 from ring_async.verifiers.base import Response, Verifier
 from ring_async.verifiers.registry import make_verifier
 from ring_async.verifiers.scoring import score_group
 
 GREEDY_AND_SAMPLED = (0.0, 1.0)
-_SOLVED = 1.0 - 1e-6
 _JUDGED_AT_ONCE = 32
 
 
-class ProblemResult(msgspec.Struct, frozen=True):
-    """One answer to one problem. `reward` is None where the verifier failed; `failure` then says why."""
+@dataclass(frozen=True, slots=True)
+class _Solver:
+    """Has one problem answered, and the answer judged."""
 
-    source: str
-    prompt_id: str
-    temperature: float
-    response: str
-    num_tokens: int
-    finish_reason: FinishReason
-    reward: float | None
-    failure: str = ""
-
-    @property
-    def is_solved(self) -> bool:
-        """Full reward: partial credit counts in mean rewards, not as solved."""
-        return self.reward is not None and self.reward >= _SOLVED
-
-
-class EvaluationRow(msgspec.Struct, frozen=True):
-    """Means over the judged problems of one source (or all: `source` is `all`) at one temperature."""
-
-    source: str
-    temperature: float
-    num_problems: int
-    num_failed: int
-    """Answers that could not be judged."""
-    accuracy: float
-    """Share of answers that solve their problem (pass@1; avg@k with k answers each); NaN where none was judged."""
-    reward_mean: float
-    tokens_mean: float
-    truncated_share: float
-
-
-class Evaluation(msgspec.Struct, frozen=True):
-    """All results, ordered by temperature, source, problem, sample: evaluations of the same problems align."""
-
-    seed: int
+    engine: RolloutEngine
+    tokenizer: Any
+    verifiers: Mapping[str, Verifier]
     max_tokens: int
-    results: tuple[ProblemResult, ...]
+    verdict_timeout_s: float
+    on_answer: Callable[[], None]
+    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_JUDGED_AT_ONCE))
 
-    def select(self, temperature: float, source: str | None = None) -> list[ProblemResult]:
-        """Results at one temperature, of one source or all."""
-        return [r for r in self.results if r.temperature == temperature and source in {None, r.source}]
+    async def solve(self, prompt: Prompt, temperature: float, *, sample: int, seed: int) -> ProblemResult:
+        generation = await self.engine.generate(
+            GenerationRequest(
+                request_id=f"eval/{temperature:g}/{sample}/{prompt.prompt_id}",
+                prompt_ids=encode_prompt(self.tokenizer, prompt.text),
+                sampling=SamplingParams(temperature=temperature, max_tokens=self.max_tokens),
+                seed=seed,
+            )
+        )
+        text = decode_response(self.tokenizer, generation.response_ids)
+        num_tokens = int(generation.response_ids.size)
+        reward, failure = await self._judge(prompt, Response(text, num_tokens, generation.finish_reason))
+        self.on_answer()
+        return ProblemResult(
+            prompt.source, prompt.prompt_id, temperature, text, num_tokens, generation.finish_reason, reward, failure
+        )
 
-    def rows(self) -> list[EvaluationRow]:
-        """One row per source and temperature, and one over all sources per temperature."""
-        temperatures = list(dict.fromkeys(result.temperature for result in self.results))
-        sources = list(dict.fromkeys(result.source for result in self.results))
-        return [
-            _row(source or "all", temperature, self.select(temperature, source))
-            for temperature in temperatures
-            for source in (*sources, None)
-        ]
+    async def _judge(self, prompt: Prompt, response: Response) -> tuple[float | None, str]:
+        """The reward; or None, and why the verifier failed."""
+        try:
+            async with self._turns:
+                (verdict,) = await score_group(
+                    self.verifiers[prompt.source], prompt, [response], self.verdict_timeout_s
+                )
+        except VerifierError as error:
+            return None, str(error)
+        return verdict.reward, ""
 
 
 async def evaluate(
@@ -120,41 +101,16 @@ async def evaluate(
     Raises:
         ValueError: a problem does not fit into the model.
     """
-    turns = asyncio.Semaphore(_JUDGED_AT_ONCE)
-
-    async def solve(number: int, prompt: Prompt, sample: int, temperature: float) -> ProblemResult:
-        generation = await engine.generate(
-            GenerationRequest(
-                request_id=f"eval/{temperature:g}/{sample}/{prompt.prompt_id}",
-                prompt_ids=encode_prompt(tokenizer, prompt.text),
-                sampling=SamplingParams(temperature=temperature, max_tokens=max_tokens),
-                seed=(seed << 32) + sample * len(problems) + number,
-            )
-        )
-        text = decode_response(tokenizer, generation.response_ids)
-        num_tokens = int(generation.response_ids.size)
-        reward, failure = None, ""
-        try:
-            async with turns:
-                (verdict,) = await score_group(
-                    verifiers[prompt.source],
-                    prompt,
-                    [Response(text, num_tokens, generation.finish_reason)],
-                    verdict_timeout_s,
-                )
-            reward = verdict.reward
-        except VerifierError as error:
-            failure = str(error)
-        on_answer()
-        return ProblemResult(
-            prompt.source, prompt.prompt_id, temperature, text, num_tokens, generation.finish_reason, reward, failure
-        )
-
+    solver = _Solver(engine, tokenizer, verifiers, max_tokens, verdict_timeout_s, on_answer)
     results: list[ProblemResult] = []
     for temperature in temperatures:
         async with asyncio.TaskGroup() as solving:
             tasks = [
-                solving.create_task(solve(number, prompt, sample, temperature))
+                solving.create_task(
+                    solver.solve(
+                        prompt, temperature, sample=sample, seed=(seed << 32) + sample * len(problems) + number
+                    )
+                )
                 for number, prompt in enumerate(problems)
                 for sample in range(num_samples if temperature else 1)
             ]
@@ -173,8 +129,8 @@ async def evaluate_checkpoint(
 ) -> Evaluation:
     """Evaluate a Hugging Face directory on the sources that the configuration mixes, with its verifiers.
 
-    `num_problems` and `seed` default to `eval.num_problems` and `eval.seed`. The embedded engine generates, whatever
-    the run's rollouts use.
+    `num_problems` defaults to `evaluation.checkpoint_problems`, `seed` to `evaluation.seed`. The embedded engine
+    generates, whatever the run's rollouts use.
 
     Raises:
         ConfigError: the model, a source or a verifier cannot be made.
@@ -195,14 +151,14 @@ async def evaluate_checkpoint(
             verifier = config.sources[name].verifier
             if verifier not in made:
                 made[verifier] = await asyncio.to_thread(make_verifier, verifier, config.verifiers[verifier])
-        shares = share_problems(num_problems or config.eval.num_problems, names)
+        shares = share_problems(num_problems or config.evaluation.checkpoint_problems, names)
         return await evaluate(
             engine,
             load_tokenizer(model_path),
             [p for n in names for p in held_out_problems(n, make_source(n, config.sources[n]), shares[n])],
             {name: made[config.sources[name].verifier] for name in names},
             max_tokens=config.rollout.max_tokens,
-            seed=config.eval.seed if seed is None else seed,
+            seed=config.evaluation.seed if seed is None else seed,
             temperatures=temperatures,
             verdict_timeout_s=config.reward.timeout_s,
             on_answer=on_answer,
@@ -211,76 +167,3 @@ async def evaluate_checkpoint(
         for made_verifier in made.values():
             made_verifier.close()
         await engine.close()
-
-
-def share_problems(num_problems: int, sources: Iterable[str]) -> dict[str, int]:
-    """How many problems each source gives, as even as can be; they sum to `num_problems`."""
-    names = list(sources)
-    return {
-        name: num_problems // len(names) + (number < num_problems % len(names)) for number, name in enumerate(names)
-    }
-
-
-def held_out_problems(
-    name: str, source: PromptSource, num_problems: int, key: str = "eval.num_problems"
-) -> list[Prompt]:
-    """The first distinct held-out questions of a source: a question that comes again is passed over.
-
-    `key` is the configuration's name for the number, for the error.
-
-    Raises:
-        ConfigError: the source has too few of them.
-    """
-    problems: dict[str, Prompt] = {}
-    patience = 50 * num_problems + 1000
-    for index in range(patience):
-        if len(problems) == num_problems:
-            break
-        try:
-            prompt = source.held_out(index)
-        except IndexError:
-            break
-        problems.setdefault(prompt.text, prompt)
-    if len(problems) < num_problems:
-        raise ConfigError(
-            f"{key}: source {name} has only {len(problems)} different held-out problems, {num_problems} are wanted; "
-            f"lower {key} or widen the source"
-        )
-    return list(problems.values())
-
-
-def figures_of(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation in figures, as plain data for a line of `evaluations.jsonl`; None where nothing was judged.
-
-    `pass_at_1` is the share of problems whose greedy answer solves them, `avg_at_k` the share of all sampled answers, k
-    for each problem, that do; both over all sources and for each.
-    """
-    by_source: dict[str, dict[str, Any]] = {}
-    for row in evaluation.rows():
-        figures = by_source.setdefault(row.source, {"num_problems": row.num_problems, "num_failed": 0})
-        figures["num_failed"] += row.num_failed
-        solved, reward = ("pass_at_1", "reward_greedy") if row.temperature == 0 else ("avg_at_k", "reward_sampled")
-        figures[solved] = None if math.isnan(row.accuracy) else row.accuracy
-        figures[reward] = None if math.isnan(row.reward_mean) else row.reward_mean
-    overall = by_source.pop("all")
-    num_sampled = sum(result.temperature > 0 for result in evaluation.results)
-    return overall | {"k": num_sampled // max(1, overall["num_problems"]), "by_source": by_source}
-
-
-def _row(source: str, temperature: float, results: Sequence[ProblemResult]) -> EvaluationRow:
-    judged = [result for result in results if result.reward is not None]
-    rewards = [result.reward for result in results if result.reward is not None]
-    return EvaluationRow(
-        source=source,
-        temperature=temperature,
-        num_problems=len({result.prompt_id for result in results}),
-        num_failed=len(results) - len(judged),
-        accuracy=_mean([result.is_solved for result in judged]),
-        reward_mean=_mean(rewards),
-        tokens_mean=_mean([result.num_tokens for result in results]),
-        truncated_share=_mean([result.finish_reason == "length" for result in results]),
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")

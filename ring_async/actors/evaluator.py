@@ -6,8 +6,9 @@
 Owns: an engine that serves nobody else, and one evaluation at a time. Nobody waits for it: it asks for no reservation,
 holds no credit and acknowledges nothing. Does not own which problems, or means (`evaluation`), nor when
 (`core.evaluation_schedule`).
-Invariant: an evaluation is of one version. Versions that come meanwhile wait, the newest due one alone; weights are
-swapped between evaluations only. What a death interrupts leaves no figures.
+Invariants: an evaluation is of one version, for weights are swapped between evaluations only; of the versions published
+meanwhile, the newest that is due is evaluated next, and the others never; an evaluation that the actor's death
+interrupts leaves no figures.
 """
 
 from __future__ import annotations
@@ -18,33 +19,34 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel
-from ring_async.actors.evaluation import Evaluation, evaluate, figures_of, held_out_problems, share_problems
+from ring_async.actors.base import Actor, ActorContext
+from ring_async.actors.evaluation import evaluate
+from ring_async.actors.evaluation_results import Evaluation, figures_of
+from ring_async.actors.held_out import held_out_problems, share_problems
 from ring_async.actors.verifier_files import bring_files
+from ring_async.actors.waits import finish_or_cancel
+from ring_async.actors.weight_follower import WeightFollower
 from ring_async.clock import monotonic_s
 from ring_async.core.evaluation_schedule import EvaluationSchedule
+from ring_async.core.roster import Role
 from ring_async.data.base import PromptSource
 from ring_async.engines.base import RolloutEngine
-from ring_async.errors import PeerTimeoutError, WeightsError
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import Registered
-from ring_async.transport.messages.versions import UseWeights, VersionEvaluated, WeightsAnnouncement
-from ring_async.transport.weights.base import StagedWeights, WeightReceiver
+from ring_async.transport.messages.versions import UseWeights, VersionEvaluated
+from ring_async.transport.weights.base import WeightReceiver
 from ring_async.types import PolicyVersion, Prompt
 from ring_async.verifiers.base import Verifier
 from ring_async.verifiers.registry import make_verifier
 
 log = logging.getLogger(__name__)
 
-STAGE_RETRY_S = 0.5
-"""Pause before another version is tried where one could not be staged."""
-
 
 class Evaluator(Actor):
     """Args: `make_sources` makes the mixture's prompt sources, by name; the rest is as for a rollout."""
 
-    role: ClassVar[str] = "evaluator"
+    role: ClassVar[Role] = Role.EVALUATOR
 
     def __init__(
         self,
@@ -56,17 +58,15 @@ class Evaluator(Actor):
     ) -> None:
         super().__init__(context)
         self.engine = engine
-        self.receiver = receiver
         self._make_tokenizer = make_tokenizer
         self._make_sources = make_sources
         self._tokenizer: Any = None
         self._problems: list[Prompt] = []
         self._verifiers: dict[str, Verifier] = {}
         self._schedule = EvaluationSchedule(self.config.evaluation.every_versions)
-        self._due: WeightsAnnouncement | None = None
-        self._newest: WeightsAnnouncement | None = None
-        self._news = asyncio.Event()
-        self._in_force: StagedWeights | None = None
+        self._weights = WeightFollower(
+            engine, receiver, on_update="abort", tracer=self.tracer, is_wanted=self._schedule.is_due
+        )
         self._num_answered = 0
 
     async def open(self) -> None:
@@ -80,13 +80,11 @@ class Evaluator(Actor):
 
     async def joined(self, registered: Registered) -> None:
         if registered.weights is not None:
-            self._hear_of(registered.weights)
+            self._weights.hear_of(registered.weights)
 
     async def close(self) -> None:
         await self.engine.close()
-        if self._in_force is not None:
-            self._in_force.close()
-        self.receiver.close()
+        self._weights.close()
         for verifier in self._verifiers.values():
             verifier.close()
 
@@ -100,7 +98,7 @@ class Evaluator(Actor):
 
     async def on_command(self, message: Message) -> Message:
         if isinstance(message, UseWeights):
-            self._hear_of(message.announcement)
+            self._weights.hear_of(message.announcement)
             return Done()
         return await super().on_command(message)
 
@@ -108,7 +106,7 @@ class Evaluator(Actor):
         async with asyncio.TaskGroup() as tasks:
             evaluating = tasks.create_task(self._evaluate_versions(), name="evaluate")
             await self.stopping.wait()
-            self._news.set()
+            self._weights.wake()
             await finish_or_cancel([evaluating], self.stop_deadline_s - monotonic_s())
 
     def _choose_problems(self) -> list[Prompt]:
@@ -118,48 +116,23 @@ class Evaluator(Actor):
         shares = share_problems(self.config.evaluation.num_problems, sources)
         return [p for name, source in sources.items() for p in held_out_problems(name, source, shares[name], key)]
 
-    def _hear_of(self, announcement: WeightsAnnouncement) -> None:
-        if self._newest is not None and announcement.policy_version <= self._newest.policy_version:
-            return
-        self._newest = announcement
-        if self._schedule.is_due(announcement.policy_version):
-            self._due = announcement
-            self._news.set()
-
     async def _evaluate_versions(self) -> None:
         """Consumes announcements / produces evaluations / waits for a due version / freed by the learner, the end."""
         while True:
-            while (announcement := self._due) is None:
+            if not self._weights.is_due:
                 if self.stopping.is_set():
                     return
-                self._news.clear()
                 # No deadline: the run may be paused for days, and nobody is held up by this wait.
                 async with self.waits.on(f"version {self._schedule.next_number} from learner-0", math.inf):
-                    await self._news.wait()
-            self._due = None
-            if not await self._put_in_force(announcement):
-                await asyncio.sleep(STAGE_RETRY_S)
-                self._due = self._due or self._newest  # the newest is sure to be on offer, or soon another is
+                    await self._weights.until_due()
                 continue
-            version = announcement.policy_version
+            taken_up = await self._weights.take_up()
+            if taken_up is None:
+                continue
             began_s = monotonic_s()
-            with self.tracer.span("evaluate", version=str(version)):
+            with self.tracer.span("evaluate", version=str(taken_up.version)):
                 evaluation = await self._evaluate()
-            await self._hand_in(version, evaluation, monotonic_s() - began_s)
-
-    async def _put_in_force(self, announcement: WeightsAnnouncement) -> bool:
-        """Whether the version could be staged: it may be retired by now, or its learner dead."""
-        version = announcement.policy_version
-        try:
-            staged = await asyncio.to_thread(self.receiver.stage, announcement)
-        except WeightsError as error:
-            log.warning("%s: version %s could not be staged: %s", self.actor_id, version, error)
-            return False
-        await self.engine.swap_weights(version, staged.tensors, "abort")
-        before, self._in_force = self._in_force, staged
-        if before is not None:
-            before.close()
-        return True
+            await self._hand_in(taken_up.version, evaluation, monotonic_s() - began_s)
 
     async def _evaluate(self) -> Evaluation:
         wanted = self.config.evaluation
@@ -170,7 +143,7 @@ class Evaluator(Actor):
             self._problems,
             {name: self._verifiers[self.config.sources[name].verifier] for name in self.config.mixture},
             max_tokens=self.config.rollout.max_tokens,
-            seed=self.config.eval.seed,
+            seed=self.config.evaluation.seed,
             temperatures=(0.0, wanted.temperature) if wanted.num_samples else (0.0,),
             num_samples=wanted.num_samples,
             verdict_timeout_s=self.config.reward.timeout_s,
@@ -189,9 +162,4 @@ class Evaluator(Actor):
             metrics.evaluator_solved.labels(source=row.source, sampling=sampling).set(row.accuracy)
             metrics.evaluator_reward_mean.labels(source=row.source, sampling=sampling).set(row.reward_mean)
         metrics.evaluator_failures.inc(figures["num_failed"])
-        while True:
-            try:
-                await self.controller.request(VersionEvaluated(version, figures), timeout_s=REQUEST_TIMEOUT_S)
-                return
-            except PeerTimeoutError:
-                continue
+        await self.ask_controller(VersionEvaluated(version, figures))

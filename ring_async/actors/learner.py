@@ -18,27 +18,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, until_stopped
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
+from ring_async.actors.waits import ask_until_answered, until_stopped
+from ring_async.batches import PackedBatch
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
-from ring_async.errors import ActorFailedError, PeerTimeoutError
+from ring_async.core.roster import PLANNER_ID, Role
+from ring_async.errors import ActorFailedError
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import observe_step
-from ring_async.training.base import StepReport, TrainEngine
+from ring_async.training.base import StepReport, TrainEngine, WeightsSnapshot
 from ring_async.training.checkpoint import CheckpointStore
 from ring_async.transport.batch_wire import read_batch
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.batches import (
-    BatchNotReady,
-    BatchReady,
-    RequestBatch,
-    StepCompleted,
-)
+from ring_async.transport.messages.batches import BatchNotReady, BatchReady, RequestBatch, StepCompleted
 from ring_async.transport.messages.changes import TuneKnobs
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
-from ring_async.transport.messages.versions import CheckpointSaved, SaveCheckpoint, WeightsPublished
+from ring_async.transport.messages.versions import (
+    CheckpointSaved,
+    SaveCheckpoint,
+    WeightsAnnouncement,
+    WeightsPublished,
+)
 from ring_async.transport.weights.base import WeightSender
-from ring_async.types import PackedBatch, PolicyVersion
+from ring_async.types import PolicyVersion
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ BATCH_POLL_S = 5.0
 class Learner(Actor):
     """Args: `make_engine` builds the train engine from a model or checkpoint folder, on the compute thread."""
 
-    role: ClassVar[str] = "learner"
+    role: ClassVar[Role] = Role.LEARNER
 
     def __init__(self, context: ActorContext, make_engine: Callable[[], TrainEngine], sender: WeightSender) -> None:
         super().__init__(context)
@@ -63,7 +66,8 @@ class Learner(Actor):
         self._started = asyncio.Event()
         self._unpaused = asyncio.Event()
         self._unpaused.set()
-        self._idle = asyncio.Lock()
+        self._busy = asyncio.Lock()
+        """Held by whoever uses the engine for a whole step, a checkpoint or new settings."""
         self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
         self._publishing: asyncio.Task[None] | None = None
         self._published_s = 0.0
@@ -77,7 +81,7 @@ class Learner(Actor):
     async def joined(self, registered: Registered) -> None:
         if registered.is_paused:
             self._unpaused.clear()
-        self._knobs = knobs_of("learner", registered.knobs)
+        self._knobs = knobs_of(Role.LEARNER, registered.knobs)
         if self._lineage is None:
             self._lineage = registered.learner_incarnation
             self._resume_from = Path(registered.resume_from) if registered.resume_from else None
@@ -99,10 +103,10 @@ class Learner(Actor):
             case Resume():
                 self._unpaused.set()
             case TuneKnobs(knobs):
-                async with self._idle:
-                    await self.on_compute(self.engine.tune, knobs_of("learner", knobs))
+                async with self._busy:
+                    await self.on_compute(self.engine.tune, knobs_of(Role.LEARNER, knobs))
             case SaveCheckpoint():
-                async with self._idle:
+                async with self._busy:
                     return await self._save_checkpoint()
             case _:
                 return await super().on_command(message)
@@ -140,7 +144,7 @@ class Learner(Actor):
                     ahead = asyncio.create_task(self._next_batch(number + 2), name="prefetch")
                 await self._unpaused.wait()
                 wait_s = monotonic_s() - wait_began_s
-                async with self._idle:
+                async with self._busy:
                     report = await self._step(batch)
                     number += 1
                     self._version = PolicyVersion(self._lineage, number)
@@ -156,16 +160,14 @@ class Learner(Actor):
     async def _next_batch(self, plan_number: int) -> PackedBatch:
         assert self._lineage is not None
         ask = RequestBatch(plan_number, PolicyVersion(self._lineage, plan_number - 1), BATCH_POLL_S)
-        planner = "replay-0"
         deadline_s = self.config.replay.batch_deadline_s
-        await self.registered("replay", planner)
+        await self.registered(Role.REPLAY, PLANNER_ID)
         asked_s = monotonic_s()
-        async with self.waits.on(f"batch {plan_number} from {planner}", 2 * deadline_s):
+        async with self.waits.on(f"batch {plan_number} from {PLANNER_ID}", 2 * deadline_s):
             while True:
-                try:
-                    answer = await self.data_link(planner).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
-                except PeerTimeoutError:
-                    continue
+                answer = await ask_until_answered(
+                    lambda: self.data_link(PLANNER_ID).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
+                )
                 match answer.message:
                     case BatchReady():
                         self._not_ready = ""
@@ -216,18 +218,21 @@ class Learner(Actor):
     # -- versions
 
     async def _publish(self, version: PolicyVersion) -> None:
-        """Copy the weights on the compute thread, then publish the copy while the next step runs."""
+        """Take a snapshot of the weights on the compute thread, then publish it while the next step runs."""
         began_s = monotonic_s()
         with self.tracer.async_span("publish", str(version)):
-            tensors = await self.on_compute(self._copy_weights)
-            announcement = await asyncio.to_thread(self.sender.publish, version, tensors)
+            snapshot = await self.on_compute(self.engine.snapshot)
+            announcement = await asyncio.to_thread(self._send, version, snapshot)
         self._published_s = monotonic_s() - began_s
         metrics.learner_publish_seconds.observe(self._published_s)
         sent = await self.controller.send(WeightsPublished(announcement), message_id=f"weights-{version}")
         sent.add_done_callback(_log_failure)
 
-    def _copy_weights(self) -> list[tuple[str, Any]]:
-        return [(name, tensor.clone()) for name, tensor in self.engine.named_weights()]
+    def _send(self, version: PolicyVersion, snapshot: WeightsSnapshot) -> WeightsAnnouncement:
+        try:
+            return self.sender.publish(version, snapshot.tensors(), snapshot.shapes)
+        finally:
+            snapshot.close()
 
     async def _save_checkpoint(self) -> CheckpointSaved:
         """Runs between two steps. Plan n made version n, so the version's number is the last plan covered."""

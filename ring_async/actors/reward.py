@@ -3,7 +3,7 @@
     rollouts ──GroupGenerated──▶ [data inbox] ──decode──▶ verifier ──▶ GroupScored ──▶ replay (shard of the group)
                                      ▲ acknowledged only after replay's durable commit
 
-Owns: the tokenizer, and the verifiers through its `VerifierRack`. Keeps nothing: a group is acknowledged to its
+Owns: the tokenizer, and the verifiers through its `VerifierSet`. Keeps nothing: a group is acknowledged to its
 rollout when replay has committed it, so a death here loses nothing. A verifier that cannot judge is `failed(cause)`,
 never a reward of 0.
 """
@@ -18,13 +18,15 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel, until_stopped
+from ring_async.actors.base import Actor, ActorContext
 from ring_async.actors.replay.planner import shard_of
 from ring_async.actors.verifier_files import bring_files
-from ring_async.actors.verifiers_in_force import Service, VerifierRack
+from ring_async.actors.verifiers_in_force import Service, VerifierSet
+from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.clock import monotonic_s
+from ring_async.core.roster import Role
 from ring_async.engines.tokenizer import decode_response
-from ring_async.errors import PeerTimeoutError, RefusedError, VerifierError
+from ring_async.errors import RefusedError, VerifierError
 from ring_async.telemetry import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
@@ -33,6 +35,7 @@ from ring_async.transport.messages.changes import (
     DropPrepared,
     PrepareVerifier,
     ReportShadow,
+    ShadowReported,
     UseSources,
     VerifierFailing,
 )
@@ -47,15 +50,16 @@ log = logging.getLogger(__name__)
 
 
 class Reward(Actor):
-    role: ClassVar[str] = "reward"
+    """Args: `make_tokenizer` loads the model's tokenizer."""
+
+    role: ClassVar[Role] = Role.REWARD
     slow_commands: ClassVar[tuple[type[Message], ...]] = (PrepareVerifier, CommitVerifier)
 
     def __init__(self, context: ActorContext, make_tokenizer: Callable[[], Any]) -> None:
         super().__init__(context)
-        self.data_credits = self.config.reward.credits
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
-        self._rack = VerifierRack(self.config, partial(bring_files, self.controller, context.run_dir.verifiers))
+        self._verifiers = VerifierSet(self.config, partial(bring_files, self.controller, context.run_dir.verifiers))
         self._source_verifiers = {name: source.verifier for name, source in self.config.sources.items()}
         self._quarantine = Quarantine()
         self._judging: set[asyncio.Task[None]] = set()
@@ -67,26 +71,26 @@ class Reward(Actor):
 
     async def open(self) -> None:
         self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
-        await self._rack.open(sorted({self._source_verifiers[name] for name in self.config.mixture}))
-        self.data_inbox  # noqa: B018 - opened here, so that registration can name it
+        await self._verifiers.open(sorted({self._source_verifiers[name] for name in self.config.mixture}))
+        self.open_data_inbox(num_credits=self.config.reward.credits)
 
     async def joined(self, registered: Registered) -> None:
         self._source_verifiers |= registered.source_verifiers
-        await self._rack.adopt(registered.verifiers)
+        await self._verifiers.adopt(registered.verifiers)
 
     async def close(self) -> None:
-        await self._rack.close()
+        await self._verifiers.close()
 
     async def on_command(self, message: Message) -> Message:
         match message:
             case PrepareVerifier(verifier, is_shadow):
-                return await self._rack.prepare(verifier, is_shadow=is_shadow)
+                return await self._verifiers.prepare(verifier, is_shadow=is_shadow)
             case ReportShadow(epoch):
-                return self._rack.shadow_report(epoch)
+                return ShadowReported(self._verifiers.shadow_counts(epoch))
             case CommitVerifier(verifier):
-                await self._rack.commit(verifier)
+                await self._verifiers.commit(verifier)
             case DropPrepared(epoch):
-                self._rack.drop(epoch)
+                self._verifiers.drop(epoch)
             case UseSources(source_verifiers):
                 self._source_verifiers |= source_verifiers
             case _:
@@ -118,11 +122,15 @@ class Reward(Actor):
         if not isinstance(delivery.message, GroupGenerated):
             delivery.refuse(f"{self.actor_id} judges groups, not {type(delivery.message).__name__}")
             return
-        group = Group.from_buffers(delivery.message.group, delivery.buffers)
+        try:
+            group = Group.from_buffers(delivery.message.group, delivery.buffers)
+        except ValueError as error:
+            delivery.refuse(str(error))
+            return
         header = group.header
         try:
             asked_s = monotonic_s()
-            async with self._rack.judging(self._source_verifiers[header.prompt.source]) as service:
+            async with self._verifiers.judging(self._source_verifiers[header.prompt.source]) as service:
                 self._swap_wait_s += monotonic_s() - asked_s
                 verdicts = await self._score(group, service)
         except VerifierError as failure:
@@ -135,7 +143,7 @@ class Reward(Actor):
         await self._forward(delivery, scored(header, verdicts, service.stamp))
 
     async def _score(self, group: Group, service: Service) -> list[Verdict]:
-        """Verdicts of what is in force; a verifier that is being tried judges along behind it."""
+        """Verdicts of the verifier in force. One that is being tried judges the same responses later, as a test."""
         header, verifier = group.header, service.verifier
         responses = self._responses(group)
         began_s = monotonic_s()
@@ -153,8 +161,8 @@ class Reward(Actor):
             metrics.reward_value.labels(source=header.prompt.source).observe(verdict.reward)
         self._num_verdicts += len(verdicts)
         metrics.reward_verdicts.labels(verifier=verifier.name).inc(len(verdicts))
-        if (shadow := self._rack.shadow_of(verifier.name)) is not None:
-            along = asyncio.create_task(self._rack.judge_along(shadow, header, responses, verdicts, took_s))
+        if (shadow := self._verifiers.shadow_of(verifier.name)) is not None:
+            along = asyncio.create_task(self._verifiers.judge_along(shadow, header, responses, verdicts, took_s))
             self._shadows.add(along)
             along.add_done_callback(self._shadows.discard)
         return verdicts
@@ -167,7 +175,7 @@ class Reward(Actor):
 
     async def _forward(self, delivery: Delivery, header: GroupHeader) -> None:
         shard = shard_of(header.group_id, self.config.replay.num)
-        await self.registered("replay", shard)
+        await self.registered(Role.REPLAY, shard)
         link = self.data_link(shard)
         async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
             assert header.verifier is not None
@@ -181,27 +189,21 @@ class Reward(Actor):
         delivery.ack()
 
     async def _record(self, stamp: VerifierStamp, cause: str | None) -> None:
-        """Follow a verifier's failures; past its threshold the controller hears, and pauses its sources."""
+        """Count a verifier's failures; past its threshold the controller hears of them, and pauses its sources.
+
+        `_judge` holds the group until the controller has heard.
+        """
         tripped = self._quarantine.record(stamp.name, f"{stamp.version} of epoch {stamp.epoch}", cause)
         if tripped is None:
             return
         causes = ", ".join(f"{number} {cause}" for cause, number in tripped.causes)
         reason = f"{tripped.error_rate:.0%} of the last {tripped.num_verdicts} groups could not be judged ({causes})"
         log.error("verifier %s: %s", stamp.name, reason)
-        await self._tell(VerifierFailing(stamp.name, stamp.version, stamp.epoch, reason))
+        await self.ask_controller(VerifierFailing(stamp.name, stamp.version, stamp.epoch, reason))
 
     async def _return(self, header: GroupHeader, failure: VerifierError) -> None:
         log.warning("group %s of %s could not be judged: %s", header.group_id, header.prompt.source, failure)
-        await self._tell(GroupsFailed((header.group_id,), f"verifier:{failure.cause}"))
-
-    async def _tell(self, message: Message) -> None:
-        """Let the controller know, however long it is away; `_judge` holds the group meanwhile."""
-        while True:
-            try:
-                await self.controller.request(message, timeout_s=REQUEST_TIMEOUT_S)
-                return
-            except PeerTimeoutError:
-                continue
+        await self.ask_controller(GroupsFailed((header.group_id,), f"verifier:{failure.cause}"))
 
 
 def scored(header: GroupHeader, verdicts: list[Verdict], stamp: VerifierStamp) -> GroupHeader:

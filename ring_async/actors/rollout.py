@@ -3,30 +3,33 @@
     controller ──reservations──▶ [generate K] ──GroupGenerated──▶ reward ──(acknowledged after replay's commit)──▶ done
     learner ──weights──▶ stage (generation goes on) ──▶ swap between two tokens
 
-Owns: one engine, the version it samples from, and the groups it generated until they are acknowledged. Keeps the lease
-of each alive. Does not decide how much to generate: the controller's admission does.
+Owns: one engine, and the groups it generates until they are acknowledged, whose leases it keeps alive. Does not decide
+how much to generate: the controller's admission does. Which weights are next is for `weight_follower` to say.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
-from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext, finish_or_cancel, until_stopped
+from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
+from ring_async.actors.waits import finish_or_cancel, until_stopped
+from ring_async.actors.weight_follower import WeightFollower
 from ring_async.clock import monotonic_s
+from ring_async.core.ids import trajectory_id_for
+from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
-from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, WeightsError
+from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import EngineMeter
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
-from ring_async.transport.messages.versions import UseWeights, WeightsAdopted, WeightsAnnouncement
+from ring_async.transport.messages.versions import UseWeights, WeightsAdopted
 from ring_async.transport.messages.work import (
     GroupGenerated,
     GroupsFailed,
@@ -35,26 +38,23 @@ from ring_async.transport.messages.work import (
     RenewLeases,
     ReserveGroups,
 )
-from ring_async.transport.weights.base import StagedWeights, WeightReceiver
+from ring_async.transport.weights.base import WeightReceiver
 from ring_async.types import Generation, Group, GroupHeader, Int32, Reservation, Trajectory, TrajectoryHeader
 
 log = logging.getLogger(__name__)
-
-STAGE_RETRY_S = 0.2
-"""Pause before a version that could not be staged, or a newer one, is tried."""
 
 
 class Rollout(Actor):
     """Args: `engine` generates; `receiver` fetches published weights; `make_tokenizer` loads the model's tokenizer."""
 
-    role: ClassVar[str] = "rollout"
+    role: ClassVar[Role] = Role.ROLLOUT
 
     def __init__(
         self, context: ActorContext, engine: RolloutEngine, receiver: WeightReceiver, make_tokenizer: Callable[[], Any]
     ) -> None:
         super().__init__(context)
         self.engine = engine
-        self.receiver = receiver
+        self._weights = WeightFollower(engine, receiver, self.config.rollout.on_update, self.tracer)
         self._why_none = ""
         """What the last question for work was answered with, if not with work."""
         self._make_tokenizer = make_tokenizer
@@ -62,11 +62,9 @@ class Rollout(Actor):
         self._meter = EngineMeter()
         self._unpaused = asyncio.Event()
         self._unpaused.set()
-        self._announced: WeightsAnnouncement | None = None
-        self._news = asyncio.Event()
-        self._in_force: StagedWeights | None = None
         self._in_flight: dict[str, asyncio.Task[None]] = {}
-        self._slot_freed = asyncio.Event()
+        self._may_generate = asyncio.Event()
+        """The engine has free slots again, or its first weights."""
 
     async def open(self) -> None:
         self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
@@ -74,15 +72,13 @@ class Rollout(Actor):
 
     async def joined(self, registered: Registered) -> None:
         if registered.weights is not None:
-            self._hear_of(registered.weights)
+            self._weights.hear_of(registered.weights)
         if registered.is_paused:
             self._unpaused.clear()
 
     async def close(self) -> None:
         await self.engine.close()
-        if self._in_force is not None:
-            self._in_force.close()
-        self.receiver.close()
+        self._weights.close()
 
     def counters(self) -> dict[str, float]:
         load = self.engine.load()
@@ -100,7 +96,7 @@ class Rollout(Actor):
     async def on_command(self, message: Message) -> Message:
         match message:
             case UseWeights(announcement):
-                self._hear_of(announcement)
+                self._weights.hear_of(announcement)
             case Pause():
                 self._unpaused.clear()
             case Resume():
@@ -112,7 +108,7 @@ class Rollout(Actor):
     async def main(self) -> None:
         async with asyncio.TaskGroup() as groups:
             loops = [
-                groups.create_task(self._keep_weights_fresh(), name="weights"),
+                groups.create_task(self._follow_weights(), name="weights"),
                 groups.create_task(self._take_work(groups), name="take_work"),
                 groups.create_task(self._keep_leases(), name="leases"),
             ]
@@ -121,46 +117,22 @@ class Rollout(Actor):
 
     # -- weights
 
-    def _hear_of(self, announcement: WeightsAnnouncement) -> None:
-        if self._announced is None or announcement.policy_version > self._announced.policy_version:
-            self._announced = announcement
-            self._news.set()
-
-    async def _keep_weights_fresh(self) -> None:
-        """Consumes announcements / produces weights in force / waits for a version / freed by the learner.
-
-        Versions that were overtaken while another was staged are skipped.
-        """
+    async def _follow_weights(self) -> None:
+        """Consumes announcements / produces weights in force / waits for a version / freed by the learner."""
         while True:
-            await self._news.wait()
-            self._news.clear()
-            announcement = self._announced
-            assert announcement is not None
-            began_s = time.monotonic()
-            try:
-                with self.tracer.span("stage_weights"):
-                    staged = await asyncio.to_thread(self.receiver.stage, announcement)
-            except WeightsError as error:  # retired meanwhile, or its sender died: the next version will do
-                log.warning("%s: version %s could not be staged: %s", self.actor_id, announcement.policy_version, error)
-                await asyncio.sleep(STAGE_RETRY_S)
-                self._news.set()
+            await self._weights.until_due()
+            taken_up = await self._weights.take_up()
+            if taken_up is None:
                 continue
-            stage_s = time.monotonic() - began_s
-            report = await self.engine.swap_weights(
-                announcement.policy_version, staged.tensors, self.config.rollout.on_update
-            )
-            before, self._in_force = self._in_force, staged
-            if before is not None:
-                before.close()
-            metrics.rollout_stage_seconds.observe(stage_s)
-            metrics.rollout_swap_pause.observe(report.pause_s)
-            metrics.rollout_policy_version.set(announcement.policy_version.number)
-            self._slot_freed.set()
+            metrics.rollout_stage_seconds.observe(taken_up.stage_s)
+            metrics.rollout_swap_pause.observe(taken_up.pause_s)
+            metrics.rollout_policy_version.set(taken_up.version.number)
+            self._may_generate.set()
             try:
-                adopted = WeightsAdopted(announcement.policy_version, stage_s, report.pause_s)
+                adopted = WeightsAdopted(taken_up.version, taken_up.stage_s, taken_up.pause_s)
                 await self.controller.request(adopted, timeout_s=REQUEST_TIMEOUT_S)
             except PeerTimeoutError:
-                log.warning("%s: controller-0 did not hear of version %s", self.actor_id, announcement.policy_version)
+                log.warning("%s: controller-0 did not hear of version %s", self.actor_id, taken_up.version)
 
     # -- groups
 
@@ -172,14 +144,14 @@ class Rollout(Actor):
             await self._unpaused.wait()
             async with self.waits.on("weights from learner-0", self.config.placement.start_timeout_s):
                 while self.engine.policy_version is None:
-                    self._slot_freed.clear()
-                    await self._slot_freed.wait()
+                    self._may_generate.clear()
+                    await self._may_generate.wait()
             load = self.engine.load()
             free = load.capacity + group_size - 1 - load.num_running - load.num_waiting
             if free < group_size:
-                self._slot_freed.clear()
+                self._may_generate.clear()
                 async with self.waits.on("a free engine slot", deadline_s):
-                    await self._slot_freed.wait()
+                    await self._may_generate.wait()
                 continue
             reserved = await self._reserve(free // group_size)
             for reservation in reserved.reservations:
@@ -193,10 +165,8 @@ class Rollout(Actor):
         async with self.waits.on(whom, 4 * self.config.monitoring.heartbeat_timeout_s):
             while True:
                 try:
-                    reserved = (await self.controller.request(ask, timeout_s=REQUEST_TIMEOUT_S)).message
+                    reserved = await self.ask_controller(ask)
                     break
-                except PeerTimeoutError:
-                    continue
                 except RefusedError as refusal:
                     log.info("%s: no reservation: %s", self.actor_id, refusal)
                     await asyncio.sleep(self.config.monitoring.heartbeat_s)
@@ -207,12 +177,12 @@ class Rollout(Actor):
     async def _generate_group(self, reservation: Reservation) -> None:
         try:
             group = await self._generate(reservation)
-            self._slot_freed.set()
+            self._may_generate.set()
             metrics.rollout_groups.labels(source=reservation.prompt.source).inc()
             await self._deliver(group)
         finally:
             self._in_flight.pop(reservation.group_id, None)
-            self._slot_freed.set()
+            self._may_generate.set()
 
     async def _generate(self, reservation: Reservation) -> Group:
         prompt_ids = encode_prompt(self._tokenizer, reservation.prompt.text)
@@ -225,11 +195,11 @@ class Rollout(Actor):
         return group_of(reservation, prompt_ids, generations, engine_id=self.engine.engine_id)
 
     async def _generate_one(self, reservation: Reservation, index: int, prompt_ids: Int32) -> Generation:
-        """One response; taken up again with its prefix when a swap aborted it."""
+        """One response. Where a swap of weights aborted it, it goes on from the tokens it had."""
         prefix: Generation | None = None
         while True:
             request = GenerationRequest(
-                request_id=f"{reservation.group_id}/{index}",
+                request_id=trajectory_id_for(reservation.group_id, index),
                 prompt_ids=prompt_ids,
                 sampling=reservation.sampling,
                 seed=reservation.seed * reservation.group_size + index,
@@ -245,7 +215,7 @@ class Rollout(Actor):
         group_id = group.header.group_id
         try:
             await self.deliver(
-                "reward", GroupGenerated(group.header), group.buffers, message_id=group_id,
+                Role.REWARD, GroupGenerated(group.header), group.buffers, message_id=group_id,
                 what="to judge and replay to commit", deadline_s=self.config.replay.batch_deadline_s,
             )  # fmt: skip
         except RefusedError as refusal:
@@ -290,7 +260,7 @@ def group_of(reservation: Reservation, prompt_ids: Int32, generations: list[Gene
     trajectories = [
         Trajectory(
             header=TrajectoryHeader(
-                trajectory_id=f"{reservation.group_id}/{index}",
+                trajectory_id=trajectory_id_for(reservation.group_id, index),
                 num_tokens=len(generation.response_ids),
                 finish_reason=generation.finish_reason,
                 segments=generation.segments,
@@ -298,6 +268,7 @@ def group_of(reservation: Reservation, prompt_ids: Int32, generations: list[Gene
             response_ids=generation.response_ids,
             behavior_logprobs=generation.behavior_logprobs,
             loss_mask=np.ones(len(generation.response_ids), np.uint8),
+            columns=generation.columns,
         )
         for index, generation in enumerate(generations)
     ]

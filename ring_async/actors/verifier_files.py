@@ -1,8 +1,9 @@
-"""Files that verifiers are loaded from, brought to hosts that have them not.
+"""Files that verifiers are loaded from, brought to hosts that lack them.
 
-    verifiers/<digest>/<name>.py on the controller's host ──ReadVerifierFile──▶ the same on another
+    verifiers/<digest>/<name>.py on the controller's host ──ReadVerifierFile──▶ the same path on another host
 
-Owns: what the controller hands out, and checking what comes. Does not own the copies (`verifiers.kept_files`).
+Owns: which files the controller hands out, and checking what was received. Does not own the copies
+(`verifiers.kept_files`).
 Invariant: nothing outside the run's `verifiers/` is ever sent.
 """
 
@@ -23,10 +24,14 @@ _NAME = re.compile(r"([0-9a-f]{16})/[^/]+\.py")
 
 
 def read_kept(folder: Path, name: str) -> bytes:
-    """A copy's content, for another host.
+    """The content of a kept file, to be sent to another host.
+
+    Args:
+        folder: the run's `verifiers/`.
+        name: path of the file below it.
 
     Raises:
-        RefusedError: there is none of this name.
+        RefusedError: the run keeps no file of this name.
     """
     if not _NAME.fullmatch(name) or not (folder / name).is_file():
         raise RefusedError(f"{name!r} is no verifier's file of this run")
@@ -34,12 +39,18 @@ def read_kept(folder: Path, name: str) -> bytes:
 
 
 async def bring_files(controller: Outbox, folder: Path, use: str, options: dict[str, Any]) -> None:
-    """Have the copies that a verifier is loaded from lie in `folder` on this host too.
+    """Fetch the files that a verifier is loaded from, where this host lacks them.
+
+    Args:
+        controller: asked for them.
+        folder: the run's `verifiers/` on this host.
+        use: the verifier, as the configuration names it.
+        options: of the verifier; files may be named there, too.
 
     Raises:
         PeerTimeoutError: the controller does not answer.
-        RefusedError: it has no such file.
-        ConfigError: what came is not what was asked for.
+        RefusedError: the controller has no such file.
+        ConfigError: the content that the controller sent has another digest than the file's path says.
     """
     paths = [Path(one.rpartition(":")[0]) for one in (use, *uses_in(options))]
     for path in await asyncio.to_thread(_missing, paths, folder):

@@ -13,17 +13,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config, VerifierSection
+from ring_async.core.verifier_swap import ShadowCounts
 from ring_async.errors import ConfigError, RefusedError, RingAsyncError, VerifierError
-from ring_async.transport.messages.changes import ShadowReported, VerifierPrepared
+from ring_async.transport.messages.changes import VerifierPrepared
 from ring_async.types import GroupHeader, Verdict, VerifierInForce, VerifierStamp
 from ring_async.verifiers.base import Response, Verifier
 from ring_async.verifiers.golden import require_golden_cases
@@ -56,11 +54,22 @@ class _Shadow:
 
     service: Service
     is_judging: bool
-    report: ShadowReported = field(default_factory=ShadowReported)
+    counts: ShadowCounts = field(default_factory=ShadowCounts)
 
 
-class VerifierRack:
-    """See the module. `bring` sees to it that the files a verifier is loaded from lie on this host."""
+class VerifierSet:
+    """All verifiers that one reward actor has open.
+
+        await verifiers.open(["math"])                              # epoch 0, from the configuration
+        await verifiers.prepare(wanted, is_shadow=True)             # beside it, for epoch 1
+        async with verifiers.judging("math") as service:            # still epoch 0
+            ...
+        await verifiers.commit(wanted)                              # epoch 1 from the next group on
+
+    Args:
+        config: of the run.
+        bring: fetches the files that a verifier is loaded from, where this host lacks them.
+    """
 
     def __init__(self, config: Config, bring: Callable[[str, dict[str, Any]], Awaitable[None]]) -> None:
         self._config = config
@@ -83,13 +92,13 @@ class VerifierRack:
             self._services[name] = service
 
     async def adopt(self, verifiers: Iterable[VerifierInForce]) -> None:
-        """Come to what the controller says is in force."""
+        """Judge with the verifiers that the controller says are in force."""
         for verifier in verifiers:
             await self.commit(verifier)
 
     @contextlib.asynccontextmanager
     async def judging(self, name: str) -> AsyncIterator[Service]:
-        """What is in force under this name now; it stays open at least as long as this block.
+        """The verifier in force under this name now. It stays open at least as long as this block.
 
         Raises:
             VerifierError: it cannot be built.
@@ -122,12 +131,16 @@ class VerifierRack:
         return VerifierPrepared(service.verifier.version, num_cases, monotonic_s() - began_s)
 
     def drop(self, epoch: int) -> None:
-        """A tried verifier will not be used."""
+        """Close the verifier that was prepared for this epoch: it will not be used."""
         if (tried := self._tried.pop(epoch, None)) is not None:
             self._finish(tried.service)
 
     async def commit(self, wanted: VerifierInForce) -> None:
-        """Judge with this one from the next group on; built now if it was not prepared here."""
+        """Judge with this verifier from the next group on. It is built now where it was not prepared before.
+
+        Raises:
+            ConfigError: it cannot be built.
+        """
         async with self._opening:
             current = self._services.get(wanted.name)
             if current is not None and current.epoch >= wanted.epoch:
@@ -147,20 +160,19 @@ class VerifierRack:
     async def judge_along(
         self, shadow: _Shadow, header: GroupHeader, responses: list[Response], verdicts: list[Verdict], took_s: float
     ) -> None:
-        """Let the tried verifier judge what the one in force has judged, and compare."""
+        """Let the tried verifier judge the responses that the one in force has judged, and compare the two."""
         service = shadow.service
         service.num_judging += 1
         began_s = monotonic_s()
         try:
             tried = await score_group(service.verifier, header.prompt, responses, self._config.reward.timeout_s)
         except VerifierError as failure:
-            failures = Counter(shadow.report.failures) + Counter({failure.cause: 1})
-            shadow.report = _add(shadow.report, ShadowReported(num_groups=1), failures)
+            shadow.counts += ShadowCounts(num_groups=1, failures={failure.cause: 1})
             return
         finally:
             service.num_judging -= 1
             self._close_if_done(service)
-        more = ShadowReported(
+        shadow.counts += ShadowCounts(
             num_trajectories=len(verdicts),
             num_agreed=sum(abs(a.reward - b.reward) <= AGREEMENT for a, b in zip(verdicts, tried, strict=True)),
             reward_before=sum(verdict.reward for verdict in verdicts),
@@ -169,16 +181,16 @@ class VerifierRack:
             seconds_after=monotonic_s() - began_s,
             num_groups=1,
         )
-        shadow.report = _add(shadow.report, more, shadow.report.failures)
 
-    def shadow_report(self, epoch: int) -> ShadowReported:
-        """
+    def shadow_counts(self, epoch: int) -> ShadowCounts:
+        """How the verifier that was prepared for this epoch compares so far.
+
         Raises:
             RefusedError: nothing was prepared here for this epoch.
         """
         if epoch not in self._tried:
             raise RefusedError(f"no verifier is prepared for epoch {epoch}")
-        return self._tried[epoch].report
+        return self._tried[epoch].counts
 
     # -- life
 
@@ -218,17 +230,3 @@ class VerifierRack:
             task = asyncio.create_task(asyncio.to_thread(service.verifier.close))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
-
-
-def _add(a: ShadowReported, b: ShadowReported, failures: Mapping[str, int]) -> ShadowReported:
-    names = [name for name in ShadowReported.__struct_fields__ if name != "failures"]
-    sums = {name: getattr(a, name) + getattr(b, name) for name in names}
-    return msgspec.structs.replace(a, **sums, failures=dict(failures))
-
-
-def add_reports(reports: Iterable[ShadowReported]) -> ShadowReported:
-    """The sum over reward actors."""
-    total = ShadowReported()
-    for report in reports:
-        total = _add(total, report, Counter(total.failures) + Counter(report.failures))
-    return total

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ring_async.algorithms.filters import FilterSettings, filtered_tokens, mean_by_sequence
 from ring_async.algorithms.logprobs import bounded_log_ratio
-from ring_async.config.schema import CorrectionSection
+from ring_async.config.learning import CorrectionSection
 
 RuleName = Literal["decoupled", "tis", "icepop", "kpop", "m2po", "cispo", "gspo", "ppo", "none"]
 
@@ -163,11 +163,29 @@ class _Ratios:
 
     tokens: TokenBatch
     policy_logprobs: Tensor
+    behavior_logprobs: Tensor
     advantages: Tensor
     log_u: Tensor
     log_w: Tensor
     log_r: Tensor
     is_sampled: Tensor
+
+
+def _finite_ratios(tokens: TokenBatch) -> _Ratios:
+    """Ratios of a microbatch; a token with a non-finite input has zeros everywhere and is not sampled."""
+    given = (tokens.policy_logprobs, tokens.behavior_logprobs, tokens.proximal_logprobs, tokens.advantages)
+    is_finite = given[0].isfinite() & given[1].isfinite() & given[2].isfinite() & given[3].isfinite()
+    policy, behavior, proximal, advantages = (torch.where(is_finite, values, 0.0) for values in given)
+    return _Ratios(
+        tokens=tokens,
+        policy_logprobs=policy,
+        behavior_logprobs=behavior,
+        advantages=advantages,
+        log_u=bounded_log_ratio(policy, proximal.detach()),
+        log_w=bounded_log_ratio(proximal, behavior).detach(),
+        log_r=bounded_log_ratio(policy, behavior),
+        is_sampled=is_finite,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,31 +345,16 @@ def correct(tokens: TokenBatch, correction: Correction) -> Corrected:
       weight on w is ours: with a proximal policy of its own, s says nothing of staleness.
     * `ppo`: min(r·A, clip(r)·A). `none`: A·log π_θ.
     """
-    policy, behavior = tokens.policy_logprobs, tokens.behavior_logprobs
-    is_finite = (
-        policy.isfinite() & behavior.isfinite() & tokens.proximal_logprobs.isfinite() & tokens.advantages.isfinite()
-    )
-    policy, behavior, proximal, advantages = (
-        torch.where(is_finite, values, 0.0)
-        for values in (policy, behavior, tokens.proximal_logprobs, tokens.advantages)
-    )
+    ratios = _finite_ratios(tokens)
+    is_finite = ratios.is_sampled
     is_used = tokens.is_loss & is_finite
-    ratios = _Ratios(
-        tokens=tokens,
-        policy_logprobs=policy,
-        advantages=advantages,
-        log_u=bounded_log_ratio(policy, proximal.detach()),
-        log_w=bounded_log_ratio(proximal, behavior).detach(),
-        log_r=bounded_log_ratio(policy, behavior),
-        is_sampled=is_finite,
-    )
     outcome = _RULES[correction.rule](ratios, correction)
     filtered = filtered_tokens(
         correction.filters,
-        policy_logprobs=policy.detach(),
-        behavior_logprobs=behavior,
+        policy_logprobs=ratios.policy_logprobs.detach(),
+        behavior_logprobs=ratios.behavior_logprobs,
         log_behavior_ratio=ratios.log_w,
-        advantages=advantages,
+        advantages=ratios.advantages,
         sequence_ids=tokens.sequence_ids,
         is_sampled=is_finite,
     )

@@ -1,4 +1,4 @@
-"""The loss of one microbatch: surrogate, KL penalty and entropy bonus, over a constant divisor.
+"""The losses of one microbatch over a constant divisor: the policy gradient's, and cross-entropy.
 
 Owns: C3PO's sum (Ring-lite, arXiv 2506.14731 §3.2, Eq. 2):
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ring_async.algorithms.corrections import Corrected, TokenBatch
 from ring_async.algorithms.kl import kl_estimate
-from ring_async.config.schema import LossSection
+from ring_async.config.learning import LossSection
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +73,14 @@ def batch_loss(
         is_counted = corrected.is_used & entropy.isfinite()
         objective = objective + settings.entropy_coefficient * torch.where(is_counted, entropy, 0.0)
     return Loss(total=-objective.sum() / divisor, kl=kl)
+
+
+def cross_entropy_loss(policy_logprobs: Tensor, is_loss: Tensor, divisor: float) -> Tensor:
+    """This microbatch's share of the supervised loss: −(1/divisor) Σ_{loss tokens} log π_θ. Scalar, nats per token.
+
+    Args:
+        policy_logprobs: log π_θ, any shape, with gradient.
+        is_loss: bool, of the same shape.
+        divisor: number of loss tokens of the whole optimizer step.
+    """
+    return -policy_logprobs[is_loss].sum() / divisor

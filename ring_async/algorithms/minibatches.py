@@ -11,7 +11,7 @@ import numpy as np
 from ring_async.types import Int32, UInt8
 
 
-def assign_minibatches(loss_mask: UInt8, num_minibatches: int, num_ranks: int = 1) -> Int32:
+def assign_minibatches(loss_mask: UInt8, num_minibatches: int, num_ranks: int = 1, first_loss_token: int = 0) -> Int32:
     """Give every loss token the number of its minibatch.
 
     Within a rank, minibatches are runs in row order, so that each needs as few rows as possible. How many tokens a rank
@@ -22,6 +22,7 @@ def assign_minibatches(loss_mask: UInt8, num_minibatches: int, num_ranks: int = 
         loss_mask: `[B, C]`; rank r owns rows `[r·B/R, (r+1)·B/R)`.
         num_minibatches: M.
         num_ranks: R, a divisor of B.
+        first_loss_token: loss tokens of the batch before these rows, where they are those of a later rank alone.
 
     Returns:
         int32 `[B, C]`, 0 … M−1 at loss tokens and −1 elsewhere. If Φ is not a multiple of M (a stage's declared end),
@@ -29,7 +30,7 @@ def assign_minibatches(loss_mask: UInt8, num_minibatches: int, num_ranks: int = 
     """
     assigned = np.full(loss_mask.shape, -1, dtype=np.int32)
     rows_per_rank = loss_mask.shape[0] // num_ranks
-    first = 0
+    first = first_loss_token
     for rank in range(num_ranks):
         rows = slice(rank * rows_per_rank, (rank + 1) * rows_per_rank)
         is_loss = loss_mask[rows] != 0

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ring_async.algorithms.corrections import Corrected, TokenBatch
-from ring_async.types import BatchPlan
+from ring_async.batches import BatchPlan
 
 LOW_EFFECTIVE_SAMPLE_SIZE = 0.3
 """`effective_sample_size` below this raises `effective_sample_size_low`: it falls before a run collapses."""
@@ -24,31 +24,45 @@ QUANTILES = (0.01, 0.5, 0.99)
 _Array = npt.NDArray[Any]
 
 
+def rl_columns(tokens: TokenBatch, corrected: Corrected, entropy: Tensor, kl: Tensor | None) -> dict[str, Tensor]:
+    """Detached values of one microbatch's loss tokens, by the names that `BatchStatistics` summarizes.
+
+    Args:
+        tokens: the microbatch.
+        corrected: what the rule made of it.
+        entropy: `[T]`, nats.
+        kl: `[T]`, nats; None without reference weights.
+
+    Returns:
+        `[number of loss tokens]` each.
+    """
+    columns = {
+        "is_used": corrected.is_used,
+        "is_masked": corrected.is_masked,
+        "is_clipped": corrected.is_clipped,
+        "advantage": tokens.advantages,
+        "staleness": tokens.token_staleness,
+        "log_w": corrected.log_behavior_ratio,
+        "log_r": corrected.log_total_ratio,
+        "entropy": entropy,
+        "surrogate": corrected.surrogate,
+        **{f"filtered_{name}": mask for name, mask in corrected.filtered.items()},
+    }
+    if kl is not None:
+        columns["kl"] = kl
+    return {name: values.detach()[tokens.is_loss] for name, values in columns.items()}
+
+
 class BatchStatistics:
     """Per-token values of one batch, microbatch by microbatch."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list[Tensor]] = {}
 
-    def add(self, tokens: TokenBatch, corrected: Corrected, entropy: Tensor, kl: Tensor | None) -> None:
-        """Take in one microbatch; keeps detached values of its loss tokens alone."""
-        chosen = tokens.is_loss
-        columns = {
-            "is_used": corrected.is_used,
-            "is_masked": corrected.is_masked,
-            "is_clipped": corrected.is_clipped,
-            "advantage": tokens.advantages,
-            "staleness": tokens.token_staleness,
-            "log_w": corrected.log_behavior_ratio,
-            "log_r": corrected.log_total_ratio,
-            "entropy": entropy,
-            "surrogate": corrected.surrogate,
-            **{f"filtered_{name}": mask for name, mask in corrected.filtered.items()},
-        }
-        if kl is not None:
-            columns["kl"] = kl
+    def add(self, columns: dict[str, Tensor]) -> None:
+        """Take in one microbatch, as `rl_columns` describes it."""
         for name, values in columns.items():
-            self._columns.setdefault(name, []).append(values.detach()[chosen])
+            self._columns.setdefault(name, []).append(values)
 
     def log_behavior_ratios(self) -> tuple[Tensor, Tensor]:
         """Values of log w, and staleness, of the finite loss tokens so far."""
@@ -91,6 +105,41 @@ class BatchStatistics:
             "filtered": {
                 name.removeprefix("filtered_"): int(table[name].sum()) for name in table if "filtered_" in name
             },
+        }
+
+
+def sft_columns(policy_logprobs: Tensor, entropy: Tensor | None, is_loss: Tensor) -> dict[str, Tensor]:
+    """Detached values of one supervised microbatch's loss tokens, for `CrossEntropyStatistics`.
+
+    Args:
+        policy_logprobs: log π_θ `[T]`.
+        entropy: `[T]`, nats; None where nobody computed it.
+        is_loss: bool `[T]`.
+    """
+    columns = {"cross_entropy": -policy_logprobs.detach()[is_loss]}
+    if entropy is not None:
+        columns["entropy"] = entropy.detach()[is_loss]
+    return columns
+
+
+class CrossEntropyStatistics:
+    """Per-token values of one supervised batch, microbatch by microbatch."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, list[Tensor]] = {}
+
+    def add(self, columns: dict[str, Tensor]) -> None:
+        """Take in one microbatch, as `sft_columns` describes it."""
+        for name, values in columns.items():
+            self._columns.setdefault(name, []).append(values)
+
+    def summary(self) -> dict[str, Any]:
+        """`loss_tokens`; `cross_entropy` and `entropy`, means over them in nats, entropy None where it is unknown."""
+        table = {name: torch.cat(parts).cpu().numpy() for name, parts in self._columns.items()}
+        return {
+            "loss_tokens": int(table["cross_entropy"].size),
+            "cross_entropy": _mean(table["cross_entropy"]),
+            "entropy": _mean(table["entropy"]) if "entropy" in table else None,
         }
 
 

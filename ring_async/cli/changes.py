@@ -17,6 +17,7 @@ from rich.table import Table
 from ring_async.cli.options import AsJson, Run, Runs, err, out, say
 from ring_async.config.load import parse_words
 from ring_async.control.client import ControlClient
+from ring_async.core.verifier_swap import SwapState
 from ring_async.errors import ConfigError, RunError
 from ring_async.monitoring.terminal import mixture_line
 from ring_async.storage.run_dir import find_run
@@ -63,7 +64,7 @@ def swap_verifier(
         "hold": is_asked, "author": _author(),
     }  # fmt: skip
     swap = _follow(client, client.post(f"/v1/verifiers/{name}/swap", body))
-    if swap["state"] == "held":
+    if swap["state"] == SwapState.HELD:
         _show_shadow(swap, err if as_json else out)
         decision = "abort"
         with contextlib.suppress(typer.Abort):  # Ctrl-C at the question is a no
@@ -206,15 +207,15 @@ def scale(
 def _follow(client: ControlClient, swap: dict[str, Any], *, until_held: bool = True) -> dict[str, Any]:
     """Show how a swap goes until it ends, or waits for a person."""
     with err.status(f"{swap['swap_id']}: {swap['state']}") as line:
-        while swap["state"] not in ("committed", "aborted") and not (until_held and swap["state"] == "held"):
+        while not (state := SwapState(swap["state"])).is_end and not (until_held and state is SwapState.HELD):
             swap = client.get(f"/v1/swaps/{swap['swap_id']}?wait_s={0.5 if swap['shadow']['wanted'] else WAIT_S}")
             progress = f" {swap['shadow']['trajectories']} of {swap['shadow']['wanted']} trajectories"
-            line.update(f"{swap['swap_id']}: {swap['state']}{progress if swap['state'] == 'shadowing' else ''}")
+            line.update(f"{swap['swap_id']}: {swap['state']}{progress if swap['state'] == SwapState.SHADOWING else ''}")
     return swap
 
 
 def _conclude(swap: dict[str, Any], as_json: bool) -> None:
-    if swap["state"] == "aborted":
+    if swap["state"] == SwapState.ABORTED:
         raise RunError(f"nothing changed: {swap['reason']}")
     if not as_json and swap["shadow"]["trajectories"]:
         _show_shadow(swap, out)

@@ -1,26 +1,88 @@
-"""What `ring-async check` and `up` refuse before anything is started: parts that cannot be made.
+"""What `ring-async check` and `up` refuse before anything is started: parts that cannot work here.
 
-Owns: which parts are tried. Does not own making them. Imports lie inside, for some take seconds.
+Owns: which parts are tried. Does not own making them, nor what each needs. Imports lie inside: some take seconds.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator
+
+from ring_async.cli.options import AsJson, ConfigFile, Overrides, out
+from ring_async.config.load import load_config
 from ring_async.config.schema import Config
+from ring_async.errors import ConfigError
+
+
+def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a configuration and show it resolved, without starting anything.
+
+    [bold]Examples[/bold]
+
+      ring-async check configs/local.yaml
+      ring-async check configs/local.yaml rollout.num=2 --json | jq .rollout
+    """
+    resolved = load_config(config, overrides or [])
+    check_parts(resolved)
+    if as_json:
+        out.print_json(resolved.model_dump_json())
+    else:
+        out.print(
+            f"{config}: good. Φ = {resolved.global_token_budget:,} loss tokens, max_staleness "
+            f"{resolved.max_staleness}, {resolved.rollout.num} rollout(s), "
+            f"sources {', '.join(resolved.mixture)}"
+        )
 
 
 def check_parts(config: Config) -> None:
-    """Refuse what would only fail inside an actor: what cannot be made, and windows that hold no prompt."""
-    from ring_async.actors.controller.prompt_search import check_window
+    """Refuse what would only fail inside an actor.
+
+    Raises:
+        ConfigError: one line for each part that cannot work here: its key, why, and what to do.
+    """
+    if problems := list(part_problems(config)):
+        raise ConfigError("\n".join(problems))
+
+
+def part_problems(config: Config) -> Iterator[str]:
+    """Why this configuration cannot run here, one line each, as far as it shows before anything starts."""
     from ring_async.control.tls import read_certificate
-    from ring_async.data.registry import make_source
+    from ring_async.engines.registry import engine_problems
     from ring_async.models import resolve_model_path
+    from ring_async.placement.ray_cluster import problems_here
+    from ring_async.training.registry import trainer_problems
+    from ring_async.transport.weights.registry import channel_problems
+
+    yield from engine_problems(config)
+    yield from trainer_problems(config)
+    yield from channel_problems(config)
+    yield from problems_here(config)
+    if config.monitoring.grafana_url:
+        yield (
+            f"monitoring.grafana_url: {config.monitoring.grafana_url}: not here, because nothing in this release talks "
+            "to Grafana; leave it empty"
+        )
+    yield from _refusal(lambda: read_certificate(config.control))
+    yield from _refusal(lambda: resolve_model_path(config.model.path))
+    for name in config.mixture:
+        yield from _refusal(functools.partial(_try_source, config, name))
+
+
+def _refusal(attempt: Callable[[], object]) -> Iterator[str]:
+    try:
+        attempt()
+    except ConfigError as refusal:
+        yield str(refusal)
+
+
+def _try_source(config: Config, name: str) -> None:
+    """Make a source and the verifier that judges it; refuse a window that holds none of its prompts."""
+    from ring_async.actors.controller.prompt_search import check_window
+    from ring_async.data.registry import make_source
     from ring_async.verifiers.registry import make_verifier
 
-    read_certificate(config.control)
-    resolve_model_path(config.model.path)
-    for name in config.mixture:
-        source = config.sources[name]
-        made = make_source(name, source)
-        if name in config.difficulty:
-            check_window(made, config.difficulty[name])
-        make_verifier(source.verifier, config.verifiers[source.verifier]).close()
+    source = config.sources[name]
+    made = make_source(name, source)
+    if name in config.difficulty:
+        check_window(made, config.difficulty[name])
+    make_verifier(source.verifier, config.verifiers[source.verifier]).close()

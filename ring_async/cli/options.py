@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ring_async.storage.run_dir import RunDir
+
 out = Console()
 err = Console(stderr=True)
 
@@ -23,14 +25,14 @@ def _runs_folder(context: typer.Context) -> Path:
 
 def complete_run(context: typer.Context, incomplete: str) -> list[str]:
     """Names of runs, for the shell."""
-    found = (path.parent.name for path in _runs_folder(context).glob("*/config.json"))
-    return sorted({name for name in found if name.startswith(incomplete)})
+    found = (folder.name for folder in _runs_folder(context).glob("*") if RunDir(folder).config.is_file())
+    return sorted(name for name in found if name.startswith(incomplete))
 
 
 def complete_actor(context: typer.Context, incomplete: str) -> list[str]:
     """Names of actors that have a log in the chosen or newest run, for the shell."""
-    logs = _runs_folder(context) / (context.params.get("run") or "latest") / "logs"
-    return sorted(path.stem for path in logs.glob(f"{incomplete}*.log"))
+    run_dir = RunDir(_runs_folder(context) / (context.params.get("run") or "latest"))
+    return sorted(path.stem for path in run_dir.logs.glob(f"{incomplete}*.log"))
 
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML file, e.g. configs/local.yaml.")]

@@ -27,6 +27,11 @@ _WANTED = {
     "model": "a section of keys",
 }
 
+_RENAMED = {
+    "eval": "now part of `evaluation`: write evaluation.checkpoint_problems for its num_problems, and evaluation.seed",
+}
+"""Sections of earlier releases, and what to write instead."""
+
 
 def explain(error: ValidationError) -> list[tuple[str, str]]:
     """One `(dotted key, sentence)` for each problem.
@@ -51,7 +56,7 @@ def _explain_one(detail: ErrorDetails) -> tuple[str, str]:
         return key, _unknown(key)
     if kind == "missing":
         return key, f"missing, and has no default; give it a value{_about(key)}"
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         close = get_close_matches(str(given), _literals(str(context["expected"])), n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         return key, f"{_shown(given)} is none of {context['expected']}{hint}"
@@ -71,6 +76,8 @@ def _explain_one(detail: ErrorDetails) -> tuple[str, str]:
 
 
 def _unknown(key: str) -> str:
+    if key in _RENAMED:
+        return _RENAMED[key]
     known = _known_keys()
     above, _, last = key.rpartition(".")
     schema_above = _schema_key(above) if above else ""

@@ -1,27 +1,30 @@
 """The configuration of a run: every key, its type, its default, its bounds.
 
-Owns: shapes and single-key bounds, and the checks that look at several keys. Frozen; unknown keys are refused. Imports
+Owns: the whole, the sections that say where a run runs and what it asks, and the checks that look at several keys. Does
+not own the sections about learning (`learning`). Frozen; unknown keys are refused. Imports
 no torch, ray, zmq or asyncio (a test proves it). Field descriptions are the reference documentation.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Role = Literal["controller", "rollout", "reward", "replay", "learner", "evaluator"]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Root of all sections: frozen, and strict about keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from ring_async.config.learning import (
+    AdvantageSection,
+    BudgetSection,
+    CorrectionSection,
+    LearnerSection,
+    LossSection,
+    ReplaySection,
+    RewardSection,
+    RolloutSection,
+)
+from ring_async.config.section import PositiveFloat, PositiveInt, Section
+from ring_async.core.roster import GPU_ROLES, Role, Roster
 
 
 class RunSection(Section):
@@ -37,104 +40,6 @@ class StopSection(Section):
 class ModelSection(Section):
     path: str = Field("builtin:tiny", description="Hugging Face directory, or `builtin:tiny`, which ships here.")
     dtype: Literal["float32", "bfloat16"] = "float32"
-
-
-class BudgetSection(Section):
-    token_budget: PositiveInt = Field(description="Φ: loss tokens of one batch, exact.")
-    scope: Literal["global", "per_rank"] = Field("global", description="Whether Φ counts all ranks or each one.")
-    order: Literal["oldest_version", "fifo", "random", "abs_advantage"] = "oldest_version"
-    leftover: Literal["carry", "drop"] = Field(
-        "carry",
-        description="carry: the cut remainder is trained next, no scored token is lost. drop: the paper's; it cuts "
-        "tails with probability proportional to length.",
-    )
-    quotas: Literal["none", "mixture"] = Field(
-        "none",
-        description="mixture: each batch's loss tokens follow the mixture's weights, as far as each source has tokens. "
-        "none: batches take what completes, in order.",
-    )
-    minibatches_per_batch: PositiveInt = Field(1, description="M: optimizer steps on one batch, each on Φ/M tokens.")
-
-
-class ReplaySection(Section):
-    num: PositiveInt = Field(1, description="Replay actors (shards by hash of group_id).")
-    max_staleness: Annotated[int, Field(ge=0)] = Field(4, description="Versions, from a trajectory's oldest token.")
-    staleness_measure: Literal["oldest", "newest", "mean"] = "oldest"
-    max_reuse: PositiveInt = Field(1, description="How often one token interval may be trained.")
-    max_buffer_tokens: PositiveInt | None = Field(None, description="Retention bound; None: 2 (max_staleness+1) Φ.")
-    map_size_bytes: PositiveInt = Field(8 << 30, description="Largest size of the store's memory map on disk.")
-    commit_interval_s: PositiveFloat = Field(0.005, description="Longest wait to gather groups into one commit.")
-    batch_deadline_s: PositiveFloat = Field(300.0, description="The run fails when a batch takes longer than this.")
-
-
-class RolloutSection(Section):
-    num: PositiveInt = 1
-    engine: Literal["embedded", "sglang"] = "embedded"
-    group_size: Annotated[int, Field(ge=2)] = Field(8, description="K: responses per prompt.")
-    max_tokens: PositiveInt = Field(128, description="Longest response, the end-of-sequence token included.")
-    temperature: PositiveFloat = 1.0
-    on_update: Literal["keep", "reprefill", "abort"] = Field(
-        "keep", description="What becomes of requests in flight when new weights arrive."
-    )
-    max_running_requests: PositiveInt = Field(64, description="Responses one engine samples at once.")
-    lease_s: PositiveFloat = Field(60.0, description="A reservation not renewed for this long is issued again.")
-    num_threads: PositiveInt = Field(1, description="Compute threads of an embedded engine.")
-    engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
-
-
-class RewardSection(Section):
-    num: PositiveInt = 1
-    num_workers: PositiveInt = Field(1, description="Worker processes for verifiers that need them.")
-    timeout_s: PositiveFloat = Field(10.0, description="Longest time for one verdict.")
-    credits: PositiveInt = Field(16, description="Groups of one rollout that one reward actor judges at a time.")
-
-
-class LearnerSection(Section):
-    engine: Literal["hf", "megatron"] = "hf"
-    num_ranks: PositiveInt = 1
-    token_capacity: PositiveInt = Field(1024, description="Tokens of one packed row (prompts and responses).")
-    rows_per_microbatch: PositiveInt = Field(4, description="Packed rows of one forward pass.")
-    learning_rate: Annotated[float, Field(ge=0)] = 1e-6
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    adam_betas: tuple[float, float] = (0.9, 0.95)
-    adam_eps: PositiveFloat = 1e-8
-    max_grad_norm: PositiveFloat = 1.0
-    num_threads: PositiveInt = Field(1, description="Compute threads on a CPU.")
-    engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
-
-
-class CorrectionSection(Section):
-    """Staleness correction. None means the rule's own default (`docs/algorithm.md` lists them)."""
-
-    rule: Literal["decoupled", "tis", "icepop", "kpop", "m2po", "cispo", "gspo", "ppo", "none"] = "icepop"
-    proximal: Literal["recompute", "loglinear"] = "recompute"
-    cap: PositiveFloat | None = Field(None, description="decoupled, tis, cispo: upper bound of the weight.")
-    cap_action: Literal["clamp", "mask"] = "clamp"
-    lower: PositiveFloat | None = Field(None, description="icepop: α, below which a token is masked.")
-    upper: PositiveFloat | None = Field(None, description="icepop: β, above which a token is masked.")
-    icepop_on: Literal["behavior", "mismatch"] = "behavior"
-    phi: PositiveFloat | None = Field(None, description="kpop: bound on both binary KLs.")
-    tau: PositiveFloat | None = Field(None, description="m2po: bound on the second moment of log r.")
-    clip_low: PositiveFloat | None = Field(None, description="ε_low of the clipped policy ratio.")
-    clip_high: PositiveFloat | None = Field(None, description="ε_high of the clipped policy ratio.")
-    sequence_reject: tuple[float, float] | None = Field(None, description="Bounds of the mean log w of a response.")
-    off_policy_delta: PositiveFloat | None = Field(None, description="Mask A<0 responses with mean log(μ/π) above.")
-    max_probability_gap: PositiveFloat | None = Field(None, description="Mask tokens with |π_θ − μ| above this.")
-
-
-class LossSection(Section):
-    kl_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="β, against the frozen start weights.")
-    kl_estimator: Literal["k1", "k2", "k3", "k3_weighted"] = "k3_weighted"
-    entropy_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="α_ent; entropy is encouraged.")
-
-
-class AdvantageSection(Section):
-    estimator: Literal["grpo", "dr_grpo", "rloo", "batch_std"] = "grpo"
-    no_signal_tolerance: Annotated[float, Field(ge=0)] = Field(1e-6, description="max − min ≤ this: no signal.")
-    truncated: Literal["zero", "mask", "soft"] = Field("zero", description="Responses that hit max_tokens.")
-    soft_cache_tokens: PositiveInt = Field(32, description="soft: the penalty's ramp before the limit.")
-    masked_in_mean: bool = Field(True, description="mask: whether truncated responses enter the group's mean.")
 
 
 class SourceSection(Section):
@@ -249,17 +154,28 @@ class ControlSection(Section):
         ]
 
 
+def _may_use_gpus(role: Role) -> Role:
+    if role not in GPU_ROLES:
+        raise ValueError(f"uses no GPU; {', '.join(GPU_ROLES)} can")
+    return role
+
+
+def _may_be_sent(role: Role) -> Role:
+    if role == Role.CONTROLLER:
+        raise ValueError("runs on the host of `up`; leave it out")
+    return role
+
+
 class PlacementSection(Section):
     """What Ray sets aside for each actor."""
 
     num_cpus: Annotated[int, Field(ge=0)] = Field(0, description="CPUs Ray may hand out; 0: those of the machine.")
     cpus: dict[Role, float] = {
-        "controller": 0.1, "rollout": 0.5, "reward": 0.2, "replay": 0.2, "learner": 0.5, "evaluator": 0.2,
+        Role.CONTROLLER: 0.1, Role.ROLLOUT: 0.5, Role.REWARD: 0.2, Role.REPLAY: 0.2, Role.LEARNER: 0.5,
+        Role.EVALUATOR: 0.2,
     }  # fmt: skip
-    gpus: dict[Literal["rollout", "learner", "reward", "evaluator"], float] = Field(default_factory=dict)
-    hosts: dict[
-        Literal["rollout", "reward", "replay", "learner", "evaluator"], Annotated[tuple[str, ...], Field(min_length=1)]
-    ] = Field(
+    gpus: dict[Annotated[Role, AfterValidator(_may_use_gpus)], float] = Field(default_factory=dict)
+    hosts: dict[Annotated[Role, AfterValidator(_may_be_sent)], Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="On a cluster: addresses of the hosts that the actors of a role run on, by turns. Default: rollout "
         "and reward on any host with room, the others on the host of `up`.",
@@ -270,18 +186,17 @@ class PlacementSection(Section):
 
 
 class EvaluationSection(Section):
-    """The evaluator: held-out problems answered while training goes on."""
+    """Held-out problems, for the evaluator while training goes on and for `ring-async eval`."""
 
     every_versions: Annotated[int, Field(ge=0)] = Field(0, description="Evaluate every so many versions; 0: never.")
     num_problems: PositiveInt = Field(100, description="Spread evenly over the mixture's sources.")
     num_samples: Annotated[int, Field(ge=0)] = Field(4, description="k of avg@k; 0: greedy answers alone.")
     temperature: PositiveFloat = Field(1.0, description="Of the k sampled answers.")
     finish_s: PositiveFloat = Field(60.0, description="How long a run that is trained waits for its last evaluation.")
-
-
-class EvalSection(Section):
-    num_problems: PositiveInt = Field(200, description="Held-out problems of `eval` and of the demo's table.")
-    seed: int = 20_250_614
+    seed: int = Field(20_250_614, description="Of the answers: the same in every run.")
+    checkpoint_problems: PositiveInt = Field(
+        200, description="Held-out problems of `ring-async eval` and of the demo's table."
+    )
 
 
 class Config(Section):
@@ -316,7 +231,6 @@ class Config(Section):
     control: ControlSection = ControlSection()
     placement: PlacementSection = PlacementSection()
     evaluation: EvaluationSection = EvaluationSection()
-    eval: EvalSection = EvalSection()
 
     @property
     def global_token_budget(self) -> int:
@@ -329,9 +243,15 @@ class Config(Section):
         return 0 if self.mode == "sync" else self.replay.max_staleness
 
     @property
-    def num_evaluators(self) -> int:
-        """1 where the run evaluates versions, else 0."""
-        return int(self.evaluation.every_versions > 0)
+    def roster(self) -> Roster:
+        """How many actors play each role when the run begins."""
+        return Roster(
+            rollout=self.rollout.num,
+            reward=self.reward.num,
+            replay=self.replay.num,
+            learner=self.learner.num_ranks,
+            evaluator=int(self.evaluation.every_versions > 0),
+        )
 
     @property
     def bound_to_one_host(self) -> str:
@@ -351,15 +271,7 @@ class Config(Section):
     @property
     def required_cpus(self) -> float:
         """CPUs that Ray sets aside for the whole fleet."""
-        counts: dict[Role, int] = {
-            "controller": 1,
-            "rollout": self.rollout.num,
-            "reward": self.reward.num,
-            "replay": self.replay.num,
-            "learner": self.learner.num_ranks,
-            "evaluator": self.num_evaluators,
-        }
-        return sum(share * counts[role] for role, share in self.placement.cpus.items())
+        return sum(self.roster.needs(self.placement.cpus).values())
 
     def _unknown_sources(self, where: str, names: Iterable[str]) -> list[str]:
         known = ", ".join(sorted(self.sources))
@@ -367,50 +279,60 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_across(self) -> Config:
-        problems = []
+        problems = [
+            *self._budget_problems(),
+            *self._mixture_problems(),
+            *self.control.problems(),
+            *self._placement_problems(),
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _budget_problems(self) -> Iterator[str]:
         if self.global_token_budget < self.rollout.max_tokens:
-            problems.append(
+            yield (
                 f"budget.token_budget: {self.budget.token_budget} is smaller than rollout.max_tokens "
                 f"{self.rollout.max_tokens}; one response must fit into a batch"
             )
         if self.learner.token_capacity < self.rollout.max_tokens:
-            problems.append(
+            yield (
                 f"learner.token_capacity: {self.learner.token_capacity} is smaller than rollout.max_tokens "
                 f"{self.rollout.max_tokens}; a packed row must hold a prompt and its response"
             )
         if self.global_token_budget % self.budget.minibatches_per_batch:
-            problems.append(
+            yield (
                 f"budget.minibatches_per_batch: {self.budget.minibatches_per_batch} does not divide "
                 f"budget.token_budget {self.global_token_budget}"
             )
+
+    def _mixture_problems(self) -> Iterator[str]:
         scheduled = {f"mixture_schedule.{i}.mixture": step.mixture for i, step in enumerate(self.mixture_schedule)}
         for where, weights in ({"mixture": self.mixture} | scheduled).items():
-            problems += self._unknown_sources(where, weights)
+            yield from self._unknown_sources(where, weights)
             if not any(weight > 0 for weight in weights.values()):
-                problems.append(f"{where}: every weight is 0; give at least one source a weight above 0")
+                yield f"{where}: every weight is 0; give at least one source a weight above 0"
         windows = {f"mixture_schedule.{i}.difficulty": step.difficulty for i, step in enumerate(self.mixture_schedule)}
         for where, named in ({"difficulty": self.difficulty} | windows).items():
-            problems += self._unknown_sources(where, named)
+            yield from self._unknown_sources(where, named)
         steps = [step.at_version for step in self.mixture_schedule]
         if steps != sorted(set(steps)):
-            problems.append(f"mixture_schedule: at_version must grow from step to step, it is {steps}")
+            yield f"mixture_schedule: at_version must grow from step to step, it is {steps}"
         for name, source in self.sources.items():
             if source.verifier not in self.verifiers:
-                problems.append(
+                yield (
                     f"sources.{name}.verifier: no verifier is called {source.verifier!r}; "
                     f"verifiers are {', '.join(sorted(self.verifiers)) or 'none'}"
                 )
-        problems += self.control.problems()
+
+    def _placement_problems(self) -> Iterator[str]:
         if self.placement.hosts and (one_host := self.bound_to_one_host):
-            problems.append(f"placement.hosts: {one_host}")
+            yield f"placement.hosts: {one_host}"
         if 0 < self.placement.num_cpus < self.required_cpus:
-            problems.append(
+            yield (
                 f"placement.num_cpus: {self.placement.num_cpus} is smaller than the {self.required_cpus:g} CPUs that "
                 "the actors of placement.cpus need together; raise it, start fewer actors or give each a smaller share"
             )
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
 
 
 def _is_loopback(host: str) -> bool:

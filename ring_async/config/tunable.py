@@ -1,7 +1,7 @@
 """Settings that may change while a run goes on.
 
-Owns: which they are, who must hear of a change, and the configuration that results. A change is checked as the
-configuration of a new run would be, so nothing can be set that `up` would refuse.
+Owns: which settings they are, which role must hear of a change, and the configuration that results. A change is checked
+as the configuration of a new run would be, so nothing can be set that `up` would refuse.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from ring_async.config.learning import CorrectionSection, LossSection
 from ring_async.config.load import config_from_mapping
-from ring_async.config.schema import Config, CorrectionSection, LossSection
+from ring_async.config.schema import Config
+from ring_async.core.roster import Role
 from ring_async.errors import ConfigError
 
-TUNABLE: Mapping[str, tuple[str, str]] = {
-    "learner.learning_rate": ("learner", "from the next step on"),
-    **{f"correction.{name}": ("learner", "from the next step on") for name in CorrectionSection.model_fields},
-    **{f"loss.{name}": ("learner", "from the next step on") for name in LossSection.model_fields},
-    "rollout.temperature": ("controller", "from the next reservation on"),
-    "rollout.max_tokens": ("controller", "from the next reservation on"),
-    "budget.token_budget": ("replay", "from the next plan on"),
-    "budget.order": ("replay", "from the next plan on"),
-    "replay.max_staleness": ("replay", "from the next plan on"),
-    "replay.max_reuse": ("replay", "from the next plan on"),
-    "replay.max_buffer_tokens": ("replay", "from the next plan on"),
+TUNABLE: Mapping[str, tuple[Role, str]] = {
+    "learner.learning_rate": (Role.LEARNER, "from the next step on"),
+    **{f"correction.{name}": (Role.LEARNER, "from the next step on") for name in CorrectionSection.model_fields},
+    **{f"loss.{name}": (Role.LEARNER, "from the next step on") for name in LossSection.model_fields},
+    "rollout.temperature": (Role.CONTROLLER, "from the next reservation on"),
+    "rollout.max_tokens": (Role.CONTROLLER, "from the next reservation on"),
+    "budget.token_budget": (Role.REPLAY, "from the next plan on"),
+    "budget.order": (Role.REPLAY, "from the next plan on"),
+    "replay.max_staleness": (Role.REPLAY, "from the next plan on"),
+    "replay.max_reuse": (Role.REPLAY, "from the next plan on"),
+    "replay.max_buffer_tokens": (Role.REPLAY, "from the next plan on"),
 }
-"""Who puts a setting into effect, and when. Limits of admission follow those of replay."""
+"""The role whose actors put a setting into effect, and when. Limits of admission follow those of replay."""
 
 
 def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
@@ -45,8 +47,8 @@ def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
     return config_from_mapping(values, "set")
 
 
-def knobs_of(role: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that this role puts into effect."""
+def knobs_of(role: Role, knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among `knobs` that actors of this role put into effect."""
     return {name: value for name, value in knobs.items() if name in TUNABLE and TUNABLE[name][0] == role}
 
 

@@ -101,17 +101,7 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
         on_refused=operations.calls_refused,
     )
 
-    @app.exception_handler(RingAsyncError)
-    async def refuse(request: Request, error: Exception) -> Response:
-        """What could not be done is the caller's to know: 422 for what never could, 409 for what cannot now."""
-        return _AsciiJson({"detail": str(error)}, 422 if isinstance(error, ConfigError) else 409)
-
-    @app.exception_handler(RequestValidationError)
-    async def explain(request: Request, error: Exception) -> Response:
-        """One line for each problem. The value itself stays out: it may be anything, NaN and half characters too."""
-        assert isinstance(error, RequestValidationError)
-        lines = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
-        return _AsciiJson({"detail": "; ".join(lines)}, 422)
+    _explain_errors(app)
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -147,6 +137,22 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
 
     app.include_router(changes_router(operations.changes))
     return app
+
+
+def _explain_errors(app: FastAPI) -> None:
+    """Answer what could not be done with a sentence."""
+
+    @app.exception_handler(RingAsyncError)
+    async def refuse(request: Request, error: Exception) -> Response:
+        """422 for what can never be done, 409 for what cannot be done now."""
+        return _AsciiJson({"detail": str(error)}, 422 if isinstance(error, ConfigError) else 409)
+
+    @app.exception_handler(RequestValidationError)
+    async def explain(request: Request, error: Exception) -> Response:
+        """One line for each problem. The value itself stays out: it may be anything, NaN and half characters too."""
+        assert isinstance(error, RequestValidationError)
+        lines = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
+        return _AsciiJson({"detail": "; ".join(lines)}, 422)
 
 
 class _AsciiJson(JSONResponse):

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ring_async.batches import PACKED_COLUMNS, BatchPlan, PackedBatch
 from ring_async.core.staleness import Lineage
-from ring_async.types import BatchPlan, Group, Int32, PackedBatch, Trajectory
+from ring_async.types import Group, Int32, Trajectory
 
 ATTENTION_COST_PER_TOKEN = 1.0 / 12_288.0
 """Weight of the quadratic part: attention costs as much as all else at about 6 · hidden size tokens (hidden 2,048)."""
@@ -98,6 +99,8 @@ def pack_batch(plan: BatchPlan, groups: Iterable[Group], lineage: Lineage | None
 
     Raises:
         ValueError: a planned trajectory is not among the groups, or differs from the plan.
+
+    An optional column is 0 where no group of the plan has a value for it.
     """
     lineage = lineage or Lineage()
     found: dict[str, tuple[Int32, float, Trajectory]] = {
@@ -106,8 +109,9 @@ def pack_batch(plan: BatchPlan, groups: Iterable[Group], lineage: Lineage | None
         for trajectory in group
     }
     batch = empty_batch(plan)
+    optional = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.columns.items()}
     input_ids, position_ids, sequence_ids, loss_mask, logprobs, advantages, token_staleness, temperatures = (
-        np.asarray(array).reshape(-1) for array in batch.buffers
+        np.asarray(array).reshape(-1) for array in batch.buffers[: len(PACKED_COLUMNS)]
     )
     positions = np.arange(plan.token_capacity, dtype=np.int32)
     learner_number = plan.policy_version.number
@@ -133,11 +137,13 @@ def pack_batch(plan: BatchPlan, groups: Iterable[Group], lineage: Lineage | None
             age = max(0, learner_number - lineage.number(segment.policy_version))
             token_staleness[start + segment.start : start + segment.end] = age
         temperatures[first:end] = temperature
+        for name, values in trajectory.columns.items():
+            optional[name][start:end] = values
     return batch
 
 
 def empty_batch(plan: BatchPlan) -> PackedBatch:
-    """Rows of padding, in one block of memory: one large allocation costs far fewer page faults than eight."""
+    """Rows of padding. The required arrays share one block: one large allocation costs far fewer page faults."""
     num_positions = plan.num_rows * plan.token_capacity
     block = np.zeros(29 * num_positions, np.uint8)
     words = block[: 28 * num_positions].reshape(7, plan.num_rows, 4 * plan.token_capacity)
@@ -153,4 +159,8 @@ def empty_batch(plan: BatchPlan) -> PackedBatch:
         advantages=floats[1],
         token_staleness=integers[3],
         temperatures=floats[2],
+        columns={
+            column.name: np.zeros(column.shape(plan.num_rows, plan.token_capacity), column.dtype)
+            for column in plan.columns
+        },
     )

@@ -45,7 +45,15 @@ _snapshot_decoder = msgspec.msgpack.Decoder(_Snapshot)
 
 
 class VerifierEpochs:
-    """Args: `configured` are the verifiers of the run's configuration, in force since epoch 0."""
+    """Verifiers in force, by name, and their history.
+
+        epochs = VerifierEpochs([VerifierInForce("math", "rules:Math", {}, epoch=0)])
+        epochs.commit(VerifierInForce("math", "rules:Strict", {}, epoch=1), rescore=True)    # EpochRules(floor=1)
+        epochs.roll_back(VerifierInForce("math", "rules:Math", {}, epoch=2))     # EpochRules(floor=0, barred=(1,))
+
+    Args:
+        configured: verifiers of the run's configuration, in force since epoch 0.
+    """
 
     def __init__(self, configured: Iterable[VerifierInForce]) -> None:
         self._configured = {verifier.name: verifier for verifier in configured}
@@ -120,8 +128,11 @@ class VerifierEpochs:
     def restore(self, snapshot: Mapping[str, Any]) -> list[tuple[VerifierInForce | None, VerifierInForce]]:
         """Go on where a journal left off.
 
-        A verifier that was swapped stays so, unless the configuration describes it otherwise since: then that one is
-        in force, as an epoch of its own. Returns these, each behind what was in force before.
+        A verifier that was swapped stays in force, unless the configuration names another one under its name than it
+        did then. In that case the configuration's is in force, as an epoch of its own.
+
+        Returns:
+            For each verifier that the configuration changed so: the one that was in force, and the one that is now.
         """
         held = _snapshot_decoder.decode(msgspec.msgpack.encode(snapshot))
         self._last_epoch = held.last_epoch

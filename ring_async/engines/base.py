@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from ring_async.config.schema import Config
+from ring_async.telemetry.trace import Tracer
 from ring_async.types import Generation, Int32, PolicyVersion, SamplingParams
 
 OnUpdate = Literal["keep", "reprefill", "abort"]
@@ -100,3 +102,15 @@ class RolloutEngine(Protocol):
     def load(self) -> EngineLoad: ...
 
     async def close(self) -> None: ...
+
+
+class EngineEntry(Protocol):
+    """How the registry knows one engine. An entry imports the engine itself inside `make`."""
+
+    def make(self, config: Config, engine_id: str, tracer: Tracer) -> RolloutEngine:
+        """Build the engine; its `start` loads the model."""
+        ...
+
+    def check(self, config: Config) -> list[str]:
+        """Why the engine cannot work here: reasons, each with what to do (`config.registry.Entry`)."""
+        ...

@@ -1,7 +1,7 @@
 """Has a host what actors need of it? Asked on each host before the first actor starts there.
 
 Owns: the list of what a cluster's hosts must have alike: this package, the model's folder, a place for the run's
-folder. Does not own how the question gets there (`reservations`).
+folder. Does not own how the question gets there (`places`).
 """
 
 from __future__ import annotations

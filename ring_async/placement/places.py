@@ -1,12 +1,12 @@
 """Places on an existing cluster: a Ray placement group for each actor, reserved before the first one starts.
 
-    controller, replay, learner, evaluator ──▶ the launcher's host, or as placement.hosts says
-    rollouts, rewards                      ──▶ wherever there is most room
-    a host goes ──▶ groups bound to it wait for it ─┬▶ `place` says what for
-                 └▶ Ray moves the others, or they wait for room ─┘
+    controller, replay, learner, evaluator ──▶ the launcher's host, or the one that placement.hosts names
+    rollouts, rewards                      ──▶ the host with most room
+    a host is lost ─┬▶ the groups of actors bound to it wait for that host ─┬▶ `place` says what each waits for
+                    └▶ Ray moves the other groups, or they wait for room ───┘
 
 Owns: the groups, which host an actor is bound to, what an actor without a place waits for, and whether each host has
-what actors need of it. Does not own processes.
+what actors need of it. Does not own processes, nor which roles are bound to a host (`core.roster`).
 Invariants: an actor that keeps state on a disk never starts on another host than before; a place stays an actor's from
 its start to its last restart. One group for all was rejected: what a lost host held of it Ray moves together or not at
 all, so one actor without room would keep all others waiting; and it could not grow.
@@ -22,17 +22,15 @@ from typing import Any, Protocol
 from ring_async.clock import monotonic_s
 from ring_async.config.load import dump_config
 from ring_async.config.schema import Config
-from ring_async.core.fleet.fleet import ordinal_of
+from ring_async.core.roster import RESIDENCE, Residence, Role, ordinal_of
 from ring_async.errors import ConfigError
 from ring_async.placement.host_check import fingerprint, host_problems
-from ring_async.placement.ray_cluster import ROLE_COUNTS, Place, share
+from ring_async.placement.ray_cluster import Place
 
 HOSTS_MAX_AGE_S = 1.0
 POLL_S = 0.1
-ANYWHERE = ("rollout", "reward")
-"""Roles that keep nothing on a disk and read no files of people's."""
-LEAST = 0.001
-"""Of a resource: a group must ask for something."""
+MIN_SHARE = 0.001
+"""Smallest amount of a resource: a placement group must ask for something."""
 
 
 class Places(Protocol):
@@ -42,16 +40,16 @@ class Places(Protocol):
         """Have a place for every actor of the configuration, on hosts that can run them.
 
         Raises:
-            ConfigError: there is not, within `placement.start_timeout_s`.
+            ConfigError: not every actor has one within `placement.start_timeout_s`, or a host lacks what actors need.
         """
         ...
 
-    def place(self, actor_id: str, role: str) -> Place | str:
+    def place(self, actor_id: str, role: Role) -> Place | str:
         """Where this actor may start now, or what it waits for."""
         ...
 
     def keep(self, actor_ids: Collection[str]) -> None:
-        """Give back the places of all others."""
+        """Give back the places of all actors but these."""
         ...
 
     def is_lost(self, place: Place, *, max_age_s: float = 0.0) -> bool:
@@ -60,11 +58,11 @@ class Places(Protocol):
 
 
 class OneMachine:
-    """Everybody runs here."""
+    """All actors run on this machine: every place is here, at once, and cannot be lost."""
 
     async def reserve(self, run_dir: Path) -> None: ...
 
-    def place(self, actor_id: str, role: str) -> Place | str:
+    def place(self, actor_id: str, role: Role) -> Place | str:
         return Place()
 
     def keep(self, actor_ids: Collection[str]) -> None: ...
@@ -73,8 +71,15 @@ class OneMachine:
         return False
 
 
-class Reservations:
-    """See the module. Make it once Ray is joined."""
+class ClusterPlaces:
+    """A Ray placement group for each actor of one run. Make it once Ray is joined.
+
+    Example, a rollout on a cluster of two hosts:
+        `reserve` asks Ray for `{CPU: 4}` for `rollout-1`, anywhere; Ray gives it room on 10.0.0.2.
+        `place("rollout-1", Role.ROLLOUT)` → `Place("10.0.0.2", …)`.
+        10.0.0.2 goes: `is_lost(place)` → True; `place` → `"room for CPU 4 on any host; gone: 10.0.0.2"`.
+        Ray finds room on 10.0.0.1: `place` → `Place("10.0.0.1", …)`, and the next incarnation starts there.
+    """
 
     def __init__(self, config: Config) -> None:
         import ray
@@ -91,11 +96,8 @@ class Reservations:
 
     async def reserve(self, run_dir: Path) -> None:
         self._check_hosts()
-        wanted = {
-            f"{role}-{index}": role for role, count in ROLE_COUNTS.items() for index in range(count(self._config))
-        }
-        # Who may run anywhere comes last: it must not take the room of those bound to one host.
-        wanted = dict(sorted(wanted.items(), key=lambda item: not self._bound_to(*item)))
+        # Actors that may run anywhere come last: they must not take the room of those bound to one host.
+        wanted = dict(sorted(self._config.roster.actors(), key=lambda item: not self._bound_to(*item)))
         timeout_s = self._config.placement.start_timeout_s
         deadline_s = monotonic_s() + timeout_s
         nodes: dict[str, str] = {}
@@ -111,7 +113,7 @@ class Reservations:
         if problems:
             raise ConfigError("\n".join(problems))
 
-    def place(self, actor_id: str, role: str) -> Place | str:
+    def place(self, actor_id: str, role: Role) -> Place | str:
         from ray.util import placement_group_table
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -150,15 +152,17 @@ class Reservations:
             self._known |= set(self._hosts.values())
         return self._hosts
 
-    def _bound_to(self, actor_id: str, role: str) -> str:
+    def _bound_to(self, actor_id: str, role: Role) -> str:
         return bound_to(self._config, actor_id, role, self._own_address)
 
-    def _waits_for(self, actor_id: str, role: str) -> str:
+    def _waits_for(self, actor_id: str, role: Role) -> str:
         address = self._bound_to(actor_id, role)
         room = " ".join(f"{name} {amount:g}" for name, amount in needs_of(self._config, role).items()) or "a process"
         gone = sorted(self._known - set(self._hosts.values()))
         if address in gone:
-            return f"host {address}, which is gone" + ("" if role in ANYWHERE else "; what it keeps lies there")
+            return f"host {address}, which is gone" + (
+                "; what it keeps lies there" if RESIDENCE[role] is Residence.WITH_ITS_STATE else ""
+            )
         lost = f"; gone: {', '.join(gone)}" if gone else ""
         return f"room for {room} on {address or 'any host'}{lost}"
 
@@ -173,7 +177,7 @@ class Reservations:
                     f"it has {', '.join(addresses)} (addresses as Ray knows them)"
                 )
 
-    def _no_room(self, missing: dict[str, str], timeout_s: float) -> str:
+    def _no_room(self, missing: dict[str, Role], timeout_s: float) -> str:
         import ray
 
         parts = ", ".join(f"{actor_id} ({self._waits_for(actor_id, role)})" for actor_id, role in missing.items())
@@ -212,12 +216,11 @@ class Reservations:
         return found
 
 
-def bound_to(config: Config, actor_id: str, role: str, own_address: str) -> str:
+def bound_to(config: Config, actor_id: str, role: Role, own_address: str) -> str:
     """Address of the one host an actor may run on, where `own_address` is the launcher's; empty: any."""
-    chosen = config.placement.hosts.get(role)  # type: ignore[call-overload]
-    if chosen:
-        return str(chosen[ordinal_of(actor_id) % len(chosen)])
-    return "" if role in ANYWHERE and not one_host_only(config) else own_address
+    if chosen := config.placement.hosts.get(role):
+        return chosen[ordinal_of(actor_id) % len(chosen)]
+    return "" if RESIDENCE[role] is Residence.ANYWHERE and not one_host_only(config) else own_address
 
 
 def one_host_only(config: Config) -> str:
@@ -227,16 +230,16 @@ def one_host_only(config: Config) -> str:
     return config.bound_to_one_host
 
 
-def needs_of(config: Config, role: str) -> dict[str, float]:
+def needs_of(config: Config, role: Role) -> dict[str, float]:
     """What Ray sets aside for an actor of this role, by Ray's names."""
     placement = config.placement
-    needs = {"CPU": share(placement.cpus, role), "GPU": share(placement.gpus, role)}
+    needs = {"CPU": placement.cpus.get(role, 0.0), "GPU": placement.gpus.get(role, 0.0)}
     return {name: amount for name, amount in needs.items() if amount}
 
 
-def bundle_of(config: Config, role: str, address: str) -> dict[str, float]:
+def bundle_of(config: Config, role: Role, address: str) -> dict[str, float]:
     """What a group asks Ray for: the needs of a role, on the host of this address if it is not empty."""
-    return (needs_of(config, role) | ({f"node:{address}": LEAST} if address else {})) or {"CPU": LEAST}
+    return (needs_of(config, role) | ({f"node:{address}": MIN_SHARE} if address else {})) or {"CPU": MIN_SHARE}
 
 
 def check_state_stays(before: Config, now: Config) -> None:
@@ -245,8 +248,8 @@ def check_state_stays(before: Config, now: Config) -> None:
     Raises:
         ConfigError: names the role and its hosts.
     """
-    for role in ("replay", "learner"):
-        was, will_be = (config.placement.hosts.get(role, ()) for config in (before, now))  # type: ignore[call-overload]
+    for role in (role for role, residence in RESIDENCE.items() if residence is Residence.WITH_ITS_STATE):
+        was, will_be = (config.placement.hosts.get(role, ()) for config in (before, now))
         if was != will_be:
             raise ConfigError(
                 f"placement.hosts.{role}: {', '.join(will_be) or 'the host of `up`'} holds nothing of this run; what "

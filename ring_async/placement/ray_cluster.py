@@ -1,7 +1,7 @@
 """Ray: a cluster of the run's own on this machine, or the one that RAY_ADDRESS names; one Ray actor for each of ours.
 
-Owns: joining or starting Ray, starting a process at a place, why it ended. Does not own which place (`reservations`)
-nor restarts: Ray's own are off.
+Owns: joining or starting Ray, starting a process at a place, why it ended. Does not own which place (`places`) nor
+restarts: Ray's own are off.
 Invariant: Ray carries launches and exits, no data of the run.
 """
 
@@ -16,28 +16,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ring_async.config.schema import Config
+from ring_async.core.roster import ActorSpec
 from ring_async.errors import ConfigError
 from ring_async.placement.actor_process import ActorLaunch, live_actor
-from ring_async.transport.messages.fleet import ActorSpec
 
 OBJECT_STORE_BYTES = 80 << 20
 """Of a cluster of the run's own: nothing of ours lies there."""
 
-ROLE_COUNTS = {
-    "controller": lambda config: 1,
-    "replay": lambda config: config.replay.num,
-    "reward": lambda config: config.reward.num,
-    "rollout": lambda config: config.rollout.num,
-    "learner": lambda config: 1,
-    "evaluator": lambda config: config.num_evaluators,
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process may start; as it stands, anywhere on the one machine there is.
+    """Where a process may start. The default is the one machine there is.
 
-    `address` is the host's, `is_launchers` whether it is the launcher's own, `options` what Ray is told.
+    Attributes:
+        address: of the host, as the cluster knows it; empty: the one machine.
+        node_id: Ray's name for the host.
+        is_launchers: whether the host is the launcher's own.
+        options: what Ray is told when the process starts.
     """
 
     address: str = ""
@@ -79,16 +74,12 @@ class Process:
 def start_process(launch: ActorLaunch, place: Place, config: Config) -> Process:
     """Start one actor; returns at once."""
     options = {
-        "num_cpus": share(config.placement.cpus, launch.spec.role),
-        "num_gpus": share(config.placement.gpus, launch.spec.role),
+        "num_cpus": config.placement.cpus.get(launch.spec.role, 0.0),
+        "num_gpus": config.placement.gpus.get(launch.spec.role, 0.0),
         "max_restarts": 0,
     }
     handle = _host_class().options(**options, **place.options).remote()  # type: ignore[attr-defined]
     return Process(launch.spec, place, handle, handle.live.remote(launch))
-
-
-def share(shares: Mapping[Any, float], role: str) -> float:
-    return shares.get(role, 0.0)
 
 
 def has_cluster() -> bool:
@@ -101,26 +92,49 @@ def num_cpus(config: Config) -> int:
     return config.placement.num_cpus or os.cpu_count() or 1
 
 
-def check_placement(config: Config, there: Mapping[str, float], where: str) -> None:
-    """Refuse a fleet that will never fit.
+def num_gpus() -> int:
+    """GPUs of this machine that a process started here may use."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def placement_problems(config: Config, there: Mapping[str, float], where: str) -> list[str]:
+    """Why a fleet will never fit, one line each: what is needed, by whom, and what there is.
 
     Args:
         config: what is asked for.
         there: what there is, by Ray's names (`CPU`, `GPU`); a name that is missing is not checked.
-        where: that has it, for the message.
-
-    Raises:
-        ConfigError: says what is needed, by whom, and what there is.
+        where: the machine or cluster that has it, for the message.
     """
+    problems = []
     placement = config.placement
-    for what, ray_name, shares in (("cpus", "CPU", placement.cpus), ("gpus", "GPU", placement.gpus)):
-        need = {role: count(config) * share(shares, role) for role, count in ROLE_COUNTS.items()}
-        if sum(need.values()) > there.get(ray_name, float("inf")) + 1e-6:
-            parts = ", ".join(f"{role} {amount:g}" for role, amount in need.items() if amount)
-            raise ConfigError(
-                f"placement.{what}: the fleet needs {sum(need.values()):g} ({parts}), {where} has {there[ray_name]:g}; "
-                f"lower rollout.num, reward.num or placement.{what}, or add machines"
+    for key, ray_name, share in (("cpus", "CPU", placement.cpus), ("gpus", "GPU", placement.gpus)):
+        needs = config.roster.needs(share)
+        needed = sum(needs.values())
+        if needed > there.get(ray_name, float("inf")) + 1e-6:
+            parts = ", ".join(f"{role} {amount:g}" for role, amount in needs.items() if amount)
+            problems.append(
+                f"placement.{key}: the fleet needs {needed:g} ({parts}), {where} has {there[ray_name]:g}; "
+                f"lower rollout.num, reward.num, learner.num_ranks or placement.{key}, or add machines"
             )
+    return problems
+
+
+def problems_here(config: Config) -> list[str]:
+    """Why the fleet cannot be placed, as far as it shows before Ray is joined; one line each.
+
+    A cluster's own hosts and resources are looked at once it is joined.
+    """
+    if has_cluster():
+        return []
+    there = {"CPU": float(num_cpus(config))}
+    if config.placement.gpus:
+        there["GPU"] = float(num_gpus())
+    problems = placement_problems(config, there, "this machine")
+    if config.placement.hosts:
+        problems.append("placement.hosts: names hosts of a Ray cluster; say where it is with RAY_ADDRESS")
+    return problems
 
 
 @contextlib.contextmanager

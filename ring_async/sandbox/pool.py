@@ -138,7 +138,7 @@ class SandboxPool:
             ) from error
 
     @contextmanager
-    def session(self, program: Program, limits: SandboxLimits | None = None) -> Iterator[Session]:
+    def session(self, program: Program, limits: SandboxLimits | None = None) -> Iterator[ProgramSession]:
         """A sandbox with this program in it; everything in it ends with the context.
 
         Args:
@@ -152,7 +152,7 @@ class SandboxPool:
         with self._slots:
             sandbox = self._take()
             try:
-                session = Session(sandbox, program, limits or self.limits)
+                session = ProgramSession(sandbox, program, limits or self.limits)
                 session.prepare()
                 yield session
             finally:
@@ -198,7 +198,7 @@ class SandboxPool:
         return _Sandbox(self._spawner, pid, ours, errors_r)
 
 
-class Session:
+class ProgramSession:
     """One program in one sandbox, for as many tests as wanted. Made by `SandboxPool.session`."""
 
     def __init__(self, sandbox: _Sandbox, program: Program, limits: SandboxLimits) -> None:
@@ -377,7 +377,7 @@ def _launcher(interpreter: Path, limits: SandboxLimits) -> tuple[list[str], dict
 
 
 def _bubblewrap_arguments(prefix: Path, limits: SandboxLimits) -> list[str]:
-    """The walls. `@PREFIX@` stands for where the launcher can reach the interpreter's installation."""
+    """Arguments of bubblewrap that isolate a sandbox. The launcher puts the path of the interpreter for `@PREFIX@`."""
     arguments = ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
     arguments += ["--as-pid-1", "--cap-drop", "ALL", "--uid", "1000", "--gid", "1000", "--hostname", "sandbox"]
     arguments += ["--clearenv", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "LANG", "C.UTF-8"]

@@ -195,7 +195,7 @@ def die_with_parent() -> None:
 
 
 def _adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent dies: they are reaped here, not left to whoever is init."""
+    """Become the parent of descendants whose own parent dies: they are reaped here, not left to init."""
     ctypes.CDLL(None).prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

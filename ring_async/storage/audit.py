@@ -18,12 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ring_async.core.ids import split_id, trajectory_id_for
 from ring_async.core.replay.plan_log import PlanLog, Violation
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, num_loss_tokens
-from ring_async.core.work.ledger import END_STATES, AnyRecord, Ledger, LedgerError, StatesMoved, split_id
+from ring_async.core.work.ledger import AnyRecord, Ledger, LedgerError, StatesMoved
 from ring_async.errors import StorageError
 from ring_async.storage.journal import journal_files, read_file
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoreReader
+from ring_async.storage.run_dir import RunDir
+from ring_async.trajectory_states import END_STATES, HELD_STATES, TrajectoryStatus
 
 MAX_SHOWN = 20
 
@@ -92,17 +95,18 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
     """
     report = AuditReport(run_dir)
     held, log = _Held(), PlanLog()
-    stores = sorted(path.parent for path in (run_dir / "replay").glob("*/data.mdb"))
+    files = RunDir(run_dir)
+    stores = sorted(path.parent for path in files.replay.glob("*/data.mdb"))
     for path in stores:
         _read_store(path, held, log, report, with_payloads=with_payloads)
     if not stores:
-        report.notes.append(f"no replay store in {run_dir / 'replay'}")
+        report.notes.append(f"no replay store in {files.replay}")
     report.violations += log.violations
     _check_consumption(held, log, _logs_followed(held, log), report)
-    if journal_files(run_dir / "journal"):
-        _check_ledger(_read_ledger(run_dir / "journal", report), held, report)
+    if journal_files(files.journal):
+        _check_ledger(_read_ledger(files.journal, report), held, report)
     else:
-        report.notes.append(f"no journal in {run_dir / 'journal'}: states are not compared with the ledger")
+        report.notes.append(f"no journal in {files.journal}: states are not compared with the ledger")
     report.figures = {
         "groups stored": len(held.stored),
         "groups ended": len(held.ended),
@@ -178,7 +182,7 @@ def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog],
         report.found("every plan is in the log", "plans", f"{log.num_plans} logged, the last was {last_plan}")
     for group_id, progress in [*((g, p) for g, (_, p) in held.stored.items()), *held.ended.items()]:
         for index, one in enumerate(progress):
-            trajectory_id = f"{group_id}/{index}"
+            trajectory_id = trajectory_id_for(group_id, index)
             trained = followed[held.shards[group_id]].consumed.get(trajectory_id)
             planned = log.consumed.get(trajectory_id)
             if planned and planned.last_plan > held.last_plans[held.shards[group_id]] and not one.is_open:
@@ -186,12 +190,12 @@ def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog],
             if (trained is not None) != (one.last_plan > 0):
                 report.found("progress follows from the plan log", trajectory_id, f"state {one.state}")
             if trained is None:
-                if one.state in ("consumed", "retired"):
+                if one.state in (TrajectoryStatus.CONSUMED, TrajectoryStatus.RETIRED):
                     report.found("what counts as trained is in a plan", trajectory_id, one.state)
                 continue
             if (trained.num_passes, trained.last_plan) != (one.num_uses, one.last_plan):
                 report.found("progress follows from the plan log", trajectory_id, f"{trained} against {one}")
-            if trained.cursor and not trained.num_passes and one.state == "retired":
+            if trained.cursor and not trained.num_passes and one.state == TrajectoryStatus.RETIRED:
                 report.found("carry loses no token", trajectory_id, f"tokens from {trained.cursor} were never trained")
     for trajectory_id, trained in log.consumed.items():
         group_id, index = split_id(trajectory_id)
@@ -221,7 +225,7 @@ def _records(path: Path) -> Iterable[AnyRecord]:
 
 
 def _check_ledger(ledger: Ledger, held: _Held, report: AuditReport) -> None:
-    """The ledger adds up, and once it hears what is under way it says what replay says."""
+    """Prove that the ledger adds up, and agrees with replay once it has heard the reports under way."""
     report.counts, report.causes = ledger.counts(), ledger.causes()
     try:
         ledger.check()
@@ -234,13 +238,15 @@ def _check_ledger(ledger: Ledger, held: _Held, report: AuditReport) -> None:
             report.found("reports fit the ledger", "ledger", str(error))
     for group_id, progress in [*((g, p) for g, (_, p) in held.stored.items()), *held.ended.items()]:
         for index, one in enumerate(progress):
-            said = ledger.state_of(f"{group_id}/{index}")
+            said = ledger.state_of(trajectory_id_for(group_id, index))
             if said is None and one.state in END_STATES:
                 continue  # ended so long ago that the ledger only counts it
             if said != one.state:
-                report.found("ledger and replay agree", f"{group_id}/{index}", f"{said} against {one.state}")
+                report.found(
+                    "ledger and replay agree", trajectory_id_for(group_id, index), f"{said} against {one.state}"
+                )
     for group_id, group in ledger.live.items():
-        lost = [state for state in group.states if state in ("buffered", "consumed")]
+        lost = [state for state in group.states if state in HELD_STATES]
         if lost and group_id not in held.stored:
             report.found("nothing acknowledged is missing", group_id, f"{len(lost)} trajectories in state {lost[0]}")
     if ledger.counts()["adopted"]:

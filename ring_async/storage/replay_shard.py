@@ -8,38 +8,34 @@ state that somebody has seen.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Literal
 
 import msgspec
 
-from ring_async.core.advantages import AdvantageRules, RewardSpread, group_advantages
+from ring_async.batches import BatchPlan, PackedBatch
+from ring_async.columns import Buffer
+from ring_async.core.advantages import AdvantageRules, GroupAdvantages, RewardSpread, group_advantages
+from ring_async.core.ids import split_id
 from ring_async.core.packing import pack_batch
 from ring_async.core.replay.batch_planning import HeldGroup
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.buffer_rules import BufferRules, check_rules
 from ring_async.core.replay.group_bundle import bundle
+from ring_async.core.replay.intake import Receipt, decide_intake
 from ring_async.core.replay.plan_log import PlanEntry, PlanPart, plan_part
-from ring_async.core.replay.progress import Change, GroupProgress, GroupRecord, Progress, make_record
+from ring_async.core.replay.progress import Change, GroupProgress, GroupRecord
 from ring_async.core.replay.token_budget import Shortfall
+from ring_async.core.replay.transitions import states_of
 from ring_async.core.staleness import Lineage
-from ring_async.core.work.ledger import in_portions, split_id
+from ring_async.core.work.ledger import in_portions
 from ring_async.errors import ConfigError, RefusedError
+from ring_async.storage.partial_store import PartialStore
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoredGroup, Writes
-from ring_async.types import (
-    BatchPlan,
-    Buffer,
-    EpochRules,
-    Group,
-    GroupHeader,
-    PackedBatch,
-    PolicyVersion,
-    TrajectoryState,
-)
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import EpochRules, Group, GroupHeader, PolicyVersion
 
 Offered = tuple[GroupRecord, GroupProgress]
 
@@ -49,27 +45,20 @@ _rules_decoder = msgspec.msgpack.Decoder(dict[str, EpochRules])
 _state_and_cause = attrgetter("state", "cause")
 
 
-class Receipt(msgspec.Struct, frozen=True):
-    """What became of one group that was put."""
-
-    group_id: str
-    outcome: Literal["buffered", "dropped", "duplicate"]
-
-
-@dataclasses.dataclass(slots=True)
-class _Intake:
-    """What one `put` will commit. `again`: groups that were judged again, among `puts` and `ended`."""
-
-    next_arrival: int
-    receipts: list[Receipt] = dataclasses.field(default_factory=list)
-    puts: dict[str, StoredGroup] = dataclasses.field(default_factory=dict)
-    ended: dict[str, GroupProgress] = dataclasses.field(default_factory=dict)
-    again: set[str] = dataclasses.field(default_factory=set)
-    moved: list[TrajectoryState] = dataclasses.field(default_factory=list)
-
-
 class ReplayShard:
-    """Args: `store` is owned from here on. What it holds is read back at once."""
+    """The groups of one shard, on disk and in memory.
+
+    Args:
+        store: closed by `close`. What it holds is read back at once.
+        rules: under which the buffer decides.
+        advantage_rules: under which groups are scored.
+
+    Example:
+        `put([a, b])` commits both groups and returns a receipt for each. `batch(1, version)` logs plan 1 and returns
+        its packed rows; a second `batch(1, version)` returns the same rows, also after the process was killed in
+        between. `cover(1)` says that a checkpoint covers plan 1; the next `put` releases what only plan 1 needed.
+        `unheard_after(0)` is what the controller must still hear of all this.
+    """
 
     def __init__(self, store: ReplayStore, rules: BufferRules, advantage_rules: AdvantageRules) -> None:
         check_rules(rules)
@@ -91,66 +80,36 @@ class ReplayShard:
             for record, progress in sorted(reader.records(), key=lambda pair: pair[0].arrival):
                 self.buffer.add(record, progress)
             self.unheard = dict(reader.unheard())
+        self.partials = PartialStore(store.path / "partials", store.map_size_bytes, self._known)
         self._next_unheard = max((self._unheard_floor(), *self.unheard)) + 1
 
     # -- groups in
 
     def put(self, groups: Sequence[Group]) -> list[Receipt]:
-        """Take in scored groups with one durable commit. The first durable copy of a group wins, but for verdicts
-        that a group barred from training waits for: they take the place of the old ones.
+        """Take in scored groups with one durable commit; `core.replay.intake` says what becomes of each.
 
         Raises:
             StorageError: none was taken in.
             ValueError: a group has no finite rewards.
         """
-        intake = _Intake(self.buffer.next_arrival)
         known = self._known([group.header.group_id for group in groups])
-        for group in groups:
-            group_id = group.header.group_id
-            is_again = self.buffer.awaits(group.header) and group_id not in intake.again
-            if not is_again and (group_id in known or group_id in intake.puts or group_id in intake.ended):
-                intake.receipts.append(Receipt(group_id, "duplicate"))
-            else:
-                self._take_in(group, intake, is_again=is_again)
-        if intake.puts or intake.ended or intake.again:
-            change = self.buffer.cover(self._cover_wanted) if self._cover_wanted else Change({})
-            over = {group_id: intake.ended.pop(group_id) for group_id in intake.again if group_id in intake.ended}
-            if over:  # judged again, and nothing of it is left to train: its payload goes
-                released = tuple(dict.fromkeys((*change.released, *over)))
-                change = dataclasses.replace(change, progress=change.progress | over, released=released)
-            moved = [*intake.moved, *change.moved]
-            self._commit(self._writes(change, tuple(intake.puts.values()), intake.ended), moved)
-            self.buffer.apply(change)
-            self._cover_wanted = 0
-        for group_id, stored in intake.puts.items():
-            put = self.buffer.replace if group_id in intake.again else self.buffer.add
-            put(stored.record, stored.progress)
+        intake = decide_intake(groups, self.buffer, known, self._score, cover=self._cover_wanted)
+        if intake.is_empty:
+            return intake.receipts
+        puts = tuple(StoredGroup(one.record, one.progress, one.group.buffers) for one in intake.admitted.values())
+        self._commit(self._writes(intake.change, puts, intake.ended), intake.moved)
+        self.buffer.apply(intake.change)
+        self._cover_wanted = 0
+        for group_id, one in intake.admitted.items():
+            put = self.buffer.replace if group_id in intake.judged_again else self.buffer.add
+            put(one.record, one.progress)
+        self.partials.delete([*intake.admitted, *intake.ended])
         return intake.receipts
 
-    def _take_in(self, group: Group, intake: _Intake, *, is_again: bool) -> None:
-        """Decide on one group: what it is worth, and what becomes of its trajectories."""
-        header = group.header
-        group_id = header.group_id
-        scored = group_advantages(header, self.advantage_rules, self._spread)
-        arrival = self.buffer.record(group_id).arrival if is_again else intake.next_arrival
-        record = make_record(header, scored.advantages, group.loss_mask, arrival)
-        if scored.has_signal:
-            progress = self.buffer.admit(record, scored.is_masked)
-        else:
-            progress = (Progress(state="dropped", cause="no_signal", is_open=False),) * len(header.trajectories)
-        if is_again:
-            progress = self.buffer.judged_again(group_id, progress)
-            intake.again.add(group_id)
-        intake.moved += _states(header, progress)
-        if any(one.is_open for one in progress):
-            intake.puts[group_id] = StoredGroup(record, progress, group.buffers)
-            intake.next_arrival += not is_again
-            intake.receipts.append(Receipt(group_id, "buffered"))
-        else:
-            intake.ended[group_id] = progress
-            intake.receipts.append(Receipt(group_id, "dropped"))
+    def _score(self, header: GroupHeader) -> GroupAdvantages:
+        return group_advantages(header, self.advantage_rules, self._spread)
 
-    def _known(self, group_ids: Sequence[str]) -> set[str]:
+    def _known(self, group_ids: Iterable[str]) -> set[str]:
         with self.store.read() as reader:
             return {g for g in group_ids if g in self.buffer or reader.ended(g) is not None}
 
@@ -179,18 +138,10 @@ class ReplayShard:
             return None
         with self.store.read() as reader:
             group = reader.group(group_id)
-            if group is None:
-                return None
-            return dataclasses.replace(
-                group,
-                prompt_ids=group.prompt_ids.copy(),
-                response_ids=group.response_ids.copy(),
-                behavior_logprobs=group.behavior_logprobs.copy(),
-                loss_mask=group.loss_mask.copy(),
-            )
+            return None if group is None else group.copy()
 
     def give_up(self, group_id: str) -> None:
-        """A group that waits to be judged again cannot be: `dropped(unjudged)`.
+        """Drop, as `dropped(unjudged)`, a group that waits to be judged again and that no verifier can judge.
 
         Raises:
             StorageError: nothing was changed.
@@ -283,7 +234,9 @@ class ReplayShard:
         return self.buffer.offer()
 
     def consume(self, part: PlanPart) -> None:
-        """Follow a logged plan, durably; again is nothing. A part that is not next changes nothing either.
+        """Make durable what a logged plan takes of this shard's groups.
+
+        A part that is not of the next plan changes nothing: this shard followed it before, or must follow others first.
 
         Raises:
             RefusedError: the part takes what is not here to be taken.
@@ -320,14 +273,14 @@ class ReplayShard:
             return [plan_part(entry, is_kept) for entry in islice(reader.plans_after(plan_number), limit)]
 
     def cover(self, plan_number: int) -> None:
-        """A checkpoint covers all batches up to `plan_number`: let go of what only they needed, with the next put.
+        """A checkpoint covers all batches up to `plan_number`; the next `put` releases the payloads only they needed.
 
         Deletions that share a commit with new groups cost no sync of their own, and their pages are used again at once.
         """
         self._cover_wanted = max(self._cover_wanted, min(plan_number, self.buffer.last_plan))
 
     def flush(self) -> None:
-        """Let go now of what a checkpoint covers: for times when nothing is put."""
+        """Release now the payloads that only covered batches needed, for times when no group arrives."""
         if self._cover_wanted:
             self._put_in_force(self.buffer.cover(self._cover_wanted))
             self._cover_wanted = 0
@@ -357,10 +310,11 @@ class ReplayShard:
         return tuple(
             state
             for group_id in self.buffer.group_ids()
-            for state in _states(self.buffer.record(group_id).header, self.buffer.progress(group_id))
+            for state in states_of(self.buffer.record(group_id).header, self.buffer.progress(group_id))
         )
 
     def close(self) -> None:
+        self.partials.close()
         self.store.close()
 
     # -- parts
@@ -380,7 +334,7 @@ class ReplayShard:
         self._heard.clear()
         self.counters["commits"] += 1
         for (state, cause), num in Counter(map(_state_and_cause, moved)).items():
-            self.counters[state] += num
+            self.counters[str(state)] += num
             if cause:
                 self.counters[f"{state}_{cause}"] += num
         self.unheard |= reports
@@ -437,10 +391,3 @@ def _check_num_shards(store: ReplayStore, num_shards: int) -> None:
         )
     if not found:
         store.commit(Writes(meta={"num_shards": num_shards}))
-
-
-def _states(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:
-    return [
-        TrajectoryState(trajectory.trajectory_id, one.state, one.cause, trajectory.num_tokens, trajectory.reward)
-        for trajectory, one in zip(header.trajectories, progress, strict=True)
-    ]

@@ -1,10 +1,11 @@
 """Replay's durable store: groups, how far each came, batch plans, and what the controller has not heard yet.
 
-Owns: one LMDB environment, its tables and value format. Does not own any decision (`core.replay.buffer`).
+Owns: one LMDB environment and its tables. Does not own any decision (`core.replay`), nor unfinished responses
+(`partial_store`).
 Invariants: one `commit` is one synced transaction, all of it or nothing; a group is read only if its checksum holds;
 readers see a group's arrays without a copy, inside `read()` only, because an open read transaction keeps pages alive.
 
-    groups    group_id    → checksum · GroupRecord · arrays        written once
+    groups    group_id    → checked value: GroupRecord · arrays    written once
     progress  group_id    → [Progress × K]                         rewritten as batches use the group
     ended     group_id    → [Progress × K]                         what became of a group whose payload is gone
     plans     plan_number → PlanEntry                              all of the run, for the audit
@@ -17,7 +18,6 @@ Rejected: `writemap`, where a full disk is a SIGBUS; long read transactions, und
 from __future__ import annotations
 
 import contextlib
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,17 +25,25 @@ from typing import Any, Final, TypeVar
 
 import lmdb
 import msgspec
-import numpy as np
-import xxhash
 
+from ring_async.columns import Buffer
 from ring_async.core.replay.plan_log import PlanEntry
 from ring_async.core.replay.progress import GroupProgress, GroupRecord
 from ring_async.errors import StorageError
-from ring_async.types import Buffer, Group, GroupHeader, TrajectoryState
+from ring_async.storage.checked_value import (
+    ValueScratch,
+    first_array,
+    is_whole,
+    num_bytes,
+    read_array,
+    read_header,
+    read_token_columns,
+)
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import Group, GroupHeader
 
-FORMAT: Final = 1
-_HEAD: Final = struct.Struct("<QIxxxx")
-"""xxh3-64 of all that follows the head, length of the encoded record; 16 bytes, so that arrays stay aligned."""
+FORMAT: Final = 2
+"""Of everything below the shard's folder. An older store is refused: a run is finished by the version that began it."""
 
 _TABLES: Final = ("groups", "progress", "ended", "plans", "unheard", "meta")
 _RESERVE_FRACTION: Final = 0.1
@@ -94,23 +102,12 @@ class StoreReader:
         value = self._transaction.get(group_id.encode(), db=self._tables["groups"])
         if value is None:
             return None
-        checksum, length = _HEAD.unpack_from(value)
-        if xxhash.xxh3_64_intdigest(value[_HEAD.size :]) != checksum:
+        if not is_whole(value):
             raise StorageError(f"{self._path}: group {group_id} is damaged on disk: its checksum does not hold")
-        header = self._headers.get(group_id) or self._record(memoryview(value)).header
-        position = _HEAD.size + length + -length % 8
-        num_tokens = (len(value) - position - 4 * header.num_prompt_tokens) // 9
-        arrays: list[Any] = []
-        for dtype, count in (
-            (np.int32, header.num_prompt_tokens),
-            (np.int32, num_tokens),
-            (np.float32, num_tokens),
-            (np.uint8, num_tokens),
-        ):  # as `Group.check` proved them
-            array = np.frombuffer(value, dtype, count, position) if count else np.empty(0, dtype)
-            arrays.append(array)
-            position += array.nbytes
-        return Group(header, *arrays)
+        header = self._headers.get(group_id) or _record_decoder.decode(read_header(value)).header
+        prompt_ids, position = read_array(value, "int32", header.num_prompt_tokens, first_array(value))
+        num_tokens = header.num_response_tokens
+        return Group(header, prompt_ids, *read_token_columns(value, header.columns, num_tokens, position))
 
     def records(self) -> Iterator[tuple[GroupRecord, GroupProgress]]:
         """All stored groups without their arrays, in the order of their ids."""
@@ -118,7 +115,7 @@ class StoreReader:
             for key, value in cursor:
                 progress = self._transaction.get(key, db=self._tables["progress"])
                 assert progress is not None, f"group {bytes(key)!r} has no progress"
-                yield self._record(memoryview(value)), _progress_decoder.decode(progress)
+                yield _record_decoder.decode(read_header(value)), _progress_decoder.decode(progress)
 
     def group_ids(self) -> list[str]:
         with self._transaction.cursor(self._tables["groups"]) as cursor:
@@ -156,10 +153,6 @@ class StoreReader:
         value = self._transaction.get(name.encode(), db=self._tables["meta"])
         return default if value is None else decoder.decode(value)
 
-    def _record(self, value: memoryview) -> GroupRecord:
-        _, length = _HEAD.unpack_from(value)
-        return _record_decoder.decode(value[_HEAD.size : _HEAD.size + length])
-
 
 class ReplayStore:
     """One shard's store, in the folder `path`.
@@ -182,10 +175,6 @@ class ReplayStore:
         self._headers: dict[str, GroupHeader] = {}
         """Of groups put by this process: the buffer holds them too, and decoding one costs as much as its checksum."""
         self._open()
-        with self.read() as reader:
-            found = reader.meta("format", INTEGER, FORMAT)
-        if found != FORMAT:
-            raise StorageError(f"{path}: a replay store of format {found}, this version reads {FORMAT}")
         if not is_readonly:
             self.commit(Writes(meta={"format": FORMAT}))
 
@@ -207,7 +196,7 @@ class ReplayStore:
         Raises:
             StorageError: nothing was changed; names the path and the need. May succeed later, when there is space.
         """
-        needed = sum([_num_bytes(part) for stored in writes.puts for part in stored.buffers])
+        needed = sum([num_bytes(part) for stored in writes.puts for part in stored.buffers])
         if writes.puts:
             self._check_room(needed)
         try:
@@ -266,19 +255,34 @@ class ReplayStore:
         except (lmdb.Error, OSError) as error:
             raise StorageError(f"{self.path}: the replay store cannot be opened: {error}") from error
         try:
+            self._tables["meta"] = environment.open_db(b"meta", create=not self._is_readonly)
+            self._check_format(environment)
             for table in _TABLES:
                 self._tables[table] = environment.open_db(table.encode(), create=not self._is_readonly)
         except lmdb.Error as error:
             environment.close()
             raise self._failed(error, 0) from error
+        except StorageError:
+            environment.close()
+            raise
         self._environment = environment
+
+    def _check_format(self, environment: lmdb.Environment) -> None:
+        with environment.begin() as transaction:
+            value = transaction.get(b"format", db=self._tables["meta"])
+        found = FORMAT if value is None else INTEGER.decode(value)
+        if found != FORMAT:
+            raise StorageError(
+                f"{self.path}: a replay store of format {found}, this version reads {FORMAT}. Go on with "
+                "this run under the version of ring-async that began it, or start a new one under another run.name"
+            )
 
     def _write(self, transaction: lmdb.Transaction, writes: Writes) -> None:
         tables = self._tables
         put, groups, progresses = transaction.put, tables["groups"], tables["progress"]
         for stored in writes.puts:
             key = stored.record.header.group_id.encode()
-            put(key, self._scratch.encode(stored), db=groups)
+            put(key, self._scratch.encode(_encode(stored.record), stored.buffers), db=groups)
             put(key, _encode(stored.progress), db=progresses)
         released = dict.fromkeys(writes.released)
         for group_id, progress in writes.progress.items():
@@ -317,46 +321,6 @@ class ReplayStore:
             f"{self.path}: the replay store cannot be written: {error}; {needed:,} bytes needed. No group is admitted "
             "until there is space on a writable disk; nothing acknowledged is lost"
         )
-
-
-class ValueScratch:
-    """Memory in which one group's value is put together, again and again.
-
-    A fresh block for each group would be of a size that the allocator returns to the system at once, so that every page
-    of it is a page fault; this one also stays in the processor's cache until LMDB copies it.
-    """
-
-    def __init__(self) -> None:
-        self._block = bytearray(1 << 16)
-
-    def encode(self, stored: StoredGroup) -> memoryview:
-        """A group's value in the table `groups`, valid until the next call."""
-        record = _encode(stored.record)
-        parts = [_bytes(part) for part in stored.buffers]
-        position = _HEAD.size + len(record)
-        start = position + -len(record) % 8
-        size = start + sum(map(len, parts))
-        if size > len(self._block):
-            self._block = bytearray(2 * size)
-        value = memoryview(self._block)[:size]
-        value[_HEAD.size : position] = record
-        value[position:start] = bytes(start - position)
-        for part in parts:
-            end = start + len(part)
-            value[start:end] = part
-            start = end
-        _HEAD.pack_into(self._block, 0, xxhash.xxh3_64_intdigest(value[_HEAD.size :]), len(record))
-        return value
-
-
-def _bytes(part: Buffer) -> memoryview:
-    """A buffer as flat bytes, uncopied. An empty one has no shape to cast."""
-    view: memoryview = memoryview(part)  # type: ignore[arg-type]
-    return view.cast("B") if view.nbytes else memoryview(b"")
-
-
-def _num_bytes(part: Buffer) -> int:
-    return part.nbytes if isinstance(part, np.ndarray) else memoryview(part).nbytes
 
 
 def _number_key(number: int) -> bytes:

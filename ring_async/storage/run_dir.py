@@ -32,6 +32,8 @@ class RunDir:
         self.endpoints = path / "endpoints.json"
         self.keys = path / "keys"
         self.outcome = path / "outcome.json"
+        self.curves = path / "curves.png"
+        self.report = path / "report.html"
 
     def create(self) -> None:
         for folder in (self.path, self.replay, self.journal, self.checkpoints, self.logs, self.trace_parts):
@@ -55,7 +57,7 @@ class RunDir:
             endpoints: dict[str, Any] = json.loads(self.endpoints.read_text())
         except FileNotFoundError:
             raise RunError(
-                f"{self.path}: not running (no endpoints.json); start it with: ring-async up CONFIG"
+                f"{self.path}: not running (no {self.endpoints.name}); start it with: ring-async up CONFIG"
             ) from None
         return endpoints
 

@@ -1,7 +1,6 @@
 """The timeline of a run: which process did what, when, on one clock, to be opened in Perfetto.
 
-Owns: recording spans and counters in one file for each process, merging them into `trace.json`, and measuring how much
-two kinds of span overlap (the proof that training is asynchronous).
+Owns: recording spans and counters, in one file for each process. Does not own reading them (`trace_parts`).
 Invariants: recording never blocks on anything but a rare small write, and never raises; a file is bounded by
 `max_bytes`, the oldest half is given up first; a torn last line (a killed process) costs that line alone.
 
@@ -15,7 +14,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,8 +24,6 @@ import msgspec
 _encode = msgspec.json.Encoder().encode
 _FLUSH_EVENTS = 512
 _FLUSH_US = 1_000_000
-PARTS_FOLDER = "trace"
-"""Under the run's folder: one `<actor>.jsonl` for each process."""
 
 
 def _anchored_us() -> Callable[[], float]:
@@ -236,119 +233,3 @@ class _AsyncSpan:
         if self._args:
             event["args"] = self._args
         tracer._record(event)
-
-
-# -- reading
-
-
-def read_events(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """All events under a run's folder, part by part, oldest file first; torn lines are left out.
-
-    Events carry `part`, the actor whose file they were read from.
-    """
-    parts = sorted((run_dir / PARTS_FOLDER).glob("*.jsonl"))
-    for part in parts:
-        for path in (part.with_name(f"{part.name}.1"), part):
-            if not path.exists():
-                continue
-            with path.open("rb") as stream:
-                for line in stream:
-                    try:
-                        event = msgspec.json.decode(line)
-                    except (msgspec.DecodeError, UnicodeDecodeError):
-                        continue
-                    if isinstance(event, dict):
-                        event["part"] = part.stem
-                        yield event
-
-
-def merge_traces(run_dir: Path) -> Path:
-    """Join all parts into `<run_dir>/trace.json`, which https://ui.perfetto.dev opens. Written whole or not at all.
-
-    Processes are numbered anew, since those of two hosts may share a pid; times begin at 0.
-    """
-    numbers: dict[tuple[str, int], int] = {}
-    start_us = min((event["ts"] for event in read_events(run_dir) if "ts" in event), default=0.0)
-    target = run_dir / "trace.json"
-    fresh = run_dir / f".trace.json.{os.getpid()}"
-    with fresh.open("wb") as stream:
-        stream.write(b'{"displayTimeUnit":"ms","traceEvents":[')
-        for index, event in enumerate(read_events(run_dir)):
-            process = (event.pop("part"), event.get("pid", 0))
-            event["pid"] = numbers.setdefault(process, len(numbers) + 1)
-            if "ts" in event:
-                event["ts"] = round(event["ts"] - start_us, 3)
-            if "id" in event:
-                event["id"] = f"{event['pid']}/{event['id']}"
-            stream.write(b",\n" if index else b"\n")
-            stream.write(_encode(event))
-        stream.write(b"\n]}\n")
-    fresh.replace(target)
-    return target
-
-
-Interval = tuple[float, float]
-
-
-def busy_intervals(run_dir: Path, name: str) -> list[Interval]:
-    """When at least one span called `name` was open anywhere: disjoint intervals in seconds since the epoch, in order.
-
-    A span whose end was lost (a killed process) counts until its process's last event.
-    """
-    intervals: list[Interval] = []
-    opened: dict[tuple[str, int, str], float] = {}
-    last_us: dict[tuple[str, int], float] = {}
-    for event in read_events(run_dir):
-        process = (event["part"], event.get("pid", 0))
-        if "ts" in event:
-            last_us[process] = max(last_us.get(process, 0.0), event["ts"] + event.get("dur", 0.0))
-        if event.get("name") != name:
-            continue
-        if event["ph"] == "X":
-            intervals.append((event["ts"], event["ts"] + event["dur"]))
-        elif event["ph"] == "b":
-            opened[(*process, event["id"])] = event["ts"]
-        elif event["ph"] == "e" and (*process, event["id"]) in opened:
-            intervals.append((opened.pop((*process, event["id"])), event["ts"]))
-    intervals += [(began_us, last_us[part, pid]) for (part, pid, _), began_us in opened.items()]
-    return [(began / 1e6, ended / 1e6) for began, ended in _union(intervals)]
-
-
-def busy_overlap(run_dir: Path, a: str = "generate", b: str = "train") -> float:
-    """How much of the shorter of two kinds of work went on while the other did: 0 … 1.
-
-    Seconds in which both a span `a` and a span `b` were open, in whatever processes, over the smaller of the two
-    totals. 0 when either never happened. Spans must cover computing, not waiting, or the share is flattered.
-    """
-    first, second = busy_intervals(run_dir, a), busy_intervals(run_dir, b)
-    shorter_s = min(_total(first), _total(second))
-    return _total(_intersection(first, second)) / shorter_s if shorter_s > 0 else 0.0
-
-
-def _union(intervals: list[Interval]) -> list[Interval]:
-    merged: list[Interval] = []
-    for began, ended in sorted(intervals):
-        if merged and began <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], ended))
-        else:
-            merged.append((began, ended))
-    return merged
-
-
-def _intersection(first: list[Interval], second: list[Interval]) -> list[Interval]:
-    """Of two lists of disjoint, ordered intervals."""
-    common: list[Interval] = []
-    i = j = 0
-    while i < len(first) and j < len(second):
-        began, ended = max(first[i][0], second[j][0]), min(first[i][1], second[j][1])
-        if began < ended:
-            common.append((began, ended))
-        if first[i][1] < second[j][1]:
-            i += 1
-        else:
-            j += 1
-    return common
-
-
-def _total(intervals: list[Interval]) -> float:
-    return sum(ended - began for began, ended in intervals)

@@ -10,27 +10,32 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ring_async.batches import BatchPlan, PackedSequence, TokenInterval
+from ring_async.columns import Column
 from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
+from ring_async.core.roster import Role, id_of
 from ring_async.types import (
-    BatchPlan,
     FinishReason,
     Float32,
     Generation,
     Group,
     GroupHeader,
     Int32,
-    PackedSequence,
     PolicyVersion,
     Prompt,
     Reservation,
     SamplingParams,
     Segment,
-    TokenInterval,
     TrajectoryHeader,
     VerifierStamp,
 )
+
+ROLLOUT_ID = id_of(Role.ROLLOUT, 0)
+"""Who generates, unless a test says otherwise."""
+
 
 VERIFIER = VerifierStamp(name="exact", version="0" * 16, epoch=0)
 
@@ -90,8 +95,9 @@ def make_group(
     seed: int = 0,
     max_tokens: int = 64,
     temperature: float = 1.0,
-    engine_id: str = "rollout-0",
+    engine_id: str = ROLLOUT_ID,
     mixture_epoch: int = 0,
+    columns: Sequence[Column] = (),
 ) -> Group:
     """A group of `len(rewards)` responses, called `<group_id>/0`, `<group_id>/1`, …; a reward of None is unscored.
 
@@ -102,10 +108,8 @@ def make_group(
     size = len(rewards)
     each_length = [lengths] * size if isinstance(lengths, int) else list(lengths)
     each_finish = [finish_reasons] * size if isinstance(finish_reasons, str) else list(finish_reasons)
-    each_versions = _for_each(versions, size)
-    num_tokens = sum(each_length)
+    each_versions, num_tokens = _for_each(versions, size), sum(each_length)
     rng = np.random.default_rng(stable_seed(group_id, seed))
-    is_scored = any(reward is not None for reward in rewards)
     header = GroupHeader(
         group_id=group_id,
         prompt=prompt or make_prompt(f"{source}/{group_id}", source=source),
@@ -124,17 +128,26 @@ def make_group(
             )
             for index, reward in enumerate(rewards)
         ),
-        verifier=verifier if is_scored else None,
+        verifier=verifier if any(reward is not None for reward in rewards) else None,
+        columns=tuple(columns),
     )
     group = Group(
-        header=header,
-        prompt_ids=rng.integers(1, 100, num_prompt_tokens, dtype=np.int32),
-        response_ids=rng.integers(1, 100, num_tokens, dtype=np.int32),
-        behavior_logprobs=-rng.random(num_tokens, dtype=np.float32),
-        loss_mask=np.ones(num_tokens, np.uint8),
+        header,
+        rng.integers(1, 100, num_prompt_tokens, dtype=np.int32),
+        rng.integers(1, 100, num_tokens, dtype=np.int32),
+        -rng.random(num_tokens, dtype=np.float32),
+        np.ones(num_tokens, np.uint8),
+        columns={column.name: make_column(column, num_tokens, seed=stable_seed(group_id, seed)) for column in columns},
     )
     group.check()
     return group
+
+
+def make_column(column: Column, num_tokens: int, *, seed: int = 0) -> npt.NDArray[Any]:
+    """Values of any bits, not-a-numbers among them: what carries a column must not look at it."""
+    rng = np.random.default_rng(stable_seed(column.name, seed))
+    raw = rng.integers(0, 256, num_tokens * column.bytes_per_token, dtype=np.uint8).tobytes()
+    return column.read(raw, num_tokens)
 
 
 def make_generation(

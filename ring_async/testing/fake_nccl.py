@@ -77,7 +77,7 @@ class _HostLane:
     handle = 0
 
     def after(self, mark: Mark) -> None:
-        """Done already."""
+        """Nothing to wait for: work in host memory is done when its call returns."""
 
     def mark(self) -> Mark:
         return _DoneMark()
@@ -155,7 +155,7 @@ class FakeCommunicator:
             raise FakeNcclError(f"aborted ({error})") from error
 
     def abort(self) -> None:
-        """Free whoever is in `broadcast`; the communicator is of no use any more. Idempotent."""
+        """End every `broadcast` under way with an error; the communicator is of no use any more. Idempotent."""
         self._aborted.set()
         for peer in self._peers:
             with contextlib.suppress(OSError):

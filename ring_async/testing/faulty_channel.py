@@ -37,7 +37,7 @@ class Faults:
 
 
 class FaultyHub(MemoryHub):
-    """A hub whose ways are bad. Use with `MemoryTransport`.
+    """A hub that loses, repeats, reorders and delays messages. Use with `MemoryTransport`.
 
     Args:
         faults: what goes wrong.

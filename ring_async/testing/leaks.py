@@ -18,7 +18,7 @@ from pathlib import Path
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory, not a temporary file
 _HARMLESS_TARGETS = ("/dev/null", "/dev/urandom", "/dev/random", "/proc/", "/sys/", "/dev/nvidia")
 _KEPT_SUFFIXES = (".ttf", ".so")
-"""matplotlib keeps fonts open that it has drawn with."""
+"""Files that may stay open: matplotlib keeps the fonts that it has drawn with."""
 _KEPT_PROCESSES = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 """multiprocessing starts these once and keeps them until the interpreter ends."""
 _KEPT_THREADS = ("TMonitor", "pydevd")

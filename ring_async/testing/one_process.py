@@ -24,10 +24,12 @@ from ring_async.actors.learner import Learner
 from ring_async.actors.replay.replay import Replay
 from ring_async.actors.reward import Reward
 from ring_async.actors.rollout import Rollout
+from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config
+from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.data.base import PromptSource
 from ring_async.data.registry import make_source
-from ring_async.placement.actor_process import make_actor
+from ring_async.placement.roles import make_actor
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.trace import Tracer
 from ring_async.testing.builders import make_prompt
@@ -37,11 +39,10 @@ from ring_async.training.base import StepReport
 from ring_async.transport.memory import MemoryHub, MemoryTransport
 from ring_async.transport.messages.fleet import (
     ActorExit,
-    ActorSpec,
     FleetWanted,
     ReportFleet,
 )
-from ring_async.types import PackedBatch, Prompt
+from ring_async.types import Prompt
 from ring_async.verifiers.kept_files import keep_configured
 
 RECONCILE_S = 0.1
@@ -136,16 +137,16 @@ class OneProcessFleet:
 
     @property
     def controller(self) -> Controller:
-        controller = self.actors["controller-0"]
+        controller = self.actors[CONTROLLER_ID]
         assert isinstance(controller, Controller)
         return controller
 
     async def run(self) -> str:
         """Run to the end; returns why it failed, or an empty string."""
-        self._start(ActorSpec("controller-0", "controller", 0))
+        self._start(ActorSpec(CONTROLLER_ID, Role.CONTROLLER, 0))
         self._controller_endpoint = self.controller.endpoint
         transport = self._transport("launcher")
-        link = transport.connect(self._controller_endpoint, peer="controller-0")
+        link = transport.connect(self._controller_endpoint, peer=CONTROLLER_ID)
         try:
             while True:
                 self._collect_exits()
@@ -178,17 +179,17 @@ class OneProcessFleet:
 
     def _make(self, context: ActorContext) -> Actor | Controller:
         match context.spec.role:
-            case "controller":
+            case Role.CONTROLLER:
                 return Controller(
                     context, lambda name, section: CountingSource(name, **section.options), is_resumed=self._is_resumed
                 )
-            case "replay":
+            case Role.REPLAY:
                 return Replay(context)
-            case "reward":
+            case Role.REWARD:
                 return Reward(context, CharTokenizer)
-            case "rollout":
+            case Role.ROLLOUT:
                 return Rollout(context, self._new_engine(context.spec.actor_id), self.weights, CharTokenizer)
-            case "evaluator":
+            case Role.EVALUATOR:
                 engine = self._new_engine(context.spec.actor_id)
                 return Evaluator(context, engine, self.weights, CharTokenizer, self.make_sources)
             case _:
@@ -219,12 +220,12 @@ class OneProcessFleet:
             else:
                 cause = repr(task.exception()) if task.exception() else "returned"
             del self._tasks[actor_id]
-            if actor_id == "controller-0":
+            if actor_id == CONTROLLER_ID:
                 raise AssertionError(f"the controller ended: {cause}")
             self.exits.append(ActorExit(actor_id, self._specs[actor_id].incarnation, cause))
 
     async def _end(self) -> None:
-        controller = self._tasks.pop("controller-0", None)
+        controller = self._tasks.pop(CONTROLLER_ID, None)
         if controller is not None:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(controller, 60.0)
@@ -248,7 +249,7 @@ class ConfiguredFleet(OneProcessFleet):
         self._opening = asyncio.Lock()
 
     def _make(self, context: ActorContext) -> Actor | Controller:
-        if context.spec.role == "controller":
+        if context.spec.role == Role.CONTROLLER:
             return Controller(context, make_source, is_resumed=False)
         actor: Actor = make_actor(context, self._socket_dir, None)
         actor.open = functools.partial(self._open_in_turn, actor.open)  # type: ignore[method-assign]

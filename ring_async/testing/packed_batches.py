@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ring_async.types import BatchPlan, PackedBatch, PackedSequence, PolicyVersion, TokenInterval
+from ring_async.batches import BatchPlan, PackedBatch, PackedSequence, TokenInterval
+from ring_async.core.packing import empty_batch
+from ring_async.types import PolicyVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,73 +55,81 @@ def pack_sequences(
         plan_number: see `BatchPlan`.
     """
     chosen = [specs[index] for index in (range(len(specs)) if order is None else order)]
+    places, num_used = _first_fit(chosen, token_capacity)
+    loss_tokens = sum(_loss_tokens(spec) for spec in chosen)
+    plan = BatchPlan(
+        plan_number=plan_number,
+        policy_version=PolicyVersion(0, plan_number - 1),
+        token_budget=loss_tokens if token_budget is None else token_budget,
+        num_rows=-(-num_used // num_ranks) * num_ranks,
+        token_capacity=token_capacity,
+        num_ranks=num_ranks,
+        sequences=tuple(
+            _planned(spec, f"trajectory-{specs.index(spec)}", *place)
+            for spec, place in zip(chosen, places, strict=True)
+        ),
+        verifier_epoch=0,
+        mixture_epoch=0,
+        is_final=is_final,
+    )
+    batch = empty_batch(plan)
+    for index, (spec, (row, offset)) in enumerate(zip(chosen, places, strict=True)):
+        _fill(batch, spec, index, row, offset)
+    return batch
+
+
+def _first_fit(specs: Sequence[SequenceSpec], token_capacity: int) -> tuple[list[tuple[int, int]], int]:
+    """Row and offset of each sequence, and the number of rows."""
     used: list[int] = []
     places: list[tuple[int, int]] = []
-    for spec in chosen:
+    for spec in specs:
         length = len(spec.prompt_ids) + len(spec.response_ids)
         row = next((index for index, tokens in enumerate(used) if tokens + length <= token_capacity), len(used))
         if row == len(used):
             used.append(0)
         places.append((row, used[row]))
         used[row] += length
-    num_rows = -(-len(used) // num_ranks) * num_ranks
-    shape = (num_rows, token_capacity)
-    input_ids, position_ids, sequence_ids, token_staleness = (np.zeros(shape, dtype=np.int32) for _ in range(4))
-    behavior_logprobs, advantages = (np.zeros(shape, dtype=np.float32) for _ in range(2))
-    loss_mask = np.zeros(shape, dtype=np.uint8)
-    temperatures = np.ones(shape, dtype=np.float32)
-    sequences = []
-    for index, (spec, (row, offset)) in enumerate(zip(chosen, places, strict=True)):
-        middle = offset + len(spec.prompt_ids)
-        end = middle + len(spec.response_ids)
-        start_token, end_token = spec.interval or (0, len(spec.response_ids))
-        input_ids[row, offset:end] = [*spec.prompt_ids, *spec.response_ids]
-        position_ids[row, offset:end] = np.arange(end - offset)
-        sequence_ids[row, offset:end] = index + 1
-        token_staleness[row, middle:end] = spec.staleness
-        behavior_logprobs[row, middle:end] = spec.behavior_logprobs
-        advantages[row, middle:end] = spec.advantage
-        loss_mask[row, middle + start_token : middle + end_token] = 1
-        loss_mask[row, [middle + token for token in spec.forced]] = 0
-        temperatures[row, offset:end] = spec.temperature
-        trajectory_id = f"trajectory-{specs.index(spec)}"
-        sequences.append(
-            PackedSequence(
-                trajectory_id=trajectory_id,
-                source=spec.source,
-                row=row,
-                offset=offset,
-                num_prompt_tokens=len(spec.prompt_ids),
-                num_response_tokens=len(spec.response_ids),
-                interval=TokenInterval(trajectory_id, start_token, end_token),
-                reward=spec.reward,
-                advantage=spec.advantage,
-                staleness=int(np.max(spec.staleness)),
-            )
-        )
-    plan = BatchPlan(
-        plan_number=plan_number,
-        policy_version=PolicyVersion(0, plan_number - 1),
-        token_budget=int(loss_mask.sum()) if token_budget is None else token_budget,
-        num_rows=num_rows,
-        token_capacity=token_capacity,
-        num_ranks=num_ranks,
-        sequences=tuple(sequences),
-        verifier_epoch=0,
-        mixture_epoch=0,
-        is_final=is_final,
+    return places, len(used)
+
+
+def _interval(spec: SequenceSpec) -> tuple[int, int]:
+    return spec.interval or (0, len(spec.response_ids))
+
+
+def _loss_tokens(spec: SequenceSpec) -> int:
+    start, end = _interval(spec)
+    return end - start - sum(start <= token < end for token in set(spec.forced))
+
+
+def _planned(spec: SequenceSpec, trajectory_id: str, row: int, offset: int) -> PackedSequence:
+    return PackedSequence(
+        trajectory_id=trajectory_id,
+        source=spec.source,
+        row=row,
+        offset=offset,
+        num_prompt_tokens=len(spec.prompt_ids),
+        num_response_tokens=len(spec.response_ids),
+        interval=TokenInterval(trajectory_id, *_interval(spec)),
+        reward=spec.reward,
+        advantage=spec.advantage,
+        staleness=int(np.max(spec.staleness)),
     )
-    return PackedBatch(
-        plan=plan,
-        input_ids=input_ids,
-        position_ids=position_ids,
-        sequence_ids=sequence_ids,
-        loss_mask=loss_mask,
-        behavior_logprobs=behavior_logprobs,
-        advantages=advantages,
-        token_staleness=token_staleness,
-        temperatures=temperatures,
-    )
+
+
+def _fill(batch: PackedBatch, spec: SequenceSpec, index: int, row: int, offset: int) -> None:
+    """Write one sequence into its row."""
+    middle = offset + len(spec.prompt_ids)
+    end = middle + len(spec.response_ids)
+    start_token, end_token = _interval(spec)
+    batch.input_ids[row, offset:end] = [*spec.prompt_ids, *spec.response_ids]
+    batch.position_ids[row, offset:end] = np.arange(end - offset)
+    batch.sequence_ids[row, offset:end] = index + 1
+    batch.token_staleness[row, middle:end] = spec.staleness
+    batch.behavior_logprobs[row, middle:end] = spec.behavior_logprobs
+    batch.advantages[row, middle:end] = spec.advantage
+    batch.loss_mask[row, middle + start_token : middle + end_token] = 1
+    batch.loss_mask[row, [middle + token for token in spec.forced]] = 0
+    batch.temperatures[row, offset:end] = spec.temperature
 
 
 def write_tiny_llama(folder: Path, *, vocabulary: int = 13, seed: int = 0, num_key_value_heads: int = 2) -> Path:

@@ -22,7 +22,7 @@ import numpy as np
 from ring_async.clock import monotonic_s
 from ring_async.engines.base import EngineLoad, GenerationAborted, GenerationRequest, OnUpdate, SwapReport
 from ring_async.errors import ActorFailedError
-from ring_async.testing.builders import stable_seed
+from ring_async.testing.builders import ROLLOUT_ID, stable_seed
 from ring_async.types import FinishReason, Float32, Generation, Int32, PolicyVersion, Segment
 
 END_OF_SEQUENCE = 0
@@ -121,7 +121,7 @@ class ScriptedEngine:
 
     def __init__(
         self,
-        engine_id: str = "rollout-0",
+        engine_id: str = ROLLOUT_ID,
         *,
         script: Script | None = None,
         token_s: float = 0.01,

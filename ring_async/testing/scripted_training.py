@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ring_async.batches import PackedBatch
+from ring_async.core.weights.plan import TensorShape
 from ring_async.errors import DivergedError
-from ring_async.training.base import StepReport
+from ring_async.training.base import StepReport, WeightsSnapshot
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import StagedWeights, StageReport
-from ring_async.types import Float32, PackedBatch, PolicyVersion
+from ring_async.types import Float32, PolicyVersion
 
 
 class ScriptedTrainEngine:
@@ -47,8 +49,8 @@ class ScriptedTrainEngine:
     def logprobs(self, batch: PackedBatch) -> Float32:
         return np.zeros_like(batch.behavior_logprobs)
 
-    def named_weights(self) -> Iterator[tuple[str, Any]]:
-        return iter(())
+    def snapshot(self) -> WeightsSnapshot:
+        return NoWeights()
 
     def tune(self, knobs: dict[str, Any]) -> None:
         self.knobs |= knobs
@@ -58,6 +60,18 @@ class ScriptedTrainEngine:
 
     def restore(self, folder: Path) -> None:
         self._num_trained = json.loads((folder / "scripted.json").read_text())["num_trained"]
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class NoWeights:
+    """A `WeightsSnapshot` of a model without tensors."""
+
+    shapes: tuple[TensorShape, ...] = ()
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        return iter(())
 
     def close(self) -> None:
         """Nothing to release."""
@@ -74,8 +88,13 @@ class NamedWeights:
         self.published: list[PolicyVersion] = []
         self._stage_s = stage_s
 
-    def publish(self, policy_version: PolicyVersion, tensors: Iterable[tuple[str, Any]]) -> WeightsAnnouncement:
-        del tensors
+    def publish(
+        self,
+        policy_version: PolicyVersion,
+        tensors: Iterable[tuple[str, Any]],
+        shapes: Sequence[TensorShape] | None = None,
+    ) -> WeightsAnnouncement:
+        del tensors, shapes
         self.published.append(policy_version)
         return WeightsAnnouncement(policy_version, "named", {})
 

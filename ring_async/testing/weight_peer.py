@@ -29,7 +29,7 @@ from ring_async.transport.weights.nccl.round import RoundTimes
 _CALL_S = 300.0
 _NUM_MATRICES = 16
 _NUM_ROWS = 512
-"""Of one multiplication: enough that a step's time is the device's, not Python's."""
+"""Size of one multiplication: enough that a step's time is the device's, not Python's."""
 
 
 def open_device(index: int | None, *, bytes_per_s: float | None = None) -> WeightDevice:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +15,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from ring_async.algorithms.losses import cross_entropy_loss
+from ring_async.clock import monotonic_s
 from ring_async.tiny_model.domains import Domain, draw_example
+
+_NO_LOSS = -100
+"""Label of a token that carries no loss."""
 
 _POOL = 4096
 """Examples drawn, sorted by length and cut into batches at a time, so that little is padding."""
@@ -30,9 +34,9 @@ class SftSettings:
     tokens_per_batch: int = 1536
     """Most tokens of one optimizer step, padding included. Small: a tiny model learns by steps, not by averages."""
     matrix_learning_rate: float = 5e-3
-    """Of Muon, for the matrices of the layers."""
+    """Highest learning rate of Muon, for the matrices of the layers."""
     learning_rate: float = 3e-3
-    """Of AdamW, for embeddings and norms."""
+    """Highest learning rate of AdamW, for embeddings and norms."""
     warmup_share: float = 0.05
     final_share: float = 0.02
     """Learning rate at the end, as a share of the highest."""
@@ -84,7 +88,7 @@ def train(
     """Train `model` in place on response tokens (prompts give context, no loss) and return where it ended."""
     optimizers = _optimizers(model, settings)
     model.train()
-    began = time.monotonic()
+    began_s = monotonic_s()
     trained_tokens = 0
     loss_sum = loss_steps = 0.0
     progress = SftProgress(0, settings.num_tokens, 0, math.nan, 0.0)
@@ -94,8 +98,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * share
         logits = model(input_ids=input_ids.to(model.device), use_cache=False).logits[:, :-1]
-        targets = labels[:, 1:].to(model.device)
-        loss = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100)
+        targets = labels[:, 1:].to(model.device).flatten()
+        is_loss = targets != _NO_LOSS
+        negative_logprobs = functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets, ignore_index=_NO_LOSS, reduction="none"
+        )
+        loss = cross_entropy_loss(-negative_logprobs, is_loss, int(is_loss.sum()))
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -106,7 +114,7 @@ def train(
         loss_steps += 1
         is_done = trained_tokens >= settings.num_tokens
         if steps % report_every == 0 or is_done:
-            elapsed_s = time.monotonic() - began
+            elapsed_s = monotonic_s() - began_s
             progress = SftProgress(trained_tokens, settings.num_tokens, steps, loss_sum / loss_steps, elapsed_s)
             loss_sum = loss_steps = 0.0
             if report:
@@ -186,7 +194,7 @@ def _batches(
                 ),
                 torch.tensor(
                     [
-                        [-100] * len(prompt) + response + [-100] * more
+                        [_NO_LOSS] * len(prompt) + response + [_NO_LOSS] * more
                         for (prompt, response), more in zip(rows, padding, strict=True)
                     ]
                 ),

@@ -1,7 +1,8 @@
 """What the learner needs of a model trainer: transformers on one device today, Megatron-core on many.
 
-Owns: the protocol. A train engine holds model and optimizer, takes packed batches of exactly Φ loss tokens, and hands
-out its weights under Hugging Face names. It knows nothing of the network, the buffer, or other actors.
+Owns: the protocols. A train engine holds model and optimizer, takes packed batches of exactly Φ loss tokens, and hands
+out snapshots of its weights under Hugging Face names, a tensor at a time. It knows nothing of the network, the buffer,
+or other actors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ring_async.types import Float32, PackedBatch
+from ring_async.batches import PackedBatch
+from ring_async.config.schema import Config
+from ring_async.core.weights.plan import TensorShape
+from ring_async.types import Float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,38 @@ class StepReport:
     num_optimizer_steps: int
     seconds: float
     metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class WeightsSnapshot(Protocol):
+    """The weights of one version as they were when the snapshot was taken, under Hugging Face names.
+
+    Taken on the thread that trains, read on the one that publishes while the next step runs:
+
+        snapshot = engine.snapshot()
+        try:
+            sender.publish(version, snapshot.tensors(), snapshot.shapes)
+        finally:
+            snapshot.close()
+
+    An engine on many ranks keeps each rank's shards and gathers a tensor when it is asked for, so that no rank ever
+    holds the whole model.
+    """
+
+    @property
+    def shapes(self) -> tuple[TensorShape, ...]:
+        """What `tensors` hands out, in order; the same for every version of a run."""
+        ...
+
+    def tensors(self) -> Iterator[tuple[str, Any]]:
+        """Names and tensors, in the order of `shapes`, each made, or released, as it is handed out. Once.
+
+        A tensor belongs to whoever it was handed to and never changes, after `close` too.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what was not handed out. Idempotent."""
+        ...
 
 
 class TrainEngine(Protocol):
@@ -41,8 +77,8 @@ class TrainEngine(Protocol):
         """
         ...
 
-    def named_weights(self) -> Iterator[tuple[str, Any]]:
-        """Weights under Hugging Face names, as tensors that stay unchanged until the next `train_batch`."""
+    def snapshot(self) -> WeightsSnapshot:
+        """Keep the present weights for publishing, whatever `train_batch` does next. The caller closes it."""
         ...
 
     def tune(self, knobs: dict[str, Any]) -> None:
@@ -60,3 +96,15 @@ class TrainEngine(Protocol):
     def restore(self, folder: Path) -> None: ...
 
     def close(self) -> None: ...
+
+
+class TrainerEntry(Protocol):
+    """How the registry knows one trainer. An entry imports the trainer itself inside `make`."""
+
+    def make(self, config: Config) -> TrainEngine:
+        """Load the model from `model.path` and build the trainer. Blocks."""
+        ...
+
+    def check(self, config: Config) -> list[str]:
+        """Why the trainer cannot work here: reasons, each with what to do (`config.registry.Entry`)."""
+        ...

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ring_async.types import PackedBatch, PackedSequence
+from ring_async.batches import PackedBatch, PackedSequence
+from ring_async.core.rank_batches import RankShare
 
 Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
@@ -46,11 +47,15 @@ class Microbatch:
     sequence_ids: Int64
 
 
-def check_batch(batch: PackedBatch) -> None:
+def check_batch(batch: PackedBatch, share: RankShare | None = None) -> None:
     """Prove that the rows are what the plan says.
 
+    Args:
+        batch: the rows; those of one data-parallel rank where `share` says so.
+        share: how many of the Φ loss tokens lie in them; None: all.
+
     Raises:
-        ValueError: sequences lie elsewhere than planned, or the loss tokens are not exactly Φ.
+        ValueError: sequences lie elsewhere than planned, or the loss tokens are not exactly as many as they must be.
     """
     plan = batch.plan
     expected = np.zeros((plan.num_rows, plan.token_capacity), dtype=np.int32)
@@ -64,6 +69,13 @@ def check_batch(batch: PackedBatch) -> None:
     if not np.array_equal(expected, batch.sequence_ids):
         raise ValueError(f"plan {plan.plan_number}: sequence_ids do not lie where the plan says")
     num_loss_tokens = int(batch.loss_mask.sum())
+    if share is not None:
+        if num_loss_tokens != share.num_loss_tokens:
+            raise ValueError(
+                f"plan {plan.plan_number}: {num_loss_tokens} loss tokens, rank {share.rank}'s share is "
+                f"{share.num_loss_tokens}"
+            )
+        return
     exact = num_loss_tokens == plan.token_budget
     if not exact and not (plan.is_final and num_loss_tokens < plan.token_budget):
         raise ValueError(f"plan {plan.plan_number}: {num_loss_tokens} loss tokens, the budget is {plan.token_budget}")
@@ -128,7 +140,7 @@ class _Builder:
         self._prompt: Int64 | None = None
 
     def close_prompt(self) -> None:
-        """What follows has another prompt."""
+        """Forget the prompt: the sequences added from here on have another one."""
         self._prompt = None
 
     def cost(self, sequence: PackedSequence) -> int:

@@ -18,8 +18,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from ring_async.columns import Buffer
 from ring_async.transport.messages.base import Message
-from ring_async.types import Buffer
 
 
 class Answer(NamedTuple):
@@ -105,7 +105,7 @@ class Outbox(Protocol):
         ...
 
     async def close(self, *, drain_s: float = 0.0) -> None:
-        """Wait up to `drain_s` for acknowledgements, then let go."""
+        """Wait up to `drain_s` for acknowledgements, then close. Unacknowledged messages raise `TransportError`."""
         ...
 
 

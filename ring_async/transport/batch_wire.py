@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ring_async.types import BatchPlan, Buffer, PackedBatch
+from ring_async.batches import BatchPlan, PackedBatch
+from ring_async.columns import Buffer
 
 _plan_encoder = msgspec.msgpack.Encoder()
 _plan_decoder = msgspec.msgpack.Decoder(BatchPlan)

@@ -39,7 +39,7 @@ Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
 
 MAX_IPC_PATH_BYTES = 107
-"""Of a UNIX domain socket's address on Linux."""
+"""Longest address of a UNIX domain socket on Linux."""
 
 BATCH = 64
 """Messages read from one socket before other sockets and tasks get their turn."""
@@ -86,7 +86,7 @@ class _Socket:
             self._zmq.close(linger=linger_ms)
 
     def _receive_frames(self, max_frames: int) -> list[zmq.Frame]:
-        """The frames of one message, uncopied; beyond `max_frames` + 1 they are read and let go."""
+        """The frames of one message, uncopied; those beyond `max_frames` + 1 are read and dropped."""
         receive = self._zmq.recv
         frame = receive(_NOBLOCK, False)
         frames = [frame]

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Protocol, TypeVar, Union
 import msgspec
 from msgspec import Meta
 
+from ring_async.columns import Buffer
 from ring_async.config.schema import TransportSection
 from ring_async.errors import CodecError
 from ring_async.transport.messages.base import SCHEMA_VERSION, Message
 from ring_async.transport.messages.catalogue import all_message_types
-from ring_async.types import Buffer
 
 MAX_NESTING = 32
 """Deepest nesting of lists and maps in the untyped parts of a message (`Prompt.metadata`, manifests, knobs)."""
@@ -250,7 +250,7 @@ class Codec:
         except (ValueError, OverflowError) as error:
             raise CodecError("truncated" if "truncated" in str(error) else "malformed", str(error)) from error
         if envelope.schema_version != SCHEMA_VERSION:
-            raise CodecError("wrong_version", f"{envelope.schema_version}; this side speaks {SCHEMA_VERSION}")
+            raise CodecError("wrong_version", _of_another_version(envelope.schema_version))
         return envelope
 
     def _diagnose_message(self, raw: msgspec.Raw, error: Exception) -> tuple[str, str]:
@@ -280,10 +280,17 @@ def _diagnose_envelope(header: memoryview, tags: set[int], error: Exception) -> 
     except (ValueError, OverflowError, IndexError, RecursionError):
         return "invalid", str(error)
     if version != SCHEMA_VERSION:
-        return "wrong_version", f"{version}; this side speaks {SCHEMA_VERSION}"
+        return "wrong_version", _of_another_version(version)
     if tag not in tags:
         return "unknown_type", f"envelope {tag}"
     return "invalid", str(error)
+
+
+def _of_another_version(schema_version: int) -> str:
+    return (
+        f"the peer speaks schema_version {schema_version}, this side {SCHEMA_VERSION}; "
+        "run the same version of ring-async on every host"
+    )
 
 
 def tag_of(message_type: type[Message]) -> str:

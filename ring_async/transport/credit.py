@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 
 class Credit:
-    """Credits of one outbox.
+    """The credits of one outbox: how many messages may be unsettled, and who waits for room.
 
     Args:
         peer: who grants them, for messages to people.
@@ -24,9 +24,9 @@ class Credit:
 
     def __init__(self, peer: str, num_unsettled: Callable[[], int], on_wait: Callable[[], None]) -> None:
         self.granted = 0
-        """By the inbox; 0 until it has welcomed this sender."""
+        """Credits that the inbox grants; 0 until it has welcomed this sender."""
         self.wait_s = 0.0
-        """Seconds waited in all, added up over waiters."""
+        """Seconds that callers of `wait` have waited, added up."""
         self._peer = peer
         self._num_unsettled = num_unsettled
         self._on_wait = on_wait
@@ -36,12 +36,12 @@ class Credit:
 
     @property
     def is_free(self) -> bool:
-        """Whether a message may be submitted now, by one who has not waited."""
+        """Whether a caller that has not waited may submit a message now."""
         return not self._waiters and self._num_unsettled() + self._num_promised < self.granted
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody waits, or was given credit and has not used it yet."""
+        """Whether a caller waits, or was given credit that it has not used yet."""
         return bool(self._waiters or self._num_promised)
 
     @property
@@ -52,7 +52,7 @@ class Credit:
         return f"credit from {self._peer}, {self._loop.time() - self._waiters[0][1]:.0f} s"
 
     async def wait(self) -> None:
-        """Wait for room. Whoever returns from here submits a message before it awaits anything else."""
+        """Wait for room. A caller must submit its message before it awaits anything else."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         since_s = self._loop.time()
         self._waiters.append((waiter, since_s))
@@ -70,7 +70,7 @@ class Credit:
         self._num_promised -= 1
 
     def wake(self) -> None:
-        """Hand what is free to those who wait."""
+        """Give free credits to the callers that wait, in order."""
         while self._waiters and self._num_unsettled() + self._num_promised < self.granted:
             waiter, _ = self._waiters.popleft()
             if not waiter.done():
@@ -78,7 +78,7 @@ class Credit:
                 self._num_promised += 1
 
     def fail(self, error: Exception) -> None:
-        """Let nobody wait any longer."""
+        """End every wait with this error."""
         while self._waiters:
             waiter, _ = self._waiters.popleft()
             if not waiter.done():

@@ -1,10 +1,10 @@
-"""Keys of one run, and the authenticator that admits nobody else.
+"""Keys of one run, and the door that admits nobody else.
 
 Owns: CURVE key files (mode 0600), the socket options they mean, the ZAP handler, and the private directory of `ipc`
 sockets. Does not own: sockets of the channel.
 
-Invariants: a key never leaves its file but into a socket option; whoever cannot show the run's client key gets
-nothing, also when it knows the server's public key.
+Invariants: keys go from their files into socket options and nowhere else; a peer that cannot show the run's
+client key gets nothing, even if it knows the server's public key.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class CurveKeys:
         return cls(**found)
 
     def secure_server(self, socket: zmq.Socket[bytes]) -> None:
-        """Make a socket accept CURVE alone. Call before `bind`, with an `Authenticator` in the same context."""
+        """Make a socket accept CURVE alone. Call before `bind`, with a `Door` in the same context."""
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self.server_public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.server_secret)
@@ -102,32 +102,34 @@ class CurveKeys:
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.client_secret)
 
 
-class Authenticator:
+class Door:
     """Answers libzmq's question "may this key come in?" (ZAP, ZeroMQ RFC 27) for all sockets of one context.
 
-    Consumes: ZAP requests. Produces: ZAP replies, and `denied`, by cause. Waits for: a handshake. Unblocked by: the
-    event loop; while that is busy, handshakes wait, established connections do not.
+    Belongs to one thread, which polls `socket` and calls `answer_all` when it is readable:
+
+        door = Door(context, keys)                 # before the first `bind` of a secured socket
+        poller.register(door.socket, zmq.POLLIN)
+        door.answer_all()                          # the run's client key is admitted, any other is counted in `denied`
+
+    Attributes:
+        denied: handshakes refused, by cause.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys) -> None:
         self.denied: Counter[str] = Counter()
+        self.socket = context.socket(zmq.ROUTER)
         self._client_public = zmq.utils.z85.decode(keys.client_public)
-        self._loop = asyncio.get_running_loop()
-        self._socket = context.socket(zmq.ROUTER)
-        self._socket.bind(ZAP_ENDPOINT)
-        self._fd = int(self._socket.getsockopt(zmq.FD))
-        self._loop.add_reader(self._fd, self._answer_all)
-        self._loop.call_soon(self._answer_all)
+        self.socket.bind(ZAP_ENDPOINT)
 
     def close(self) -> None:
-        if not self._socket.closed:
-            self._loop.remove_reader(self._fd)
-            self._socket.close(linger=0)
+        """Answer nobody any more: libzmq then refuses all newcomers. Idempotent."""
+        self.socket.close(linger=0)
 
-    def _answer_all(self) -> None:
-        while not self._socket.closed:
+    def answer_all(self) -> None:
+        """Answer the questions that are here; returns at once when there is none."""
+        while not self.socket.closed:
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             self._answer(frames)
@@ -146,13 +148,35 @@ class Authenticator:
             if not is_admitted:
                 self.denied["wrong_key"] += 1
         status, text = (b"200", b"OK") if is_admitted else (b"400", b"not a key of this run")
-        self._socket.send_multipart([address, b"", b"1.0", request_id, status, text, b"", b""], zmq.NOBLOCK)
+        self.socket.send_multipart([address, b"", b"1.0", request_id, status, text, b"", b""], zmq.NOBLOCK)
+
+
+class Authenticator:
+    """A `Door` that the running event loop serves.
+
+    Consumes: ZAP requests. Produces: ZAP replies, and `denied`, by cause. Waits for: a handshake. Unblocked by: the
+    event loop; while that is busy, handshakes wait, established connections do not.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: CurveKeys) -> None:
+        self._door = Door(context, keys)
+        self.denied = self._door.denied
+        self._loop = asyncio.get_running_loop()
+        self._fd = int(self._door.socket.getsockopt(zmq.FD))
+        self._loop.add_reader(self._fd, self._door.answer_all)
+        self._loop.call_soon(self._door.answer_all)
+
+    def close(self) -> None:
+        """See `Door.close`."""
+        if not self._door.socket.closed:
+            self._loop.remove_reader(self._fd)
+            self._door.close()
 
 
 def make_socket_dir() -> Path:
     """Make a directory for `ipc` sockets: mode 0700, and short enough for a UNIX socket's address (107 bytes).
 
-    It lies in `XDG_RUNTIME_DIR` where that is short, else in `/tmp`. Whoever makes it removes it.
+    It lies in `XDG_RUNTIME_DIR` where that is short, else in `/tmp`. The caller removes it.
     """
     for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):  # noqa: S108
         if parent and len(parent) <= 40 and os.access(parent, os.W_OK | os.X_OK):

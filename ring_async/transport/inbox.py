@@ -22,16 +22,16 @@ from itertools import islice
 
 import msgspec
 
+from ring_async.columns import Buffer
 from ring_async.errors import CodecError, TransportError
 from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
 from ring_async.transport.link import ReplyLink
 from ring_async.transport.messages.base import SCHEMA_VERSION, Done, Message
 from ring_async.transport.rejections import Rejections
 from ring_async.transport.session import HeldAnswer, Outcome, Session
-from ring_async.types import Buffer
 
 MAX_SESSIONS = 4096
-"""Senders remembered; further ones are turned away, and counted."""
+"""How many senders an inbox remembers; further ones are turned away, and counted."""
 
 SESSION_IDLE_S = 60.0
 SESSION_UNHEARD_IDLE_S = 600.0
@@ -131,7 +131,7 @@ class SessionInbox:
         self.rejected: Counter[str] = Counter()
         """Messages dropped because of what they were, by cause."""
         self.received_bytes: Counter[str] = Counter()
-        """Of accepted messages, headers and buffers, by sender."""
+        """Bytes of accepted messages, headers and buffers, by sender."""
         self._rejections = Rejections(self.rejected, owner)
         self._credits = num_credits
         self._loop = asyncio.get_running_loop()

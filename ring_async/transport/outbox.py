@@ -1,7 +1,8 @@
 """The sending end of a session: keeps what it sends until the other end has settled it.
 
-Owns: order, credits, repetition, deadlines of requests. Does not own: how frames travel (`Link`: `channel` over ZMQ,
-`memory` in process), nor what the receiver remembers (`inbox`).
+Owns: repetition, deadlines of requests, what is said to the inbox. Does not own: the messages kept (`unsettled`), who
+waits for credit (`credit`), how frames travel (`Link`: `channel` over ZMQ, `memory` in process), nor what the receiver
+remembers (`inbox`).
 
 Invariants:
 
@@ -15,13 +16,12 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
+from ring_async.columns import Buffer
 from ring_async.errors import CodecError, PeerTimeoutError, RefusedError, TransportError
 from ring_async.transport.base import Answer
 from ring_async.transport.codec import Answered, Carry, Codec, Frame, Heard, Hello, Settled, Unknown, Welcome
@@ -29,7 +29,7 @@ from ring_async.transport.credit import Credit
 from ring_async.transport.link import Link
 from ring_async.transport.messages.base import SCHEMA_VERSION, Message
 from ring_async.transport.rejections import Rejections
-from ring_async.types import Buffer
+from ring_async.transport.unsettled import Entry, Unsettled, fail
 
 PROBE_FIRST_S = 0.25
 PROBE_MAX_S = 4.0
@@ -37,22 +37,6 @@ PROBE_MAX_S = 4.0
 
 HEARD_DELAY_S = 0.02
 """How long outcomes heard may wait for a message that carries the receipt."""
-
-
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """One message that is not settled."""
-
-    seq: int
-    kind: str
-    message_id: str
-    is_request: bool
-    encoded: bytes
-    buffers: tuple[memoryview, ...]
-    future: asyncio.Future[Any]
-    num_buffer_bytes: int
-    is_transmitted: bool = False
-    is_abandoned: bool = False
 
 
 class SessionOutbox:
@@ -70,7 +54,7 @@ class SessionOutbox:
         self.rejected: Counter[str] = Counter()
         """Frames from the inbox that were no message of ours, by cause."""
         self.sent_bytes = 0
-        """Of headers and buffers of messages, repeated ones counted again."""
+        """Bytes of messages, headers and buffers; repeated ones count again."""
         self.num_resent = 0
         self._rejections = Rejections(self.rejected, f"{sender} ← {peer}")
         self._sender = sender
@@ -80,12 +64,9 @@ class SessionOutbox:
         self._link: Link | None = None
         self._is_open = False
         self._is_closed = False
-        self._entries: dict[int, _Entry] = {}
-        self._untransmitted: deque[_Entry] = deque()
-        self._num_in_flight = 0
+        self._unsettled = Unsettled()
         self._next_seq = 0
-        self._last_transmitted = -1
-        self._credit = Credit(peer, lambda: len(self._entries), self._arm_probe)
+        self._credit = Credit(peer, lambda: len(self._unsettled.entries), self._arm_probe)
         self._instance = 0
         self._session = 0
         self._heard = 0
@@ -115,7 +96,7 @@ class SessionOutbox:
             await self._make_room()
         future: asyncio.Future[None] = self._loop.create_future()
         self._submit(
-            _Entry(
+            Entry(
                 self._next_seq, type(message).__name__, message_id, False, encoded, views, future, sum(map(len, views))
             )
         )
@@ -132,13 +113,13 @@ class SessionOutbox:
         """
         kind = type(message).__name__
         encoded, views = self._codec.encode_message(message), self._codec.check_buffers(buffers)
-        entry: _Entry | None = None
+        entry: Entry | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 if self._is_closed or not self._credit.is_free:
                     await self._make_room()
                 future: asyncio.Future[Answer] = self._loop.create_future()
-                entry = _Entry(self._next_seq, kind, "", True, encoded, views, future, sum(map(len, views)))
+                entry = Entry(self._next_seq, kind, "", True, encoded, views, future, sum(map(len, views)))
                 self._submit(entry)
                 return await future
         except TimeoutError:
@@ -147,8 +128,9 @@ class SessionOutbox:
                 f"{self.peer} at {self.endpoint} did not {lacked} {kind} within {timeout_s:g} s"
             ) from None
         finally:
-            if entry is not None and entry.seq in self._entries:
-                self._abandon(entry)
+            is_unsettled = entry is not None and entry.seq in self._unsettled.entries
+            if entry is not None and is_unsettled and self._unsettled.abandon(entry):
+                self._credit.wake()
 
     async def redirect(self, endpoint: str) -> None:
         """The peer lives at another endpoint now: connect there and send what was unacknowledged again.
@@ -165,7 +147,7 @@ class SessionOutbox:
 
     @property
     def num_unacknowledged(self) -> int:
-        return len(self._entries)
+        return len(self._unsettled.entries)
 
     @property
     def waiting_for(self) -> str | None:
@@ -178,7 +160,7 @@ class SessionOutbox:
         return self._credit.wait_s
 
     async def close(self, *, drain_s: float = 0.0) -> None:
-        """Wait up to `drain_s` for acknowledgements, then let go: what is still unsettled raises `TransportError`."""
+        """Wait up to `drain_s` for acknowledgements, then close: what is still unsettled raises `TransportError`."""
         if self._is_closed:
             return
         if drain_s > 0 and not self._is_idle():
@@ -195,10 +177,7 @@ class SessionOutbox:
                 timer.cancel()
         self._tell_heard()
         closed = TransportError(f"the channel to {self.peer} was closed before it settled this message")
-        for entry in self._entries.values():
-            _fail(entry.future, closed)
-        self._entries.clear()
-        self._untransmitted.clear()
+        self._unsettled.fail_all(closed)
         self._credit.fail(closed)
         if self._link is not None:
             self._link.close()
@@ -238,27 +217,25 @@ class SessionOutbox:
 
     # -- protocol
 
-    def _submit(self, entry: _Entry) -> None:
+    def _submit(self, entry: Entry) -> None:
         self._next_seq += 1
-        self._entries[entry.seq] = entry
-        self._untransmitted.append(entry)
+        self._unsettled.add(entry)
         self._transmit_ready()
         self._arm_probe()
 
     def _transmit_ready(self) -> None:
-        link, queue = self._link, self._untransmitted
+        link, unsettled = self._link, self._unsettled
         if link is None:
             return
-        while queue and self._is_open and self._num_in_flight < self._credit.granted:
-            entry = queue[0]
+        while unsettled.waiting and self._is_open and unsettled.num_in_flight < self._credit.granted:
+            entry = unsettled.waiting[0]
             if entry.is_abandoned:
-                queue.popleft()
-                self._forget(entry)
+                unsettled.drop_first()
                 continue
             carry = Carry(
                 SCHEMA_VERSION,
                 entry.seq,
-                self._last_transmitted,
+                unsettled.last_transmitted,
                 self._session,
                 self._heard,
                 entry.is_request,
@@ -268,12 +245,9 @@ class SessionOutbox:
             header = self._codec.encode_envelope(carry)
             if not link.transmit((header, *entry.buffers)):
                 return
-            queue.popleft()
             self.sent_bytes += len(header) + entry.num_buffer_bytes
             self.num_resent += entry.is_transmitted
-            entry.is_transmitted = True
-            self._last_transmitted = entry.seq
-            self._num_in_flight += 1
+            unsettled.transmitted()
             self._heard_told = self._heard
 
     def _greet(self) -> None:
@@ -301,20 +275,14 @@ class SessionOutbox:
             self._heard = self._heard_told = 0
         self._credit.granted = welcome.credits
         self._is_open = True
-        accepted = welcome.accepted
-        self._untransmitted = deque(entry for entry in self._entries.values() if entry.seq > accepted)
-        self._num_in_flight = len(self._entries) - len(self._untransmitted)
-        self._last_transmitted = accepted
+        self._unsettled.rewind(welcome.accepted)
         self._transmit_ready()
         self._credit.wake()
 
     def _fail_requests_of_lost_inbox(self) -> None:
-        for entry in [entry for entry in self._entries.values() if entry.is_request and entry.is_transmitted]:
-            self._forget(entry)
-            _fail(
-                entry.future,
-                PeerTimeoutError(f"{self.peer} at {self.endpoint} restarted before it answered {entry.kind}"),
-            )
+        for entry in self._unsettled.take_transmitted_requests():
+            lost = PeerTimeoutError(f"{self.peer} at {self.endpoint} restarted before it answered {entry.kind}")
+            fail(entry.future, lost)
 
     def _on_settled(self, settled: Settled) -> None:
         if not self._is_next(settled.session, settled.number):
@@ -323,11 +291,8 @@ class SessionOutbox:
             if number <= self._heard:
                 continue
             self._heard = number
-            entry = self._entries.get(seq)
-            if entry is None:
-                continue
-            self._settle(entry)
-            if entry.future.done():
+            entry = self._unsettled.settle(seq)
+            if entry is None or entry.future.done():
                 continue
             if reason is not None:
                 entry.future.set_exception(RefusedError(f"{self.peer} refused {entry.kind}: {reason}"))
@@ -339,18 +304,16 @@ class SessionOutbox:
         if not self._is_next(answered.session, answered.number) or answered.number <= self._heard:
             return
         self._heard = answered.number
-        entry = self._entries.get(answered.seq)
-        if entry is not None:
-            self._settle(entry)
-            if not entry.future.done() and entry.is_request:
-                try:
-                    message = self._codec.decode_message(answered.message)
-                except CodecError as error:
-                    self._rejections.count(self.peer, error)
-                    entry.future.set_exception(error)
-                else:
-                    buffers = tuple(frame.buffer for frame in frames[1:])
-                    entry.future.set_result(Answer(message, buffers))
+        entry = self._unsettled.settle(answered.seq)
+        if entry is not None and entry.is_request and not entry.future.done():
+            try:
+                message = self._codec.decode_message(answered.message)
+            except CodecError as error:
+                self._rejections.count(self.peer, error)
+                entry.future.set_exception(error)
+            else:
+                buffers = tuple(frame.buffer for frame in frames[1:])
+                entry.future.set_result(Answer(message, buffers))
         self._after_outcomes()
 
     def _is_next(self, session: int, number: int) -> bool:
@@ -359,26 +322,6 @@ class SessionOutbox:
             return True
         self._greet()
         return False
-
-    def _settle(self, entry: _Entry) -> None:
-        # An entry settled while it waits to be sent again had been accepted before; it must not go out once more.
-        if entry.seq <= self._last_transmitted:
-            self._num_in_flight -= 1
-        else:
-            self._untransmitted.remove(entry)
-        del self._entries[entry.seq]
-
-    def _forget(self, entry: _Entry) -> None:
-        self._entries.pop(entry.seq, None)
-
-    def _abandon(self, entry: _Entry) -> None:
-        """Nobody waits for this answer any more. What was transmitted holds its credit until the inbox settles it."""
-        entry.is_abandoned = True
-        entry.buffers = ()
-        if entry in self._untransmitted:
-            self._untransmitted.remove(entry)
-            self._forget(entry)
-            self._credit.wake()
 
     def _after_outcomes(self) -> None:
         self._transmit_ready()
@@ -397,7 +340,7 @@ class SessionOutbox:
     # -- waiting
 
     def _is_idle(self) -> bool:
-        return not self._entries and not self._credit.is_wanted
+        return not self._unsettled.entries and not self._credit.is_wanted
 
     async def _make_room(self) -> None:
         if not self._is_closed and not self._credit.is_free:
@@ -412,17 +355,10 @@ class SessionOutbox:
     def _probe(self) -> None:
         """Ask an inbox that has been silent while something is unsettled: either side may have missed something."""
         self._probe_timer = None
-        if not self._entries and not self._credit.is_wanted and self._is_open:
+        if not self._unsettled.entries and not self._credit.is_wanted and self._is_open:
             return
         if self._loop.time() - self._last_news_s >= self._probe_s:
             self._probe_s = min(2 * self._probe_s, PROBE_MAX_S)
             self._greet()
         if not self._is_idle():
             self._arm_probe()
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        # Retrieved here: whoever let go of the future need not be told that the channel closed.
-        future.exception()

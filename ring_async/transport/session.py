@@ -46,18 +46,18 @@ class Session:
         self.address = address
         self.sender = sender
         self.number = secrets.randbits(62) | 1
-        """Names this memory of the sender; another one after it was forgotten."""
+        """Number of this session; a sender that was forgotten and returns gets another."""
         self.accepted = -1
         """`seq` of the last message accepted."""
         self.pending: set[int] = set()
-        """Accepted and not settled."""
+        """`seq` of messages accepted and not settled."""
         self.outcomes: deque[Outcome] = deque()
         self.first_unheard = 1
         """Number of `outcomes[0]`."""
         self.transmitted = 0
         """Number of the last outcome handed to the link."""
         self.has_complained = False
-        """A gap was pointed out, and nothing was accepted since."""
+        """This inbox told the sender of a gap, and has accepted nothing since."""
         self.last_seen_s = now_s
 
     def hear(self, heard: int) -> None:

@@ -110,4 +110,4 @@ class VerifierBase:
         return ()
 
     def close(self) -> None:
-        """Let go of workers and models; the default has none."""
+        """Release workers and models; the default has none."""

@@ -13,7 +13,7 @@ from ring_async.verifiers.base import GoldenCase, Verifier
 from ring_async.verifiers.scoring import score_group
 
 GOLDEN_TIMEOUT_S = 60.0
-"""For one case: a verifier's first call may load a library or a model."""
+"""Time for one golden case; long, since a verifier's first call may load a library or a model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def digest_of(content: bytes) -> str:
 
 
 def write_kept(path: Path, content: bytes) -> Path:
-    """Have a copy there, whole or not at all."""
+    """Write a copy of a file at its place, whole or not at all; a copy that is there stays."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_suffix(".part")

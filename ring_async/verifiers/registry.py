@@ -30,9 +30,9 @@ from ring_async.verifiers.base import Verifier
 ENTRY_POINT_GROUP = "ring_async.verifiers"
 
 REGISTERED: Mapping[str, str] = {
-    "all_of": "ring_async.verifiers.combine.composite:AllOf",
+    "all_of": "ring_async.verifiers.combine.weighted_sum:AllOf",
     "code": "ring_async.verifiers.rules.code:CodeVerifier",
-    "gate": "ring_async.verifiers.combine.composite:Gate",
+    "gate": "ring_async.verifiers.combine.gate:Gate",
     "instruction": "ring_async.verifiers.rules.instruction:InstructionVerifier",
     "judge": "ring_async.verifiers.models.judge:JudgeVerifier",
     "length_corrected": "ring_async.verifiers.combine.length_bias:LengthCorrected",
@@ -40,7 +40,7 @@ REGISTERED: Mapping[str, str] = {
     "reasoning_gym": "ring_async.verifiers.rules.logic:LogicVerifier",
     "reward_model": "ring_async.verifiers.models.reward_model:RewardModelVerifier",
     "stem": "ring_async.verifiers.rules.stem:StemVerifier",
-    "weighted_sum": "ring_async.verifiers.combine.composite:WeightedSum",
+    "weighted_sum": "ring_async.verifiers.combine.weighted_sum:WeightedSum",
 }
 
 

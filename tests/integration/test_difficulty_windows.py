@@ -128,7 +128,7 @@ def test_a_window_that_holds_no_prompt_any_more_is_seen_and_waited_for_not_searc
 
     async def change(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 3)
-        changes, desk = fleet.controller.changes, fleet.controller._work._prompts
+        changes, desk = fleet.controller.changes, fleet.controller._dispatcher.prompts
         await changes.set_mixture({"rows": 1.0}, difficulty={"rows": MIDDLE})
         num_made = 0
         source = desk._searches["rows"].source

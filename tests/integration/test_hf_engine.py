@@ -172,7 +172,7 @@ def dense_training(model_path, specs, rule, *, num_minibatches, kl=0.0, bonus=0.
 
 
 def weights_of(engine: HfTrainEngine) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in engine.named_weights()}
+    return dict(engine.snapshot().tensors())
 
 
 def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -385,10 +385,10 @@ def test_knobs_are_tuned_from_the_next_batch_on(model_path):
     assert metrics["behavior_ratio_masked"] > 0.9
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)
     for knobs, message in (
-        ({"learner.num_threads": 2}, "not tunable"),
-        ({"correction.nonsense": 2}, "not tunable"),
-        ({"correction.cap": -1, "learner.learning_rate": 1.0}, "greater than 0"),
-        ({"learner.learning_rate": float("nan")}, "finite"),
+        ({"learner.num_threads": 2}, "cannot change while the run goes on"),
+        ({"correction.nonsense": 2}, "cannot change while the run goes on"),
+        ({"correction.cap": -1, "learner.learning_rate": 1.0}, r"correction\.cap: -1 must be above 0"),
+        ({"learner.learning_rate": float("nan")}, "finite number"),
     ):
         with pytest.raises(ConfigError, match=message):
             engine.tune(knobs)
@@ -401,7 +401,26 @@ def test_bfloat16_runs_products_in_half_and_weights_in_full_precision(model_path
     difference = np.abs(full.logprobs(batch) - half.logprobs(batch)).max()
     assert 1e-4 < difference < 0.5
     half.train_batch(batch)
-    assert {tensor.dtype for _, tensor in half.named_weights()} == {torch.bfloat16}
+    assert {tensor.dtype for _, tensor in half.snapshot().tensors()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_snapshot_keeps_the_weights_of_its_version_and_hands_each_out_once(model_path, dtype):
+    engine = make_engine(model_path, model__dtype=dtype)
+    reference = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    snapshot, unread = engine.snapshot(), engine.snapshot()
+    engine.train_batch(pack_sequences(make_specs(), token_capacity=48))
+    expected = {name: values.detach().to(getattr(torch, dtype)) for name, values in reference.named_parameters()}
+    assert [(s.name, s.dtype, s.shape) for s in snapshot.shapes] == [
+        (name, dtype, tuple(values.shape)) for name, values in expected.items()
+    ]
+    found = dict(snapshot.tensors())
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert list(snapshot.tensors()) == []
+    unread.close()
+    assert list(unread.tensors()) == []
+    assert largest_difference(weights_of(engine), found) > 1e-3
 
 
 def test_settings_of_other_engines_are_refused(model_path, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ring_async.batches import PackedBatch
 from ring_async.config.schema import TransportSection
 from ring_async.core.advantages import AdvantageRules
 from ring_async.core.replay.buffer_rules import BufferRules
@@ -16,7 +17,7 @@ from ring_async.transport.batch_wire import batch_buffers, read_batch
 from ring_async.transport.codec import Codec
 from ring_async.transport.messages.batches import BatchReady
 from ring_async.transport.messages.work import TrajectoriesMoved
-from ring_async.types import PackedBatch, PolicyVersion
+from ring_async.types import PolicyVersion
 
 NUM_GROUPS, GROUP_SIZE = 1_250, 16
 NUM_SEQUENCES = NUM_GROUPS * GROUP_SIZE

@@ -21,7 +21,7 @@ def test_completed_tokens_follow_a_new_mixture_within_five_points(tmp_path: Path
 
     async def change(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 1)
-        mixture = fleet.controller._work._prompts.mixture
+        mixture = fleet.controller._dispatcher.prompts.mixture
         count = mixture.completed
 
         def count_too(source: str, num_tokens: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from live_fleet import LiveFleet, cli, fleet
 from ring_async.storage.audit import audit
-from ring_async.telemetry.trace import busy_overlap
+from ring_async.telemetry.trace_parts import busy_overlap
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +86,7 @@ def test_nothing_acknowledged_is_lost(finished: LiveFleet):
 
 
 def test_rollouts_generate_while_the_learner_trains(finished: LiveFleet):
-    assert busy_overlap(finished.run_dir.path, "generate", "train") >= 0.8
+    assert busy_overlap(finished.run_dir.trace_parts, "generate", "train") >= 0.8
 
 
 def test_every_actor_serves_metrics(finished: LiveFleet):

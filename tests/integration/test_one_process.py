@@ -11,6 +11,7 @@ from one_process_run import EVEN_TOTAL, EvenTotal, lines, run, until_version
 from ring_async.actors.base import ActorContext
 from ring_async.actors.controller.controller import Controller
 from ring_async.actors.replay.planner import shard_of
+from ring_async.core.roster import ActorSpec
 from ring_async.errors import WeightsError
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
@@ -23,7 +24,7 @@ from ring_async.testing.scripted_verifier import ScriptedVerifier
 from ring_async.testing.virtual_clock import run_virtual
 from ring_async.transport.memory import MemoryHub, MemoryTransport
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.fleet import ActorSpec, Member, Register
+from ring_async.transport.messages.fleet import Member, Register
 from ring_async.transport.messages.versions import CheckpointCovered, CheckpointSaved, WeightsAnnouncement
 from ring_async.transport.weights.base import StagedWeights
 from ring_async.types import PolicyVersion

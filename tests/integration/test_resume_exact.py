@@ -113,7 +113,7 @@ def test_a_resumed_run_gives_the_same_losses_bit_for_bit(tmp_path: Path, difficu
     for number in expected:
         assert found[number] == expected[number], f"version {number}, resumed at {reached}"
     for (name, one), (_, other) in zip(
-        whole.train_engines[-1].named_weights(), second.train_engines[-1].named_weights(), strict=True
+        whole.train_engines[-1].snapshot().tensors(), second.train_engines[-1].snapshot().tensors(), strict=True
     ):
         assert torch.equal(one, other), name
     assert audit(second.run_dir.path).is_clean

@@ -10,9 +10,10 @@ import pytest
 
 import one_process_run
 from one_process_run import events, run, until_version
+from ring_async.core.replay.intake import Receipt
 from ring_async.errors import ConfigError
 from ring_async.storage.audit import audit
-from ring_async.storage.replay_shard import Receipt, ReplayShard
+from ring_async.storage.replay_shard import ReplayShard
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.types import Group

@@ -202,9 +202,9 @@ def test_a_sender_that_dies_in_mid_broadcast_leaves_the_version_in_force_alone()
         wait_until(lambda: (sender.waiting_for or "").startswith("sending"))
         time.sleep(0.1)
         sender.close()
-        receiver._link._deadline_s = 0.5
+        receiver._membership._deadline_s = 0.5
         with pytest.raises(WeightsError, match=r"version 0\.2: not received"):
-            receiver._link.take(announcement.policy_version, time.monotonic() + 1.0)
+            receiver._membership.take(announcement.policy_version, time.monotonic() + 1.0)
         assert_same(staged, make_tensors(1, 100_000))
     with open_sender() as successor:
         announcement = successor.publish(PolicyVersion(1, 2), make_tensors(3).items())

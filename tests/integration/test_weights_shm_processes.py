@@ -14,7 +14,7 @@ import torch
 from ring_async.errors import WeightsError
 from ring_async.testing.builders import make_config
 from ring_async.transport.curve import make_socket_dir
-from ring_async.transport.weights.make import make_weight_receiver, make_weight_sender
+from ring_async.transport.weights.registry import make_weight_receiver, make_weight_sender
 from ring_async.transport.weights.shm import ShmWeightReceiver, ShmWeightSender
 from ring_async.types import PolicyVersion
 
@@ -118,7 +118,7 @@ def test_the_configured_channel_brings_versions_across(channel):
     config = make_config(weights={"channel": channel, "bucket_bytes": 1 << 20})
     folder = make_socket_dir()
     sender = make_weight_sender(config, socket_dir=folder, actor_id="learner-0")
-    receiver = make_weight_receiver(config, socket_dir=folder, actor_id="rollout-0")
+    receiver = make_weight_receiver(config, actor_id="rollout-0")
     for number in range(3):
         announcement = sender.publish(PolicyVersion(0, number), make_tensors(float(number)).items())
         assert announcement.channel == channel
@@ -134,6 +134,7 @@ def test_the_configured_channel_brings_versions_across(channel):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 def test_nccl_without_a_gpu_is_refused_with_a_way_out():
     config = make_config(weights={"channel": "nccl"})
-    for make in (make_weight_sender, make_weight_receiver):
-        with pytest.raises(WeightsError, match=r"needs NVIDIA GPUs .* use shm or zmq"):
-            make(config, socket_dir=None, actor_id="learner-0")
+    with pytest.raises(WeightsError, match=r"needs NVIDIA GPUs .* use shm or zmq"):
+        make_weight_sender(config, socket_dir=None, actor_id="learner-0")
+    with pytest.raises(WeightsError, match=r"needs NVIDIA GPUs .* use shm or zmq"):
+        make_weight_receiver(config, actor_id="rollout-0")

@@ -1,9 +1,10 @@
 import sys, asyncio, json, logging
 from pathlib import Path
 from one_process_run import EVEN_TOTAL, lines, run, until_version, events
+from ring_async.core.roster import ActorSpec
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
-from ring_async.transport.messages.fleet import ActorSpec, ActorExit
+from ring_async.transport.messages.fleet import ActorExit
 from ring_async.storage.audit import audit
 
 class Restartable(OneProcessFleet):

@@ -16,7 +16,7 @@ def test_cost(tmp_path, kill):
         if kill: f.kill("controller-0")
         await asyncio.sleep(0.5)
         st = f.controller.status()
-        t["v after"] = st["policy_version"]; t["limit_tokens"] = f.controller._work._limiter.limit_tokens; t["limiter"] = f.controller._work._limiter.state
+        t["v after"] = st["policy_version"]; t["limit_tokens"] = f.controller._dispatcher.limiter.limit_tokens; t["limiter"] = f.controller._dispatcher.limiter.state
         await until_version(f, 15)
         t["to v15"] = round(loop.time() - t0, 1)
         await until_version(f, 18)

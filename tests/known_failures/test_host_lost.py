@@ -8,7 +8,7 @@ class Hosts(Restartable):
     def waiting(self):
         out = []
         for a in self.no_place:
-            inc = self.controller._fleet.incarnations()[a]
+            inc = self.controller._fleet.wanted.incarnations()[a]
             out.append(ActorWaiting(a, inc, "a host of the cluster"))
         return tuple(out)
     def _collect_exits(self):

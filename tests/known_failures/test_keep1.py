@@ -18,7 +18,7 @@ def test_keep(tmp_path, keep):
         try: failure = run(f, None, limit_s=400)
         except VirtualTimeLimitError: failure = "STILL RUNNING"
     finally: CheckpointStore.save = orig
-    print("keep", keep, "FAILURE:", failure, "on disk:", sorted(p.name for p in f.run_dir.checkpoints.iterdir()), "journal says", f.controller._checkpoint)
+    print("keep", keep, "FAILURE:", failure, "on disk:", sorted(p.name for p in f.run_dir.checkpoints.iterdir()), "journal says", f.controller._versions.checkpoint)
     for e in events(f, "actor_lost"): print(e["notice"][:200])
     if keep == 1:
         g = fleet(tmp_path, stop__policy_versions=12, checkpoint__every_versions=3, checkpoint__keep=keep, token_s=0.2, is_resumed=True)

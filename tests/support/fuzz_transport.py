@@ -29,6 +29,7 @@ import psutil
 import zmq
 
 from ring_async.config.schema import TransportSection
+from ring_async.core.fleet.states import ActorState
 from ring_async.errors import TransportError
 from ring_async.testing.builders import make_group
 from ring_async.transport.channel import ZmqTransport
@@ -76,7 +77,7 @@ class Mutator:
             Done(),
             GroupGenerated(group.header),
             BatchReady(1),
-            Heartbeat("rollout-0", 1, "running", counters={"tokens": 1.5}),
+            Heartbeat("rollout-0", 1, ActorState.RUNNING, counters={"tokens": 1.5}),
             TuneKnobs({"rollout.temperature": [1.0, {"deeper": None}]}),
             UseWeights(WeightsAnnouncement(PolicyVersion(1, 2), "shm", {"buckets": [{"bytes": 3}]})),
         ]

@@ -25,6 +25,7 @@ from ring_async.actors.replay.planner import shard_of
 from ring_async.actors.replay.replay import Replay
 from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
+from ring_async.core.roster import ActorSpec
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, AdmissionState
 from ring_async.core.work.ledger import GroupReserved, StatesMoved
 from ring_async.errors import PeerTimeoutError, RefusedError
@@ -38,7 +39,6 @@ from ring_async.transport.curve import make_socket_dir
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.batches import BatchNotReady, BatchReady, RequestBatch
 from ring_async.transport.messages.fleet import (
-    ActorSpec,
     Heartbeat,
     HeartbeatSeen,
     Member,
@@ -55,11 +55,11 @@ GROUP_SIZE = 4
 MAX_TOKENS = 96
 
 
-def rig_config(num_shards: int = 1) -> dict[str, object]:
+def rig_config(num_shards: int = 1, num_ranks: int = 1) -> dict[str, object]:
     return make_config_mapping(
         budget={"token_budget": TOKEN_BUDGET},
         rollout={"group_size": GROUP_SIZE, "max_tokens": MAX_TOKENS},
-        learner={"token_capacity": 256, "num_ranks": 1},
+        learner={"token_capacity": 256, "num_ranks": num_ranks},
         replay={"num": num_shards, "map_size_bytes": 256 << 20, "commit_interval_s": 0.002},
         monitoring={"trace": False},
         placement={"start_timeout_s": 60.0},
@@ -69,11 +69,11 @@ def rig_config(num_shards: int = 1) -> dict[str, object]:
 class ReplayRig:
     """Everybody around replay. The learner trains at once whatever it is given, and remembers which tokens."""
 
-    def __init__(self, folder: Path, *, num_shards: int = 1, seed: int = 0) -> None:
+    def __init__(self, folder: Path, *, num_shards: int = 1, num_ranks: int = 1, seed: int = 0) -> None:
         self.run_dir = RunDir(folder)
         self.run_dir.create()
-        self.config: Config = config_from_mapping(rig_config(num_shards), "rig")
-        self.run_dir.config.write_text(json.dumps(rig_config(num_shards)))
+        self.config: Config = config_from_mapping(rig_config(num_shards, num_ranks), "rig")
+        self.run_dir.config.write_text(json.dumps(rig_config(num_shards, num_ranks)))
         self.rng = np.random.default_rng(seed)
         self.journal = Journal(self.run_dir.journal, max_file_bytes=256 << 10)
         self.socket_dir = make_socket_dir()

@@ -33,8 +33,8 @@ def test_types_are_resolved_at_import():
 def test_a_late_one_is_found():
     late = """
 def read(data):
-    a = msgspec.msgpack.Decoder(Layout)
-    b = msgspec.json.decode(data, type=Layout)
-    return msgspec.convert(data, Layout)
+    a = msgspec.msgpack.Decoder(WeightsLayout)
+    b = msgspec.json.decode(data, type=WeightsLayout)
+    return msgspec.convert(data, WeightsLayout)
 """
     assert resolved_late(ast.parse(late)) == [3, 4, 5]

@@ -6,17 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from ring_async.batches import BatchPlan, PackedBatch, TokenInterval
 from ring_async.testing.builders import make_group, make_plan, make_segments, version
-from ring_async.types import (
-    BatchPlan,
-    Group,
-    GroupHeader,
-    PackedBatch,
-    PolicyVersion,
-    Segment,
-    TokenInterval,
-    TrajectoryHeader,
-)
+from ring_async.types import Group, GroupHeader, PolicyVersion, Segment, TrajectoryHeader
 
 
 def test_versions_order_by_lineage_first():

@@ -1,9 +1,9 @@
 """What people change while the run goes on: verifiers, mixture, settings, size of the fleet.
 
-    control API ──▶ LiveChanges ──verifiers──▶ SwapDesk ──▶ reward actors, replay
-                        ├──mixture, sources, difficulty windows──▶ WorkDesk
-                        ├──settings──▶ WorkDesk, learner, replay
-                        └──scale──▶ Fleet ──▶ launcher
+    control API ──▶ LiveChanges ──verifiers──▶ VerifierSwaps ──▶ reward actors, replay
+                        ├──mixture, sources, difficulty windows──▶ MixtureChanges ──▶ Dispatcher
+                        ├──settings──▶ Dispatcher, learner, replay
+                        └──scale──▶ FleetShell ──▶ launcher
 
 Owns: that a change is checked before it is made, durable before anybody hears of it, and an event with author, before
 and after; and what an actor that registers must be told. Does not own the effect: those named above do.
@@ -13,78 +13,55 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
-from ring_async.actors.controller.member_book import MemberBook
-from ring_async.actors.controller.member_links import MemberLinks
-from ring_async.actors.controller.prompt_search import window_of
-from ring_async.actors.controller.run_log import StepLog
-from ring_async.actors.controller.verifier_swap import SwapDesk
-from ring_async.actors.controller.work import WorkDesk
-from ring_async.clock import monotonic_s
-from ring_async.config.schema import Config, DifficultyWindow, MixtureStep, SourceSection
+from ring_async.actors.controller.context import RunContext
+from ring_async.actors.controller.dispatcher import Dispatcher
+from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.actors.controller.mixture_changes import MixtureChanges
+from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
+from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
-from ring_async.core.fleet.fleet import Fleet
-from ring_async.core.work.difficulty import Window
-from ring_async.errors import ConfigError, PeerTimeoutError, RefusedError, RingAsyncError, RunError
-from ring_async.storage.run_dir import RunDir
-from ring_async.transport.messages.base import Message
-from ring_async.transport.messages.changes import TuneKnobs, UseSources, VerifierFailing
-from ring_async.transport.messages.fleet import Shutdown
+from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
+from ring_async.errors import ConfigError, RefusedError, RunError
+from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
 log = logging.getLogger(__name__)
 
-SCALABLE = ("rollout", "reward")
-LEAVE_S = 30.0
-"""Longest time for an actor that is scaled away to finish what it has under way."""
-TUNE_TIMEOUT_S = 300.0
-"""A learner takes up settings between two steps; a step of a large model takes minutes."""
-
 
 class LiveChanges:
-    """See the module. `spawn` runs work that outlives a call, `tell_members` brings the list of members to all."""
+    """What people may change, and what actors that come later must be told of it.
 
-    def __init__(
-        self,
-        config: Config,
-        run_dir: RunDir,
-        *,
-        work: WorkDesk,
-        fleet: Fleet,
-        book: MemberBook,
-        links: MemberLinks,
-        steps: StepLog,
-        spawn: Callable[[Coroutine[Any, Any, Any]], None],
-        tell_members: Callable[[], None],
-        is_resumed: bool,
-    ) -> None:
+        changes.scale("rollout", 4, author="ada")
+        await changes.set_knobs({"learner.lr": 1e-6}, author="ada")
+        changes.swap_verifier("math", "my.module:Strict", {}, shadow=100, author="ada")
+
+    Args:
+        context: of the run.
+        fleet: hears of changes, and has the size that is wanted.
+        dispatcher: has mixture, windows and limits in force.
+    """
+
+    def __init__(self, context: RunContext, fleet: FleetShell, dispatcher: Dispatcher) -> None:
+        config, notes = context.config, context.notes
         self._config = config
-        self._work = work
+        self._notes = notes
+        self._run_log = context.run_log
+        self._spawn = context.spawn
+        self._dispatcher = dispatcher
         self._fleet = fleet
-        self._book = book
-        self._links = links
-        self._steps = steps
-        self._spawn = spawn
-        self._tell_members = tell_members
         self._changing = asyncio.Lock()
-        noted = work.noted if is_resumed else lambda key: None
-        self._swaps = SwapDesk(
-            config, run_dir.verifiers, links, book,
-            noted=noted("verifiers"), note=lambda snapshot: work.note("verifiers", snapshot),
-            event=steps.event, spawn=spawn, on_commit=self._verifier_changed,
-        )  # fmt: skip
-        self.knobs = self._kept_knobs(noted("knobs") or {})
-        self._sources: dict[str, dict[str, Any]] = noted("sources") or {}
-        work.tune(tuned(config, self.knobs))
-        self._configured_counts = {"reward": config.reward.num, "rollout": config.rollout.num}
-        scale = noted("scale") or {}
+        self._swaps = VerifierSwaps(context, fleet, on_commit=self._verifier_changed)
+        self.knobs = self._kept_knobs(notes.resumed("knobs") or {})
+        self._mixture = MixtureChanges(context, fleet, dispatcher, self._swaps)
+        dispatcher.tune(tuned(config, self.knobs))
+        self._configured_counts = {role: config.roster.counts[role] for role in SCALABLE}
+        scale = notes.resumed("scale") or {}
         is_kept = scale.get("configured") == self._configured_counts
-        self.counts: dict[str, int] = scale["counts"] if is_kept else dict(self._configured_counts)
-        self._schedule_done = int(noted("schedule") or 0)
-        work.on_empty_window(self._window_is_empty)
+        self.counts: dict[Role, int] = dict(self._configured_counts)
+        if is_kept:
+            self.counts |= {Role(role): num for role, num in scale["counts"].items()}
 
     # -- what others ask
 
@@ -93,19 +70,13 @@ class LiveChanges:
         return {
             "verifiers": self._swaps.changed,
             "epoch_rules": self._swaps.rules,
-            "source_verifiers": {name: section["verifier"] for name, section in self._sources.items()},
+            "source_verifiers": self._mixture.added_verifiers,
             "knobs": self._knobs_for_actors(),
         }
 
     def status(self) -> dict[str, Any]:
         """What is in force: plain data."""
-        return {
-            "mixture": self._work.shares,
-            "mixture_epoch": self._work.mixture_epoch,
-            "difficulty": {
-                name: _plain(window) | {"num_passed": self._work.num_passed(name)}
-                for name, window in self._work.windows.items()
-            },
+        return self._mixture.status() | {
             "verifiers": {v.name: {"use": v.use, "version": v.version, "epoch": v.epoch} for v in self._swaps.changed},
             "knobs": self.knobs,
             "scale": self.counts,
@@ -131,7 +102,7 @@ class LiveChanges:
             ConfigError: its file cannot be read.
         """
         swap = self._swaps.swap(name, use, dict(options), author=author, shadow=shadow, rescore=rescore, hold=hold)
-        return swap.to_plain()
+        return plain_swap(swap)
 
     def roll_back_verifier(self, name: str, *, author: str = "api", cause: str = "") -> dict[str, Any]:
         """Begin to go back to the verifier before the present one; what the present one scored is judged again.
@@ -139,7 +110,7 @@ class LiveChanges:
         Raises:
             RefusedError: there is none, or another change is under way.
         """
-        return self._swaps.roll_back(name, author=author, cause=cause).to_plain()
+        return plain_swap(self._swaps.roll_back(name, author=author, cause=cause))
 
     def decide(self, swap_id: str, *, commit: bool) -> dict[str, Any]:
         """Commit a swap that is held after its shadow, or call one off.
@@ -147,7 +118,7 @@ class LiveChanges:
         Raises:
             RefusedError: no such swap, or it is past that.
         """
-        return self._swaps.decide(swap_id, commit=commit).to_plain()
+        return plain_swap(self._swaps.decide(swap_id, commit=commit))
 
     async def follow_swap(self, swap_id: str, wait_s: float) -> dict[str, Any]:
         """How far a swap is; waits up to `wait_s` for its end.
@@ -155,12 +126,7 @@ class LiveChanges:
         Raises:
             RefusedError: no such swap.
         """
-        swap = self._swaps.get(swap_id)
-        try:
-            await asyncio.wait_for(swap.ended.wait(), wait_s)
-        except TimeoutError:
-            pass
-        return swap.to_plain()
+        return plain_swap(await self._swaps.until_ended(swap_id, wait_s))
 
     def handle_failing(self, failing: VerifierFailing) -> list[str]:
         """A verifier fails too often: roll back the swap that brought it, if one did; returns sources to pause."""
@@ -169,15 +135,16 @@ class LiveChanges:
             return []
         if self._swaps.can_roll_back(failing.verifier):
             try:
-                self.roll_back_verifier(failing.verifier, author="controller-0", cause=failing.reason)
+                self.roll_back_verifier(failing.verifier, author=CONTROLLER_ID, cause=failing.reason)
                 return []
             except RefusedError as refusal:
                 log.warning("verifier %s is not rolled back: %s", failing.verifier, refusal)
-        return self._work.sources_of(failing.verifier)
+        return self._dispatcher.prompts.sources_of(failing.verifier)
 
     def _verifier_changed(self, name: str) -> None:
-        if resumed := self._work.unpause_sources(self._work.sources_of(name)):
-            self._steps.event("domain_resumed", author="controller-0", sources=sorted(resumed), verifier=name)
+        prompts = self._dispatcher.prompts
+        if resumed := prompts.mixture.resume(prompts.sources_of(name)):
+            self._run_log.event("domain_resumed", author=CONTROLLER_ID, sources=sorted(resumed), verifier=name)
 
     # -- mixture
 
@@ -189,80 +156,29 @@ class LiveChanges:
         *,
         author: str = "api",
     ) -> dict[str, Any]:
-        """Put new weights and difficulty windows in force from the next reservation on; `sources` are added first.
-
-        Args:
-            weights: of all sources that have one; empty, where windows are given: they stay.
-            sources: sections of new ones, by name.
-            difficulty: windows by source; None lifts one, those left out stay.
-            author: whom the event names.
+        """Put new weights and difficulty windows in force; see `MixtureChanges.change`.
 
         Raises:
             ConfigError: an unknown source, no weight above 0, a source that cannot be made, or a window that none of
                 its prompts satisfies.
         """
         async with self._changing:
-            for name, section in (sources or {}).items():
-                await self._add_source(name, SourceSection.model_validate(section), author)
-            windows = {name: await self._checked(name, wanted) for name, wanted in (difficulty or {}).items()}
-            shares, former = self._work.shares, self._work.windows
-            self._work.set_mixture(weights, windows)
+            await self._mixture.change(weights, sources or {}, difficulty or {}, author=author)
             if weights:
-                await self._tell_knobs("replay")
-                self._steps.event(
-                    "mixture_changed", author=author, before=shares, after=self._work.shares,
-                    mixture_epoch=self._work.mixture_epoch,
-                )  # fmt: skip
-            if windows:
-                self._steps.event(
-                    "difficulty_changed", author=author, before={name: _plain(former.get(name)) for name in windows},
-                    after={name: _plain(window) for name, window in windows.items()},
-                    mixture_epoch=self._work.mixture_epoch,
-                )  # fmt: skip
+                await self._tell_knobs(Role.REPLAY)
             return self.status()
-
-    async def _checked(self, name: str, wanted: Any) -> Window | None:
-        """A window that prompts satisfy; the loop goes on meanwhile."""
-        if wanted is None:
-            return None
-        window = window_of(DifficultyWindow.model_validate(wanted))
-        for _ in self._work.probe(name, window):
-            await asyncio.sleep(0)
-        return window
-
-    def _window_is_empty(self, source: str, window: Window, num_passed: int) -> None:
-        log.warning("source %s: %d prompts in a row lie outside %s", source, num_passed, window)
-        self._steps.event(
-            "difficulty_window_empty", author="controller-0", source=source, window=_plain(window),
-            num_passed=num_passed,
-        )  # fmt: skip
-
-    async def _add_source(self, name: str, section: SourceSection, author: str) -> None:
-        if name in self._config.sources or name in self._sources:
-            raise ConfigError(f"sources.{name}: there is a source of this name; choose another")
-        self._swaps.in_force(section.verifier)
-        await asyncio.to_thread(self._work.add_source, name, section)
-        self._sources[name] = section.model_dump(mode="json")
-        self._work.note("sources", self._sources)
-        news = UseSources({name: one["verifier"] for name, one in self._sources.items()})
-        await asyncio.gather(*(self._told(member.actor_id, news) for member in self._book.of("reward")))
-        self._steps.event("source_added", author=author, source=name, after=self._sources[name])
 
     def version_reached(self, number: int) -> None:
         """Follow the mixture's schedule."""
-        due = [step for step in self._config.mixture_schedule if self._schedule_done < step.at_version <= number]
-        if due:
-            self._schedule_done = due[-1].at_version
-            self._work.note("schedule", self._schedule_done)
+        if (due := self._mixture.due(number)) is not None:
             self._spawn(self._follow_schedule(due))
 
-    async def _follow_schedule(self, due: list[MixtureStep]) -> None:
-        """The last weights of the steps that are due, and the windows of all of them."""
-        windows = {name: window for step in due for name, window in step.difficulty.items()}
+    async def _follow_schedule(self, due: MixtureStep) -> None:
         try:
-            await self.set_mixture(due[-1].mixture, difficulty=windows, author="schedule")
+            await self.set_mixture(due.mixture, difficulty=due.difficulty, author="schedule")
         except ConfigError as refusal:  # the run goes on as it is, and says so
-            self._steps.event("schedule_refused", author="schedule", at_version=due[-1].at_version, reason=str(refusal))
+            reason = str(refusal)
+            self._run_log.event("schedule_refused", author="schedule", at_version=due.at_version, reason=reason)
 
     # -- settings
 
@@ -276,27 +192,28 @@ class LiveChanges:
         async with self._changing:
             changed = self.knobs | dict(knobs)
             before, after = tuned(self._config, self.knobs), tuned(self._config, changed)
-            self._work.tune(after)
+            self._dispatcher.tune(after)
             self.knobs = changed
-            self._work.note("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
-            self._steps.event(
+            self._notes.put("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
+            self._run_log.event(
                 "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
             )  # fmt: skip
-            late = await self._tell_knobs(*(role for role in ("learner", "replay") if knobs_of(role, knobs)))
+            late = await self._tell_knobs(*(role for role in (Role.LEARNER, Role.REPLAY) if knobs_of(role, knobs)))
         if late:
             raise RunError(f"changed, but not yet in effect at {', '.join(late)}; see: ring-async status")
         return self.status()
 
     def _knobs_for_actors(self) -> dict[str, Any]:
         """Settings changed live; the mixture is one of them where replay's quotas follow it."""
-        return self.knobs | ({"mixture": self._work.shares} if self._work.mixture_epoch else {})
+        mixture = self._dispatcher.prompts.mixture
+        return self.knobs | ({"mixture": dict(mixture.shares)} if mixture.epoch else {})
 
-    async def _tell_knobs(self, *roles: str) -> list[str]:
+    async def _tell_knobs(self, *roles: Role) -> list[str]:
         """Bring all settings to all actors of these roles; returns those that did not take them up in time."""
-        actor_ids = [member.actor_id for member in self._book.of(*roles)]
+        actor_ids = [member.actor_id for member in self._fleet.members.of(*roles)]
         news = TuneKnobs(self._knobs_for_actors())
-        done = await asyncio.gather(*(self._told(actor_id, news) for actor_id in actor_ids))
+        done = await asyncio.gather(*(self._fleet.is_done(actor_id, news) for actor_id in actor_ids))
         return [actor_id for actor_id, is_done in zip(actor_ids, done, strict=True) if not is_done]
 
     def _kept_knobs(self, noted: Mapping[str, Any]) -> dict[str, Any]:
@@ -315,31 +232,11 @@ class LiveChanges:
             raise ConfigError(f"{role}: cannot be scaled while the run goes on; {' and '.join(SCALABLE)} can")
         if num < 1:
             raise ConfigError(f"{num} {role}s: at least one must stay; to stop for a while use: ring-async pause")
-        before, self.counts = self.counts, self.counts | {role: num}
-        self._work.note("scale", {"configured": self._configured_counts, "counts": self.counts})
-        leaving = self._fleet.want(role, num, monotonic_s(), leave_s=LEAVE_S + 5.0)
-        self._work.note("incarnations", self._fleet.incarnations())
-        self._tell_members()
-        for key in leaving:
-            self._links.tell(key.actor_id, Shutdown(LEAVE_S))
-        self._steps.event("scaled", author=author, role=role, before=before[role], after=num)
+        before, self.counts = self.counts, self.counts | {Role(role): num}
+        self._notes.put("scale", {"configured": self._configured_counts, "counts": self.counts})
+        self._fleet.scale(Role(role), num)
+        self._run_log.event("scaled", author=author, role=role, before=before[Role(role)], after=num)
         return self.status()
-
-    async def _told(self, actor_id: str, message: Message) -> bool:
-        try:
-            await self._links.command(actor_id, message, timeout_s=TUNE_TIMEOUT_S)
-        except PeerTimeoutError:
-            return actor_id not in self._book
-        except RefusedError as refusal:
-            log.error("%s refused %s: %s", actor_id, type(message).__name__, refusal)
-            return False
-        except RingAsyncError:
-            return False  # its line was dropped: it is told when it registers again
-        return True
-
-
-def _plain(window: Window | None) -> Any:
-    return msgspec.to_builtins(window)
 
 
 def _value(config: Config, name: str) -> Any:

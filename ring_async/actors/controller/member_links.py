@@ -1,4 +1,4 @@
-"""The controller's lines to the members: commands with deadlines, and news that always arrive in their newest form.
+"""The controller's links to the members: commands with deadlines, and news that always arrive in their newest form.
 
 Owns: one outbox per member's control inbox and the task that keeps the member up to date. News are levels, not edges:
 a member that was busy or away gets the newest list of members and the newest weights, never a queue of old ones.
@@ -21,7 +21,7 @@ NEWS_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True)
-class _Line:
+class _Link:
     member: Member
     outbox: Outbox
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -30,32 +30,37 @@ class _Line:
 
 
 class MemberLinks:
-    """Lines to all registered members."""
+    """Links to all registered members.
+
+    links.open(member)
+    links.tell(actor_id, UseWeights(…))                         # version 7, then 8 before 7 was delivered: 8 arrives
+    await links.command(LEARNER_ID, Pause(), timeout_s=5.0)     # the answer
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._lines: dict[str, _Line] = {}
+        self._links: dict[str, _Link] = {}
 
     def open(self, member: Member) -> None:
-        """A member registered, perhaps in place of a dead one."""
+        """Open the link to a member that registered, in place of the link to an earlier process of the same id."""
         self.drop(member.actor_id)
         outbox = self._transport.connect(member.control_endpoint, peer=member.actor_id)
-        line = _Line(member, outbox)
-        line.task = asyncio.create_task(self._keep_informed(line), name=f"news-{member.actor_id}")
-        self._lines[member.actor_id] = line
+        link = _Link(member, outbox)
+        link.task = asyncio.create_task(self._keep_informed(link), name=f"news-{member.actor_id}")
+        self._links[member.actor_id] = link
 
     def drop(self, actor_id: str) -> None:
-        """A member is gone."""
-        line = self._lines.pop(actor_id, None)
-        if line is not None and line.task is not None:
-            line.task.cancel()
+        """Close the link to a member that is gone; news it had not heard are lost."""
+        link = self._links.pop(actor_id, None)
+        if link is not None and link.task is not None:
+            link.task.cancel()
 
     def tell(self, actor_id: str, news: Message) -> None:
-        """Bring news of this kind to a member; older undelivered news of the same kind are replaced."""
-        line = self._lines.get(actor_id)
-        if line is not None:
-            line.pending[type(news).__name__] = news
-            line.changed.set()
+        """Bring news to a member. News of the same type that it has not heard yet are replaced."""
+        link = self._links.get(actor_id)
+        if link is not None:
+            link.pending[type(news).__name__] = news
+            link.changed.set()
 
     async def command(self, actor_id: str, message: Message, *, timeout_s: float) -> Message:
         """Give one command and wait for its answer.
@@ -64,33 +69,33 @@ class MemberLinks:
             PeerTimeoutError: no answer, or no such member.
             RefusedError: the member said no.
         """
-        line = self._lines.get(actor_id)
-        if line is None:
+        link = self._links.get(actor_id)
+        if link is None:
             raise PeerTimeoutError(f"{actor_id} is not registered")
-        return (await line.outbox.request(message, timeout_s=timeout_s)).message
+        return (await link.outbox.request(message, timeout_s=timeout_s)).message
 
     async def close(self) -> None:
-        for actor_id in list(self._lines):
+        for actor_id in list(self._links):
             self.drop(actor_id)
 
-    async def _keep_informed(self, line: _Line) -> None:
+    async def _keep_informed(self, link: _Link) -> None:
         """Consumes news / produces deliveries / waits for news / freed by `tell`, or by `drop`."""
         try:
             while True:
-                await line.changed.wait()
-                line.changed.clear()
-                for kind, news in list(line.pending.items()):
-                    if await self._deliver(line, news) and line.pending.get(kind) is news:
-                        del line.pending[kind]
+                await link.changed.wait()
+                link.changed.clear()
+                for kind, news in list(link.pending.items()):
+                    if await self._deliver(link, news) and link.pending.get(kind) is news:
+                        del link.pending[kind]
         finally:
-            await line.outbox.close()
+            await link.outbox.close()
 
-    async def _deliver(self, line: _Line, news: Message) -> bool:
+    async def _deliver(self, link: _Link, news: Message) -> bool:
         try:
-            await line.outbox.request(news, timeout_s=NEWS_TIMEOUT_S)
+            await link.outbox.request(news, timeout_s=NEWS_TIMEOUT_S)
         except PeerTimeoutError:
-            line.changed.set()  # the member is busy, or dead and about to be dropped: try the newest again
+            link.changed.set()  # the member is busy, or dead and about to be dropped: try the newest again
             return False
         except RefusedError as refusal:
-            log.warning("%s refused %s: %s", line.member.actor_id, type(news).__name__, refusal)
+            log.warning("%s refused %s: %s", link.member.actor_id, type(news).__name__, refusal)
         return True

@@ -17,6 +17,7 @@ import msgspec
 
 from ring_async.actors.controller.prompt_search import PromptSearch, check_window, window_of
 from ring_async.config.schema import Config, SourceSection
+from ring_async.core.ids import group_id_for, index_of
 from ring_async.core.work.difficulty import Observations, Window
 from ring_async.core.work.mixture import Mixture, check_weights
 from ring_async.data.base import PromptSource
@@ -30,8 +31,15 @@ OnEmpty = Callable[[str, Window, int], None]
 _OBSERVED_KEY = "observed/"
 
 
-class PromptDesk:
-    """Makes reservations, one after another, steered by the mixture."""
+class PromptScheduler:
+    """Makes reservations, one after another, steered by the mixture.
+
+        prompts.next(set())       # Reservation("math-00000000", …): the cursor of `math` is 1 now
+
+    Args:
+        config: of the run.
+        make_source: builds a prompt source from its name and section.
+    """
 
     def __init__(self, config: Config, make_source: MakeSource) -> None:
         self._config = config
@@ -76,7 +84,7 @@ class PromptDesk:
         self.cursors[source] = index + 1
         rollout = self._config.rollout
         return Reservation(
-            group_id=f"{source}-{index:08d}",
+            group_id=group_id_for(source, index),
             prompt=found[source],
             group_size=rollout.group_size,
             seed=group_seed(self._config.seed, source, index),
@@ -137,7 +145,7 @@ class PromptDesk:
             windows: by source; None lifts one, those left out stay. `probe` says whether they can be satisfied.
 
         Raises:
-            ConfigError: an unknown source, or weights that are none; nothing was changed.
+            ConfigError: an unknown source, or weights that are not valid; nothing was changed.
         """
         for name in weights:
             self._open(name, "mixture")
@@ -183,7 +191,7 @@ class PromptDesk:
     # -- what was observed
 
     def observed(self, reservation: Reservation, difficulty: float | None) -> tuple[str, list[Any]] | None:
-        """A group was judged; returns what to remember of it, if its prompt comes again."""
+        """A group was judged. Returns the note to keep, key and value, if its prompt will come again; else None."""
         prompt = reservation.prompt
         search = self._searches.get(prompt.source)
         if search is None or search.source.num_prompts is None or difficulty is None:
@@ -230,11 +238,6 @@ class PromptDesk:
         self._set_windows({name: live.get(name) for name in unchanged})
         for key, (index, difficulty) in ((k, v) for k, v in notes.items() if k.startswith(_OBSERVED_KEY)):
             self.observations.note(key.removeprefix(_OBSERVED_KEY), int(index), float(difficulty))
-
-
-def index_of(group_id: str) -> int:
-    """The cursor under which a group was issued."""
-    return int(group_id.rpartition("-")[2])
 
 
 def group_seed(run_seed: int, source: str, index: int) -> int:

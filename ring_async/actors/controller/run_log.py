@@ -19,7 +19,7 @@ from ring_async.transport.messages.versions import VersionEvaluated
 NUM_RECENT = 50
 
 
-class StepLog:
+class RunLog:
     """The files of one run, and the last lines in memory for `status`."""
 
     def __init__(self, run_dir: RunDir) -> None:
@@ -78,7 +78,7 @@ class StepLog:
         self.recent_events.append(line)
 
     def evaluation(self, evaluated: VersionEvaluated, *, author: str) -> None:
-        """Write an evaluation's line, and an event. A report that comes again, its answer lost, changes nothing."""
+        """Write an evaluation's line, and an event. A report that was sent twice counts once."""
         version = evaluated.policy_version
         line = {"policy_version": version.number, "incarnation": version.incarnation, **evaluated.figures}
         last = self.last_evaluation

@@ -1,4 +1,4 @@
-"""One batch plan over all replay shards: what replay-0 does beside keeping a shard of its own.
+"""One batch plan over all replay shards: what the planner does beside keeping a shard of its own.
 
     learner ──RequestBatch n──▶ planner ──OfferGroups n──▶ every shard that lives: evicts, answers with what it holds
                                 planner: Φ tokens over all of it, logged: now plan n is what it is
@@ -24,10 +24,13 @@ from typing import TypeVar
 import msgspec
 
 from ring_async.actors.base import Actor
+from ring_async.batches import BatchPlan, PackedBatch
+from ring_async.columns import Buffer
+from ring_async.core.ids import split_id
 from ring_async.core.replay.batch_planning import HeldGroup, hold
 from ring_async.core.replay.group_bundle import unbundle
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.work.ledger import split_id
+from ring_async.core.roster import PLANNER_ID, Role, id_of
 from ring_async.errors import PeerTimeoutError, RefusedError, StorageError
 from ring_async.storage.replay_shard import Offered, ReplayShard
 from ring_async.transport.base import Answer
@@ -41,12 +44,11 @@ from ring_async.transport.messages.batches import (
     RequestBatch,
 )
 from ring_async.transport.messages.work import BufferReported
-from ring_async.types import BatchPlan, Buffer, Group, PackedBatch
+from ring_async.types import Group
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-PLANNER = "replay-0"
 SHARD_TIMEOUT_S = 5.0
 """A shard that does not answer for this long is planned without, or, if a plan needs it, waited for anew."""
 
@@ -58,7 +60,7 @@ _offer_decoder = msgspec.msgpack.Decoder(list[Offered])
 
 def shard_of(group_id: str, num_shards: int) -> str:
     """Actor id of the shard that keeps a group: the same in every process and after every restart."""
-    return f"replay-{zlib.crc32(group_id.encode()) % num_shards}"
+    return id_of(Role.REPLAY, zlib.crc32(group_id.encode()) % num_shards)
 
 
 class BatchPlanner:
@@ -68,7 +70,7 @@ class BatchPlanner:
         self._actor = actor
         self._shard = shard
         self._num_shards = actor.config.replay.num
-        self._others = [f"replay-{index}" for index in range(1, self._num_shards)]
+        self._others = [id_of(Role.REPLAY, index) for index in range(1, self._num_shards)]
         self._reported: dict[str, int] = {}
         """Trainable tokens that each other shard last spoke of."""
         self._turn = asyncio.Lock()
@@ -78,7 +80,7 @@ class BatchPlanner:
         self._reported[shard] = report.buffer_tokens
 
     async def batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
-        """The batch asked for, packed, or what it waits for. Raises what `ReplayShard.plan` raises."""
+        """The packed batch asked for, or why there is none yet. Raises what `ReplayShard.plan` raises."""
         if not self._others:
             return await self._actor.on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
         async with self._turn:
@@ -98,7 +100,7 @@ class BatchPlanner:
         return [shard for shard in self._others if shard in self._actor.members]
 
     def _shortfall(self) -> Shortfall | None:
-        """What is known to be too little, so that nobody need be asked."""
+        """Why there can be no batch, if the last reports show too few tokens; None: the shards must be asked."""
         living, buffer = self._living(), self._shard.buffer
         if not all(shard in self._reported for shard in living):
             return None
@@ -132,7 +134,7 @@ class BatchPlanner:
         return [hold(record, progress, rules, lineage) for record, progress in _offer_decoder.decode(offered)]
 
     async def _catch_up(self, shard: str, last_plan: int) -> bool:
-        """Have a shard that was away follow the plans it missed; whether it came further."""
+        """Have a shard that was away follow the plans it missed. Returns whether it followed any."""
         parts = await self._actor.on_compute(self._shard.parts_after, last_plan, self._keeps(shard), MAX_PARTS)
         for part in parts:
             answer = await self._ask(shard, ConsumePlan(part, has_tokens=False))
@@ -143,7 +145,7 @@ class BatchPlanner:
     async def _collect(self, plan: BatchPlan) -> PackedBatch | Shortfall:
         """A logged plan's tokens, from all shards that keep some."""
         group_ids = {split_id(sequence.trajectory_id)[0] for sequence in plan.sequences}
-        needed = sorted({shard_of(group_id, self._num_shards) for group_id in group_ids} - {PLANNER})
+        needed = sorted({shard_of(group_id, self._num_shards) for group_id in group_ids} - {PLANNER_ID})
         found = await asyncio.gather(*(self._take(shard, plan.plan_number) for shard in needed))
         away = [shard for shard, groups in zip(needed, found, strict=True) if groups is None]
         if away:
@@ -183,7 +185,7 @@ class BatchPlanner:
 
 
 def answer_planner(shard: ReplayShard, question: Message) -> tuple[Message, list[Buffer]]:
-    """A shard's side: what the planner is told, once it is durable here. Runs on the shard's thread.
+    """Answer the planner for one shard, after the answer is durable there. Runs on the shard's thread.
 
     Raises:
         RefusedError: the planner's log and this shard do not fit together, or a payload is gone.

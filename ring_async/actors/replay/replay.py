@@ -5,7 +5,8 @@
     planner ──OfferGroups, ConsumePlan──▶ what is held, its tokens               the other shards, if there are any
     controller ◀──TrajectoriesMoved, BufferReported── what became of every trajectory
 
-Owns: one `ReplayShard` and the thread it lives on. Does not decide what is trained or dropped: the shard's core does.
+Owns: one `ReplayShard` and the thread it lives on. Does not decide what is trained or dropped (`core.replay`), nor
+speak to the controller (`reports`).
 Invariants: a group is acknowledged after its commit; a batch leaves after its plan is logged; the controller hears of
 every trajectory, if need be from the store after a restart.
 """
@@ -13,21 +14,22 @@ every trajectory, if need be from the store after a restart.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import logging
-from collections import defaultdict
 from typing import Any, ClassVar, TypeVar
 
-from ring_async.actors.base import Actor, ActorContext, until_stopped
-from ring_async.actors.replay.planner import PLANNER, BatchPlanner, answer_planner
+from ring_async.actors.base import Actor, ActorContext
+from ring_async.actors.replay.planner import BatchPlanner, answer_planner
+from ring_async.actors.replay.reports import Reports
 from ring_async.actors.replay.rescorer import Rescorer
 from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_rules
+from ring_async.actors.waits import until_stopped
 from ring_async.clock import monotonic_s
+from ring_async.core.rank_batches import batch_of_rank
+from ring_async.core.replay.intake import IntakeOutcome, Receipt
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.work.ledger import in_portions
+from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
-from ring_async.storage.replay_shard import Receipt, ReplayShard
+from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.telemetry import metrics
 from ring_async.transport.base import Delivery
@@ -43,8 +45,8 @@ from ring_async.transport.messages.batches import (
 from ring_async.transport.messages.changes import ApplyEpochRules, TuneKnobs
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
 from ring_async.transport.messages.versions import CheckpointCovered
-from ring_async.transport.messages.work import BufferReported, GroupScored, TrajectoriesMoved
-from ring_async.types import EpochRules, Group, TrajectoryState
+from ring_async.transport.messages.work import BufferReported, GroupScored
+from ring_async.types import EpochRules, Group
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,7 +61,7 @@ SHORTEST_WAIT_S = 1e-3
 
 
 class Replay(Actor):
-    role: ClassVar[str] = "replay"
+    role: ClassVar[Role] = Role.REPLAY
 
     def __init__(self, context: ActorContext) -> None:
         super().__init__(context)
@@ -67,42 +69,35 @@ class Replay(Actor):
         self._pending: list[tuple[Delivery, Group]] = []
         self._arrived = asyncio.Event()
         self._changed = asyncio.Condition()
-        self._report_due = asyncio.Event()
         self._num_waiting_questions = 0
-        self._num_reports = 0
-        self._num_reporting = 0
-        self._last_reported = 0
-        self._is_present_due = False
-        self._num_evictions_exported = 0
-        self._scored: defaultdict[str, float] = defaultdict(float)
-        """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
+        self._num_wakeups = 0
+        """How often questions that wait were woken: one that sees it unchanged has missed nothing."""
         self._trouble = ""
         self._swap_wait_s = 0.0
         """Time that the shard's thread spent on new epoch rules."""
         self._rescorer: Rescorer | None = None
         self._planner: BatchPlanner | None = None
-        self._planner_hears: asyncio.Future[None] | None = None
+        self._reports: Reports | None = None
 
     # -- life
 
     async def open(self) -> None:
         self._shard = await self.on_compute(self._open_shard)
-        if self.actor_id == PLANNER:
+        if self.actor_id == PLANNER_ID:
             self._planner = BatchPlanner(self, self._shard)
-        self._rescorer = Rescorer(self, self._shard, self._news)
+        self._rescorer = Rescorer(self, self._shard, self._wake)
+        self._reports = Reports(self, self._shard, lambda: self._num_waiting_questions > 0)
         log.info(
             "%s: %d groups and %d trainable tokens read back, next batch is %d",
             self.actor_id, len(self.shard.buffer), self.shard.buffer.trainable_tokens, self.shard.buffer.last_plan + 1,
         )  # fmt: skip
-        self.data_inbox  # noqa: B018 - opened here, so that registration can name it
+        self.open_data_inbox()
 
     async def joined(self, registered: Registered) -> None:
         """A controller that may have restarted must hear all that it has not acknowledged, then what is held."""
         await self._apply_knobs(registered.knobs)
         await self._bar(registered.epoch_rules)
-        self._last_reported = 0
-        self._is_present_due = True
-        self._report_due.set()
+        self.reports.start_over()
 
     async def close(self) -> None:
         if self._shard is not None:
@@ -117,6 +112,11 @@ class Replay(Actor):
     def rescorer(self) -> Rescorer:
         assert self._rescorer is not None, "the store is not open yet"
         return self._rescorer
+
+    @property
+    def reports(self) -> Reports:
+        assert self._reports is not None, "the store is not open yet"
+        return self._reports
 
     def counters(self) -> dict[str, float]:
         if self._shard is None:
@@ -137,7 +137,7 @@ class Replay(Actor):
             loops = [
                 tasks.create_task(self._receive(), name="receive"),
                 tasks.create_task(self._commit_groups(), name="commit"),
-                tasks.create_task(self._report_news(), name="report"),
+                tasks.create_task(self.reports.run(), name="report"),
                 tasks.create_task(self.rescorer.run(), name="rescore"),
             ]
             await until_stopped(self.stopping, *loops)
@@ -148,13 +148,13 @@ class Replay(Actor):
                 await self.on_compute(self.shard.cover, plan_number)
                 if not self._pending:
                     await self.on_compute(self.shard.flush)
-                await self._news()
+                await self._wake()
             case TuneKnobs(knobs):
                 await self._apply_knobs(knobs)
-                await self._news()
+                await self._wake()
             case ApplyEpochRules(rules):
                 await self._bar(rules)
-                await self._news()
+                await self._wake()
             case Pause() | Resume():
                 pass  # what is generated while the run pauses is kept; the learner asks for nothing
             case _:
@@ -179,7 +179,7 @@ class Replay(Actor):
                 elif isinstance(message, BufferReported) and self._planner is not None:
                     self._planner.observe(delivery.sender, message)
                     delivery.ack()
-                    await self._news()
+                    await self._wake()
                 elif isinstance(message, OfferGroups | ConsumePlan):
                     questions.create_task(self._answer_planner(delivery), name=type(message).__name__)
                 else:
@@ -191,9 +191,7 @@ class Replay(Actor):
         except ValueError as error:
             delivery.refuse(str(error))
             return
-        source = message.group.prompt.source
-        self._scored[f"scored/{source}"] += len(message.group.trajectories)
-        self._scored[f"reward/{source}"] += sum(trajectory.reward or 0.0 for trajectory in message.group.trajectories)
+        self.reports.note_scored(message.group)
         self._pending.append((delivery, group))
         self._arrived.set()
 
@@ -219,7 +217,7 @@ class Replay(Actor):
                 continue
             metrics.replay_commit_seconds.observe(monotonic_s() - began_s)
             self._acknowledge(batch, receipts)
-            await self._news()
+            await self._wake()
 
     def _take_pending(self) -> list[tuple[Delivery, Group]]:
         batch: list[tuple[Delivery, Group]] = []
@@ -240,7 +238,7 @@ class Replay(Actor):
         self._trouble = ""
         for (delivery, _), receipt in zip(batch, receipts, strict=True):
             delivery.ack()
-            if receipt.outcome == "dropped":
+            if receipt.outcome == IntakeOutcome.DROPPED:
                 metrics.replay_dropped.labels(cause="no_signal").inc()
 
     async def _commit_one_by_one(self, batch: list[tuple[Delivery, Group]], error: ValueError) -> None:
@@ -257,7 +255,7 @@ class Replay(Actor):
                 await self._wait_for_space(full)
             else:
                 self._acknowledge([(delivery, group)], receipts)
-        await self._news()
+        await self._wake()
 
     async def _wait_for_space(self, error: StorageError) -> None:
         """Nothing is acknowledged meanwhile, so senders keep their groups and run out of credit."""
@@ -274,7 +272,7 @@ class Replay(Actor):
         assert self._planner is not None
         began_s = monotonic_s()
         while True:
-            seen = self._num_reports
+            seen = self._num_wakeups
             try:
                 with self.tracer.span("plan"):
                     outcome = await self._planner.batch(ask)
@@ -284,17 +282,22 @@ class Replay(Actor):
                 delivery.refuse(str(error))
                 return
             if not isinstance(outcome, Shortfall):
-                delivery.reply(BatchReady(outcome.plan.plan_number), batch_buffers(outcome))
+                try:
+                    batch, share = (outcome, None) if ask.data_rank is None else batch_of_rank(outcome, ask.data_rank)
+                except ValueError as error:
+                    delivery.refuse(str(error))
+                    return
+                delivery.reply(BatchReady(batch.plan.plan_number, share), batch_buffers(batch))
                 metrics.replay_batch_wait_seconds.observe(monotonic_s() - began_s)
-                for sequence in outcome.plan.sequences:
+                for sequence in batch.plan.sequences:
                     metrics.replay_staleness.observe(sequence.staleness)
-                await self._news()
+                await self._wake()
                 return
             remaining_s = began_s + ask.wait_s - monotonic_s()
             if remaining_s < SHORTEST_WAIT_S:
                 delivery.reply(BatchNotReady(self._trouble or outcome.reason))
                 return
-            await self._wait_for_news(seen, outcome.reason, remaining_s)
+            await self._wait_for_change(seen, outcome.reason, remaining_s)
 
     async def _answer_planner(self, delivery: Delivery) -> None:
         try:
@@ -303,16 +306,16 @@ class Replay(Actor):
             delivery.refuse(str(error))
             return
         delivery.reply(message, buffers)
-        await self._news()
+        await self._wake()
 
-    async def _wait_for_news(self, seen: int, reason: str, remaining_s: float) -> None:
+    async def _wait_for_change(self, seen: int, reason: str, remaining_s: float) -> None:
         self._num_waiting_questions += 1
-        self._report_due.set()
+        self.reports.look_again()
         try:
             with metrics.waiting(metrics.replay_waiting_seconds, "tokens"):
                 async with self.waits.on(f"rollouts: {reason}", remaining_s + 60.0), self._changed:
                     try:
-                        await asyncio.wait_for(self._changed.wait_for(lambda: self._num_reports != seen), remaining_s)
+                        await asyncio.wait_for(self._changed.wait_for(lambda: self._num_wakeups != seen), remaining_s)
                     except TimeoutError:
                         pass
         finally:
@@ -332,75 +335,13 @@ class Replay(Actor):
             except StorageError as error:
                 await self._wait_for_space(error)
 
-    # -- what the controller hears
-
-    async def _news(self) -> None:
-        """The shard changed: wake questions that wait, and let the controller know soon."""
-        self._num_reports += 1
-        self._report_due.set()
+    async def _wake(self) -> None:
+        """The shard changed: wake the questions that wait, the reports, and whoever has groups judged again."""
+        self._num_wakeups += 1
+        self.reports.look_again()
         self.rescorer.look_again()
         async with self._changed:
             self._changed.notify_all()
-
-    async def _report_news(self) -> None:
-        """Consumes news / produces reports / waits for the controller's credit / freed by its answers."""
-        while True:
-            await self._report_due.wait()
-            self._report_due.clear()
-            is_present_due, self._is_present_due = self._is_present_due, False
-            reports, present = await self.on_compute(self._unreported, self._last_reported, is_present_due)
-            for number, states in reports:
-                self._last_reported = number
-                message_id = f"{self.actor_id}-moved-{number}"
-                heard = await self.controller.send(TrajectoriesMoved(states), message_id=message_id)
-                heard.add_done_callback(functools.partial(self._heard, number))
-            for portion in in_portions(present):
-                await self._tell(TrajectoriesMoved(portion), "present")
-            report = await self.on_compute(self._buffer_report)
-            await self._tell(report, "buffer")
-            await self._tell_planner(report)
-            await asyncio.sleep(REPORT_INTERVAL_S)
-
-    async def _tell_planner(self, report: BufferReported) -> None:
-        """One report at a time: a planner that is away hears the newest when it is back."""
-        if self._planner is not None or PLANNER not in self.members:
-            return
-        if self._planner_hears is not None and not self._planner_hears.done():
-            self._planner_hears.add_done_callback(lambda _: self._report_due.set())
-            return
-        self._num_reporting += 1
-        message_id = f"{self.actor_id}.{self.incarnation}-planner-{self._num_reporting}"
-        self._planner_hears = await self.data_link(PLANNER).send(report, message_id=message_id)
-
-    def _heard(self, number: int, sent: asyncio.Future[None]) -> None:
-        """The controller has report `number` durably, or will never take it; else it is sent again after a restart."""
-        if sent.cancelled():
-            return
-        if (error := sent.exception()) is not None:
-            log.error("%s: report %d did not reach the ledger: %s", self.actor_id, number, error)
-            if not isinstance(error, RefusedError):
-                return
-        asyncio.get_running_loop().run_in_executor(self.compute, self.shard.heard, (number,))
-
-    async def _tell(self, message: Message, kind: str) -> None:
-        self._num_reporting += 1
-        message_id = f"{self.actor_id}.{self.incarnation}-{kind}-{self._num_reporting}"
-        sent = await self.controller.send(message, message_id=message_id)
-        sent.add_done_callback(_log_failure)
-
-    def _buffer_report(self) -> BufferReported:
-        shard = self.shard
-        buffer = shard.buffer
-        num_open = buffer.num_open
-        metrics.replay_buffer_tokens.set(buffer.trainable_tokens)
-        metrics.replay_buffer_trajectories.set(num_open)
-        with contextlib.suppress(StorageError):  # a disk that cannot be written is spoken of where groups wait for it
-            metrics.replay_store_bytes.set(shard.store.used_bytes)
-        metrics.replay_evicted.inc(shard.counters["evicted"] - self._num_evictions_exported)
-        self._num_evictions_exported = shard.counters["evicted"]
-        counters = {name: float(value) for name, value in (*shard.counters.items(), *self._scored.items())}
-        counters["is_learner_waiting"] = float(self._num_waiting_questions > 0)
-        return BufferReported(buffer.trainable_tokens, num_open, buffer.last_plan + 1, counters)
 
     # -- the shard's thread
 
@@ -409,18 +350,9 @@ class Replay(Actor):
         store = ReplayStore(path, self.config.replay.map_size_bytes)
         return ReplayShard(store, buffer_rules(self.config), advantage_rules(self.config))
 
-    def _unreported(self, number: int, is_present_due: bool) -> tuple[list[Any], tuple[TrajectoryState, ...]]:
-        """The reports after `number`, and what is held once they are true: taken at one moment, told in this order."""
-        return self.shard.unheard_after(number), self.shard.present_states() if is_present_due else ()
-
     async def _apply_knobs(self, knobs: dict[str, Any]) -> None:
         if knobs:
             await self.on_compute(self._tune, knobs)
 
     def _tune(self, knobs: dict[str, Any]) -> None:
         self.shard.tune(tuned_rules(self.config, knobs))
-
-
-def _log_failure(sent: asyncio.Future[None]) -> None:
-    if not sent.cancelled() and sent.exception() is not None:
-        log.warning("the controller refused a report: %s", sent.exception())

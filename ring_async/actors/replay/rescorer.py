@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from ring_async.actors.base import Actor
+from ring_async.core.roster import Role
 from ring_async.errors import RefusedError
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.transport.messages.work import GroupGenerated
@@ -38,7 +39,7 @@ class Rescorer:
         """Groups sent to be judged again, repeats counted."""
 
     def look_again(self) -> None:
-        """Rules or content changed: what a former epoch scored may have arrived late."""
+        """Epoch rules or groups have changed, so groups that must be judged again may be held now: look for them."""
         if self._shard.buffer.epoch_rules:
             self._due.set()
 
@@ -63,12 +64,12 @@ class Rescorer:
             self._due.set()
 
     async def _ask(self, group: Group) -> None:
-        """One reward actor judges it; it answers once the verdict is durable here."""
+        """Have one reward actor judge the group; it answers once the new verdict is durable in this shard."""
         actor, group_id = self._actor, group.header.group_id
         self.num_sent += 1
         try:
             await actor.deliver(
-                "reward", GroupGenerated(group.header, is_rescore=True), group.buffers,
+                Role.REWARD, GroupGenerated(group.header, is_rescore=True), group.buffers,
                 message_id=f"{group_id}@{actor.incarnation}.{self.num_sent}",
                 what="to judge again", deadline_s=2 * actor.config.replay.batch_deadline_s,
             )  # fmt: skip

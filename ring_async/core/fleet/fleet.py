@@ -2,35 +2,31 @@
 
 Owns: the wanted actors with their incarnations, the registered members, and the decision to replace. Events in,
 effects out: the launcher starts and stops what `wanted` lists. Does not own processes, hosts, sockets, or time.
-Invariants: an actor id has at most one wanted incarnation; a message of an older incarnation never counts as alive; the
-loss of a host, and the wait for one, are nobody's death.
+Invariants: an actor id has at most one wanted incarnation; a message of an older incarnation never counts as alive; an
+actor that loses its host, or waits for one, is not counted as having died.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ring_async.core.fleet.restart import RestartPolicy
-
-
-class ActorKey(NamedTuple):
-    """One process, by name: `incarnation` grows with every restart of the actor."""
-
-    actor_id: str
-    role: str
-    incarnation: int
+from ring_async.core.roster import ActorSpec, Role, id_of, ordinal_of
 
 
 @dataclass(frozen=True, slots=True)
 class FleetChange:
-    """What an event led to: `lost` left the fleet just now, `given_up` is why the run cannot go on, or empty.
+    """What an event led to.
 
-    `has_left`: it had been told to.
+    Attributes:
+        lost: the actor that left the fleet just now, or None.
+        notice: a sentence for people.
+        given_up: why the actor is not started again, so that the run may not be able to go on; or empty.
+        has_left: the actor had been told to leave.
     """
 
-    lost: ActorKey | None = None
+    lost: ActorSpec | None = None
     notice: str = ""
     given_up: str = ""
     has_left: bool = False
@@ -38,20 +34,25 @@ class FleetChange:
 
 @dataclass(slots=True)
 class _Wanted:
-    role: str
+    role: Role
     incarnation: int
     start_at_s: float
     last_seen_s: float | None = None
     leave_by_s: float | None = None
-    """It was told to leave, and counts as gone then at the latest."""
+    """When an actor that was told to leave counts as gone at the latest; None: it was not told to."""
     no_place: str = ""
-    """What it waits for before its process can start, or empty."""
+    """What the actor waits for before its process can start, or empty."""
     no_place_since_s: float = 0.0
 
 
 @dataclass(slots=True)
 class Fleet:
     """The wanted fleet of one run.
+
+        fleet.want("rollout", 2, now_s=0.0)                            # rollout-0 and rollout-1, incarnation 0
+        fleet.saw(actor_id, 0, now_s=1.0)                              # True
+        fleet.exited(actor_id, 0, "exit code 1", now_s=5.0).notice     # "rollout-0 died (exit code 1); …"
+        fleet.wanted(now_s=6.0)                                        # with rollout-0 as incarnation 1
 
     Args:
         heartbeat_timeout_s: a registered actor silent for longer is dead.
@@ -62,12 +63,12 @@ class Fleet:
     heartbeat_timeout_s: float
     start_timeout_s: float
     _actors: dict[str, _Wanted] = field(default_factory=dict)
-    _nums: dict[str, int] = field(default_factory=dict)
+    _nums: dict[Role, int] = field(default_factory=dict)
     """How many of each role there should be."""
     _gone: dict[str, int] = field(default_factory=dict)
     """Last incarnations of actors that left, so that one that comes back under the same id is a new one."""
 
-    def want(self, role: str, num: int, now_s: float, *, leave_s: float = 0.0) -> list[ActorKey]:
+    def want(self, role: Role, num: int, now_s: float, *, leave_s: float = 0.0) -> list[ActorSpec]:
         """Set the number of actors of a role; returns those that must leave, the newest first.
 
         One that leaves stays part of the fleet until its process has ended, for at most `leave_s`. One that was
@@ -75,7 +76,7 @@ class Fleet:
         """
         self._nums[role] = num
         for index in range(num):
-            actor_id = f"{role}-{index}"
+            actor_id = id_of(role, index)
             if actor_id not in self._actors:
                 self._actors[actor_id] = _Wanted(role, self._gone.get(actor_id, -1) + 1, now_s)
         leaving = []
@@ -83,7 +84,7 @@ class Fleet:
             wanted = self._actors[actor_id]
             if ordinal_of(actor_id) >= num and wanted.leave_by_s is None:
                 wanted.leave_by_s = now_s + leave_s
-                leaving.append(ActorKey(actor_id, role, wanted.incarnation))
+                leaving.append(ActorSpec(actor_id, role, wanted.incarnation))
         return leaving
 
     @property
@@ -92,9 +93,14 @@ class Fleet:
         return tuple(self._actors)
 
     def seek_places(self, waiting: Mapping[tuple[str, int], str], now_s: float) -> list[str]:
-        """Take up which actors, by id and incarnation, have no place to start at, and what each waits for: all of them.
+        """Note which actors have no place where their process could start. Their time to start does not run meanwhile.
 
-        While one has none its time to start does not run. Returns those that had one, or were not wanted, before.
+        Args:
+            waiting: all of them, by id and incarnation, with what each waits for.
+            now_s: the time.
+
+        Returns:
+            Ids of the actors that were not waiting for a place at the last call.
         """
         fresh = []
         for actor_id, wanted in self._actors.items():
@@ -115,21 +121,17 @@ class Fleet:
         wanted = self._actors.get(actor_id)
         return wanted is not None and wanted.leave_by_s is not None
 
-    def wanted(self, now_s: float) -> list[ActorKey]:
+    def wanted(self, now_s: float) -> list[ActorSpec]:
         """The processes that should run at `now_s`; one whose restart is still delayed is not listed."""
-        return [ActorKey(a, w.role, w.incarnation) for a, w in self._actors.items() if now_s >= w.start_at_s]
+        return [ActorSpec(a, w.role, w.incarnation) for a, w in self._actors.items() if now_s >= w.start_at_s]
 
     def is_current(self, actor_id: str, incarnation: int) -> bool:
         """Whether this is the incarnation wanted now."""
         wanted = self._actors.get(actor_id)
         return wanted is not None and wanted.incarnation == incarnation
 
-    def is_registered(self, actor_id: str) -> bool:
-        wanted = self._actors.get(actor_id)
-        return wanted is not None and wanted.last_seen_s is not None
-
     def saw(self, actor_id: str, incarnation: int, now_s: float) -> bool:
-        """An actor registered or sent a heartbeat; False if it is not (or no longer) part of the fleet."""
+        """An actor registered or sent a heartbeat. Returns whether this incarnation is part of the fleet."""
         if not self.is_current(actor_id, incarnation):
             return False
         self._actors[actor_id].last_seen_s = now_s
@@ -149,13 +151,13 @@ class Fleet:
     def exited(
         self, actor_id: str, incarnation: int, cause: str, now_s: float, *, is_host_lost: bool = False
     ) -> FleetChange:
-        """A process ended: replace it, or give the run up. One that went with its host is replaced without counting."""
+        """A process ended: replace it, or give it up. Where its host was lost, that is not counted as a death."""
         if not self.is_current(actor_id, incarnation):
             if is_host_lost:  # it was silent first, and counted dead
                 self.restart.forgive(actor_id)
             return FleetChange()
         wanted = self._actors[actor_id]
-        lost = ActorKey(actor_id, wanted.role, incarnation)
+        lost = ActorSpec(actor_id, wanted.role, incarnation)
         if wanted.leave_by_s is not None:
             del self._actors[actor_id]
             if ordinal_of(actor_id) < self._nums[wanted.role]:
@@ -186,8 +188,3 @@ class Fleet:
             if silent_s > limit_s:
                 changes.append(self.exited(actor_id, wanted.incarnation, f"{what} for {silent_s:.0f} s", now_s))
         return changes
-
-
-def ordinal_of(actor_id: str) -> int:
-    """`rollout-3` → 3."""
-    return int(actor_id.rpartition("-")[2])

@@ -20,7 +20,12 @@ class RestartDecision:
 
 @dataclass(slots=True)
 class RestartPolicy:
-    """Exponential delay, bounded number of restarts within a sliding window."""
+    """Exponential delay, bounded number of restarts within a sliding window.
+
+    policy = RestartPolicy(max_restarts=1, window_s=60.0)
+    policy.on_death(actor_id, 0.0, "exit code 1").delay_s     # 0.2
+    policy.on_death(actor_id, 9.0, "exit code 1").delay_s     # None: given up
+    """
 
     max_restarts: int
     window_s: float
@@ -42,6 +47,6 @@ class RestartPolicy:
         return RestartDecision(delay_s, f"{actor_id} died ({cause}); starting it again in {delay_s:.1f} s")
 
     def forgive(self, actor_id: str) -> None:
-        """Take back the last death: it was its host's, not its own."""
+        """Do not count an actor's last death: its host was lost."""
         if deaths := self._deaths.get(actor_id):
             deaths.pop()

@@ -6,10 +6,12 @@ Owns: a held group as planning sees it, the candidates, and a plan's logged form
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from ring_async.batches import BatchPlan, PackedSequence, TokenInterval
+from ring_async.columns import Column, united
 from ring_async.core.packing import lay_out
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.plan_log import PlanEntry
@@ -23,7 +25,8 @@ from ring_async.core.replay.progress import (
 from ring_async.core.replay.token_budget import Candidate, Shortfall, choose_tokens, order_candidates
 from ring_async.core.staleness import Lineage, StalenessMeasure, birth_numbers
 from ring_async.core.verifier_epochs import is_admitted
-from ring_async.types import BatchPlan, EpochRules, GroupHeader, PackedSequence, PolicyVersion, TokenInterval
+from ring_async.trajectory_states import TrajectoryStatus
+from ring_async.types import EpochRules, PolicyVersion, Segment
 
 NO_RULES: Mapping[str, EpochRules] = {}
 
@@ -61,7 +64,7 @@ class HeldGroup(msgspec.Struct):
             if one.is_open:
                 is_open = True
                 trainable += (max_reuse - one.num_uses) * num_tokens - one.position
-            elif one.state == "consumed":
+            elif one.state == TrajectoryStatus.CONSUMED:
                 is_used = True
         self.trainable, self.is_open, self.is_used = trainable, is_open, is_used
 
@@ -100,16 +103,81 @@ def plan_batch(
 ) -> PlannedBatch | Shortfall:
     """Decide on a batch: exactly Φ loss tokens, or why not yet.
 
-    What is beyond `max_staleness`, or scored by an epoch that `epoch_rules` bar, is passed over.
+    What is beyond `max_staleness`, or scored by an epoch that `epoch_rules` bar, is passed over. So is a group with a
+    column that most others have with another dtype or width: one array cannot hold both.
+    """
+    columns = agreed_columns(held.values())
+    where, candidates, num_unlike = _eligible(held, rules, learner, epoch_rules, columns)
+    ordered = order_candidates(candidates, rules.order, salt=rules.seed + plan_number, shares=rules.source_shares)
+    choice = choose_tokens(candidates, ordered, rules.token_budget, is_final=is_final)
+    if isinstance(choice, Shortfall):
+        if not num_unlike:
+            return choice
+        described = ", ".join(map(str, columns.values()))
+        return Shortfall(f"{choice.reason}; {num_unlike} groups have columns unlike the others' {described}")
+    taken = tuple([(*where[i], num_tokens) for i, num_tokens in choice.taken])
+    sequences, logged = _sequences(held, taken, rules, learner)
+    headers = [held[group_id].record.header for group_id in dict.fromkeys(group_id for group_id, _, _ in taken)]
+    plan = BatchPlan(
+        plan_number=plan_number,
+        policy_version=learner,
+        token_budget=rules.token_budget,
+        num_rows=logged.num_rows,
+        token_capacity=rules.token_capacity,
+        num_ranks=rules.num_ranks,
+        sequences=tuple(sequences),
+        verifier_epoch=max([header.verifier.epoch if header.verifier else 0 for header in headers]),
+        mixture_epoch=max([header.mixture_epoch for header in headers]),
+        columns=united([header.columns for header in headers], f"plan {plan_number}") if columns else (),
+        is_final=is_final,
+    )
+    entry = PlanEntry(
+        plan=plan,
+        max_staleness=rules.max_staleness,
+        staleness_measure=rules.staleness_measure,
+        max_reuse=rules.max_reuse,
+        lineage=lineage,
+        loss_tokens=tuple(logged.loss_tokens),
+        segments=tuple(logged.segments),
+        carries=rules.carries,
+        scored_by=tuple(logged.scored_by),
+        epoch_rules=dict(epoch_rules),
+    )
+    return PlannedBatch(entry, taken)
+
+
+def agreed_columns(held: Iterable[HeldGroup]) -> dict[str, Column]:
+    """Of each optional column, by name, the description under which the most tokens may be trained."""
+    tokens: dict[Column, int] = {}
+    for group in held:
+        for column in group.record.header.columns:
+            tokens[column] = tokens.get(column, 0) + group.trainable
+    return {column.name: column for column in sorted(tokens, key=tokens.__getitem__)}
+
+
+def _eligible(
+    held: Mapping[str, HeldGroup],
+    rules: BufferRules,
+    learner: PolicyVersion,
+    epoch_rules: Mapping[str, EpochRules],
+    columns: Mapping[str, Column],
+) -> tuple[list[tuple[str, int]], list[Candidate], int]:
+    """Group id and index of each response that this batch may take from, the candidates they make, and the number of
+    groups passed over for a column unlike the others'.
     """
     max_staleness, carries = rules.max_staleness, rules.carries
     where: list[tuple[str, int]] = []
     candidates: list[Candidate] = []
+    num_unlike = 0
     for group_id, group in held.items():
         record = group.record
-        if not group.is_open or not is_admitted(record.header, epoch_rules):
+        header = record.header
+        if not group.is_open or not is_admitted(header, epoch_rules):
             continue
-        source, arrival, advantages = record.header.prompt.source, record.arrival, record.advantages
+        if header.columns and any(columns[column.name] != column for column in header.columns):
+            num_unlike += 1
+            continue
+        source, arrival, advantages = header.prompt.source, record.arrival, record.advantages
         for index, progress in enumerate(group.progress):
             age = learner.number - group.births[index]
             if not progress.is_open or age > max_staleness:
@@ -128,50 +196,46 @@ def plan_batch(
                     abs(advantages[index]),
                 )
             )
-    ordered = order_candidates(candidates, rules.order, salt=rules.seed + plan_number, shares=rules.source_shares)
-    choice = choose_tokens(candidates, ordered, rules.token_budget, is_final=is_final)
-    if isinstance(choice, Shortfall):
-        return choice
-    taken = tuple([(*where[i], num_tokens) for i, num_tokens in choice.taken])
-    entry = _entry(held, taken, rules, lineage, plan_number=plan_number, learner=learner, is_final=is_final)
-    return PlannedBatch(msgspec.structs.replace(entry, epoch_rules=dict(epoch_rules)), taken)
+    return where, candidates, num_unlike
 
 
-def _entry(
-    held: Mapping[str, HeldGroup],
-    taken: Sequence[Taken],
-    rules: BufferRules,
-    lineage: Lineage,
-    *,
-    plan_number: int,
-    learner: PolicyVersion,
-    is_final: bool,
-) -> PlanEntry:
+class _Logged(msgspec.Struct):
+    """What the log keeps beside the plan, one entry for each sequence, and the number of rows."""
+
+    num_rows: int
+    loss_tokens: list[int]
+    segments: list[tuple[Segment, ...]]
+    scored_by: list[tuple[str, int]]
+
+
+def _sequences(
+    held: Mapping[str, HeldGroup], taken: Sequence[Taken], rules: BufferRules, learner: PolicyVersion
+) -> tuple[list[PackedSequence], _Logged]:
+    """Lay out what is taken, and describe each sequence."""
     lengths = []
     for group_id, index, _ in taken:
         header = held[group_id].record.header
         lengths.append(header.num_prompt_tokens + header.trajectories[index].num_tokens)
     layout = lay_out(lengths, rules.token_capacity, rules.num_ranks)
-    sequences, loss_tokens, segments, scored_by = [], [], [], []
-    headers: dict[str, GroupHeader] = {}
+    logged = _Logged(layout.num_rows, [], [], [])
+    sequences = []
     last_id = ""
     for (group_id, index, num_tokens), row, offset in zip(taken, layout.rows, layout.offsets, strict=True):
         if group_id != last_id:  # a group's responses mostly follow each other
             last_id, group = group_id, held[group_id]
             record, header = group.record, group.record.header
-            headers[group_id] = header
             stamp = (header.verifier.name, header.verifier.epoch) if header.verifier else ("", 0)
         one = header.trajectories[index]
         position = group.progress[index].position
         if not position and num_tokens == group.num_tokens[index]:
             interval = TokenInterval(one.trajectory_id, 0, one.num_tokens)
-            loss_tokens.append(num_tokens)
+            logged.loss_tokens.append(num_tokens)
         else:
             interval = token_interval(record, index, position, position + num_tokens)
-            loss_tokens.append(count_loss_tokens(record, index, interval))
+            logged.loss_tokens.append(count_loss_tokens(record, index, interval))
+        logged.segments.append(one.segments)
+        logged.scored_by.append(stamp)
         age = learner.number - group.oldest[index]
-        segments.append(one.segments)
-        scored_by.append(stamp)
         sequences.append(
             PackedSequence(
                 one.trajectory_id,
@@ -186,26 +250,4 @@ def _entry(
                 age if age > 0 else 0,
             )
         )
-    plan = BatchPlan(
-        plan_number=plan_number,
-        policy_version=learner,
-        token_budget=rules.token_budget,
-        num_rows=layout.num_rows,
-        token_capacity=rules.token_capacity,
-        num_ranks=rules.num_ranks,
-        sequences=tuple(sequences),
-        verifier_epoch=max([header.verifier.epoch if header.verifier else 0 for header in headers.values()]),
-        mixture_epoch=max([header.mixture_epoch for header in headers.values()]),
-        is_final=is_final,
-    )
-    return PlanEntry(
-        plan=plan,
-        max_staleness=rules.max_staleness,
-        staleness_measure=rules.staleness_measure,
-        max_reuse=rules.max_reuse,
-        lineage=lineage,
-        loss_tokens=tuple(loss_tokens),
-        segments=tuple(segments),
-        carries=rules.carries,
-        scored_by=tuple(scored_by),
-    )
+    return sequences, logged

@@ -28,16 +28,26 @@ from ring_async.core.replay.progress import (
     is_finished,
 )
 from ring_async.core.replay.token_budget import Shortfall
+from ring_async.core.replay.transitions import OPEN, advanced, dropped, ended_as, moved_to, untrained_tokens
 from ring_async.core.staleness import Lineage
 from ring_async.core.verifier_epochs import is_admitted
-from ring_async.types import EpochRules, GroupHeader, PolicyVersion, TrajectoryState
-
-OPEN = Progress()
-"""A trajectory nothing has happened to."""
+from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
+from ring_async.types import EpochRules, GroupHeader, PolicyVersion
 
 
 class ReplayBuffer:
-    """See the module. The named arguments come from the store after a restart."""
+    """The groups that one shard holds, and the decisions about them.
+
+    Args:
+        rules: in force until `tune` changes them.
+        last_plan, covered, lineage, epoch_rules: as the store has them, after a restart.
+
+    Example:
+        With Φ = 10, groups `a` and `b` of two responses of 6 tokens each are added. `plan(1, version)` takes `a/0`
+        whole and 4 tokens of `a/1`; the caller makes that `Change` durable and calls `apply`. Batch 2 begins with the
+        2 tokens that are left of `a/1`. `cover(2)` says that a checkpoint covers both batches: group `a` is retired,
+        and its payload may be released.
+    """
 
     def __init__(
         self,
@@ -116,14 +126,14 @@ class ReplayBuffer:
             return (OPEN,) * len(loss_tokens)
         result = []
         for trajectory, num_tokens, masked in zip(header.trajectories, loss_tokens, masks, strict=True):
-            cause = ""
+            cause = EndCause.NONE
             if masked:
-                cause = "truncated"
+                cause = EndCause.TRUNCATED
             elif not num_tokens:
-                cause = "no_loss_tokens"
+                cause = EndCause.NO_LOSS_TOKENS
             elif trajectory.num_tokens > longest:
-                cause = "row_too_short"
-            result.append(Progress(state="dropped", cause=cause, is_open=False) if cause else OPEN)
+                cause = EndCause.ROW_TOO_SHORT
+            result.append(dropped(cause) if cause else OPEN)
         return tuple(result)
 
     # -- judged again
@@ -158,15 +168,15 @@ class ReplayBuffer:
         for group_id, entry in self._entries.items():
             is_in_use = any(one.last_plan for one in entry.progress)
             if is_in_use and not is_admitted(entry.record.header, epoch_rules):
-                self._end_open(group_id, "rescored", touched, moved)
+                self._end_open(group_id, EndCause.RESCORED, touched, moved)
         return replace(self._change(touched, moved), epoch_rules=dict(epoch_rules))
 
     def give_up(self, group_id: str) -> Change:
-        """A group that waits to be judged again cannot be."""
+        """Drop a group that waits to be judged again and that no verifier can judge."""
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
         if self.is_barred(group_id):
-            self._end_open(group_id, "unjudged", touched, moved)
+            self._end_open(group_id, EndCause.UNJUDGED, touched, moved)
         return self._change(touched, moved)
 
     # -- changes
@@ -217,28 +227,29 @@ class ReplayBuffer:
         moved: list[TrajectoryState] = []
         excess = self._trainable - -(-self.rules.retention_tokens // self.rules.num_shards)
 
-        def end(group_id: str, index: int, cause: str) -> None:
+        def end(group_id: str, index: int, cause: EndCause) -> None:
             nonlocal excess
             entry = self._entries[group_id]
             progress = touched.setdefault(group_id, list(entry.progress))
             excess -= self._trainable_one(entry.num_tokens[index], progress[index])
-            progress[index] = _ended(entry, index, progress[index], "evicted", cause)
-            if progress[index].state == "evicted":
-                moved.append(_moved(entry.record, index, progress[index], _untrained(entry, index, progress[index])))
+            progress[index] = ended_as(entry, index, progress[index], TrajectoryStatus.EVICTED, cause)
+            if progress[index].state == TrajectoryStatus.EVICTED:
+                num_tokens = untrained_tokens(entry, index, progress[index])
+                moved.append(moved_to(entry.record, index, progress[index], num_tokens))
 
         fresh: list[tuple[int, int, str, int]] = []
         for group_id, index, entry, progress in self._open():
             if progress.num_uses >= self.rules.max_reuse:  # max_reuse was lowered meanwhile
-                end(group_id, index, "")
+                end(group_id, index, EndCause.NONE)
             elif learner.number - entry.births[index] > self.rules.max_staleness:
-                end(group_id, index, "stale")
+                end(group_id, index, EndCause.STALE)
             elif excess > 0:
                 fresh.append((entry.oldest[index], entry.record.arrival, group_id, index))
         if excess > 0:
             for _, _, group_id, index in sorted(fresh):
                 if excess <= 0:
                     break
-                end(group_id, index, "retention")
+                end(group_id, index, EndCause.RETENTION)
         return self._change(touched, moved)
 
     def plan(
@@ -286,7 +297,7 @@ class ReplayBuffer:
             progress = entry.progress[index]
             is_whole = not progress.position and num_tokens == entry.num_tokens[index]
             if not (is_whole and was_whole and progress == before):  # whole responses share what becomes of them
-                after = _advanced(entry, index, num_tokens, plan_number, max_reuse, carries=carries)
+                after = advanced(entry, index, num_tokens, plan_number, max_reuse, carries=carries)
                 before, was_whole = progress, is_whole
             group[index] = after
             one = entry.record.header.trajectories[index]
@@ -310,12 +321,14 @@ class ReplayBuffer:
             group = list(entry.progress)
             trajectories = entry.record.header.trajectories
             for index, progress in enumerate(entry.progress):
-                if progress.state == "consumed" and not progress.is_open and progress.last_plan <= covered:
+                if progress.is_open or progress.last_plan > covered:
+                    continue
+                if progress.state == TrajectoryStatus.CONSUMED:
                     if progress is not before:  # trajectories that one batch used up share their progress
-                        before, after = progress, msgspec.structs.replace(progress, state="retired")
+                        before, after = progress, msgspec.structs.replace(progress, state=TrajectoryStatus.RETIRED)
                     group[index] = after
                     one = trajectories[index]
-                    moved.append(TrajectoryState(one.trajectory_id, "retired", after.cause, one.num_tokens))
+                    moved.append(TrajectoryState(one.trajectory_id, after.state, after.cause, one.num_tokens))
                     touched[group_id] = group
         return self._change(touched, moved, covered=covered)
 
@@ -333,15 +346,15 @@ class ReplayBuffer:
             self._barred.add(header.group_id)
 
     def _end_open(
-        self, group_id: str, cause: str, touched: dict[str, list[Progress]], moved: list[TrajectoryState]
+        self, group_id: str, cause: EndCause, touched: dict[str, list[Progress]], moved: list[TrajectoryState]
     ) -> None:
         entry = self._entries[group_id]
         for index, progress in enumerate(entry.progress):
             if progress.is_open:
-                ended = _ended(entry, index, progress, "dropped", cause)
+                ended = ended_as(entry, index, progress, TrajectoryStatus.DROPPED, cause)
                 touched.setdefault(group_id, list(entry.progress))[index] = ended
-                if ended.state == "dropped":
-                    moved.append(_moved(entry.record, index, ended, _untrained(entry, index, ended)))
+                if ended.state == TrajectoryStatus.DROPPED:
+                    moved.append(moved_to(entry.record, index, ended, untrained_tokens(entry, index, ended)))
 
     def _check_next(self, plan_number: int) -> None:
         if plan_number != self.last_plan + 1:
@@ -376,38 +389,3 @@ class ReplayBuffer:
             }
         released = tuple(group_id for group_id, group in looked_at.items() if is_finished(group, horizon))
         return Change(progress, released, tuple(moved), covered=covered)
-
-
-def _untrained(entry: HeldGroup, index: int, progress: Progress) -> int:
-    """Loss tokens that no batch has trained."""
-    return 0 if progress.num_uses else entry.num_tokens[index] - progress.position
-
-
-def _advanced(
-    entry: HeldGroup, index: int, num_tokens: int, plan_number: int, max_reuse: int, *, carries: bool
-) -> Progress:
-    """Progress of a trajectory after `num_tokens` more loss tokens of it were taken."""
-    before = entry.progress[index]
-    position = before.position + num_tokens
-    if not before.is_open or position > entry.num_tokens[index]:
-        raise ValueError(
-            f"batch {plan_number} takes {num_tokens} loss tokens of {entry.record.header.group_id}/{index}, "
-            f"which is {before.state} at {before.position} of {entry.num_tokens[index]}"
-        )
-    after = msgspec.structs.replace(before, position=position, last_plan=plan_number, state="consumed")
-    if position == entry.num_tokens[index]:
-        num_uses = before.num_uses + 1
-        return msgspec.structs.replace(after, position=0, num_uses=num_uses, is_open=num_uses < max_reuse)
-    return after if carries else _ended(entry, index, after, "dropped", "leftover")
-
-
-def _ended(entry: HeldGroup, index: int, progress: Progress, state: str, cause: str) -> Progress:
-    if not _untrained(entry, index, progress):
-        return msgspec.structs.replace(progress, is_open=False)
-    return msgspec.structs.replace(progress, is_open=False, state=state, cause=cause)
-
-
-def _moved(record: GroupRecord, index: int, progress: Progress, num_tokens: int | None = None) -> TrajectoryState:
-    trajectory = record.header.trajectories[index]
-    tokens = trajectory.num_tokens if num_tokens is None else num_tokens
-    return TrajectoryState(trajectory.trajectory_id, progress.state, progress.cause, tokens)

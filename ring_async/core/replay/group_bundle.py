@@ -1,33 +1,40 @@
-"""Many groups as a few buffers: headers encoded, arrays of one kind joined.
+"""Many groups, or many partial responses, as a few buffers: headers encoded, arrays of one column joined.
 
-Owns: that form. A message carries a bounded number of frames and a small header, whatever the number of groups.
+Owns: that form. A message carries a bounded number of frames and a small header, whatever it holds.
+
+    headers · (prompt_ids of all groups) · response_ids · behavior_logprobs · loss_mask · each optional column there is
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from ring_async.types import Buffer, Group, GroupHeader
+from ring_async.columns import NO_COLUMNS, REQUIRED_COLUMNS, Buffer, Column, Columns, check_columns
+from ring_async.core.replay.partials import PartialHeader, PartialResponse
+from ring_async.types import Group, GroupHeader
 
 _encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(list[GroupHeader])
+_group_headers = msgspec.msgpack.Decoder(list[GroupHeader])
+_partial_headers = msgspec.msgpack.Decoder(list[PartialHeader])
 
-_FIELDS = (
-    ("prompt_ids", np.int32),
-    ("response_ids", np.int32),
-    ("behavior_logprobs", np.float32),
-    ("loss_mask", np.uint8),
-)
+_NUM_REQUIRED = len(REQUIRED_COLUMNS)
+Array = npt.NDArray[Any]
+
+
+class _HasColumns(Protocol):
+    @property
+    def columns(self) -> Columns: ...
 
 
 def bundle(groups: Sequence[Group]) -> list[Buffer]:
-    """Five buffers: the headers, then each of a group's four arrays, joined (one copy)."""
-    arrays = [np.concatenate([np.empty(0, d), *(getattr(group, name) for group in groups)]) for name, d in _FIELDS]
-    return [_encode([group.header for group in groups]), *arrays]
+    """Groups as the buffers of one message (one copy)."""
+    prompts = np.concatenate([np.empty(0, np.int32), *(group.prompt_ids for group in groups)])
+    return [_encode([group.header for group in groups]), prompts, *_joined(groups, [g.header.columns for g in groups])]
 
 
 def unbundle(buffers: Sequence[Buffer]) -> list[Group]:
@@ -36,19 +43,112 @@ def unbundle(buffers: Sequence[Buffer]) -> list[Group]:
     Raises:
         ValueError: the buffers do not fit their headers.
     """
-    if len(buffers) != 1 + len(_FIELDS):
-        raise ValueError(f"{len(buffers)} buffers, a bundle of groups has {1 + len(_FIELDS)}")
-    try:
-        headers = _decoder.decode(memoryview(buffers[0]))  # type: ignore[arg-type]
-        arrays: list[Any] = [np.frombuffer(b, d) for b, (_, d) in zip(buffers[1:], _FIELDS, strict=True)]
-    except (msgspec.DecodeError, ValueError) as error:
-        raise ValueError(f"a damaged bundle of groups: {error}") from error
+    headers = _headers(_group_headers, buffers)
+    prompts, *rest = _required(buffers, np.int32, *(column.dtype for column in REQUIRED_COLUMNS))
+    optional = _optional([header.columns for header in headers], buffers[2 + _NUM_REQUIRED :])
+    counts = [(header.num_response_tokens, header.columns) for header in headers]
     groups = []
-    prompt = response = 0
-    for header in headers:
-        prompt_end, response_end = prompt + header.num_prompt_tokens, response + header.num_response_tokens
-        group = Group(header, arrays[0][prompt:prompt_end], *(array[response:response_end] for array in arrays[1:]))
+    prompt = 0
+    for header, arrays in zip(headers, _parted(counts, rest, optional), strict=True):
+        prompt_end = prompt + header.num_prompt_tokens
+        group = Group(header, prompts[prompt:prompt_end], *arrays)
         group.check()
         groups.append(group)
-        prompt, response = prompt_end, response_end
+        prompt = prompt_end
     return groups
+
+
+def bundle_partials(partials: Sequence[PartialResponse]) -> list[Buffer]:
+    """Partial responses as the buffers of one message (one copy)."""
+    headers = [partial.header for partial in partials]
+    return [_encode(headers), *_joined(partials, [header.columns for header in headers])]
+
+
+def unbundle_partials(buffers: Sequence[Buffer]) -> list[PartialResponse]:
+    """The partial responses again, views into the buffers.
+
+    Raises:
+        ValueError: the buffers do not fit their headers.
+    """
+    headers = _headers(_partial_headers, buffers)
+    required = _required(buffers, *(column.dtype for column in REQUIRED_COLUMNS))
+    optional = _optional([header.columns for header in headers], buffers[1 + _NUM_REQUIRED :])
+    counts = [(header.num_tokens, header.columns) for header in headers]
+    partials = []
+    for header, arrays in zip(headers, _parted(counts, required, optional), strict=True):
+        partial = PartialResponse(header, *arrays)
+        partial.check()
+        partials.append(partial)
+    return partials
+
+
+# -- parts
+
+
+def _joined(pieces: Sequence[_HasColumns], described: Sequence[Sequence[Column]]) -> list[Buffer]:
+    """Each required column of all pieces, then each optional one of those that have it."""
+    required = [
+        np.concatenate([np.empty(0, column.dtype), *(getattr(piece, column.name) for piece in pieces)])
+        for column in REQUIRED_COLUMNS
+    ]
+    optional = [
+        np.concatenate([p.columns[column.name] for p, own in zip(pieces, described, strict=True) if column in own])
+        for column in _distinct(described)
+    ]
+    return [*required, *optional]
+
+
+def _distinct(described: Sequence[Sequence[Column]]) -> list[Column]:
+    """Optional columns in the order of first appearance; those that differ in dtype or width are apart."""
+    return list(dict.fromkeys(column for own in described for column in own))
+
+
+def _headers(decoder: msgspec.msgpack.Decoder[Any], buffers: Sequence[Buffer]) -> Any:
+    if not buffers:
+        raise ValueError("a bundle without buffers: its headers are missing")
+    try:
+        return decoder.decode(memoryview(buffers[0]))  # type: ignore[arg-type]
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ValueError(f"a damaged bundle: {error}") from error
+
+
+def _required(buffers: Sequence[Buffer], *dtypes: Any) -> list[Array]:
+    if len(buffers) < 1 + len(dtypes):
+        raise ValueError(f"{len(buffers)} buffers, a bundle has at least {1 + len(dtypes)}")
+    try:
+        return [np.frombuffer(buffer, dtype) for buffer, dtype in zip(buffers[1:], dtypes, strict=False)]
+    except ValueError as error:
+        raise ValueError(f"a damaged bundle: {error}") from error
+
+
+def _optional(described: Sequence[Sequence[Column]], buffers: Sequence[Buffer]) -> dict[Column, Array]:
+    """The optional columns, each with its array over all pieces that have it."""
+    for own in described:
+        check_columns(own, "a bundle")
+    distinct = _distinct(described)
+    if len(buffers) != len(distinct):
+        raise ValueError(f"a bundle with {len(buffers)} optional columns, its headers describe {len(distinct)}")
+    try:
+        return {column: column.read(buffer, -1) for column, buffer in zip(distinct, buffers, strict=True)}
+    except ValueError as error:
+        raise ValueError(f"a damaged bundle: {error}") from error
+
+
+def _parted(
+    counts: Sequence[tuple[int, Sequence[Column]]], required: Sequence[Array], optional: dict[Column, Array]
+) -> list[list[Any]]:
+    """Each piece's required arrays and its optional columns, given its number of tokens and its description."""
+    start = 0
+    starts = dict.fromkeys(optional, 0)
+    parts = []
+    for num_tokens, own in counts:
+        end = start + num_tokens
+        columns = {}
+        for column in own:
+            columns[column.name] = optional[column][starts[column] : starts[column] + num_tokens]
+            starts[column] += num_tokens
+        parts.append([*(array[start:end] for array in required), columns or NO_COLUMNS])
+        start = end
+    if any(array.size != start for array in required):
+        raise ValueError(f"a bundle of {required[0].size} tokens, its headers describe {start}")
+    return parts

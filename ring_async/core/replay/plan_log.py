@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from ring_async.batches import BatchPlan, PackedSequence
+from ring_async.core.ids import split_id
 from ring_async.core.staleness import Lineage, StalenessMeasure, staleness
-from ring_async.core.work.ledger import split_id
-from ring_async.types import BatchPlan, EpochRules, PackedSequence, PolicyVersion, Segment
+from ring_async.types import EpochRules, PolicyVersion, Segment
 
 
 class Violation(NamedTuple):

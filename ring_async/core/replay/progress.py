@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from ring_async.batches import BatchPlan, TokenInterval
 from ring_async.core.replay.plan_log import PlanEntry
 from ring_async.core.staleness import Lineage
-from ring_async.types import BatchPlan, EpochRules, GroupHeader, Int32, TokenInterval, TrajectoryState, UInt8
+from ring_async.trajectory_states import HELD_STATES, EndCause, TrajectoryState, TrajectoryStatus
+from ring_async.types import EpochRules, GroupHeader, Int32, UInt8
 
 
 class GroupRecord(msgspec.Struct, frozen=True):
@@ -40,15 +42,15 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, gc=False):
         num_uses: passes completed over all of its loss tokens.
         position: loss tokens trained in the present pass.
         last_plan: number of the last batch that used it; 0: none.
-        state: of the ledger: buffered, consumed, or how it ended.
+        state: as the ledger has it: buffered, consumed, or how it ended.
         is_open: it may still be trained.
     """
 
     num_uses: int = 0
     position: int = 0
     last_plan: int = 0
-    state: str = "buffered"
-    cause: str = ""
+    state: TrajectoryStatus = TrajectoryStatus.BUFFERED
+    cause: EndCause = EndCause.NONE
     is_open: bool = True
 
 
@@ -144,7 +146,7 @@ def is_finished(progress: GroupProgress, covered: int) -> bool:
     for one in progress:
         if one is before:
             continue
-        if one.is_open or one.state in ("buffered", "consumed") or one.last_plan > covered:
+        if one.is_open or one.state in HELD_STATES or one.last_plan > covered:
             return False
         before = one
     return True

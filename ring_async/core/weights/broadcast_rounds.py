@@ -30,7 +30,7 @@ MAX_BACKOFF_S = 8.0
 """Pause after a failure, doubled with every further one: of the member that failed, while the others go on; or of the
 sender."""
 ENDING_S = 5.0
-"""How long an aborted worker may take to let go; after that it is abandoned."""
+"""How long the thread of an aborted round may take to end; after that it is abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,7 @@ class BroadcastRounds:
         return self._go_on(now_s)
 
     def _end_early(self, reason: str, now_s: float) -> list[Effect]:
-        """Call the round off. Before the start nothing runs yet; afterwards the workers must let go first."""
+        """Call the round off. Before the start nothing runs yet; afterwards the threads of the round must end first."""
         current = self._round
         if current is None or current.phase == "ending":
             return []

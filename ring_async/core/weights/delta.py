@@ -29,7 +29,7 @@ UInt16 = npt.NDArray[np.uint16]
 _WORD_BYTES = 2
 _MAX_GAP = 65535
 _SPARSE = 0.25
-"""Share of changed words up to which they are picked out."""
+"""Up to this share of changed words, each changed word is written by itself."""
 
 
 def encode_delta(base: UInt8, new: UInt8) -> tuple[str, UInt8]:

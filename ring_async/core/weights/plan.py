@@ -19,10 +19,10 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 ALIGNMENT = 64
-"""Bytes. Vector loads and every dtype's own alignment are satisfied."""
+"""Bytes at whose multiples tensors start: enough for vector loads and for every dtype."""
 
 LARGE_BYTES = 1 << 20
-"""Worth a broadcast of its own, from where it lies."""
+"""A tensor of this many bytes is broadcast by itself, from where it lies."""
 
 ITEM_BYTES = {
     "bool": 1,
@@ -42,6 +42,14 @@ ITEM_BYTES = {
 
 ChecksumKind = Literal["xxh3_64", "fold64"]
 """`xxh3_64`: xxHash's, for bytes in host memory. `fold64`: `ring_async.core.fold64`, one pass on a GPU."""
+
+
+class TensorShape(NamedTuple):
+    """One tensor as it is known before its values are there: Hugging Face name, torch's name of the dtype, shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -67,12 +75,12 @@ class Piece(NamedTuple):
     start: int
     num_bytes: int
     tensor: int | None
-    """Index into `Layout.tensors`; None for padding."""
+    """Index into `WeightsLayout.tensors`; None for padding."""
     offset: int
 
 
-class Layout(msgspec.Struct, frozen=True, dict=True):
-    """Where everything lies. `dict`: what is computed once is kept.
+class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
+    """Where the tensors of a version lie. (`dict=True` keeps the cached properties.)
 
     Raises:
         ValueError: tensors overlap, are misaligned, share a name or reach past the end; a dtype is unknown.
@@ -135,7 +143,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def sends(self) -> tuple[tuple[Piece, ...], ...]:
-        """What of each bucket is sent at once: a large tensor's bytes alone, all that lies between two such together.
+        """The parts that each bucket is sent in: a large tensor's bytes alone, all that lies between two such together.
 
         A function of the layout alone, so that both ends agree on it. Starts, lengths and offsets are multiples of
         `ALIGNMENT`: a large tensor's last odd bytes go with what follows. `tensor` is None for what lies between.
@@ -144,7 +152,7 @@ class Layout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def encoded(self) -> bytes:
-        """In MessagePack."""
+        """The layout in MessagePack."""
         return msgspec.msgpack.encode(self)
 
     def _cut(self, start: int, end: int) -> Iterator[Piece]:
@@ -167,26 +175,26 @@ class Manifest(msgspec.Struct, frozen=True):
         ValueError: the number of checksums is not that of the buckets.
     """
 
-    layout: Layout
+    layout: WeightsLayout
     checksum_kind: ChecksumKind
     checksums: tuple[int, ...]
-    """Unsigned 64 bits each."""
+    """One for each bucket, 64 bits, unsigned."""
     source: dict[str, Any] = {}
-    """How to fetch it: the channel's own."""
+    """How to fetch the version: entries of the channel's own."""
 
     def __post_init__(self) -> None:
         if len(self.checksums) != self.layout.num_buckets:
             raise ValueError(f"{len(self.checksums)} checksums for {self.layout.num_buckets} buckets")
 
     def to_plain(self) -> dict[str, Any]:
-        """As plain data, for `WeightsAnnouncement.manifest`."""
+        """The manifest as plain data, for `WeightsAnnouncement.manifest`."""
         plain = msgspec.to_builtins(self)
         assert isinstance(plain, dict)
         return plain
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Manifest:
-        """Rebuild and check.
+        """Rebuild a manifest from plain data and check it.
 
         Raises:
             ValueError: not a manifest, or one that contradicts itself.
@@ -202,13 +210,13 @@ _manifest_decoder = msgspec.msgpack.Decoder(Manifest)
 
 def plan_layout(
     tensors: Iterable[tuple[str, str, tuple[int, ...]]], bucket_bytes: int, large_bytes: int = LARGE_BYTES
-) -> Layout:
+) -> WeightsLayout:
     """Lay tensors out one after another.
 
     Args:
         tensors: name, dtype, shape of each, in the order they are to lie.
         bucket_bytes: size of a bucket; rounded up to a multiple of `ALIGNMENT`.
-        large_bytes: as in `Layout`.
+        large_bytes: as in `WeightsLayout`.
 
     Raises:
         ValueError: an unknown dtype, or a name given twice.
@@ -221,7 +229,7 @@ def plan_layout(
         spec = TensorSpec(name, dtype, shape, position)
         specs.append(spec)
         position = _align(spec.end)
-    return Layout(tuple(specs), position, _align(bucket_bytes), large_bytes)
+    return WeightsLayout(tuple(specs), position, _align(bucket_bytes), large_bytes)
 
 
 def _align(position: int) -> int:

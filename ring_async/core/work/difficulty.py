@@ -70,13 +70,17 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 
 
 class Observations:
-    """What the fleet saw of prompts that come again: for each the index of its last group, and its difficulty."""
+    """What the fleet saw of prompts that come again: for each the index of its last group, and its difficulty.
+
+    observations.note("rows/7", 7, 0.25)                             # True
+    observations.difficulty("rows/7", 107, num_prompts=100)          # 0.25: one round later
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def note(self, prompt_id: str, index: int, difficulty: float) -> bool:
-        """A group that was issued later counts, whichever was judged last. Returns whether it is news."""
+        """Remember a difficulty, unless a later group of the prompt was noted before. Returns whether it is kept."""
         seen = self._seen.get(prompt_id)
         if len(self._seen) >= MAX_OBSERVED if seen is None else index < seen[0]:
             return False
@@ -84,9 +88,12 @@ class Observations:
         return True
 
     def difficulty(self, prompt_id: str, index: int, num_prompts: int) -> float | None:
-        """As it was observed; None where that is not known, or is no longer believed.
+        """The prompt's difficulty as it was observed; None where it is not known, or was observed too long ago.
 
-        `num_prompts`: of the source. One round of it asks each once.
+        Args:
+            prompt_id: of the prompt.
+            index: the cursor under which it would be issued now.
+            num_prompts: of its source; so many cursors are one round, which asks each prompt once.
         """
         seen = self._seen.get(prompt_id)
         if seen is None or index // num_prompts - seen[0] // num_prompts > BELIEVED_ROUNDS:

@@ -1,10 +1,11 @@
-"""The account of every trajectory: where each one that was ever reserved is now.
+"""The account of every trajectory: in which state each trajectory that was ever reserved is now.
 
     generating ──▶ generated ──▶ scored ──▶ buffered ──▶ consumed ──▶ retired
         └───────────────┴───────────┴──▶ failed(cause) · dropped(cause)  └──▶ evicted(stale) · dropped(rescored)
 
-Owns: the states, the transitions between them, and the counts. Records in (`apply`), what changed out; the same records
-in the same order give the same ledger, so a journal of them is the ledger. Does not own the file, leases, or payloads.
+Owns: the transitions between states (`trajectory_states` lists these), and the counts. Records in (`apply`), what
+changed out; the same records in the same order give the same ledger, so a journal of them is the ledger. Does not own
+the file, leases, or payloads.
 Invariants: reserved = sum of all states; a record applied twice changes nothing; a late message never moves a
 trajectory back.
 
@@ -20,11 +21,18 @@ from typing import Any, Final
 
 import msgspec
 
+from ring_async.core.ids import IdError, split_id, trajectory_id_for
 from ring_async.errors import RunError
-from ring_async.types import Reservation, TrajectoryState
+from ring_async.trajectory_states import (
+    END_STATES,
+    HELD_STATES,
+    LIVE_STATES,
+    UNDER_WAY_STATES,
+    TrajectoryState,
+    TrajectoryStatus,
+)
+from ring_async.types import Reservation
 
-LIVE_STATES: Final = ("generating", "generated", "scored", "buffered", "consumed")
-END_STATES: Final = ("retired", "evicted", "dropped", "failed")
 STATES: Final = LIVE_STATES + END_STATES
 _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
 
@@ -82,8 +90,8 @@ class LedgerSnapshot(Record, frozen=True):
 
     counts: dict[str, int]
     causes: dict[str, int]
-    live: dict[str, tuple[Reservation | None, str, tuple[str, ...]]]
-    ended: dict[str, tuple[str, ...]]
+    live: dict[str, tuple[Reservation | None, str, tuple[TrajectoryStatus, ...]]]
+    ended: dict[str, tuple[TrajectoryStatus, ...]]
     notes: dict[str, Any]
     num_reserved: int
     num_reissued: int
@@ -105,22 +113,29 @@ class LiveGroup(msgspec.Struct):
 
     reservation: Reservation | None
     owner: str
-    states: list[str]
+    states: list[TrajectoryStatus]
 
     @property
     def is_under_way(self) -> bool:
         """Not durable in replay yet, so its owner must still deliver it."""
-        return any(state in ("generating", "generated", "scored") for state in self.states)
+        return any(state in UNDER_WAY_STATES for state in self.states)
 
 
 class Ledger:
-    """See the module."""
+    """The states of all trajectories, by group, and how many are in each.
+
+    Example:
+        `GroupReserved` of `g0` with K = 2 puts `g0/0` and `g0/1` into `generating`. Replay reports `g0/0` buffered and
+        `g0/1` dropped: `StatesMoved`. `counts()` says 2 reserved, 1 buffered, 1 dropped; a late report that `g0/0` was
+        generated changes nothing. When a batch has used `g0/0` and a checkpoint covers the batch, `g0/0` is `retired`,
+        and `apply` names `g0` among the groups that ended.
+    """
 
     def __init__(self) -> None:
         self.live: dict[str, LiveGroup] = {}
         self.notes: dict[str, Any] = {}
-        self._ended: OrderedDict[str, tuple[str, ...]] = OrderedDict()
-        self._counts = dict.fromkeys(STATES, 0)
+        self._ended: OrderedDict[str, tuple[TrajectoryStatus, ...]] = OrderedDict()
+        self._counts: dict[str, int] = dict.fromkeys(STATES, 0)
         self._causes: dict[str, int] = {}
         self._num_reserved = 0
         self._num_reissued = 0
@@ -158,14 +173,17 @@ class Ledger:
             LedgerError: it would not.
         """
         if isinstance(record, StatesMoved):
-            for moved in record.states:
-                self._check_move(moved)
+            try:
+                for moved in record.states:
+                    self._check_move(moved)
+            except IdError as error:
+                raise LedgerError(str(error)) from error
 
     def counts(self) -> dict[str, int]:
         """`reserved`, each state, and flows: `reissued`, and `adopted` (known to replay but not to the journal)."""
         return {
             "reserved": self._num_reserved,
-            **self._counts,
+            **{str(state): number for state, number in self._counts.items()},
             "reissued": self._num_reissued,
             "adopted": self._num_adopted,
         }
@@ -191,15 +209,15 @@ class Ledger:
             if recount[state] != self._counts[state]:
                 raise LedgerError(f"{self._counts[state]} trajectories counted {state}, but {recount[state]} are")
 
-    def state_of(self, trajectory_id: str) -> str | None:
-        """The present state; None for one that is unknown, or ended too long ago to be known by id."""
+    def state_of(self, trajectory_id: str) -> TrajectoryStatus | None:
+        """A trajectory's present state; None for one that is unknown, or that ended too long ago to be known by id."""
         group_id, index = split_id(trajectory_id)
         states = group.states if (group := self.live.get(group_id)) else self._ended.get(group_id, ())
         return states[index] if index < len(states) else None
 
     def snapshot(self) -> LedgerSnapshot:
         return LedgerSnapshot(
-            counts=dict(self._counts),
+            counts={str(state): number for state, number in self._counts.items()},
             causes=dict(self._causes),
             live={g: (group.reservation, group.owner, tuple(group.states)) for g, group in self.live.items()},
             ended=dict(self._ended),
@@ -214,10 +232,11 @@ class Ledger:
     def _reserve(self, group_id: str, group_size: int, reservation: Reservation | None, owner: str) -> Applied:
         if group_id in self.live or group_id in self._ended:
             return Applied()
-        self.live[group_id] = LiveGroup(reservation, owner, ["generating"] * group_size)
+        self.live[group_id] = LiveGroup(reservation, owner, [TrajectoryStatus.GENERATING] * group_size)
         self._num_reserved += group_size
-        self._counts["generating"] += group_size
-        return Applied(tuple(TrajectoryState(f"{group_id}/{k}", "generating") for k in range(group_size)))
+        self._counts[TrajectoryStatus.GENERATING] += group_size
+        state = TrajectoryStatus.GENERATING
+        return Applied(tuple(TrajectoryState(trajectory_id_for(group_id, k), state) for k in range(group_size)))
 
     def _return(self, group_id: str, cause: str) -> Applied:
         group = self.live.get(group_id)
@@ -225,9 +244,9 @@ class Ledger:
             return Applied()
         return self._move(
             tuple(
-                TrajectoryState(f"{group_id}/{index}", "failed", cause)
+                TrajectoryState(trajectory_id_for(group_id, index), TrajectoryStatus.FAILED, cause)
                 for index, state in enumerate(group.states)
-                if state in ("generating", "generated", "scored")
+                if state in UNDER_WAY_STATES
             )
         )
 
@@ -241,9 +260,9 @@ class Ledger:
         if moved.state not in STATES:
             raise LedgerError(f"trajectory {moved.trajectory_id}: there is no state {moved.state!r}")
         before = self.state_of(moved.trajectory_id)
-        if before in END_STATES and before not in ("failed", moved.state) and moved.state in END_STATES:
+        if before in END_STATES and before not in (TrajectoryStatus.FAILED, moved.state) and moved.state in END_STATES:
             raise LedgerError(f"trajectory {moved.trajectory_id}: {before} cannot become {moved.state}")
-        if moved.state == "retired" and before is not None and before in ("generating", "generated", "scored"):
+        if moved.state == TrajectoryStatus.RETIRED and before in UNDER_WAY_STATES:
             raise LedgerError(f"trajectory {moved.trajectory_id}: {before} cannot become retired")
 
     def _move_one(self, moved: TrajectoryState) -> bool:
@@ -264,17 +283,17 @@ class Ledger:
             self._causes[label] = self._causes.get(label, 0) + 1
         return True
 
-    def _make_room(self, group_id: str, index: int, state: str) -> None:
+    def _make_room(self, group_id: str, index: int, state: TrajectoryStatus) -> None:
         """Adopt a trajectory that replay holds and the journal never heard of."""
-        if group_id in self._ended or state not in ("buffered", "consumed"):
+        if group_id in self._ended or state not in HELD_STATES:
             return
         group = self.live.setdefault(group_id, LiveGroup(None, "", []))
         missing = index + 1 - len(group.states)
         if missing > 0:
-            group.states.extend(["generating"] * missing)
+            group.states.extend([TrajectoryStatus.GENERATING] * missing)
             self._num_reserved += missing
             self._num_adopted += missing
-            self._counts["generating"] += missing
+            self._counts[TrajectoryStatus.GENERATING] += missing
 
     def _close_if_ended(self, group_id: str) -> bool:
         group = self.live[group_id]
@@ -302,7 +321,7 @@ def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState
     portions: list[list[TrajectoryState]] = []
     last_id = ""
     for state in states:
-        group_id = state.trajectory_id.rpartition("/")[0]
+        group_id, _ = split_id(state.trajectory_id)
         if not portions or (len(portions[-1]) >= MAX_STATES_PER_PORTION and group_id != last_id):
             portions.append([])
         portions[-1].append(state)
@@ -310,22 +329,10 @@ def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState
     return [tuple(portion) for portion in portions]
 
 
-def split_id(trajectory_id: str) -> tuple[str, int]:
-    """`(group_id, index)` of a trajectory id.
-
-    Raises:
-        LedgerError: it is not of the form `group/index`.
-    """
-    group_id, slash, index = trajectory_id.rpartition("/")
-    if not slash or not index.isdecimal():
-        raise LedgerError(f"trajectory id {trajectory_id!r} is not of the form group/index")
-    return group_id, int(index)
-
-
-def _advances(before: str, after: str) -> bool:
+def _advances(before: TrajectoryStatus, after: TrajectoryStatus) -> bool:
     """Whether `after` is news; if not, the message is a repeat or late."""
-    if before == "failed":
-        return after in ("buffered", "consumed", "retired", "evicted", "dropped")
+    if before == TrajectoryStatus.FAILED:  # counted as failed, yet replay has it
+        return after in HELD_STATES or (after in END_STATES and after != TrajectoryStatus.FAILED)
     if before in END_STATES:
         return False
     return after in END_STATES or _RANK[after] > _RANK[before]

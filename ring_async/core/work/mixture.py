@@ -8,7 +8,7 @@ Invariant: over any window in which every source keeps completing, shares of com
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -44,6 +44,17 @@ class Mixture:
     def candidates(self) -> list[str]:
         """Sources that have a share and are not paused."""
         return [source for source, share in self.shares.items() if share > 0 and source not in self.paused]
+
+    def pause(self, sources: Iterable[str]) -> bool:
+        """Choose these sources no more, until `resume`; whether any source is left."""
+        self.paused.update(sources)
+        return bool(self.candidates)
+
+    def resume(self, sources: Iterable[str]) -> set[str]:
+        """Choose these sources again; returns those that were paused."""
+        resumed = self.paused & set(sources)
+        self.paused -= resumed
+        return resumed
 
     def choose(self, is_ready: Callable[[str], bool] = lambda source: True) -> str | None:
         """The source of the next group, among those that are ready; counts it as under way. None: none is ready.

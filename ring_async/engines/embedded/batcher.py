@@ -1,12 +1,12 @@
 """Continuous batching of one transformers model: admit, read prompts, sample one token for everyone, swap weights.
 
 Owns: the running requests, their rows in the cache, and which weights sampled which token. Synchronous; knows no
-threads, no asyncio (`embedded` drives it).
+threads, no asyncio (`embedded.engine` drives it).
 
 Invariants:
-* Running requests lie in rows `[0, num_running)`; a row that falls free takes over the last one.
+* Running requests lie in rows `[0, num_running)`; the request of the last row moves into a row that falls free.
 * The cache of a row holds every token but the last, which is the input of the next step. So all tokens are sampled on
-  one path, after admission, resumption and re-prefill alike.
+  one path, after admission, resumption and re-prefill.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
                        futures ◀──results, on the event loop──┘
 
 Owns: the thread, and the way commands and results cross between it and the event loop. Does not own sampling
-(`batcher`). The event loop never computes and never waits on compute; commands take effect between two tokens.
+(`embedded.batcher`). The event loop never computes and never waits on compute; commands take effect between two tokens.
 """
 
 from __future__ import annotations
@@ -304,4 +304,4 @@ def _resolve(future: asyncio.Future[Any], result: Any) -> None:
 def _reject(future: asyncio.Future[Any], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # marks it as seen: a caller that was cancelled meanwhile asks no more
+        future.exception()  # marks the exception as seen: a caller that was cancelled meanwhile does not ask for it

@@ -1,6 +1,6 @@
 """Keys and values of the running requests: one row per request, grown as longer sequences come.
 
-Owns: the storage and its two faces towards a transformers model, which asks for nothing but `update`. Does not own
+Owns: the storage, and the two views of it that a transformers model reads and writes through `update`. Does not own
 which request has which row. A row holds rubbish beyond its sequence; masks keep it from being read.
 
 Shapes: `[layer][rows, kv_heads, positions, head_dim]`.

@@ -55,12 +55,12 @@ _STYLE: Any = {
 }
 
 
-Change = tuple[float, str]
-"""Something that people changed while the run went on: the policy version, and in a word what."""
+Mark = tuple[float, str]
+"""Where people changed something while the run went on: the policy version, and in a word what."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Curve:
     """One curve: its name in the legend, a value for each row, and whether each is a dot of its own (for maxima)."""
 
     label: str
@@ -79,7 +79,7 @@ class Panel:
 
     title: str
     unit: str
-    lines: list[Line]
+    lines: list[Curve]
     bound: tuple[float, str] | None = None
     limits: tuple[float, float] | None = None
     is_smoothed: bool = True
@@ -88,19 +88,19 @@ class Panel:
 def panels(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Panel]:
     """What is drawn, in order of interest. Panels without any value are left out."""
 
-    def lines(**keys: str) -> list[Line]:
-        return [Line(label.replace("_", " "), column(rows, key)) for label, key in keys.items()]
+    def lines(**keys: str) -> list[Curve]:
+        return [Curve(label.replace("_", " "), column(rows, key)) for label, key in keys.items()]
 
     by_source = [row.get("reward_by_source") or {} for row in rows]
-    rewards = [Line(source, column(by_source, source)) for source in sources_of(rows)]
+    rewards = [Curve(source, column(by_source, source)) for source in sources_of(rows)]
     if len(rewards) != 1:
-        rewards = [*rewards, Line("all", column(rows, "reward_mean"))]
+        rewards = [*rewards, Curve("all", column(rows, "reward_mean"))]
     bound = (config.get("replay") or {}).get("max_staleness")
     if config.get("mode") == "sync":
         bound = 0
     budget = next((row["token_budget"] for row in rows if isinstance(row.get("token_budget"), int | float)), None)
     evaluations = [row.get("evaluation") or {} for row in rows]
-    held_out = [Line(name, column(evaluations, key)) for name, key in (("pass@1", "pass_at_1"), ("avg@k", "avg_at_k"))]
+    held_out = [Curve(name, column(evaluations, key)) for name, key in (("pass@1", "pass_at_1"), ("avg@k", "avg_at_k"))]
     drawn = [
         Panel("Reward", "mean of all scored", rewards),
         Panel("Held-out problems", "share solved", held_out, limits=(0, 1.03), is_smoothed=False),
@@ -110,8 +110,8 @@ def panels(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Panel]:
             "Staleness",
             "versions",
             [
-                Line("mean", column(rows, "staleness_mean")),
-                Line("largest", column(rows, "staleness_max"), is_dotted=True),
+                Curve("mean", column(rows, "staleness_mean")),
+                Curve("largest", column(rows, "staleness_max"), is_dotted=True),
             ],
             bound=None if bound is None else (float(bound), "bound"),
         ),
@@ -135,7 +135,7 @@ def panels(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Panel]:
 
 
 def draw_png(
-    rows: Sequence[Row], path: Path, *, title: str, config: Mapping[str, Any], changes: Sequence[Change] = ()
+    rows: Sequence[Row], path: Path, *, title: str, config: Mapping[str, Any], changes: Sequence[Mark] = ()
 ) -> None:
     """All panels in one picture, three in a row, with a line at everything that people changed meanwhile."""
     from matplotlib.figure import Figure
@@ -216,7 +216,7 @@ def _draw(axes: Axes, panel: Panel, versions: list[float]) -> None:
         axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.98), ncols=len(panel.lines), **_LEGEND)
 
 
-def _mark(axes: Axes, changes: Sequence[Change], *, is_named: bool) -> None:
+def _mark(axes: Axes, changes: Sequence[Mark], *, is_named: bool) -> None:
     for version, name in changes:
         axes.axvline(version, color=_FAINT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
         if is_named:
@@ -233,7 +233,7 @@ def _mark(axes: Axes, changes: Sequence[Change], *, is_named: bool) -> None:
             )
 
 
-def _draw_line(axes: Axes, line: Line, versions: list[float], colour: str, *, is_smoothed: bool) -> None:
+def _draw_line(axes: Axes, line: Curve, versions: list[float], colour: str, *, is_smoothed: bool) -> None:
     if line.label == "all":
         colour = _INK
     points = [(x, y) for x, y in zip(versions, line.values, strict=True) if math.isfinite(y)]

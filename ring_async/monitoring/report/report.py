@@ -12,7 +12,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from ring_async.monitoring.report.rows import (
-    EVENTS_FILE,
     changes_of,
     read_config,
     read_lines,
@@ -20,6 +19,7 @@ from ring_async.monitoring.report.rows import (
     with_evaluations,
 )
 from ring_async.monitoring.report.summary import summary
+from ring_async.storage.run_dir import RunDir
 
 
 def write_report(run_dir: Path) -> list[Path]:
@@ -33,9 +33,10 @@ def write_report(run_dir: Path) -> list[Path]:
 
     rows = rows_or_refuse(run_dir)
     figures, config = summary(run_dir), read_config(run_dir)
-    picture, page = run_dir / "curves.png", run_dir / "report.html"
+    files = RunDir(run_dir)
+    picture, page = files.curves, files.report
     drawn = with_evaluations(rows, figures["evaluations"])
-    events = read_lines(run_dir / EVENTS_FILE)
+    events = read_lines(files.events)
     draw_png(drawn, picture, title=figures["run"], config=config, changes=changes_of(rows, events))
     page.write_text(render_page(drawn, figures, config, events), encoding="utf-8")
     return [picture, page]

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ring_async.errors import RunError
+from ring_async.storage.run_dir import RunDir
 
 Row = dict[str, Any]
-METRICS_FILE, EVENTS_FILE, CONFIG_FILE = "metrics.jsonl", "events.jsonl", "config.json"
-EVALUATIONS_FILE = "evaluations.jsonl"
 
 
 _CHANGES = {
@@ -29,7 +28,7 @@ def read_rows(run_dir: Path) -> list[Row]:
     """Lines of `metrics.jsonl` in order of policy version, one for each version; `wall_s` runs on over restarts."""
     by_version: dict[int, Row] = {}
     offset_s = last_s = 0.0
-    for row in read_lines(run_dir / METRICS_FILE):
+    for row in read_lines(RunDir(run_dir).metrics):
         number, wall_s = row.get("policy_version"), row.get("wall_s")
         if not isinstance(number, int):
             continue
@@ -43,7 +42,7 @@ def read_rows(run_dir: Path) -> list[Row]:
 
 def read_evaluations(run_dir: Path) -> list[Row]:
     """Lines of `evaluations.jsonl` in order of policy version, the last one of each; empty where none was evaluated."""
-    lines = read_lines(run_dir / EVALUATIONS_FILE)
+    lines = read_lines(RunDir(run_dir).evaluations)
     by_version = {row["policy_version"]: row for row in lines if isinstance(row.get("policy_version"), int)}
     return [by_version[number] for number in sorted(by_version)]
 
@@ -68,7 +67,7 @@ def read_lines(path: Path) -> list[Row]:
 def read_config(run_dir: Path) -> dict[str, Any]:
     """The run's resolved configuration as plain data; empty if it is not there."""
     try:
-        config = json.loads((run_dir / CONFIG_FILE).read_text())
+        config = json.loads(RunDir(run_dir).config.read_text())
     except (OSError, ValueError):
         return {}
     return config if isinstance(config, dict) else {}
@@ -105,7 +104,7 @@ def rows_or_refuse(run_dir: Path) -> list[Row]:
     rows = read_rows(run_dir)
     if not rows:
         raise RunError(
-            f"{run_dir}: no optimizer step yet ({METRICS_FILE} is empty or missing); "
+            f"{run_dir}: no optimizer step yet ({RunDir(run_dir).metrics.name} is empty or missing); "
             "see what the run waits for: ring-async status"
         )
     return rows

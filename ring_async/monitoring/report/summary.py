@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ring_async.monitoring.report.rows import Row, column, read_evaluations, rows_or_refuse, sources_of
-from ring_async.telemetry.trace import PARTS_FOLDER, busy_intervals, busy_overlap
+from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.trace_parts import busy_intervals, busy_overlap
 
 _WINDOW_SHARE, _WINDOW_MAX = 0.1, 10
 """First and last rewards are means over a tenth of the versions, ten at most: one batch alone is mostly noise."""
@@ -122,11 +123,10 @@ def _evaluation_lines(evaluations: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 def _overlap(run_dir: Path) -> float | None:
     """None where the timeline was off, or holds none of the two kinds of span."""
-    if not (run_dir / PARTS_FOLDER).is_dir():
+    parts = RunDir(run_dir).trace_parts
+    if not busy_intervals(parts, "generate") or not busy_intervals(parts, "train"):
         return None
-    if not busy_intervals(run_dir, "generate") or not busy_intervals(run_dir, "train"):
-        return None
-    return busy_overlap(run_dir)
+    return busy_overlap(parts)
 
 
 def _is_off_budget(row: Row) -> bool:

@@ -1,7 +1,7 @@
 """Attention over packed tokens: exact, without a mask, and without work on padding.
 
-Owns: the attention function under which transformers models run here. Everything of a model but attention works token
-by token, so tokens of many sequences lie in one flat row `[1, U]`. For attention alone they are gathered into blocks of
+Owns: the attention function of the models in `hf.model`. Everything of a model but attention works token by token, so
+tokens of many sequences lie in one flat row `[1, U]`. For attention alone they are gathered into blocks of
 sequences of like length `[S, L]`, where plain causal attention is exact: padding lies behind every real token of its
 sequence, and a causal query never looks behind itself. Sequences may share tokens (one prompt, K responses): a shared
 token is gathered into every sequence that holds it, and computed once everywhere else.

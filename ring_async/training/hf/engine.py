@@ -1,7 +1,7 @@
 """The learner's model in transformers: one process, a CPU or one GPU.
 
-Owns: the optimizer steps of one batch (forward, correction, loss, backward, clip, step), its metrics, and saving and
-restoring all of it. Does not own rows (replay packed them), the rules (`algorithms`) or atomic writing (`checkpoint`).
+Owns: the optimizer steps of one batch (forward, backward, clip, step), its metrics, and saving and restoring all of
+it. Does not own rows (replay packed them), the loss (`training.objective`) or atomic writing (`training.checkpoint`).
 
 Invariants:
 * the gradient of one optimizer step is that of the sum over its loss tokens divided by Φ/M, however the sequences fall
@@ -15,31 +15,30 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ring_async.algorithms.corrections import Correction, TokenBatch, correct, m2po_mask
-from ring_async.algorithms.logprobs import bounded_log_ratio
-from ring_async.algorithms.losses import batch_loss
+from ring_async.algorithms.corrections import Correction
 from ring_async.algorithms.minibatches import assign_minibatches
-from ring_async.algorithms.mismatch import MismatchMoments
-from ring_async.algorithms.proximal import loglinear_proximal
-from ring_async.algorithms.statistics import BatchStatistics, plan_statistics
-from ring_async.config.schema import Config, CorrectionSection, LossSection
+from ring_async.algorithms.statistics import plan_statistics
+from ring_async.batches import PackedBatch
+from ring_async.config.schema import Config
+from ring_async.config.tunable import tuned
 from ring_async.errors import ConfigError, DivergedError, StorageError
 from ring_async.training.base import StepReport
+from ring_async.training.batch_tensors import BatchTensors, flat_tensor
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.optimizer import Optimizer
+from ring_async.training.hf.snapshot import CopiedWeights
 from ring_async.training.layout import Bool, Microbatch, check_batch, iterate_microbatches, sampled_mask
-from ring_async.types import Float32, PackedBatch
+from ring_async.training.objective import RlObjective, Score, Statistics
+from ring_async.types import Float32
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +82,12 @@ class HfTrainEngine:
         self._device = torch.device(device)
         self._num_minibatches = config.budget.minibatches_per_batch
         self._max_tokens = learner.rows_per_microbatch * learner.token_capacity
-        self._correction_section: CorrectionSection = config.correction
-        self._correction = Correction.from_section(config.correction)
-        self._loss: LossSection = config.loss
+        self._config = config
+        correction = Correction.from_section(config.correction)
+        self._objective = RlObjective(correction, config.loss, self._num_minibatches)
         self._model = PackedModel.load(model_path, device=self._device, dtype=self._dtype)
         self._parameters: dict[str, torch.nn.Parameter] = dict(self._model.module.named_parameters())
         self._optimizer = Optimizer(self._parameters.items(), learner)
-        self._mismatch = MismatchMoments()
         self._reference: PackedModel | None = None
         self._ensure_reference()
 
@@ -104,24 +102,26 @@ class HfTrainEngine:
         """
         began_s = perf_counter()
         check_batch(batch)
-        rows = _Rows(batch, self._device)
-        statistics = BatchStatistics()
+        tensors = BatchTensors(batch, self._device)
+        statistics = self._objective.statistics()
         assigned = assign_minibatches(batch.loss_mask, self._num_minibatches)
-        sampled = sampled_mask(batch) if self._correction.needs_full_responses else batch.loss_mask != 0
-        self._prepare(batch, rows, sampled)
-        before = self._snapshot() if self._num_minibatches > 1 else {}
+        needs_full_responses = self._objective.needs_full_responses
+        sampled = sampled_mask(batch) if needs_full_responses else batch.loss_mask != 0
+        if self._objective.needs_first_pass:
+            self._objective.prepare(tensors, self._score_rows(batch, tensors, sampled))
+        before = self._copied_parameters() if self._num_minibatches > 1 else {}
         grad_norms: list[float] = []
         learning_rate = self._optimizer.next_learning_rate()
         for minibatch in range(self._num_minibatches):
             is_loss = assigned == minibatch
             if not is_loss.any():
                 continue
-            rows.is_loss = _flat(is_loss, self._device)
-            scored = sampled if self._correction.needs_full_responses else is_loss
+            tensors.is_loss = flat_tensor(is_loss, self._device)
+            scored = sampled if needs_full_responses else is_loss
             self._optimizer.zero_grad()
             loss = torch.zeros((), device=self._device)
             for microbatch in iterate_microbatches(batch, scored, is_loss, self._max_tokens):
-                loss += self._backward(microbatch, rows, minibatch, batch.plan.token_budget, statistics)
+                loss += self._backward(microbatch, tensors, minibatch, batch.plan.token_budget, statistics)
             grad_norm = self._optimizer.clip()
             if not bool((loss + grad_norm).isfinite()):
                 self._put_back(before)
@@ -133,7 +133,7 @@ class HfTrainEngine:
                 )
             learning_rate = self._optimizer.step()
             grad_norms.append(float(grad_norm))
-        self._mismatch.update(*statistics.log_behavior_ratios())
+        self._objective.mismatch.update(*statistics.log_behavior_ratios())
         seconds = perf_counter() - began_s
         metrics = {
             **statistics.summary(),
@@ -148,63 +148,29 @@ class HfTrainEngine:
             metrics=metrics,
         )
 
-    def _prepare(self, batch: PackedBatch, rows: _Rows, sampled: Bool) -> None:
-        """Compute what must be known of the whole batch before its first gradient, if anything must.
-
-        With M = 1 the proximal policy is the policy of the very forward that is differentiated: no pass of its own.
-        """
-        recompute = self._num_minibatches > 1 and self._correction.proximal == "recompute"
-        if not recompute and not self._correction.needs_batch_mask:
-            return
-        proximal = self._score_rows(batch, rows, sampled)
-        if recompute:
-            rows.proximal_logprobs = proximal
-        if self._correction.needs_batch_mask:
-            is_loss = _flat(batch.loss_mask != 0, self._device)
-            finite = is_loss & proximal.isfinite() & rows.behavior_logprobs.isfinite() & rows.advantages.isfinite()
-            log_ratio = torch.where(finite, bounded_log_ratio(proximal, rows.behavior_logprobs), 0.0)
-            rows.batch_mask = m2po_mask(log_ratio, rows.advantages, finite, self._correction.tau)
-
     def _backward(
-        self, microbatch: Microbatch, rows: _Rows, minibatch: int, token_budget: int, statistics: BatchStatistics
+        self, microbatch: Microbatch, tensors: BatchTensors, minibatch: int, token_budget: int, statistics: Statistics
     ) -> Tensor:
         """Add one microbatch's gradient; returns its share of the loss, detached."""
         positions = torch.from_numpy(microbatch.positions).to(self._device)
-        targets, temperatures = rows.input_ids[positions], rows.temperatures[positions]
+        targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
         policy, entropy = self._model.score(
-            microbatch, targets, temperatures, entropy_grad=self._loss.entropy_coefficient > 0
-        )
-        behavior, staleness = rows.behavior_logprobs[positions], rows.token_staleness[positions]
-        if rows.proximal_logprobs is not None:
-            proximal = rows.proximal_logprobs[positions]
-        elif self._correction.proximal == "loglinear":
-            proximal = loglinear_proximal(policy, behavior, staleness, minibatch / self._num_minibatches)
-        else:
-            proximal = policy.detach()
-        mismatch = None
-        if self._correction.rule == "icepop" and self._correction.icepop_on == "mismatch":
-            mismatch = self._mismatch.estimate(bounded_log_ratio(proximal, behavior), staleness)
-        tokens = TokenBatch(
-            policy_logprobs=policy,
-            proximal_logprobs=proximal,
-            behavior_logprobs=behavior,
-            advantages=rows.advantages[positions],
-            is_loss=rows.is_loss[positions],
-            sequence_ids=torch.from_numpy(microbatch.sequence_ids).to(self._device),
-            token_staleness=staleness,
-            batch_mask=rows.batch_mask[positions] if rows.batch_mask is not None else None,
-            mismatch_log_ratio=mismatch,
+            microbatch, targets, temperatures, entropy_grad=self._objective.needs_entropy_grad
         )
         reference = None
         if self._reference is not None:
             with torch.no_grad():
                 reference, _ = self._reference.score(microbatch, targets, temperatures)
-        corrected = correct(tokens, self._correction)
-        loss = batch_loss(
-            tokens, corrected, entropy, reference, settings=self._loss, divisor=token_budget / self._num_minibatches
+        loss = self._objective.loss(
+            Score(policy, entropy, reference),
+            tensors,
+            positions,
+            torch.from_numpy(microbatch.sequence_ids).to(self._device),
+            divisor=token_budget / self._num_minibatches,
+            progress=minibatch / self._num_minibatches,
         )
         loss.total.backward()  # type: ignore[no-untyped-call]
-        statistics.add(tokens, corrected, entropy, loss.kl)
+        statistics.add(loss.columns)
         return loss.total.detach()
 
     # -- scoring
@@ -212,61 +178,45 @@ class HfTrainEngine:
     def logprobs(self, batch: PackedBatch) -> Float32:
         """Log-probability of every token under the present weights. See `TrainEngine.logprobs`."""
         scored = batch.sequence_ids != 0
-        flat = self._score_rows(batch, _Rows(batch, self._device), scored)
+        flat = self._score_rows(batch, BatchTensors(batch, self._device), scored)
         return flat.view(batch.input_ids.shape).cpu().numpy()
 
-    def _score_rows(self, batch: PackedBatch, rows: _Rows, scored: Bool) -> Tensor:
+    def _score_rows(self, batch: PackedBatch, tensors: BatchTensors, scored: Bool) -> Tensor:
         """Log-probabilities at the scored positions of the flattened rows, 0 elsewhere. `[B · C]`, no gradient."""
-        found = torch.zeros(rows.input_ids.shape, device=self._device)
+        found = torch.zeros(tensors.input_ids.shape, device=self._device)
         with torch.no_grad():
             for microbatch in iterate_microbatches(batch, scored, scored, self._max_tokens):
                 positions = torch.from_numpy(microbatch.positions).to(self._device)
-                targets, temperatures = rows.input_ids[positions], rows.temperatures[positions]
+                targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
                 found[positions], _ = self._model.score(microbatch, targets, temperatures)
         return found
 
     # -- weights and settings
 
-    def named_weights(self) -> Iterator[tuple[str, Any]]:
-        """Weights under Hugging Face names, in `model.dtype`. A tied head is its embedding, and comes once."""
+    def snapshot(self) -> CopiedWeights:
+        """Copy the weights, in `model.dtype`. A tied head is its embedding, and comes once."""
         dtype = torch.bfloat16 if self._dtype == "bfloat16" else torch.float32
-        for name, parameter in self._parameters.items():
-            yield name, parameter.detach().to(dtype)
+        return CopiedWeights(
+            {name: parameter.detach().to(dtype, copy=True) for name, parameter in self._parameters.items()}
+        )
 
     def tune(self, knobs: dict[str, Any]) -> None:
         """Change settings from the next batch on, all or none. See `TrainEngine.tune`."""
-        learning_rate = self._optimizer.learning_rate
-        sections = {"correction": self._correction_section.model_dump(), "loss": self._loss.model_dump()}
-        for key, value in knobs.items():
-            section, _, field = key.partition(".")
-            if key == "learner.learning_rate":
-                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                    raise ConfigError(f"{key}: {value!r} is not a finite number of at least 0")
-                learning_rate = float(value)
-            elif field in sections.get(section, {}):
-                sections[section][field] = value
-            else:
-                raise ConfigError(f"{key}: not tunable in the learner while it runs")
-        try:
-            correction = CorrectionSection.model_validate(sections["correction"])
-            loss = LossSection.model_validate(sections["loss"])
-        except ValidationError as error:
-            problem = error.errors()[0]
-            raise ConfigError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
-        self._correction_section, self._correction = correction, Correction.from_section(correction)
-        self._loss = loss
-        self._optimizer.learning_rate = learning_rate
+        self._config = tuned(self._config, knobs)
+        self._objective.correction = Correction.from_section(self._config.correction)
+        self._objective.settings = self._config.loss
+        self._optimizer.learning_rate = self._config.learner.learning_rate
         self._ensure_reference()
 
     def _ensure_reference(self) -> None:
         """Hold the start weights while a KL penalty is wanted, and only then."""
-        if self._loss.kl_coefficient == 0:
+        if self._objective.settings.kl_coefficient == 0:
             self._reference = None
         elif self._reference is None:
             self._reference = PackedModel.load(self._model_path, device=self._device, dtype=self._dtype)
             self._reference.module.requires_grad_(False)
 
-    def _snapshot(self) -> dict[str, Tensor]:
+    def _copied_parameters(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
     def _put_back(self, weights: dict[str, Tensor]) -> None:
@@ -284,7 +234,7 @@ class HfTrainEngine:
                 shutil.copyfile(self._model_path / name, folder / name)
         self._optimizer.save(folder)
         state = {
-            "mismatch": self._mismatch.state(),
+            "mismatch": self._objective.mismatch.state(),
             "rng": torch.get_rng_state().numpy().tobytes().hex(),
             "cuda_rng": torch.cuda.get_rng_state(self._device).numpy().tobytes().hex()
             if self._device.type == "cuda"
@@ -313,32 +263,13 @@ class HfTrainEngine:
         except (OSError, ValueError) as error:
             raise StorageError(f"cannot restore from {folder}: {error}") from error
         self._put_back(weights)
-        self._mismatch.restore(state["mismatch"])
+        self._objective.mismatch.restore(state["mismatch"])
         torch.set_rng_state(_bytes_tensor(state["rng"]))
         if state["cuda_rng"] is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(_bytes_tensor(state["cuda_rng"]), self._device)
 
     def close(self) -> None:
-        """Let go of nothing but memory: the process ends with its learner."""
-
-
-class _Rows:
-    """A batch's arrays as flat tensors `[B · C]` on the device."""
-
-    def __init__(self, batch: PackedBatch, device: torch.device) -> None:
-        self.input_ids = _flat(batch.input_ids, device).long()
-        self.behavior_logprobs = _flat(batch.behavior_logprobs, device)
-        self.advantages = _flat(batch.advantages, device)
-        self.token_staleness = _flat(batch.token_staleness, device).long()
-        self.temperatures = _flat(batch.temperatures, device)
-        self.is_loss = _flat(batch.loss_mask != 0, device)
-        self.proximal_logprobs: Tensor | None = None
-        self.batch_mask: Tensor | None = None
-
-
-def _flat(values: Any, device: torch.device) -> Tensor:
-    # Copied: received arrays are read-only views of frames, which torch can't represent.
-    return torch.from_numpy(np.array(values).reshape(-1)).to(device)
+        """Nothing to release beyond memory, which goes with the learner's process."""
 
 
 def _bytes_tensor(text: str) -> Tensor:

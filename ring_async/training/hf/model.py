@@ -1,8 +1,9 @@
 """A transformers model that scores flat microbatches.
 
-Owns: loading it from a Hugging Face directory, its forward without padding (`attention`), and the head at the scored
-positions alone. Does not own optimizer or loss. Parameters are float32; `dtype` bfloat16 is the precision of the
-matrix products, under autocast, since learning rates of 1e-6 vanish in bfloat16 weights.
+Owns: loading it from a Hugging Face directory, its forward without padding (`hf.attention`), and the head at the scored
+positions alone. Does not own the optimizer (`hf.optimizer`) or the loss (`training.objective`). Parameters are
+float32; `dtype` bfloat16 is the precision of the matrix products, under autocast, since learning rates of 1e-6 vanish
+in bfloat16 weights.
 """
 
 from __future__ import annotations

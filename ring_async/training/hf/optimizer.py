@@ -1,6 +1,7 @@
 """AdamW at a constant learning rate after a linear warm-up, and its state on disk.
 
-Owns: parameter groups, the schedule, clipping, and `optimizer.safetensors`. Does not own the weights' own file (`hf`).
+Owns: parameter groups, the schedule, clipping, and `optimizer.safetensors`. Does not own the file of the weights
+(`hf.engine`).
 Invariant: a restored optimizer takes the step that the saved one would have taken, bit for bit; learning rate, betas
 and decay are those configured now, never those saved.
 """
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ring_async.config.schema import LearnerSection
+from ring_async.config.learning import LearnerSection
 from ring_async.errors import StorageError
 
 FILE = "optimizer.safetensors"
@@ -41,7 +42,7 @@ class Optimizer:
         )
 
     def next_learning_rate(self) -> float:
-        """Of the next step: rises linearly over `warmup_steps`, then stays."""
+        """Learning rate of the next step: it rises linearly over `warmup_steps`, then stays."""
         return self.learning_rate * min(1.0, (self.num_steps + 1) / max(1, self._warmup_steps))
 
     def zero_grad(self) -> None:

@@ -1,14 +1,14 @@
 """Everything actors say to each other, as typed structs, a module a conversation.
 
 Events are in the past tense, commands in the imperative. A message is a MessagePack header; arrays travel beside it as
-raw buffers, in the order that `ring_async.types` gives for the struct named in the message.
+raw buffers, in the order that the struct named in the message gives (`Group.buffers`, `PackedBatch.buffers`).
 """
 
 from __future__ import annotations
 
 import msgspec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Grows with every incompatible change of a message; receivers refuse other versions."""
 
 

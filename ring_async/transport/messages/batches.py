@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ring_async.core.rank_batches import RankShare
 from ring_async.core.replay.plan_log import PlanPart
 from ring_async.core.staleness import Lineage
 from ring_async.transport.messages.base import Message
@@ -20,12 +21,16 @@ class RequestBatch(Message, frozen=True):
     policy_version: PolicyVersion
     wait_s: float
     """How long replay may hold the question before it answers `BatchNotReady`."""
+    data_rank: int | None = None
+    """The leader of this data-parallel rank asks for its own rows; None: the whole batch is wanted."""
 
 
 class BatchReady(Message, frozen=True):
     """Buffers: as `batch_wire` lays out the batch, the plan first."""
 
     plan_number: int
+    share: RankShare | None = None
+    """Whose rows these are, if a `data_rank` was asked for: the plan in the buffers is then that rank's."""
 
 
 class BatchNotReady(Message, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ring_async.core.verifier_swap import ShadowCounts
 from ring_async.transport.messages.base import Message
 from ring_async.types import (
     EpochRules,
@@ -58,17 +59,9 @@ class ReportShadow(Message, frozen=True):
 
 
 class ShadowReported(Message, frozen=True):
-    """Sums over what both verifiers judged. `num_agreed`: rewards within 1e-6 of each other."""
+    """What one reward actor counted until now."""
 
-    num_trajectories: int = 0
-    num_agreed: int = 0
-    reward_before: float = 0.0
-    reward_after: float = 0.0
-    seconds_before: float = 0.0
-    seconds_after: float = 0.0
-    num_groups: int = 0
-    failures: dict[str, int] = {}
-    """Groups that the new verifier could not judge, by cause."""
+    counts: ShadowCounts
 
 
 class CommitVerifier(Message, frozen=True):

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from ring_async.core.fleet.states import ActorState
+from ring_async.core.roster import ActorSpec, Role
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.types import (
@@ -18,7 +20,7 @@ class Member(msgspec.Struct, frozen=True):
     """One live actor, as the others need to know it."""
 
     actor_id: str
-    role: str
+    role: Role
     incarnation: int
     pid: int
     host: str
@@ -54,7 +56,7 @@ class Heartbeat(Message, frozen=True):
 
     actor_id: str
     incarnation: int
-    state: str
+    state: ActorState
     waiting_for: str = ""
     waited_s: float = 0.0
     counters: dict[str, float] = {}
@@ -72,14 +74,6 @@ class RunFailed(Message, frozen=True):
     actor_id: str
     kind: str
     detail: str
-
-
-class ActorSpec(msgspec.Struct, frozen=True, order=True):
-    """One process the fleet should have."""
-
-    actor_id: str
-    role: str
-    incarnation: int
 
 
 class ActorExit(msgspec.Struct, frozen=True):

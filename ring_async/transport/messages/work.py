@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from ring_async.core.replay.partials import AppendAnswer
+from ring_async.trajectory_states import TrajectoryState
 from ring_async.transport.messages.base import Message
-from ring_async.types import (
-    GroupHeader,
-    PolicyVersion,
-    Reservation,
-    TrajectoryState,
-)
+from ring_async.types import GroupHeader, PolicyVersion, Reservation
 
 
 class GroupGenerated(Message, frozen=True):
@@ -53,6 +50,34 @@ class GroupsFailed(Message, frozen=True):
 
     group_ids: tuple[str, ...]
     cause: str
+
+
+class HandOverPartials(Message, frozen=True):
+    """A rollout's unfinished responses since its last handover, to the shard that keeps their groups.
+
+    `writer` is the sender with its incarnation. Buffers: `bundle_partials`.
+    """
+
+    writer: str
+
+
+class PartialsAppended(Message, frozen=True):
+    """One answer for each piece handed over."""
+
+    answers: tuple[AppendAnswer, ...]
+
+
+class ReadPartials(Message, frozen=True):
+    """`writer` goes on with a group that was reserved before: from now on it alone may hand over pieces of it."""
+
+    group_id: str
+    writer: str
+
+
+class PartialsRead(Message, frozen=True):
+    """What is held of the group's unfinished responses. Buffers: `bundle_partials`, one piece a response."""
+
+    group_id: str
 
 
 class TrajectoriesMoved(Message, frozen=True):

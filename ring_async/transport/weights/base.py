@@ -1,7 +1,7 @@
 """Weight channels: how a published version of the policy reaches every engine, whole or not at all.
 
-Owns: the two protocols, what a receiver hands to its engine (`StagedWeights`), and the choice of channel. The channels
-are `shm` (one host), `zmq` (any host), `nccl` (GPUs). Does not own: when versions are published
+Owns: the protocols, and what a receiver hands to its engine (`StagedWeights`). The channels are `shm` (one host), `zmq`
+(any host), `nccl` (GPUs); `registry` chooses. Does not own: when versions are published
 (the learner), who is told of them (the controller), and putting them in force (the engine, which rebinds or copies).
 
     learner: sender.publish(v, tensors) → announcement ─ control channel ─▶ rollout: receiver.stage(announcement)
@@ -15,19 +15,22 @@ its tensors once `publish` has returned.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 import torch
 
-from ring_async.core.weights.plan import ITEM_BYTES
+from ring_async.config.schema import Config
+from ring_async.core.weights.plan import ITEM_BYTES, TensorShape
+from ring_async.transport.curve import CurveKeys
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.types import PolicyVersion
 
 Tensors = Iterable[tuple[str, torch.Tensor]]
-"""Names (Hugging Face's) and tensors on any device. Held until `publish` returns."""
+"""Names (Hugging Face's) and tensors on any device, each asked for when its first bucket is filled, in order, once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class StagedWeights:
         self.report = report
 
     def close(self) -> None:
-        """Let go of the tensors. Memory is freed once nobody else holds one. Idempotent."""
+        """Drop the references to the tensors; memory is freed with the last one. Idempotent."""
         self.tensors = {}
 
     def __enter__(self) -> Self:
@@ -75,16 +78,26 @@ class StagedWeights:
 class WeightSender(Protocol):
     """The learner's end. Calls are safe from any thread, one at a time."""
 
-    def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None = None
+    ) -> WeightsAnnouncement:
         """Copy a version out and make it fetchable. The oldest versions beyond the number retained are retired.
 
+        Args:
+            policy_version: its name.
+            tensors: the version. The caller may change them once this returns.
+            shapes: what `tensors` will hand out, in order. With it a tensor is asked for when it is wanted and dropped
+                once it is copied, so that a generator never needs the whole model at once (`nccl` broadcasts from
+                where tensors lie, and holds all of them). None: all tensors are there, and are looked at first.
+
         Raises:
-            WeightsError: the version was published before, a tensor cannot be sent, or memory is short.
+            WeightsError: the version was published before, a tensor cannot be sent or is not the one that `shapes`
+                promised, or memory is short.
         """
         ...
 
     def retire(self, policy_version: PolicyVersion) -> None:
-        """Stop offering a version and free its memory; who has staged it keeps it. Unknown versions are ignored."""
+        """Stop offering a version and free its memory; receivers that staged it keep it. Ignores unknown versions."""
         ...
 
     def close(self) -> None:
@@ -105,7 +118,23 @@ class WeightReceiver(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of connections. Staged weights stay usable. Idempotent."""
+        """Close the connections. Staged weights stay usable. Idempotent."""
+        ...
+
+
+class ChannelEntry(Protocol):
+    """How the registry knows one channel. An entry imports the channel itself inside its makers."""
+
+    def make_sender(self, config: Config, socket_dir: Path, actor_id: str, keys: CurveKeys | None) -> WeightSender:
+        """The learner's end. Arguments as for `registry.make_weight_sender`."""
+        ...
+
+    def make_receiver(self, config: Config, actor_id: str, keys: CurveKeys | None) -> WeightReceiver:
+        """A rollout's end."""
+        ...
+
+    def check(self, config: Config) -> list[str]:
+        """Why the channel cannot work here: reasons, each with what to do (`config.registry.Entry`)."""
         ...
 
 

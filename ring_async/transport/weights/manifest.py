@@ -18,7 +18,7 @@ def read_manifest(announcement: WeightsAnnouncement, channel: str) -> Manifest:
     if announcement.channel != channel:
         raise WeightsError(
             f"version {announcement.policy_version} was published over {announcement.channel}, this receiver speaks "
-            f"{channel}; set weights.channel alike everywhere"
+            f"{channel}; set the same weights.channel everywhere"
         )
     try:
         return Manifest.from_plain(announcement.manifest)

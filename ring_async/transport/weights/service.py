@@ -1,7 +1,7 @@
 """The thread and socket with which a sender of weights serves its receivers.
 
-Owns: one ROUTER, its address, its CURVE door, the thread that alone touches them, and how other threads wake it. Does
-not own: what is said (`wire`); a channel passes its callbacks.
+Owns: one ROUTER, its address, the thread that alone touches them, and how other threads wake it. Does not own: what is
+said (`wire`; a channel passes its callbacks), nor who is admitted (`curve`).
 
 Invariants: callbacks run in the thread, one at a time, and their errors are logged and end nothing but that callback;
 whatever a stranger sends is counted and dropped. A callback that meets malformed bytes says so by
@@ -10,30 +10,24 @@ whatever a stranger sends is counted and dropped. A callback that meets malforme
 
 from __future__ import annotations
 
-import hmac
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import zmq
-import zmq.utils.z85
 
 from ring_async.config.schema import TransportSection
 from ring_async.errors import WeightsError
+from ring_async.transport.curve import CurveKeys, Door
 from ring_async.transport.weights.wire import MAX_REQUEST_BYTES, set_options
-
-if TYPE_CHECKING:
-    from ring_async.transport.curve import CurveKeys
 
 _log = logging.getLogger(__name__)
 _BATCH = 256
 """Messages taken in before anything else has its turn."""
-_ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 
 
 class WeightService:
@@ -70,9 +64,8 @@ class WeightService:
         self._keys = keys
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        self._door: zmq.Socket[bytes] | None = None
+        self._door: Door | None = None
         self.num_malformed = 0
-        self.num_denied = 0
         try:
             set_options(self._socket, MAX_REQUEST_BYTES)
             self.endpoint = self._bind(name, transport, socket_dir)
@@ -120,8 +113,7 @@ class WeightService:
         else:
             if self._keys is None:
                 raise WeightsError("weights go over TCP with the run's CURVE keys only, and none were given")
-            self._door = self._context.socket(zmq.REP)
-            self._door.bind(_ZAP_ENDPOINT)
+            self._door = Door(self._context, self._keys)
             self._keys.secure_server(self._socket)
             self._socket.bind(f"tcp://{transport.address}:*")
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -138,7 +130,7 @@ class WeightService:
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._wake_fd, zmq.POLLIN)
         if self._door is not None:
-            poller.register(self._door, zmq.POLLIN)
+            poller.register(self._door.socket, zmq.POLLIN)
         try:
             woken_s = time.monotonic()
             while True:
@@ -147,8 +139,8 @@ class WeightService:
                     os.eventfd_read(self._wake_fd)
                 if self._is_closed:
                     return
-                if self._door is not None and self._door in ready:
-                    self._admit(self._door)
+                if self._door is not None and self._door.socket in ready:
+                    self._door.answer_all()
                 # Messages first: after a pause of this process, signs of life that lie here must count before silence.
                 if self._socket in ready:
                     self._receive()
@@ -175,14 +167,3 @@ class WeightService:
         except Exception:
             # A thread that ended here would leave every receiver waiting for its deadline.
             _log.exception("%s: error while serving weights", self._thread.name)
-
-    def _admit(self, door: zmq.Socket[bytes]) -> None:
-        """Answer libzmq's "may this key come in?" (ZAP, ZeroMQ RFC 27): the run's client key, and nobody else."""
-        assert self._keys is not None
-        # version, request id, domain, peer's address, routing id, mechanism, credentials…
-        frames = door.recv_multipart()
-        wanted = zmq.utils.z85.decode(self._keys.client_public)
-        is_admitted = len(frames) == 7 and frames[5] == b"CURVE" and hmac.compare_digest(frames[6], wanted)
-        self.num_denied += not is_admitted
-        status = (b"200", b"OK") if is_admitted else (b"400", b"not a key of this run")
-        door.send_multipart([b"1.0", frames[1], *status, b"", b""])

@@ -29,13 +29,14 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from ring_async.clock import seconds_since
-from ring_async.core.weights.plan import Manifest
+from ring_async.core.weights.plan import Manifest, TensorShape
 from ring_async.errors import WeightsError
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import StagedWeights, StageReport, Tensors
@@ -68,9 +69,11 @@ class ShmWeightSender:
         self._published: dict[PolicyVersion, _Slab] = {}
         self._idle: list[_Slab] = []
 
-    def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None = None
+    ) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
-        layout, ordered = describe(tensors, self._bucket_bytes)
+        layout, ordered = describe(tensors, shapes, self._bucket_bytes)
         with self._lock:
             if policy_version in self._published:
                 raise WeightsError(f"version {policy_version} was published before")
@@ -156,7 +159,7 @@ class ShmWeightReceiver:
         """Unmap what no tensor views any more.
 
         Here, in the thread that stages, and without the interpreter's lock: unmapping 1 GiB takes tens of
-        milliseconds, which would else fall into the engine's swap, when it lets go of the last tensor.
+        milliseconds, which would else fall into the engine's swap, when it drops the last tensor.
         """
         kept = []
         for mapping in self._mappings:
@@ -192,7 +195,7 @@ class _Slab:
         self.content: UInt8 = np.frombuffer(self._mapping, dtype=np.uint8, offset=HEADER_BYTES)
 
     def publish(self, version: PolicyVersion) -> None:
-        """Name the version that lies here, and let receivers in."""
+        """Write the version's name into the header, and allow receivers to map the slab."""
         _HEADER.pack_into(self._mapping, 0, _MAGIC, version.incarnation, version.number, self.num_bytes)
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
@@ -215,7 +218,7 @@ class _Slab:
         }
 
     def close(self) -> None:
-        """Let go. The pages are freed once no receiver maps them."""
+        """Unmap and close the memory file. Its pages are freed once no receiver maps them."""
         if self._fd < 0:
             return
         # Dropped rather than closed: a view may still be held by the traceback of a failed copy.

@@ -27,13 +27,7 @@ from ring_async.errors import VerifierError
 from ring_async.sandbox.spawner import Spawner, SpawnerError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Isolation, Response, Verifier
-from ring_async.verifiers.isolation.protocol import (
-    HostDescription,
-    Outcome,
-    Work,
-    frame,
-    frame_length,
-)
+from ring_async.verifiers.isolation.protocol import HostDescription, Outcome, Work, frame, frame_length
 
 _START_TIMEOUT_S = 60.0
 _decoder = msgspec.msgpack.Decoder(Outcome)

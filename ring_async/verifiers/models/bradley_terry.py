@@ -90,10 +90,7 @@ def train_reward_model(
     if not pairs:
         raise ValueError("pairs: there are none to train on")
     pad_token_id = padding_id(model, tokenizer)
-    encoded = [
-        tuple(conversation_ids(tokenizer, pair.prompt, text, max_tokens) for text in (pair.chosen, pair.rejected))
-        for pair in pairs
-    ]
+    encoded = _encode(tokenizer, pairs, max_tokens)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     rng = random.Random(seed)
     losses = []
@@ -106,22 +103,42 @@ def train_reward_model(
             loss = bradley_terry_loss(*_pair_scores(model, batch, pad_token_id), center)
             if not torch.isfinite(loss):
                 raise DivergedError(f"reward model: loss {loss.item()} in epoch {epoch}; lower learning_rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-            optimizer.step()
+            _step(model, optimizer, loss, max_grad_norm)
             total += loss.item() * len(batch)
         losses.append(total / len(encoded))
     model.eval()
-    with torch.inference_mode():
-        num_right = 0
-        for begin in range(0, len(encoded), batch_size):
-            chosen, rejected = _pair_scores(model, encoded[begin : begin + batch_size], pad_token_id)
-            num_right += int((chosen > rejected).sum())
+    accuracy = _share_ranked_rightly(model, encoded, pad_token_id, batch_size)
     if save_to is not None:
         model.save_pretrained(save_to)
         tokenizer.save_pretrained(save_to)
-    return TrainingReport(tuple(losses), num_right / len(encoded))
+    return TrainingReport(tuple(losses), accuracy)
+
+
+def _encode(tokenizer: Any, pairs: Sequence[PreferencePair], max_tokens: int) -> list[tuple[list[int], ...]]:
+    """Token ids of each pair's conversations, the chosen one first."""
+    return [
+        tuple(conversation_ids(tokenizer, pair.prompt, text, max_tokens) for text in (pair.chosen, pair.rejected))
+        for pair in pairs
+    ]
+
+
+def _step(model: Any, optimizer: torch.optim.Optimizer, loss: torch.Tensor, max_grad_norm: float) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+
+
+def _share_ranked_rightly(
+    model: Any, pairs: Sequence[tuple[list[int], ...]], pad_token_id: int, batch_size: int
+) -> float:
+    """Share of (chosen, rejected) token ids whose chosen one has the higher reward."""
+    num_right = 0
+    with torch.inference_mode():
+        for begin in range(0, len(pairs), batch_size):
+            chosen, rejected = _pair_scores(model, pairs[begin : begin + batch_size], pad_token_id)
+            num_right += int((chosen > rejected).sum())
+    return num_right / len(pairs)
 
 
 def _pair_scores(

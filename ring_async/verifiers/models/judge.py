@@ -111,7 +111,7 @@ class JudgeVerifier(VerifierBase):
         return self._score(prompt, response, _DEFAULT_TIMEOUT_S)
 
     async def score_within(self, prompt: Prompt, response: Response, timeout_s: float) -> Verdict:
-        """Ask; the time counts from when the rate limit lets the question go.
+        """Ask; the time counts from when the rate limit admits the question.
 
         Raises:
             VerifierError: `timeout`, `judge_refused` (a status that retrying does not change), `judge_unreachable`, or

@@ -29,11 +29,11 @@ from ring_async.sandbox.pool import (
     Call,
     Language,
     Program,
+    ProgramSession,
     RefusedProgramError,
     Result,
     SandboxLimits,
     SandboxPool,
-    Session,
 )
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
@@ -158,7 +158,12 @@ class CodeVerifier(VerifierBase):
         return program and dataclasses.replace(program, source=str(template).replace(_GAP, program.source.rstrip()))
 
     def _run(
-        self, session: Session, tests: Sequence[Mapping[str, Any]], function: str, deadline: float, prompt: Prompt
+        self,
+        session: ProgramSession,
+        tests: Sequence[Mapping[str, Any]],
+        function: str,
+        deadline: float,
+        prompt: Prompt,
     ) -> tuple[int, str]:
         """Number of tests passed, and the first failure in a line."""
         passed, first_problem = 0, ""

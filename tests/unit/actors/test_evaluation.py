@@ -7,14 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ring_async.actors.evaluation import (
-    Evaluation,
-    ProblemResult,
-    evaluate,
-    figures_of,
-    held_out_problems,
-    share_problems,
-)
+from ring_async.actors.evaluation import evaluate
+from ring_async.actors.evaluation_results import Evaluation, ProblemResult, figures_of
+from ring_async.actors.held_out import held_out_problems, share_problems
 from ring_async.errors import ConfigError, VerifierError
 from ring_async.types import Generation, PolicyVersion, Prompt, Segment, Verdict
 

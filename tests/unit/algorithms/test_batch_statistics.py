@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ring_async.algorithms.corrections import Correction, TokenBatch, correct
-from ring_async.algorithms.statistics import BatchStatistics, effective_sample_size, plan_statistics
-from ring_async.config.schema import CorrectionSection
+from ring_async.algorithms.statistics import BatchStatistics, effective_sample_size, plan_statistics, rl_columns
+from ring_async.config.learning import CorrectionSection
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences
 
 
@@ -29,7 +29,7 @@ def summary_of(behavior_ratios, *, advantages, staleness, bad=(), rule="icepop")
     half = size // 2
     for chosen in (slice(0, half), slice(half, size)):
         part = TokenBatch(**{n: getattr(tokens, n)[chosen] for n in TokenBatch.__slots__[:7]})
-        statistics.add(part, correct(part, Correction()), torch.full((size,), 0.5)[chosen], None)
+        statistics.add(rl_columns(part, correct(part, Correction()), torch.full((size,), 0.5)[chosen], None))
     assert corrected.is_used.shape == (size,)
     return statistics.summary()
 

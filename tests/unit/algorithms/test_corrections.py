@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ring_async.algorithms.corrections import Correction, TokenBatch, binary_kl, correct, m2po_mask
-from ring_async.config.schema import CorrectionSection
+from ring_async.config.learning import CorrectionSection
 
 F64 = torch.float64
 

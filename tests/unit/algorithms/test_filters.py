@@ -5,7 +5,7 @@ import torch
 
 from ring_async.algorithms.corrections import Correction, TokenBatch, correct
 from ring_async.algorithms.filters import FilterSettings, filtered_tokens, mean_by_sequence
-from ring_async.config.schema import CorrectionSection
+from ring_async.config.learning import CorrectionSection
 
 
 def filtered(settings: FilterSettings, **fields) -> dict[str, list[bool]]:

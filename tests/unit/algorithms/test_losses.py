@@ -7,7 +7,7 @@ import torch
 
 from ring_async.algorithms.corrections import Correction, TokenBatch, correct
 from ring_async.algorithms.losses import batch_loss
-from ring_async.config.schema import CorrectionSection, LossSection
+from ring_async.config.learning import CorrectionSection, LossSection
 
 F64 = torch.float64
 RULES = ["decoupled", "tis", "icepop", "kpop", "m2po", "cispo", "gspo", "ppo", "none"]

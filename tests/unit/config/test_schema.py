@@ -30,6 +30,7 @@ BAD = {
         "sources.sums.taks: unknown key; did you mean sources.sums.task?",
     ),
     "key like no other": ({"control__zzz": 1}, "control.zzz: unknown key; control has host, insecure, max_body_bytes"),
+    "section of an earlier release": ({"eval__num_problems": 9}, "eval: now part of `evaluation`: write evaluation.c"),
     # wrong types
     "text for a number": ({"rollout__num": "two"}, "rollout.num: 'two' is not a whole number"),
     "fraction for a count": ({"learner__num_ranks": 1.5}, "learner.num_ranks: 1.5 is not a whole number"),
@@ -63,7 +64,19 @@ BAD = {
         {"placement__hosts": {"replay": ["10.0.0.2"]}, "transport__kind": "tcp"},
         "placement.hosts: weights.channel=shm reaches one host only; set weights.channel=zmq",
     ),
-    "controller elsewhere": ({"placement__hosts": {"controller": ["10.0.0.2"]}}, "placement.hosts.controller:"),
+    "controller elsewhere": (
+        {"placement__hosts": {"controller": ["10.0.0.2"]}},
+        "placement.hosts.controller: 'controller': runs on the host of `up`; leave it out",
+    ),
+    "GPU for a role without use for it": (
+        {"placement__gpus": {"replay": 1}},
+        "placement.gpus.replay: 'replay': uses no GPU; rollout, learner, reward, evaluator can",
+    ),
+    "share of an unknown role": (
+        {"placement__cpus": {"rollouts": 1}},
+        "placement.cpus.rollouts: 'rollouts' is none of 'controller', 'replay', 'learner', 'evaluator', 'reward' or "
+        "'rollout'; did you mean rollout?",
+    ),
     "no host for a role": (
         {"placement__hosts": {"rollout": []}},
         "placement.hosts.rollout:",

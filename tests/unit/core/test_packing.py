@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ring_async.batches import TokenInterval
+from ring_async.columns import Column
 from ring_async.core.packing import lay_out, pack_batch, padding_fraction, sequence_cost
 from ring_async.core.staleness import Lineage
 from ring_async.testing.builders import make_group, make_plan
-from ring_async.types import PolicyVersion, TokenInterval
+from ring_async.types import PolicyVersion
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=60), st.integers(1, 4))
@@ -113,3 +115,19 @@ def test_a_missing_or_different_group_is_refused():
         pack_batch(plan, [])
     with pytest.raises(ValueError, match="g/0 is not the planned one"):
         pack_batch(plan, [make_group("g", lengths=5)])
+
+
+def test_optional_columns_lie_beside_their_tokens_and_padding_is_zero():
+    experts, age = Column("routed_experts", "int16", 2), Column("kv_age", "uint8")
+    both = make_group("a", lengths=[3, 2], columns=[experts, age])
+    one = make_group("b", lengths=[4, 1], columns=[experts])
+    plan = msgspec.structs.replace(make_plan([both, one], token_capacity=8), columns=(experts, age))
+    batch = pack_batch(plan, [both, one])
+    assert batch.columns["routed_experts"].shape == (4, 8, 2)
+    rows = [(both, 0, 3), (both, 3, 5), (one, 0, 4), (one, 4, 5)]
+    for row, (group, start, end) in enumerate(rows):
+        expected = np.zeros((8, 2), np.int16)
+        expected[3 : 3 + end - start] = group.columns["routed_experts"][start:end]
+        np.testing.assert_array_equal(batch.columns["routed_experts"][row], expected)
+    assert batch.columns["kv_age"][:2, 3:6].any()
+    assert not batch.columns["kv_age"][2:].any(), "zero where no group has a value"

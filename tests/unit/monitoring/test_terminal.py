@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ring_async.errors import RunError
-from ring_async.monitoring.terminal import Progress, progress_line, render_status, show_status, watch_status
+from ring_async.monitoring.progress import Progress, progress_line
+from ring_async.monitoring.terminal import render_status, show_status, watch_status
 from ring_async.testing.builders import make_metrics_row
 
 
@@ -48,6 +49,12 @@ def console(*, is_terminal: bool = False) -> Console:
 
 def text_of(out: Console) -> str:
     return out.file.getvalue()
+
+
+def test_a_run_that_ends_says_why():
+    out = console()
+    show_status(make_status(state="stopping", reason="stop.wall_s: 60 s of training"), out)
+    assert "stopping (stop.wall_s: 60 s of training)" in text_of(out)
 
 
 def test_status_names_actors_and_what_each_waits_for():

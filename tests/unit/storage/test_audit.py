@@ -4,6 +4,7 @@ import lmdb
 import msgspec
 import pytest
 
+from ring_async.batches import TokenInterval
 from ring_async.core.advantages import AdvantageRules
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.plan_log import PlanEntry
@@ -13,7 +14,8 @@ from ring_async.storage.journal import Journal
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore, Writes
 from ring_async.testing.builders import make_group, make_reservation
-from ring_async.types import PolicyVersion, TokenInterval, TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import PolicyVersion
 
 
 @pytest.fixture

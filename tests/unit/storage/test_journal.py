@@ -8,7 +8,7 @@ from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupRetur
 from ring_async.errors import StorageError
 from ring_async.storage.journal import Journal, journal_files, read_file
 from ring_async.testing.builders import make_reservation
-from ring_async.types import TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
 
 
 def write_history(journal: Journal, num_groups: int = 3) -> None:

@@ -1,13 +1,20 @@
 """The store: one commit is all or nothing, reads are uncopied and proven, a full disk loses nothing."""
 
+import re
+
+import lmdb
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ring_async.columns import DTYPES, Column
 from ring_async.core.replay.progress import Progress, make_record
 from ring_async.errors import StorageError
 from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes
 from ring_async.testing.builders import make_group
-from ring_async.types import TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
 
 MIB = 1 << 20
 
@@ -39,6 +46,15 @@ def test_a_group_comes_back_as_it_was(store, tmp_path):
         assert [record.header.group_id for record, _ in reader.records()] == ["g0"]
         del found
     again.close()
+
+
+def test_columns_of_a_large_group_are_aligned(store):
+    columns = [Column("turn_rewards", "float64"), Column("kv_age", "uint8"), Column("experts", "int16", 3)]
+    store.commit(Writes(puts=[stored("g0", lengths=[1_001, 1_000], columns=columns)]))
+    with store.read() as reader:
+        found = reader.group("g0")
+        assert all(array.flags.aligned for array in found.columns.values())
+        del found
 
 
 def test_a_release_keeps_what_became_of_the_group(store):
@@ -100,8 +116,56 @@ def test_another_format_is_refused(tmp_path):
     store = ReplayStore(tmp_path, 4 * MIB)
     store.commit(Writes(meta={"format": 99}))
     store.close()
-    with pytest.raises(StorageError, match="of format 99, this version reads 1"):
+    with pytest.raises(StorageError, match="of format 99, this version reads 2"):
         ReplayStore(tmp_path, 4 * MIB)
+
+
+@pytest.mark.parametrize("is_readonly", [False, True])
+def test_a_store_of_the_format_before_is_refused_with_the_remedy(tmp_path, is_readonly):
+    with lmdb.open(str(tmp_path), max_dbs=6) as environment:
+        for table in ("groups", "progress", "ended", "plans", "unheard", "meta"):
+            environment.open_db(table.encode())
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"format", msgspec.msgpack.encode(1), db=environment.open_db(b"meta", transaction))
+    said = (
+        f"{tmp_path}: a replay store of format 1, this version reads 2. Go on with this run under the version of "
+        "ring-async that began it, or start a new one under another run.name"
+    )
+    with pytest.raises(StorageError, match=re.escape(said)):
+        ReplayStore(tmp_path, 4 * MIB, is_readonly=is_readonly)
+
+
+any_columns = st.lists(
+    st.builds(
+        Column,
+        st.from_regex(r"x_[a-z0-9_]{0,20}", fullmatch=True),
+        st.sampled_from(sorted(DTYPES)),
+        st.integers(1, 9),
+    ),
+    max_size=4,
+    unique_by=lambda column: column.name,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(per_group=st.lists(st.tuples(any_columns, st.integers(1, 9)), min_size=1, max_size=3))
+def test_columns_that_nobody_knows_are_stored_unharmed(tmp_path_factory, per_group):
+    folder = tmp_path_factory.mktemp("store")
+    fields = {f"g{n}": {"columns": columns, "lengths": [length, 3]} for n, (columns, length) in enumerate(per_group)}
+    store = ReplayStore(folder, 4 * MIB)
+    store.commit(Writes(puts=[stored(group_id, **those) for group_id, those in fields.items()]))
+    store.close()
+    again = ReplayStore(folder, 4 * MIB)
+    with again.read() as reader:
+        for group_id, those in fields.items():
+            expected, found = make_group(group_id, **those), reader.group(group_id)
+            assert found.header == expected.header
+            found.check()
+            for name, array in expected.columns.items():
+                assert found.columns[name].tobytes() == array.tobytes()
+                assert not found.columns[name].flags.owndata
+            del found
+    again.close()
 
 
 def test_a_path_that_cannot_be_made_is_named(tmp_path):

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ring_async.telemetry.trace import BusyTrack, Tracer, busy_intervals, busy_overlap, merge_traces, read_events
+from ring_async.telemetry.trace import BusyTrack, Tracer
+from ring_async.telemetry.trace_parts import busy_intervals, busy_overlap, merge_traces, read_events
 
 
 class Clock:
@@ -34,7 +35,7 @@ def record(run_dir: Path, actor: str, name: str, *spans: tuple[float, float]) ->
 
 
 def events_named(run_dir: Path, name: str) -> list[dict]:
-    return [event for event in read_events(run_dir) if event["name"] == name]
+    return [event for event in read_events(run_dir / "trace") if event["name"] == name]
 
 
 def test_spans_counters_and_instants_are_chrome_events(tmp_path: Path):
@@ -81,7 +82,7 @@ def test_interleaving_coroutines_keep_their_spans_apart(tmp_path: Path):
                 second.set()
 
     asyncio.run(main())
-    assert busy_intervals(tmp_path, "generate") == [(1.0, 4.0)]
+    assert busy_intervals(tmp_path / "trace", "generate") == [(1.0, 4.0)]
 
 
 def test_nothing_is_recorded_without_a_path(tmp_path: Path):
@@ -90,7 +91,7 @@ def test_nothing_is_recorded_without_a_path(tmp_path: Path):
         tracer.counter("x", y=1)
     tracer.close()
     assert not tracer.is_on
-    assert list(read_events(tmp_path)) == []
+    assert list(read_events(tmp_path / "trace")) == []
 
 
 def test_the_file_is_bounded_and_keeps_the_newest(tmp_path: Path):
@@ -111,7 +112,7 @@ def test_a_torn_line_costs_that_line_alone(tmp_path: Path):
     with part(tmp_path, "a").open("ab") as stream:
         stream.write(b'{"ph":"X","name":"tr')
     record(tmp_path, "a", "train", (3, 4))
-    assert busy_intervals(tmp_path, "train") == [(1.0, 2.0), (3.0, 4.0)]
+    assert busy_intervals(tmp_path / "trace", "train") == [(1.0, 2.0), (3.0, 4.0)]
 
 
 def test_a_full_disk_costs_events_never_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -154,7 +155,8 @@ def test_threads_record_side_by_side_without_loss(tmp_path: Path):
 def test_merging_numbers_processes_anew_and_starts_at_zero(tmp_path: Path):
     record(tmp_path, "learner-0", "train", (100.5, 101))
     record(tmp_path, "rollout-0", "generate", (100, 102))
-    document = json.loads(merge_traces(tmp_path).read_text())
+    merge_traces(tmp_path / "trace", tmp_path / "trace.json")
+    document = json.loads((tmp_path / "trace.json").read_text())
     spans = {event["name"]: event for event in document["traceEvents"] if event["ph"] == "X"}
     assert spans["generate"]["ts"] == 0
     assert spans["train"]["ts"] == pytest.approx(500_000)
@@ -163,7 +165,8 @@ def test_merging_numbers_processes_anew_and_starts_at_zero(tmp_path: Path):
 
 
 def test_merging_nothing_is_an_empty_timeline(tmp_path: Path):
-    assert json.loads(merge_traces(tmp_path).read_text())["traceEvents"] == []
+    merge_traces(tmp_path / "trace", tmp_path / "trace.json")
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"] == []
 
 
 @pytest.mark.parametrize(
@@ -181,8 +184,8 @@ def test_overlap_is_common_seconds_over_the_shorter_kind(tmp_path: Path, generat
     record(tmp_path, "rollout-0", "generate", *generate[::2])
     record(tmp_path, "rollout-1", "generate", *generate[1::2])
     record(tmp_path, "learner-0", "train", *train)
-    assert busy_overlap(tmp_path) == pytest.approx(share)
-    assert busy_overlap(tmp_path, "train", "generate") == pytest.approx(share)
+    assert busy_overlap(tmp_path / "trace") == pytest.approx(share)
+    assert busy_overlap(tmp_path / "trace", "train", "generate") == pytest.approx(share)
 
 
 def test_a_span_whose_end_was_lost_counts_until_its_process_was_last_seen(tmp_path: Path):
@@ -192,7 +195,7 @@ def test_a_span_whose_end_was_lost_counts_until_its_process_was_last_seen(tmp_pa
     clock.us += 3e6
     tracer.instant("last sign")
     tracer.close()
-    assert busy_intervals(tmp_path, "generate") == [(1.0, 4.0)]
+    assert busy_intervals(tmp_path / "trace", "generate") == [(1.0, 4.0)]
 
 
 def test_pieces_of_work_become_few_bars_that_cover_them(tmp_path: Path):

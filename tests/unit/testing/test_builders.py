@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ring_async.batches import TokenInterval
 from ring_async.errors import ConfigError
 from ring_async.testing.builders import (
     make_config,
@@ -14,7 +15,7 @@ from ring_async.testing.builders import (
     make_segments,
     version,
 )
-from ring_async.types import PolicyVersion, Segment, TokenInterval
+from ring_async.types import PolicyVersion, Segment
 
 
 def test_equal_arguments_build_equal_groups():

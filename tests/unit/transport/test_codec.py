@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ring_async.columns import DTYPES, Column
 from ring_async.config.schema import TransportSection
 from ring_async.errors import CodecError
 from ring_async.testing.builders import make_group
@@ -19,8 +20,8 @@ from ring_async.transport.messages.base import SCHEMA_VERSION, Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import TuneKnobs
 from ring_async.transport.messages.versions import UseWeights, WeightsAnnouncement
-from ring_async.transport.messages.work import GroupGenerated, GroupsReserved
-from ring_async.types import PolicyVersion
+from ring_async.transport.messages.work import GroupGenerated, GroupScored, GroupsReserved
+from ring_async.types import Group, PolicyVersion
 
 LIMITS = TransportSection(max_frames=4, max_frame_bytes=1000, max_header_bytes=8192)
 CODEC = Codec(LIMITS)
@@ -213,3 +214,37 @@ def test_one_changed_byte_gives_a_struct_or_a_cause(envelope: Envelope, position
     data = bytearray(CODEC.encode_envelope(envelope))
     data[position % len(data)] = value
     assert read(bytes(data))
+
+
+def test_an_older_peer_is_told_the_remedy() -> None:
+    older = msgspec.msgpack.encode([1, SCHEMA_VERSION - 1, 1, "rollout-0", 0, 0])
+    with pytest.raises(CodecError, match="run the same version of ring-async on every host") as caught:
+        CODEC.decode_to_inbox(frames(older))
+    assert (SCHEMA_VERSION, caught.value.cause) == (3, "wrong_version")
+    assert "the peer speaks schema_version 2, this side 3" in str(caught.value)
+
+
+ANY_COLUMNS = st.lists(
+    st.builds(
+        Column,
+        st.from_regex(r"x_[a-z0-9_]{0,20}", fullmatch=True),
+        st.sampled_from(sorted(DTYPES)),
+        st.integers(1, 9),
+    ),
+    max_size=4,
+    unique_by=lambda column: column.name,
+)
+
+
+@given(ANY_COLUMNS, st.lists(st.integers(1, 9), min_size=2, max_size=2))
+def test_a_message_carries_columns_that_nobody_knows(columns: list[Column], lengths: list[int]) -> None:
+    codec = Codec(TransportSection())
+    group = make_group("g0", lengths=lengths, columns=columns)
+    views = codec.check_buffers(group.buffers)
+    message = codec.decode_message(msgspec.Raw(codec.encode_message(GroupScored(group.header))))
+    assert isinstance(message, GroupScored)
+    received = Group.from_buffers(message.group, views)
+    assert received.header == group.header
+    for name, array in group.columns.items():
+        assert received.columns[name].tobytes() == array.tobytes()
+        assert np.shares_memory(received.columns[name].view(np.uint8), array.view(np.uint8))

@@ -7,7 +7,7 @@ import pytest
 from ring_async.errors import ConfigError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
-from ring_async.verifiers.combine.composite import AllOf
+from ring_async.verifiers.combine.weighted_sum import AllOf
 from ring_async.verifiers.golden import check_golden_cases, require_golden_cases
 
 PROMPT = Prompt("p", "s", "?")

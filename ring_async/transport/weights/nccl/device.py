@@ -55,16 +55,16 @@ class Part(NamedTuple):
 
     source: int
     target: int
-    """0: do not copy."""
+    """Address to copy to; 0: do not copy."""
     num_bytes: int
     start: int
-    """Where in the bucket they lie."""
+    """Byte of the bucket at which the part begins."""
     bucket: int
-    """To whose checksum they contribute."""
+    """Number of the bucket whose checksum the part belongs to."""
 
 
 class Lane(Protocol):
-    """Work in order. `handle` is the stream, as a communicator takes it."""
+    """A queue of work on the device, done in order. `handle` is the stream, as a communicator takes it."""
 
     handle: int
 

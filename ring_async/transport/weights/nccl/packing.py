@@ -1,7 +1,7 @@
 """What the sender broadcasts, bucket after bucket: large tensors from where they lie, the rest from slots.
 
     tensors ── large, on this device ───────────────────────▶ broadcast      (while they are held)
-       │  └─── copied and hashed beside it ──▶ slot ─────────▶ broadcast      (once they are let go)
+       │  └─── copied and hashed beside it ──▶ slot ─────────▶ broadcast      (once they are released)
        └── small ones, other devices' ──▶ slot ─────────────▶ broadcast
 
 Owns: the slots, the marks that say when a bucket's slot is filled and when it is free, who holds the tensors. Does not
@@ -12,7 +12,7 @@ have it at any time. With two, a version costs no more memory than that; it can 
 unchanged.
 
 Invariants: a slot is filled again only after its bucket was sent. Checksums are of the bytes that are sent. Tensors are
-let go when they are copied and no broadcast reads them. Calls are safe from any thread.
+released when they are copied and no broadcast reads them. Calls are safe from any thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from itertools import accumulate
 
 import torch
 
-from ring_async.core.weights.plan import Layout, Piece
+from ring_async.core.weights.plan import Piece, WeightsLayout
 from ring_async.errors import WeightsError
 from ring_async.transport.weights.nccl.device import VECTOR_BYTES, Lane, Mark, Part, WeightDevice
 from ring_async.transport.weights.tensors import flatten
@@ -45,9 +45,9 @@ class Slots:
         self.is_retaining = is_retaining
         self.lane = device.lane()
         self._memory = torch.empty(0, dtype=torch.uint8)
-        self._plan: tuple[Layout, list[int], _Plan] | None = None
+        self._plan: tuple[WeightsLayout, list[int], _Plan] | None = None
 
-    def take(self, layout: Layout) -> torch.Tensor:
+    def take(self, layout: WeightsLayout) -> torch.Tensor:
         """Memory for a version's slots, uint8; what was in it is lost."""
         num_bytes = layout.num_bytes
         if not self.is_retaining:
@@ -58,8 +58,8 @@ class Slots:
             self._memory = self.device.empty(num_bytes)
         return self._memory[:num_bytes]
 
-    def plan(self, layout: Layout, tensors: Sequence[torch.Tensor]) -> _Plan:
-        """How to pack these tensors. Mostly they lie where the last version's lay."""
+    def plan(self, layout: WeightsLayout, tensors: Sequence[torch.Tensor]) -> _Plan:
+        """How to pack these tensors; computed anew only if they lie elsewhere than the last version's."""
         addresses = [tensor.data_ptr() for tensor in tensors]
         if self._plan is None or self._plan[0] is not layout or self._plan[1] != addresses:
             held = [tensor.data_ptr() if self.device.holds(tensor) else 0 for tensor in tensors]
@@ -78,7 +78,9 @@ class Packing:
         callers_mark: after which the tensors are complete.
     """
 
-    def __init__(self, slots: Slots, layout: Layout, tensors: Sequence[torch.Tensor], callers_mark: Mark) -> None:
+    def __init__(
+        self, slots: Slots, layout: WeightsLayout, tensors: Sequence[torch.Tensor], callers_mark: Mark
+    ) -> None:
         self.layout = layout
         self._is_retaining = slots.is_retaining
         self._tensors = tensors
@@ -99,21 +101,21 @@ class Packing:
     # -- for a broadcast
 
     def hold(self) -> bool:
-        """Keep the tensors as they are until `let_go`. False: there is no need, the slots have it all."""
+        """Keep the tensors as they are until `stop_holding`. False: no need, the slots hold the whole version."""
         with self._holding:
             if self._is_leaving or not self._plan.is_any_direct:
                 return False
             self._num_holders += 1
             return True
 
-    def let_go(self) -> None:
+    def stop_holding(self) -> None:
         """Undo one `hold`."""
         with self._holding:
             self._num_holders -= 1
             self._holding.notify_all()
 
     def bucket(self, bucket: int, *, is_held: bool) -> tuple[list[tuple[int, int]], Mark]:
-        """What to broadcast, in the order of `Layout.sends`, and after which mark.
+        """What to broadcast, in the order of `WeightsLayout.sends`, and after which mark.
 
         With two slots, buckets must be asked for in order, each hashed and `sent` before the next but one.
 
@@ -154,7 +156,7 @@ class Packing:
                 self._num_filled = self._num_hashed = 0
                 self._lane.clear([self._sums])
 
-    # -- for whoever publishes
+    # -- for the thread that publishes
 
     def pack_all(self) -> Mark:
         """Queue whatever is left to do; the mark says when the tensors may change. Needs a slot for each bucket."""
@@ -163,10 +165,10 @@ class Packing:
             return self._lane.mark()
 
     def release(self, timeout_s: float) -> None:
-        """Let go of the tensors, once nobody holds them.
+        """Release the tensors, once no broadcast holds them.
 
         Raises:
-            WeightsError: somebody still does at the end of `timeout_s`.
+            WeightsError: a broadcast still holds them at the end of `timeout_s`.
         """
         with self._holding:
             self._is_leaving = True
@@ -188,7 +190,7 @@ class Packing:
             self._num_filled = end
 
     def _fill(self, first: int, end: int) -> None:
-        """Bring into the slots what must go by them."""
+        """Copy into the slots the bytes that cannot be broadcast from where their tensors lie."""
         plans = self._plan.buckets[first:end]
         gaps = [self._memory[gap] for plan in plans for gap in plan.gaps]
         copies = [copy for plan in plans for copy in plan.copies]
@@ -204,22 +206,22 @@ class Packing:
 
 @dataclass(slots=True)
 class _BucketPlan:
-    """One bucket's part in it. Slices are of bytes, of the slots' memory or of a tensor."""
+    """How one bucket is packed. Slices are of bytes: of the slots' memory, or of a tensor."""
 
     sends: list[tuple[int, int, int]] = field(default_factory=list)
-    """What is sent at once: address in its tensor, or 0 where it must go by the slot; address in the slot; bytes."""
+    """The parts to broadcast: address in the tensor, or 0 if only the slot can be sent; address in the slot; bytes."""
     gaps: list[slice] = field(default_factory=list)
-    """Zeros between tensors."""
+    """Bytes between tensors, to be filled with zeros."""
     copies: list[tuple[slice, int, slice]] = field(default_factory=list)
-    """What the kernel cannot take: where to, tensor, which of its bytes."""
+    """Copies that the hashing kernel cannot make: target in the slots, index of the tensor, its bytes."""
     early: list[Part] = field(default_factory=list)
-    """Copied into the slot and hashed before the bucket can be sent."""
+    """Parts that the kernel copies into the slot and hashes before the bucket can be broadcast."""
     late: list[Part] = field(default_factory=list)
-    """Hashed, and copied if retained, at leisure."""
+    """Parts that the kernel hashes, and copies into the slot if the version is retained, beside the broadcast."""
 
 
 class _Plan:
-    """Everything about packing a layout that does not change while its tensors lie where they lie.
+    """How to pack a layout, computed once for as long as its tensors stay at the same addresses.
 
     Args:
         lane: that will pack.
@@ -229,7 +231,9 @@ class _Plan:
         is_retaining: as in `Slots`.
     """
 
-    def __init__(self, lane: Lane, layout: Layout, addresses: list[int], memory: int, is_retaining: bool) -> None:
+    def __init__(
+        self, lane: Lane, layout: WeightsLayout, addresses: list[int], memory: int, is_retaining: bool
+    ) -> None:
         self._layout = layout
         self._addresses = addresses
         self._memory = memory
@@ -247,7 +251,7 @@ class _Plan:
         return self._table[self._early[first] : self._early[end]]
 
     def late(self, first: int, end: int) -> torch.Tensor:
-        """The late ones."""
+        """The late parts of buckets `[first, end)`, likewise."""
         return self._table[self._late[first] : self._late[end]]
 
     def _plan_bucket(self, bucket: int) -> _BucketPlan:

@@ -22,7 +22,7 @@ import torch
 import zmq
 
 from ring_async.clock import seconds_since
-from ring_async.core.weights.plan import ALIGNMENT, Layout
+from ring_async.core.weights.plan import ALIGNMENT, WeightsLayout
 from ring_async.errors import WeightsError
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import StagedWeights, StageReport
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 # Here, not where they are used: two threads that resolve a type at once crash the interpreter (docs/dependencies.md).
 _decoder = msgspec.msgpack.Decoder(Offer | Go | Off | Checksums | Welcome | NotKnown)
-_layout_decoder = msgspec.msgpack.Decoder(Layout)
+_layout_decoder = msgspec.msgpack.Decoder(WeightsLayout)
 
 
 class NcclWeightReceiver:
@@ -81,9 +81,9 @@ class NcclWeightReceiver:
         self._device = device
         self._keys = keys
         self._deadline_s = deadline_s
-        self._link: _Link | None = None
+        self._membership: _Membership | None = None
         self.times = RoundTimes()
-        """Of the last round."""
+        """When the last round reached its stages."""
 
     def stage(self, announcement: WeightsAnnouncement) -> StagedWeights:
         """See `WeightReceiver.stage`. The first call joins the sender's broadcasts; later versions come unasked."""
@@ -93,27 +93,29 @@ class NcclWeightReceiver:
         endpoint = source.get("endpoint") if isinstance(source, dict) else None
         if announcement.channel != CHANNEL or not isinstance(endpoint, str):
             raise WeightsError(f"version {version}: not an announcement of the {CHANNEL} channel")
-        link = self.join(endpoint)
-        tensors, num_bytes = link.take(version, time.monotonic() + self._deadline_s)
+        membership = self.join(endpoint)
+        tensors, num_bytes = membership.take(version, time.monotonic() + self._deadline_s)
         return StagedWeights(version, tensors, StageReport(num_bytes, num_bytes, seconds_since(start)))
 
-    def join(self, endpoint: str) -> _Link:
+    def join(self, endpoint: str) -> _Membership:
         """Take part in the broadcasts of the sender at this control endpoint, from now on."""
-        if self._link is not None and self._link.endpoint != endpoint:
-            self._link.close()
-            self._link = None
-        if self._link is None:
-            self._link = _Link(self._member, endpoint, self._device, self._keys, self._deadline_s, self.times)
-        return self._link
+        if self._membership is not None and self._membership.endpoint != endpoint:
+            self._membership.close()
+            self._membership = None
+        if self._membership is None:
+            self._membership = _Membership(
+                self._member, endpoint, self._device, self._keys, self._deadline_s, self.times
+            )
+        return self._membership
 
     def close(self) -> None:
         """See `WeightReceiver.close`."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        if self._membership is not None:
+            self._membership.close()
+            self._membership = None
 
 
-class _Link:
+class _Membership:
     """The conversation with one sender, in a thread; `take` hands over what it brought."""
 
     def __init__(  # noqa: PLR0917 - made in one place
@@ -133,8 +135,8 @@ class _Link:
         self._condition = threading.Condition()
         self._staged: tuple[PolicyVersion, dict[str, torch.Tensor], int] | None = None
         """The newest version staged and not yet taken, its tensors and their bytes."""
-        self._layout = (b"", Layout((), 0, ALIGNMENT))
-        """The last one offered, encoded and decoded."""
+        self._layout = (b"", WeightsLayout((), 0, ALIGNMENT))
+        """The layout offered last, encoded and decoded."""
         self._held: PolicyVersion | None = None
         self._trouble = "the sender has not answered yet"
         self._is_closed = False
@@ -160,7 +162,7 @@ class _Link:
             Its tensors, and how many bytes were received.
 
         Raises:
-            WeightsError: a newer one is here instead, the deadline passed, or the link was closed.
+            WeightsError: a newer one is here instead, the deadline passed, or the receiver was closed.
         """
         with self._condition:
             while True:
@@ -190,14 +192,14 @@ class _Link:
             if not self._is_closed:
                 os.eventfd_write(self._wake_fd, 1)
 
-    # -- in the link's thread
+    # -- in the thread of the membership
 
     def _converse(self) -> None:
         with prompt_threads():
             self._keep_in_touch()
 
     def _keep_in_touch(self) -> None:
-        """Keep in touch until closed.
+        """Talk with the sender until closed.
 
         Consumes: what the sender says; what the round's thread has to say.
         Produces: Join, Alive, Ready, Staged, Failed, Leave.
@@ -229,7 +231,7 @@ class _Link:
             self._send(Leave(self._member))
         finally:
             self._end_round("closed")
-            self._let_go_of_communicator()
+            self._drop_communicator()
             self._dealer.close(linger=200)
             self._context.term()
 
@@ -254,10 +256,10 @@ class _Link:
                 pass
 
     def _accept(self, offer: Offer) -> None:
-        """Take memory, and come to the gate."""
+        """Accept an offered round: take memory for the version, then tell the sender that this member is ready."""
         self._times.offered_s = time.monotonic()
         with self._condition:
-            self._staged = None  # Whoever comes for it now is told of the newer version; its memory is needed.
+            self._staged = None  # A later `take` of it is told of the newer version; the memory is needed now.
         try:
             if offer.layout != self._layout[0]:
                 self._layout = (offer.layout, _layout_decoder.decode(offer.layout))
@@ -284,7 +286,7 @@ class _Link:
         current.attempt.thread.start()
 
     def _end_round(self, reason: str) -> None:
-        """Abort the round under way, if any, and wait for its thread to let go."""
+        """Abort the round under way, if any, and wait for its thread to end."""
         current, self._round = self._round, None
         if current is None or current.is_over:
             return
@@ -295,10 +297,10 @@ class _Link:
         attempt.abort()
         current.has_checksums.set()
         attempt.thread.join(timeout=1.0)
-        current.let_go()
-        self._let_go_of_communicator()
+        current.take_tensors()
+        self._drop_communicator()
 
-    def _let_go_of_communicator(self) -> None:
+    def _drop_communicator(self) -> None:
         held, self._communicator = self._communicator, None
         self._lanes = None  # They may hold what an aborted communicator leaves.
         if held is not None:
@@ -315,7 +317,7 @@ class _Link:
 
     def _on_end(self, current: ReceiverRound, reason: str | None) -> None:
         current.is_over = True
-        tensors = current.let_go()
+        tensors = current.take_tensors()
         if current.off_reason:
             return
         if reason is None:
@@ -325,7 +327,7 @@ class _Link:
                 self._condition.notify_all()
             self._outgoing.append(Staged(self._member, current.offer.round))
         else:
-            self._let_go_of_communicator()
+            self._drop_communicator()
             self._set_trouble(str(reason))
             self._outgoing.append(Failed(self._member, current.offer.round, str(reason)))
         self._wake()
@@ -346,7 +348,7 @@ class _Link:
         if self._communicator is None or self._communicator[0] != offer.communicator:
             if not offer.unique_id:
                 raise WeightsError(f"communicator {offer.communicator} is not here")
-            self._let_go_of_communicator()
+            self._drop_communicator()
             communicator = self._device.connect(offer.unique_id, offer.num_ranks, offer.rank)
             attempt.use(communicator)
             self._communicator = (offer.communicator, communicator)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ring_async.core.weights.plan import Layout
+from ring_async.core.weights.plan import WeightsLayout
 from ring_async.errors import WeightsError
 from ring_async.transport.weights.nccl.device import Communicator, Lane, Part
 from ring_async.transport.weights.nccl.wire import Offer
@@ -33,7 +33,7 @@ class Attempt:
         self.communicator: Communicator | None = None
         self.is_aborted = False
         self.go = threading.Event()
-        """Everybody is at the gate, or the round is off."""
+        """Set when all members are at the gate, or the round is off."""
         self._work = work
         self._on_end = on_end
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -50,7 +50,7 @@ class Attempt:
             raise WeightsError("aborted")
 
     def abort(self) -> None:
-        """Free the thread from the gate, and from NCCL. From any thread."""
+        """End the wait of this attempt's thread at the gate or in NCCL. From any thread."""
         self.is_aborted = True
         self.go.set()
         if self.communicator is not None:
@@ -59,7 +59,7 @@ class Attempt:
     def _run(self) -> None:
         try:
             self._work(self)
-        # NCCL's, CUDA's and our own errors alike end this round and no more.
+        # NCCL's, CUDA's and our own errors end this round, and nothing else.
         except Exception as error:
             self._on_end(f"{type(error).__name__}: {error}")
         else:
@@ -76,19 +76,19 @@ class RoundTimes:
     queued_s: float = 0.0
     """The broadcast of the last bucket was handed to the device."""
     received_s: float = 0.0
-    """The last bucket is here, and folded."""
+    """The last bucket has arrived, and its checksum is computed."""
     verified_s: float = 0.0
 
 
 class Lanes:
-    """Kept from round to round, like the communicator."""
+    """The receiver's two lanes, kept from round to round like the communicator, and tables of where versions lie."""
 
     def __init__(self, receiving: Lane, folding: Lane) -> None:
         self.receiving = receiving
         self.folding = folding
         self._tables: dict[tuple[int, int, int], torch.Tensor] = {}
 
-    def table(self, layout: Layout, content: torch.Tensor) -> torch.Tensor:
+    def table(self, layout: WeightsLayout, content: torch.Tensor) -> torch.Tensor:
         """A part for each bucket, as `Lane.fold64` takes them. Versions mostly lie in the same few places."""
         address = content.data_ptr()
         key = (address, layout.num_bytes, layout.bucket_bytes)
@@ -104,7 +104,9 @@ class Lanes:
 class ReceiverRound:
     """The round under way here: what was offered, and what has been heard since."""
 
-    def __init__(self, offer: Offer, layout: Layout, content: torch.Tensor, lanes: Lanes, parts: torch.Tensor) -> None:
+    def __init__(
+        self, offer: Offer, layout: WeightsLayout, content: torch.Tensor, lanes: Lanes, parts: torch.Tensor
+    ) -> None:
         self.offer = offer
         self.layout = layout
         self.content: torch.Tensor | None = content
@@ -118,7 +120,7 @@ class ReceiverRound:
         self.off_reason = ""
         self.is_over = False
 
-    def let_go(self) -> dict[str, torch.Tensor]:
-        """Take the tensors out: whoever still refers to this round must not keep gigabytes of the device."""
+    def take_tensors(self) -> dict[str, torch.Tensor]:
+        """Move the tensors out, so that a reference to this round no longer keeps gigabytes of the device."""
         tensors, self.tensors, self.content = self.tensors, {}, None
         return tensors

@@ -1,4 +1,4 @@
-"""Weights from GPU to GPUs: a broadcast over NCCL through CuPy, among whoever is there and ready.
+"""Weights from GPU to GPUs: a broadcast over NCCL through CuPy, among the receivers that are there and ready.
 
     learner                                                   rollout (`receiver`)
     publish: pack bucket 0, 1, 2 … ─┐                         Join, Alive …, in a thread of its own
@@ -9,9 +9,9 @@
        Checksums ───────────────────────────────────────────▶ compare
              ◀─────────────────────────────────────────────── Staged                (round_s, lost_s)
 
-Owns: publishing, the sender's part of a round. Does not own: who takes part when
-(`core.weights.broadcast_rounds`), packing (`packing`), streams and communicators (`device`), control messages'
-transport (`service`).
+Owns: publishing, what is said in a round. Does not own: who takes part when (`core.weights.broadcast_rounds`), packing
+(`packing`), the collective calls (`broadcast`), streams and communicators (`device`), control messages' transport
+(`service`).
 
 Invariants:
 * NCCL is called in threads of their own, because it may block for ever on a peer that died; they are freed by aborting
@@ -27,7 +27,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,18 +46,12 @@ from ring_async.core.weights.broadcast_rounds import (
     Settled,
     StartRound,
 )
-from ring_async.core.weights.plan import ALIGNMENT, Layout
+from ring_async.core.weights.plan import ALIGNMENT, TensorShape, WeightsLayout
 from ring_async.errors import WeightsError
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import Tensors
-from ring_async.transport.weights.nccl.device import (
-    NCCL_UINT8,
-    Communicator,
-    WeightDevice,
-    prompt_threads,
-    unsigned,
-    wait,
-)
+from ring_async.transport.weights.nccl.broadcast import Broadcaster
+from ring_async.transport.weights.nccl.device import WeightDevice, prompt_threads, wait
 from ring_async.transport.weights.nccl.packing import Packing, Slots
 from ring_async.transport.weights.nccl.round import Attempt
 from ring_async.transport.weights.nccl.wire import (
@@ -102,7 +96,7 @@ class NcclWeightSender:
         bucket_bytes: broadcast at once.
         is_retaining: keep a packed copy on the device, from which members are served at any time, and let `publish`
             return when it is made. False: two buckets of memory; `publish` returns when everybody has the version, and
-            whoever joins later waits for the next.
+            a receiver that joins later waits for the next.
         gate_s: longest time from offer to last ready.
         lost_s: silence after which a member is dropped.
         deadline_s: longest broadcast.
@@ -127,20 +121,18 @@ class NcclWeightSender:
         self._deadline_s = deadline_s
         self._longest_s = 2 * (gate_s + lost_s + deadline_s)
         self._slots = Slots(device, is_retaining=is_retaining)
-        self._lane = device.lane()
+        self._broadcaster = Broadcaster(device, deadline_s)
         self._rounds = BroadcastRounds(gate_s=gate_s, round_s=deadline_s, lost_s=lost_s)
         self._settled = threading.Event()
         self._deciding = threading.Lock()
         self._published: set[PolicyVersion] = set()
-        self._layout = Layout((), 0, ALIGNMENT)
+        self._layout = WeightsLayout((), 0, ALIGNMENT)
         self._packing: Future[Packing] = Future()
         """Of the current version; a round may be offered before it is there."""
         self._is_closed = False
         self._addresses: dict[str, bytes] = {}
         self._attempt: Attempt | None = None
-        self._communicator: tuple[int, Communicator] | None = None
         self._offer: OfferRound | None = None
-        self._unique_id = b""
         self.dropped: deque[DropMember] = deque(maxlen=64)
         """Members dropped lately, and why."""
         self._events: deque[Callable[[float], list[Effect]]] = deque()
@@ -166,18 +158,23 @@ class NcclWeightSender:
         """Whom the round under way waits for, or None."""
         return self._rounds.waiting_for
 
-    def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None = None
+    ) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
         if self._is_closed:
             raise WeightsError("the weight channel is closed")
         if policy_version in self._published:
             raise WeightsError(f"version {policy_version} was published before")
         with prompt_threads():
-            return self._publish(policy_version, tensors)
+            return self._publish(policy_version, tensors, shapes)
 
-    def _publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def _publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None
+    ) -> WeightsAnnouncement:
         is_idle = self._begin(None)
-        layout, ordered = describe(tensors, self._bucket_bytes)
+        layout, tensors_in_order = describe(tensors, shapes, self._bucket_bytes)
+        ordered = list(tensors_in_order)
         self._wait_for(is_idle)
         self._layout, self._packing = layout, Future()
         # Offered first: members come to the gate while the rest is prepared.
@@ -198,7 +195,7 @@ class NcclWeightSender:
         manifest = {"endpoint": self.endpoint, "host": socket.gethostname(), "num_bytes": layout.num_bytes}
         return WeightsAnnouncement(policy_version, CHANNEL, {"source": manifest})
 
-    def _prepare(self, layout: Layout, tensors: list[torch.Tensor]) -> Packing:
+    def _prepare(self, layout: WeightsLayout, tensors: list[torch.Tensor]) -> Packing:
         """Let the round under way have the version's packing, or the reason why there is none.
 
         Raises:
@@ -226,9 +223,7 @@ class NcclWeightSender:
         if self._attempt is not None:
             self._attempt.abort()
             self._attempt.thread.join(timeout=5.0)
-        if self._communicator is not None:
-            self._communicator[1].abort()
-            self._communicator = None
+        self._broadcaster.abort()
 
     def _begin(self, version: PolicyVersion | None) -> threading.Event:
         """Make this the current version. The event is set when no round is under way and nobody lacks it."""
@@ -304,7 +299,7 @@ class NcclWeightSender:
                     self._tell(members, Off(number, reason))
                     if self._attempt is not None:
                         self._attempt.abort()
-                    self._communicator = None
+                    self._broadcaster.forget()
                 case DropMember():
                     self._tell((effect.member,), NotKnown())
                     self._addresses.pop(effect.member, None)
@@ -315,12 +310,8 @@ class NcclWeightSender:
     def _make_offer(self, offer: OfferRound) -> None:
         self._offer = offer
         if offer.is_new_communicator:
-            if self._communicator is not None:
-                # Not `destroy`, which waits for the other ranks to do the same; some of them are gone.
-                self._communicator[1].abort()
-                self._communicator = None
             try:
-                self._unique_id = self._device.make_unique_id()
+                self._broadcaster.new_communicator()
             except Exception as error:
                 reason = f"no communicator: {error}"
                 self._post(lambda now_s: self._rounds.broken(offer.round, reason, now_s))
@@ -333,7 +324,7 @@ class NcclWeightSender:
                 communicator=offer.communicator,
                 num_ranks=len(offer.members) + 1,
                 rank=position + 1,
-                unique_id=self._unique_id if offer.is_new_communicator else b"",
+                unique_id=self._broadcaster.unique_id if offer.is_new_communicator else b"",
             )
             self._tell((member,), message)
 
@@ -361,7 +352,7 @@ class NcclWeightSender:
     # -- in the round's thread
 
     def _broadcast(self, attempt: Attempt, offer: OfferRound) -> None:
-        """Send all buckets and tell their checksums.
+        """Wait at the gate, send all buckets and tell their checksums.
 
         Raises:
             Exception: NCCL's, or WeightsError, when a member fails or the round is aborted.
@@ -369,41 +360,12 @@ class NcclWeightSender:
         self._device.enter_thread()
         if not attempt.go.wait(self._longest_s) or attempt.is_aborted:
             raise WeightsError("called off")
-        deadline_s = time.monotonic() + self._deadline_s
-        packing = self._packing.result(self._deadline_s)
-        if self._communicator is None or self._communicator[0] != offer.communicator:
-            communicator = self._device.connect(self._unique_id, len(offer.members) + 1, 0)
-            attempt.use(communicator)
-            self._communicator = (offer.communicator, communicator)
-            self._lane = self._device.lane()  # The last one may hold what an aborted communicator left.
-        else:
-            communicator = self._communicator[1]
-            attempt.use(communicator)
-        is_held = packing.hold()
-        try:
-            self._send_buckets(packing, communicator, is_held=is_held)
-            sums, fetched = packing.checksums()
-            wait(fetched, deadline_s, "checksums")
-            checksums = unsigned(sums)
-            self._post(lambda _: self._send_checksums(offer, checksums))
-            wait(self._lane.mark(), deadline_s, "broadcast")
-        finally:
-            if is_held:
-                packing.let_go()
-        if attempt.is_aborted:
-            raise WeightsError("aborted")
-
-    def _send_buckets(self, packing: Packing, communicator: Communicator, *, is_held: bool) -> None:
-        lane = self._lane
-        packing.restart()
-        for bucket in range(packing.layout.num_buckets):
-            parts, ready = packing.bucket(bucket, is_held=is_held)
-            lane.after(ready)
-            with self._device.grouped():
-                for address, num_bytes in parts:
-                    communicator.broadcast(address, address, num_bytes, NCCL_UINT8, 0, lane.handle)
-            packing.hash(bucket)
-            packing.sent(bucket, lane.mark())
+        self._broadcaster.broadcast(
+            attempt,
+            offer,
+            self._packing,
+            lambda checksums: self._post(lambda _: self._send_checksums(offer, checksums)),
+        )
 
     def _send_checksums(self, offer: OfferRound, checksums: tuple[int, ...]) -> list[Effect]:
         self._tell(offer.members, Checksums(offer.round, checksums))

@@ -60,7 +60,7 @@ class Leave(Wire, frozen=True, tag=36):
 class Offer(Wire, frozen=True, tag=41):
     """Sender: a broadcast is about to start. `unique_id` is empty where the communicator is one you have.
 
-    `layout` is an encoded `Layout`: mostly the same as last time, and then it need not be decoded.
+    `layout` is an encoded `WeightsLayout`: mostly the same as last time, and then it need not be decoded.
     """
 
     round: int

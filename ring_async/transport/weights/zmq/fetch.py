@@ -52,7 +52,7 @@ class Fetch:
         return Ask(self.version, self.opened.base, start, min(CHUNK_BYTES, self.opened.num_bytes - start))
 
 
-class Line:
+class Conversation:
     """A conversation with the sender about one version.
 
     Args:

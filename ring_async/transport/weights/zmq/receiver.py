@@ -27,13 +27,12 @@ from ring_async.transport.weights.host_memory import verify
 from ring_async.transport.weights.manifest import read_manifest, source_field
 from ring_async.transport.weights.tensors import view_tensors
 from ring_async.transport.weights.wire import open_dealer
-from ring_async.transport.weights.zmq.fetch import Fetch, Line
+from ring_async.transport.weights.zmq.fetch import Conversation, Fetch
+from ring_async.transport.weights.zmq.wire import CHANNEL
 from ring_async.types import PolicyVersion, UInt8
 
 if TYPE_CHECKING:
     from ring_async.transport.curve import CurveKeys
-
-from ring_async.transport.weights.zmq.wire import CHANNEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +74,8 @@ class ZmqWeightReceiver:
                 raise WeightsError("the weight channel is closed")
             dealer = open_dealer(self._context, endpoint, self._keys)
             try:
-                line = Line(dealer, version, endpoint, self._deadline_s, self._closing)
-                content, wire_bytes, is_delta = self._stage(line, manifest)
+                conversation = Conversation(dealer, version, endpoint, self._deadline_s, self._closing)
+                content, wire_bytes, is_delta = self._stage(conversation, manifest)
             finally:
                 dealer.close()
             if self._use_delta:
@@ -92,7 +91,7 @@ class ZmqWeightReceiver:
             self._context.destroy(linger=0)
             self._fetch = self._base = None
 
-    def _stage(self, line: Line, manifest: Manifest) -> tuple[torch.Tensor, int, bool]:
+    def _stage(self, conversation: Conversation, manifest: Manifest) -> tuple[torch.Tensor, int, bool]:
         """Fetch and verify; a delta whose result is wrong is followed by the whole version.
 
         Returns:
@@ -101,34 +100,34 @@ class ZmqWeightReceiver:
         wasted_bytes = 0
         base = self._base
         if base is not None and base.manifest.layout == manifest.layout:
-            fetch = self._run(line, manifest, base.version)
+            fetch = self._run(conversation, manifest, base.version)
             if fetch.opened.base is None:
-                verify(line.version, manifest, fetch.content.numpy())
+                verify(conversation.version, manifest, fetch.content.numpy())
                 return fetch.content, fetch.wire_bytes, False
             try:
                 content = base.content.clone()
                 _apply(manifest, fetch, content.numpy())
-                verify(line.version, manifest, content.numpy())
+                verify(conversation.version, manifest, content.numpy())
                 return content, fetch.wire_bytes, True
             except (ValueError, WeightsError):
                 # Not what the sender has under that name: somebody wrote to the staged tensors.
                 self._base = None
                 wasted_bytes = fetch.wire_bytes
-        fetch = self._run(line, manifest, None)
-        verify(line.version, manifest, fetch.content.numpy())
+        fetch = self._run(conversation, manifest, None)
+        verify(conversation.version, manifest, fetch.content.numpy())
         return fetch.content, wasted_bytes + fetch.wire_bytes, False
 
-    def _run(self, line: Line, manifest: Manifest, base: PolicyVersion | None) -> Fetch:
+    def _run(self, conversation: Conversation, manifest: Manifest, base: PolicyVersion | None) -> Fetch:
         """Bring all chunks of a payload in, going on with an earlier attempt if there is one."""
         fetch = self._fetch
-        if fetch is None or fetch.version != line.version or fetch.opened.asked_base != base:
-            opened = line.open(base)
+        if fetch is None or fetch.version != conversation.version or fetch.opened.asked_base != base:
+            opened = conversation.open(base)
             if opened.base is None and opened.num_bytes != manifest.layout.num_bytes:
                 raise WeightsError(
-                    f"version {line.version}: {opened.num_bytes} bytes offered, the manifest says otherwise"
+                    f"version {conversation.version}: {opened.num_bytes} bytes offered, the manifest says otherwise"
                 )
-            self._fetch = fetch = Fetch(line.version, opened)
-        line.bring(fetch)
+            self._fetch = fetch = Fetch(conversation.version, opened)
+        conversation.bring(fetch)
         self._fetch = None
         return fetch
 

@@ -1,4 +1,4 @@
-"""Weights over ZMQ: fetched by whoever wants them, from any host, in chunks or as a delta.
+"""Weights over ZMQ: fetched by any receiver, from any host, in chunks or as a delta.
 
     receiver                                   sender (one thread serves all)
     Open(version, base I hold) ───────────────▶ encodes a delta once per (version, base), in a thread of its own
@@ -23,6 +23,7 @@ import os
 import socket
 import threading
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ import numpy as np
 
 from ring_async.config.schema import TransportSection
 from ring_async.core.weights.delta import encode_delta
-from ring_async.core.weights.plan import Manifest
+from ring_async.core.weights.plan import Manifest, TensorShape
 from ring_async.errors import WeightsError
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.transport.weights.base import Tensors
@@ -109,9 +110,11 @@ class ZmqWeightSender:
         self._encoders = ThreadPoolExecutor(1, thread_name_prefix="weights-delta")
         self._service.start()
 
-    def publish(self, policy_version: PolicyVersion, tensors: Tensors) -> WeightsAnnouncement:
+    def publish(
+        self, policy_version: PolicyVersion, tensors: Tensors, shapes: Sequence[TensorShape] | None = None
+    ) -> WeightsAnnouncement:
         """See `WeightSender.publish`."""
-        layout, ordered = describe(tensors, self._bucket_bytes)
+        layout, ordered = describe(tensors, shapes, self._bucket_bytes)
         if policy_version in self._published:
             raise WeightsError(f"version {policy_version} was published before")
         try:
@@ -192,7 +195,7 @@ class ZmqWeightSender:
             self._service.send(peer, encode(opened))
 
     def _find_payload(self, key: _Key) -> _Payload | None:
-        """What there is to fetch under this key already. Deltas of retired versions are let go."""
+        """What there is to fetch under this key already. Deltas of retired versions are dropped."""
         version, base = key
         with self._lock:
             published = self._published.get(version)
@@ -203,7 +206,7 @@ class ZmqWeightSender:
         return _Payload(None, published[1]) if base is None else self._deltas.get(key)
 
     def _find_both(self, key: _Key) -> tuple[Manifest, UInt8, UInt8] | None:
-        """The manifest, and the bytes of base and version, if both are retained and laid out alike."""
+        """The manifest, and the bytes of base and version, if both are retained and have the same layout."""
         version, base = key
         if base is None:
             return None

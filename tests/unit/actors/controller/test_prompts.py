@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ring_async.actors.controller.prompts import PromptDesk, group_seed
+from ring_async.actors.controller.prompts import PromptScheduler, group_seed
 from ring_async.core.work.difficulty import Window
 from ring_async.errors import ConfigError
 from ring_async.testing.builders import make_config
@@ -15,14 +15,14 @@ from ring_async.testing.one_process import CountingSource
 SECTION = {"task": "chain_sum", "verifier": "exact"}
 
 
-def make_desk(**overrides: Any) -> PromptDesk:
+def make_desk(**overrides: Any) -> PromptScheduler:
     sources = {"sums": SECTION, "letters": SECTION, "rows": SECTION | {"options": {"num_prompts": 6}}}
     settings: dict[str, Any] = {"sources": sources, "mixture": {"sums": 1.0}, "verifiers": {"exact": {"use": "math"}}}
     config = make_config(**(settings | overrides))
-    return PromptDesk(config, lambda name, section: CountingSource(name, **section.options))
+    return PromptScheduler(config, lambda name, section: CountingSource(name, **section.options))
 
 
-def issued(desk: PromptDesk, num: int) -> list[str]:
+def issued(desk: PromptScheduler, num: int) -> list[str]:
     reservations = [desk.next(set()) for _ in range(num)]
     return [reservation.group_id if reservation else "none" for reservation in reservations]
 

@@ -6,14 +6,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from ring_async.core.replay.batch_planning import hold
+from ring_async.columns import Column
+from ring_async.core.ids import split_id
+from ring_async.core.replay.batch_planning import hold, plan_batch
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.group_bundle import bundle, unbundle
 from ring_async.core.replay.plan_log import PlanLog, plan_part
-from ring_async.core.replay.progress import make_record
+from ring_async.core.replay.progress import Progress, make_record
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.work.ledger import split_id
+from ring_async.core.staleness import Lineage
 from ring_async.testing.builders import make_group
 from ring_async.types import PolicyVersion
 
@@ -168,3 +170,32 @@ ShardedFlow.TestCase.settings = settings(
     max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_sharded_flow = ShardedFlow.TestCase
+
+
+def held(group_id, *columns, lengths=(3, 3)):
+    group = make_group(group_id, lengths=list(lengths), columns=columns)
+    record = make_record(group.header, [1.0, -1.0], group.loss_mask, 1)
+    return hold(record, (Progress(), Progress()), COLUMN_RULES, Lineage())
+
+
+COLUMN_RULES = BufferRules(token_budget=12, token_capacity=32, order="fifo")
+NARROW, WIDE, AGE = Column("experts", "uint8", 2), Column("experts", "uint8", 4), Column("kv_age", "uint8")
+
+
+def planned(groups):
+    return plan_batch(groups, COLUMN_RULES, Lineage(), 1, PolicyVersion(0, 0))
+
+
+def test_a_plan_has_the_columns_of_all_it_takes_from():
+    batch = planned({"a": held("a", NARROW), "b": held("b", NARROW, AGE)})
+    assert batch.entry.plan.columns == (NARROW, AGE)
+    assert planned({"a": held("a"), "b": held("b")}).entry.plan.columns == ()
+
+
+def test_groups_whose_column_most_others_have_differently_are_passed_over():
+    groups = {"a": held("a", NARROW), "b": held("b", WIDE), "c": held("c", WIDE)}
+    batch = planned(groups)
+    assert {group_id for group_id, _, _ in batch.taken} == {"b", "c"}
+    assert batch.entry.plan.columns == (WIDE,)
+    short = planned({"a": held("a", NARROW), "b": held("b", WIDE, lengths=(4, 4))})
+    assert short.reason == ("8 of 12 eligible tokens; 1 groups have columns unlike the others' experts (uint8 × 4)")

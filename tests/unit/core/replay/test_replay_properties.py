@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ring_async.core.advantages import AdvantageRules, group_advantages
+from ring_async.core.ids import split_id
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.plan_log import PlanEntry, PlanLog
@@ -18,9 +19,10 @@ from ring_async.core.replay.progress import Progress, count_loss_tokens, make_re
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.staleness import Lineage
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules
-from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Ledger, StatesMoved, split_id
+from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Ledger, StatesMoved
 from ring_async.testing.builders import make_group, make_reservation
-from ring_async.types import PolicyVersion, TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.types import PolicyVersion
 
 MAX_TOKENS = 12
 GROUP_SIZE = 3

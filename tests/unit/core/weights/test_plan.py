@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_async.core.weights.plan import ALIGNMENT, ITEM_BYTES, Layout, Manifest, TensorSpec, plan_layout
+from ring_async.core.weights.plan import ALIGNMENT, ITEM_BYTES, Manifest, TensorSpec, WeightsLayout, plan_layout
 
 shapes = st.lists(st.integers(0, 9), max_size=3).map(tuple)
 tensors = st.lists(st.tuples(st.sampled_from(sorted(ITEM_BYTES)), shapes), max_size=12)
 
 
-def make_layout(*sizes: int, bucket_bytes: int = 128) -> Layout:
+def make_layout(*sizes: int, bucket_bytes: int = 128) -> WeightsLayout:
     return plan_layout([(f"t{i}", "uint8", (size,)) for i, size in enumerate(sizes)], bucket_bytes)
 
 
@@ -98,7 +98,7 @@ def test_bucket_bytes_are_rounded_up_to_the_alignment():
 )
 def test_a_layout_that_contradicts_itself_is_refused(specs, num_bytes, message):
     with pytest.raises(ValueError, match=message):
-        Layout(tuple(specs), num_bytes, 64)
+        WeightsLayout(tuple(specs), num_bytes, 64)
 
 
 def test_planning_refuses_unknown_dtypes_and_doubled_names():

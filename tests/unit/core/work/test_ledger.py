@@ -11,10 +11,9 @@ from ring_async.core.work.ledger import (
     Noted,
     StatesMoved,
     in_portions,
-    split_id,
 )
 from ring_async.testing.builders import make_reservation
-from ring_async.types import TrajectoryState
+from ring_async.trajectory_states import TrajectoryState
 
 
 def make_ledger(num_groups=1, group_size=2):
@@ -126,9 +125,9 @@ def test_the_check_finds_a_wrong_count():
 
 
 @pytest.mark.parametrize("bad", ["g0", "g0/", "g0/x", "/1x"])
-def test_a_malformed_id_is_refused(bad):
+def test_a_state_of_a_malformed_id_is_refused(bad):
     with pytest.raises(LedgerError, match="not of the form group/index"):
-        split_id(bad)
+        make_ledger().apply(StatesMoved((TrajectoryState(bad, "buffered"),)))
 
 
 def test_portions_are_bounded_and_keep_the_states_of_a_group_together():

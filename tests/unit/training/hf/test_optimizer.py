@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ring_async.config.schema import LearnerSection
+from ring_async.config.learning import LearnerSection
 from ring_async.errors import StorageError
 from ring_async.training.hf.optimizer import Optimizer
 

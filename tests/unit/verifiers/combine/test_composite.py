@@ -6,8 +6,9 @@ from ring_async.config.schema import VerifierSection
 from ring_async.errors import ConfigError, VerifierError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
-from ring_async.verifiers.combine.composite import AllOf, Gate, WeightedSum
+from ring_async.verifiers.combine.gate import Gate
 from ring_async.verifiers.combine.length_bias import LengthBias, LengthCorrected
+from ring_async.verifiers.combine.weighted_sum import AllOf, WeightedSum
 from ring_async.verifiers.golden import check_golden_cases
 from ring_async.verifiers.registry import make_verifier
 from ring_async.verifiers.scoring import score_group

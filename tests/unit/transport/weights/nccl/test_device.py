@@ -39,7 +39,7 @@ def drain(packing: Packing) -> torch.Tensor:
         sent += b"".join(ctypes.string_at(address, num_bytes) for address, num_bytes in parts)
         packing.sent(bucket, HostDevice().callers_mark())
     if is_held:
-        packing.let_go()
+        packing.stop_holding()
     return torch.frombuffer(bytearray(sent), dtype=torch.uint8)
 
 
@@ -98,7 +98,7 @@ def test_tensors_are_let_go_when_nobody_holds_them():
     with pytest.raises(WeightsError, match="does not end"):
         packing.release(0.01)
     assert not packing.hold()
-    packing.let_go()
+    packing.stop_holding()
     packing.release(1.0)
 
 

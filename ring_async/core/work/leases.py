@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from ring_async.types import Reservation
 
 
@@ -37,8 +39,12 @@ class Returned:
 
 
 @dataclass(slots=True)
-class ReservationDesk:
+class LeaseTable:
     """Open reservations of one run.
+
+        leases.issue(reservation, actor_id, now_s=0.0)     # its lease ends at reservation.lease_s
+        leases.owner_lost(actor_id, "owner_lost")          # [Returned(reservation, …, is_failed=False)]
+        leases.next_again()                                # (reservation, 2): its second attempt
 
     Args:
         max_attempts: issues of one group before it is given up as failed.
@@ -110,12 +116,16 @@ class ReservationDesk:
         return [self._return(held, "lease_expired") for held in late]
 
     def restore(self, open_before: Sequence[Reservation]) -> None:
-        """After a restart of the controller: what was open then is issued again first, in its old order."""
-        self._again.extend((reservation, 1) for reservation in open_before)
+        """After a restart of the controller: reservations that were open before it are issued again first, in order."""
+        self._again.extend((_reissued(reservation), 1) for reservation in open_before)
 
     def _return(self, held: OpenReservation, cause: str) -> Returned:
         del self._open[held.reservation.group_id]
         is_failed = held.attempt >= self.max_attempts
         if not is_failed:
-            self._again.append((held.reservation, held.attempt + 1))
+            self._again.append((_reissued(held.reservation), held.attempt + 1))
         return Returned(held.reservation, held.owner, cause, is_failed)
+
+
+def _reissued(reservation: Reservation) -> Reservation:
+    return msgspec.structs.replace(reservation, is_reissued=True)

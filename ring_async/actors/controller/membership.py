@@ -1,7 +1,7 @@
 """Who is registered, and what each said last.
 
 Owns: the members, their newest heartbeats, and the tokens that all rollouts have generated, dead ones included.
-Does not own who should be there (`core.fleet.fleet`) nor the lines to them (`member_links`).
+Does not own who should be there (`core.fleet.fleet`) nor the links to them (`member_links`).
 """
 
 from __future__ import annotations
@@ -10,39 +10,46 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ring_async.clock import monotonic_s
-from ring_async.core.fleet.fleet import ActorKey
+from ring_async.core.fleet.states import ActorState
+from ring_async.core.roster import ActorSpec, Role
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.fleet import Heartbeat, Member
 
-ROLES = ("rollout", "reward", "replay", "learner", "evaluator")
 
+class Membership:
+    """All registered members of one run, by actor id.
 
-class MemberBook:
-    """All registered members of one run, by actor id."""
+    members.join(Member(actor_id, Role.ROLLOUT, …))     # True: it is new
+    members.heard(Heartbeat(actor_id, …))               # its state and counters, for `describe`
+    members.leave(actor_id)
+    """
 
     def __init__(self) -> None:
-        self.members: dict[str, Member] = {}
+        self.by_id: dict[str, Member] = {}
         self._beats: dict[str, tuple[Heartbeat, float]] = {}
         self._generated_by_the_dead = 0.0
 
     def __contains__(self, actor_id: object) -> bool:
-        return actor_id in self.members
+        return actor_id in self.by_id
 
-    def of(self, *roles: str) -> list[Member]:
-        return [member for member in self.members.values() if member.role in roles]
+    def of(self, *roles: Role) -> list[Member]:
+        """The members of these roles."""
+        return [member for member in self.by_id.values() if member.role in roles]
 
     def join(self, member: Member) -> bool:
-        """Take a member in; False if it was known just so."""
-        is_new = self.members.get(member.actor_id) != member
-        self.members[member.actor_id] = member
+        """Take a member in. Returns False where the very same member, in every field, was there already."""
+        is_new = self.by_id.get(member.actor_id) != member
+        self.by_id[member.actor_id] = member
         return is_new
 
     def leave(self, actor_id: str) -> None:
-        self.members.pop(actor_id, None)
+        """A member is gone; what it generated still counts."""
+        self.by_id.pop(actor_id, None)
         if (last := self._beats.pop(actor_id, None)) is not None:
             self._generated_by_the_dead += last[0].counters.get("generated_tokens", 0.0)
 
     def heard(self, beat: Heartbeat) -> None:
+        """Keep a member's newest heartbeat."""
         self._beats[beat.actor_id] = (beat, monotonic_s())
 
     def generated_tokens(self) -> float:
@@ -51,7 +58,7 @@ class MemberBook:
         return self._generated_by_the_dead + alive
 
     def describe(
-        self, wanted: Iterable[ActorKey], without_place: Mapping[str, tuple[str, float]]
+        self, wanted: Iterable[ActorSpec], without_place: Mapping[str, tuple[str, float]]
     ) -> list[dict[str, Any]]:
         """One entry for each wanted actor: its process, its state, what it waits for.
 
@@ -64,8 +71,8 @@ class MemberBook:
                 "actor_id": key.actor_id,
                 "role": key.role,
                 "incarnation": key.incarnation,
-                "pid": self.members[key.actor_id].pid if key.actor_id in self.members else None,
-                "host": self.members[key.actor_id].host if key.actor_id in self.members else None,
+                "pid": self.by_id[key.actor_id].pid if key.actor_id in self.by_id else None,
+                "host": self.by_id[key.actor_id].host if key.actor_id in self.by_id else None,
                 **self._state_of(key.actor_id, *without_place.get(key.actor_id, ("", 0.0))),
             }
             for key in wanted
@@ -76,12 +83,12 @@ class MemberBook:
         now_s = monotonic_s()
         for actor_id, (_, heard_s) in self._beats.items():
             metrics.controller_heartbeat_age.labels(actor=actor_id).set(now_s - heard_s)
-        for role in ROLES:
+        for role in Role:
             metrics.controller_members.labels(role=role).set(len(self.of(role)))
 
     def _state_of(self, actor_id: str, whom: str, waited_s: float) -> dict[str, Any]:
         if actor_id not in self._beats:
-            state = "waiting" if whom else "starting"
+            state = ActorState.WAITING if whom else ActorState.STARTING
             waits = {"waiting_for": whom, "waited_s": waited_s}
             return {"state": state, **waits, "heartbeat_age_s": None, "counters": {}}
         beat, heard_s = self._beats[actor_id]

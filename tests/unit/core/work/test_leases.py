@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ring_async.core.work.reservations import ReservationDesk
+from ring_async.core.work.leases import LeaseTable
 from ring_async.types import Prompt, Reservation, SamplingParams
 
 
@@ -11,7 +11,7 @@ def make_reservation(group_id: str = "sum-0", *, lease_s: float = 10.0) -> Reser
 
 
 def test_a_group_is_open_until_complete():
-    desk = ReservationDesk()
+    desk = LeaseTable()
     desk.issue(make_reservation(), "rollout-0", now_s=0.0)
     assert desk.is_open("sum-0")
     assert desk.complete("sum-0").owner == "rollout-0"
@@ -20,7 +20,7 @@ def test_a_group_is_open_until_complete():
 
 
 def test_leases_run_out_unless_renewed():
-    desk = ReservationDesk()
+    desk = LeaseTable()
     desk.issue(make_reservation("sum-0"), "rollout-0", now_s=0.0)
     desk.issue(make_reservation("sum-1"), "rollout-0", now_s=0.0)
     assert desk.renew("rollout-0", ["sum-0"], now_s=8.0) == ()
@@ -30,7 +30,7 @@ def test_leases_run_out_unless_renewed():
 
 
 def test_a_group_that_came_back_is_issued_again_before_anything_else_in_its_old_order():
-    desk = ReservationDesk()
+    desk = LeaseTable()
     for index in range(3):
         desk.issue(make_reservation(f"sum-{index}"), "rollout-0", now_s=0.0)
     desk.owner_lost("rollout-0", "owner_lost")
@@ -44,14 +44,14 @@ def test_a_group_that_came_back_is_issued_again_before_anything_else_in_its_old_
 
 
 def test_only_the_present_owner_can_give_back():
-    desk = ReservationDesk()
+    desk = LeaseTable()
     desk.issue(make_reservation(), "rollout-1", now_s=0.0)
     assert desk.give_back(["sum-0"], "late", owner="rollout-0") == []
     assert desk.is_open("sum-0")
 
 
 def test_a_group_tried_too_often_is_failed_and_not_issued_again():
-    desk = ReservationDesk(max_attempts=2)
+    desk = LeaseTable(max_attempts=2)
     desk.issue(make_reservation(), "rollout-0", now_s=0.0)
     assert [back.is_failed for back in desk.give_back(["sum-0"], "verifier:timeout")] == [False]
     reservation, attempt = desk.next_again()
@@ -61,8 +61,18 @@ def test_a_group_tried_too_often_is_failed_and_not_issued_again():
 
 
 def test_the_first_owners_copy_may_arrive_while_the_group_waits_to_be_issued_again():
-    desk = ReservationDesk()
+    desk = LeaseTable()
     desk.issue(make_reservation(), "rollout-0", now_s=0.0)
     desk.owner_lost("rollout-0", "owner_lost")
     assert desk.complete("sum-0") is not None
     assert desk.next_again() is None
+
+
+def test_a_reservation_issued_again_says_that_partial_responses_may_be_held():
+    leases = LeaseTable()
+    leases.issue(make_reservation(), "rollout-0", now_s=0.0)
+    leases.owner_lost("rollout-0", "owner_lost")
+    reservation, _ = leases.next_again()
+    assert reservation.is_reissued
+    leases.restore([make_reservation("sum-1")])
+    assert leases.next_again()[0].is_reissued

@@ -1,0 +1,213 @@
+"""What work is granted, to whom, and what became of it; durable.
+
+    PromptScheduler ──new groups──▶ ┌────────────┐ ──records──▶ Journal (ledger)
+    came back ──reissued──────────▶ │ Dispatcher │ ──Reservation──▶ rollouts
+    AdmissionLimiter ──how many───▶ └────────────┘ ◀──what became of them── replay, reward
+
+Owns: prompts, leases and limiter, which others may ask and steer themselves, and that these three agree with the
+journal. Does not own the journal, the fleet or the network.
+Invariant: a reservation is durable before anybody hears of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from ring_async.actors.controller.prompts import MakeSource, PromptScheduler
+from ring_async.clock import monotonic_s
+from ring_async.config.schema import Config, SourceSection
+from ring_async.core.ids import split_id
+from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, AdmissionState, Grant
+from ring_async.core.work.difficulty import Window, observed_difficulty
+from ring_async.core.work.leases import LeaseTable, Returned
+from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
+from ring_async.storage.journal import Journal
+from ring_async.telemetry import metrics
+from ring_async.trajectory_states import TrajectoryState
+from ring_async.transport.messages.work import BufferReported
+from ring_async.types import PolicyVersion, Reservation
+
+log = logging.getLogger(__name__)
+
+_learnt_decoder = msgspec.msgpack.Decoder(AdmissionState)
+
+
+class Dispatcher:
+    """Grants groups to rollouts and takes back what they cannot deliver.
+
+        grant = dispatcher.grantable(PolicyVersion(0, 7))     # Grant(3)
+        reservations = dispatcher.issue(actor_id, grant.num_groups)
+        dispatcher.moved(states)     # replay has them: the leases have ended
+
+    Args:
+        config: of the run.
+        make_source: builds a prompt source from its name and section.
+        journal: what is granted and what becomes of it is appended here.
+        is_resumed: whether to go on from what the journal holds.
+    """
+
+    def __init__(self, config: Config, make_source: MakeSource, journal: Journal, *, is_resumed: bool) -> None:
+        self.prompts = PromptScheduler(config, make_source)
+        self.leases = LeaseTable()
+        self._journal = journal
+        self.limiter = AdmissionLimiter(admission_rules(config), self._restore() if is_resumed else AdmissionState())
+        self._buffer: dict[str, BufferReported] = {}
+
+    # -- granting
+
+    def grantable(self, policy_version: PolicyVersion | None) -> Grant:
+        """How many groups a rollout with this version may have now, or why none."""
+        grant = self.limiter.grantable(self.leases.num_open, policy_version)
+        if grant.num_groups and not self.leases.num_waiting and (reason := self.prompts.why_none()):
+            return Grant(0, reason)
+        return grant
+
+    def issue(self, owner: str, num_groups: int) -> tuple[Reservation, ...]:
+        """Reserve groups for `owner`: those that came back first, then new prompts, as far as there are any.
+
+        Raises:
+            StorageError: the journal cannot be written.
+        """
+        now_s = monotonic_s()
+        not_ready: set[str] = set()
+        issued: list[Reservation] = []
+        records: list[Any] = []
+        for _ in range(num_groups):
+            again = self.leases.next_again()
+            reservation, attempt = again or (self.prompts.next(not_ready), 1)
+            if reservation is None:
+                break
+            self.leases.issue(reservation, owner, now_s, attempt)
+            if again:
+                records.append(GroupReissued(reservation.group_id, owner))
+            else:
+                records.append(GroupReserved(reservation, owner))
+            metrics.controller_reservations.labels(source=reservation.prompt.source).inc()
+            issued.append(reservation)
+        if records:
+            self._journal.append(*records, *self._accounts())
+        return tuple(issued)
+
+    # -- changes while the run goes on
+
+    def set_mixture(self, weights: Mapping[str, float], windows: Mapping[str, Window | None] | None = None) -> None:
+        """Durably put new weights and windows in force; see `PromptScheduler.set_mixture`."""
+        self.prompts.set_mixture(weights, windows)
+        self._journal.append(Noted("prompts", self.prompts.snapshot()))
+
+    def tune(self, config: Config) -> None:
+        """Admit and sample by this configuration from the next reservation on.
+
+        Raises:
+            ConfigError: admission could come to a standstill under it.
+        """
+        self.limiter.tune(**msgspec.structs.asdict(admission_rules(config)))
+        self.prompts.tune(config)
+
+    # -- what became of it
+
+    def give_back(self, group_ids: Iterable[str], cause: str) -> list[Returned]:
+        """Groups that failed; returns those given up for good."""
+        return self._take_back(self.leases.give_back(group_ids, cause))
+
+    def owner_lost(self, owner: str) -> list[Returned]:
+        """All that a rollout held comes back; returns those given up for good."""
+        return self._take_back(self.leases.owner_lost(owner, "owner_lost"))
+
+    def expire(self) -> list[Returned]:
+        """Groups whose leases ran out come back; returns those given up for good."""
+        return self._take_back(self.leases.expire(monotonic_s()))
+
+    def moved(self, states: tuple[TrajectoryState, ...]) -> None:
+        """Take in replay's word on trajectories. They are durable there, so their reservations are fulfilled.
+
+        Raises:
+            LedgerError: a transition that cannot happen; nothing was changed.
+        """
+        by_group: dict[str, list[TrajectoryState]] = {}
+        for state in states:
+            by_group.setdefault(split_id(state.trajectory_id)[0], []).append(state)
+        record = StatesMoved(states)
+        self._journal.ledger.check_record(record)
+        has_completed = False
+        observed: list[Noted] = []
+        for group_id, moved in by_group.items():
+            held = self.leases.complete(group_id)
+            if held is not None:
+                has_completed = True
+                num_tokens = sum(state.num_tokens for state in moved)
+                has_signal = any(state.state in {"buffered", "consumed"} for state in moved)
+                self.prompts.mixture.completed(held.reservation.prompt.source, num_tokens)
+                self.limiter.observe_group(num_tokens, has_signal=has_signal)
+                difficulty = observed_difficulty([state.reward for state in moved])
+                if (seen := self.prompts.observed(held.reservation, difficulty)) is not None:
+                    observed.append(Noted(*seen))
+        self._journal.append(record, *observed, *(self._accounts() if has_completed else ()))
+
+    # -- what replay holds
+
+    def observe_buffer(self, shard: str, report: BufferReported) -> None:
+        """A replay shard says what it holds."""
+        self._buffer[shard] = report
+        self.limiter.observe_buffer(
+            sum(one.buffer_tokens for one in self._buffer.values()),
+            max(one.next_plan_number for one in self._buffer.values()),
+            is_learner_waiting=any(one.counters.get("is_learner_waiting") for one in self._buffer.values()),
+        )
+
+    def buffer_report(self) -> dict[str, float]:
+        """What all replay shards hold: tokens, trajectories, and their counters, summed."""
+        total: dict[str, float] = {"buffer_tokens": 0.0, "buffer_trajectories": 0.0}
+        for report in self._buffer.values():
+            total["buffer_tokens"] += report.buffer_tokens
+            total["buffer_trajectories"] += report.buffer_trajectories
+            for name, value in report.counters.items():
+                total[name] = total.get(name, 0.0) + value
+        return total
+
+    # -- parts
+
+    def _accounts(self) -> tuple[Noted, Noted]:
+        """What a resumed run goes on from: cursors and mixture, and what the limiter has learnt of groups."""
+        return Noted("prompts", self.prompts.snapshot()), Noted("limiter", msgspec.to_builtins(self.limiter.state))
+
+    def _take_back(self, returned: list[Returned]) -> list[Returned]:
+        failed = [back for back in returned if back.is_failed]
+        for back in returned:
+            metrics.controller_reissued.labels(cause=back.cause).inc()
+            log.info("group %s came back from %s: %s", back.reservation.group_id, back.owner, back.cause)
+        for back in failed:
+            self.prompts.mixture.completed(back.reservation.prompt.source, 0)
+            self._journal.append(GroupReturned(back.reservation.group_id, back.cause))
+        return failed
+
+    def _restore(self) -> AdmissionState:
+        """Go on from the journal: cursors; groups that were under way are issued again, in their old order."""
+        ledger = self._journal.ledger
+        notes = ledger.notes
+        for name, section in notes.get("sources", {}).items():
+            self.prompts.add_source(name, SourceSection.model_validate(section))
+        if "prompts" in notes:
+            self.prompts.restore(notes["prompts"], notes)
+        under_way = [group.reservation for group in ledger.live.values() if group.is_under_way]
+        self.leases.restore([reservation for reservation in under_way if reservation is not None])
+        checkpoint = notes.get("checkpoint")
+        number = checkpoint["version"] if checkpoint else 0
+        log.info("resuming at version %d with %d groups to issue again", number, len(under_way))
+        learnt = _learnt_decoder.decode(msgspec.msgpack.encode(notes.get("limiter", {})))
+        return msgspec.structs.replace(learnt, version_number=number, num_planned=number)
+
+
+def admission_rules(config: Config) -> AdmissionRules:
+    """The limiter's rules from a run's configuration."""
+    return AdmissionRules(
+        token_budget=config.global_token_budget,
+        max_staleness=config.max_staleness,
+        max_group_tokens=config.rollout.group_size * config.rollout.max_tokens,
+        max_buffer_tokens=config.replay.max_buffer_tokens,
+        max_reuse=config.replay.max_reuse,
+    )

@@ -1,0 +1,191 @@
+"""The fleet as the controller sees it: who should be there, who is, and what each is told.
+
+    launcher ──exits, waits──▶ ┌────────────┐ ──FleetWanted──▶ launcher
+    actors ──Register, beats──▶│ FleetShell │ ──MembersChanged, commands──▶ actors
+                               └────────────┘
+
+Owns: that the wanted fleet (`core.fleet.fleet`), the registered members and the links to them agree, and that every
+member knows the others. Does not own what the loss of an actor means for the run: the controller does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ring_async.actors.controller.context import RunContext
+from ring_async.actors.controller.member_links import MemberLinks
+from ring_async.actors.controller.membership import Membership
+from ring_async.clock import monotonic_s
+from ring_async.core.fleet.fleet import Fleet, FleetChange
+from ring_async.core.fleet.restart import RestartPolicy
+from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
+from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError
+from ring_async.transport.base import Transport
+from ring_async.transport.messages.base import Message
+from ring_async.transport.messages.fleet import (
+    Heartbeat,
+    HeartbeatSeen,
+    Member,
+    MembersChanged,
+    ReportFleet,
+    Shutdown,
+)
+
+log = logging.getLogger(__name__)
+
+LEAVE_S = 30.0
+"""Longest time for an actor that is scaled away to finish what it has under way."""
+COMMAND_TIMEOUT_S = 300.0
+"""A learner takes up settings between two steps; a step of a large model takes minutes."""
+
+
+class FleetShell:
+    """Carries out what the fleet decides.
+
+        fleet.start({Role.ROLLOUT: 2, Role.LEARNER: 1})
+        fleet.join(Member(actor_id, Role.ROLLOUT, …))     # True: it is new, and all members hear of it
+        fleet.scale(Role.ROLLOUT, 1)                      # rollout-1 is told to finish and leave
+        await fleet.forget(another_id)                    # its process ended
+
+    Args:
+        context: of the run.
+        transport: opens the links to members.
+    """
+
+    def __init__(self, context: RunContext, transport: Transport) -> None:
+        placement = context.config.placement
+        self._notes = context.notes
+        self._run_log = context.run_log
+        self.wanted = Fleet(
+            RestartPolicy(placement.max_restarts, placement.restart_window_s),
+            context.config.monitoring.heartbeat_timeout_s,
+            placement.start_timeout_s,
+        )
+        self.members = Membership()
+        self.links = MemberLinks(transport)
+        self._somebody_left = asyncio.Condition()
+
+    def start(self, counts: Mapping[Role, int]) -> None:
+        """Want so many actors of each role, in new incarnations where the run had some before."""
+        now_s = monotonic_s()
+        for role, num in counts.items():
+            if role != Role.CONTROLLER:
+                self.wanted.want(role, num, now_s)
+        self.wanted.adopt(self._notes.get("incarnations") or {})
+
+    def scale(self, role: Role, num: int) -> None:
+        """Want so many actors of one role from now on; those that are too many finish and leave."""
+        leaving = self.wanted.want(role, num, monotonic_s(), leave_s=LEAVE_S + 5.0)
+        self.note_incarnations()
+        self.tell_members()
+        for key in leaving:
+            self.links.tell(key.actor_id, Shutdown(LEAVE_S))
+
+    # -- members
+
+    def join(self, member: Member) -> bool:
+        """A member registers. Returns False where it had done so before, and nothing about it is new.
+
+        Raises:
+            RefusedError: the fleet does not want this incarnation.
+        """
+        if not self.wanted.saw(member.actor_id, member.incarnation, monotonic_s()):
+            raise RefusedError(f"{member.actor_id} incarnation {member.incarnation} is not part of this fleet")
+        is_new = self.members.join(member)
+        if is_new:
+            self.links.open(member)
+            self._run_log.event(
+                "joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid, host=member.host
+            )
+            self.tell_members()
+        return is_new
+
+    def beat(self, beat: Heartbeat) -> HeartbeatSeen:
+        """A heartbeat; the answer says whether its sender must register again."""
+        is_current = self.wanted.saw(beat.actor_id, beat.incarnation, monotonic_s())
+        if is_current:
+            self.members.heard(beat)
+        return HeartbeatSeen(is_known=is_current and beat.actor_id in self.members)
+
+    def take_exits(self, report: ReportFleet) -> list[FleetChange]:
+        """What the ends of processes, of which the launcher speaks, have led to."""
+        now_s = monotonic_s()
+        return [
+            self.wanted.exited(gone.actor_id, gone.incarnation, gone.cause, now_s, is_host_lost=gone.is_host_lost)
+            for gone in report.exits
+        ]
+
+    def take_waiting(self, report: ReportFleet) -> None:
+        """What the launcher says of processes that cannot start yet."""
+        now_s = monotonic_s()
+        waiting = {(one.actor_id, one.incarnation): one.whom for one in report.waiting}
+        for actor_id in self.wanted.seek_places(waiting, now_s):
+            whom, _ = self.wanted.waits_for_place(now_s)[actor_id]
+            log.warning("%s cannot start yet: it waits for %s", actor_id, whom)
+            self._run_log.event("actor_waiting", author=CONTROLLER_ID, actor=actor_id, whom=whom)
+
+    async def forget(self, actor_id: str) -> None:
+        """A member is gone: wake those who wait for that, and drop what it had not heard yet."""
+        self.members.leave(actor_id)
+        async with self._somebody_left:
+            self._somebody_left.notify_all()
+        self.links.drop(actor_id)
+
+    def note_incarnations(self) -> None:
+        """Durably remember which incarnations there were."""
+        self._notes.put("incarnations", self.wanted.incarnations())
+
+    def staying(self) -> tuple[Member, ...]:
+        """Members that others should turn to: not those on their way out."""
+        return tuple(one for one in self.members.by_id.values() if not self.wanted.is_leaving(one.actor_id))
+
+    def specs(self) -> list[ActorSpec]:
+        """The processes that should run now."""
+        return self.wanted.wanted(monotonic_s())
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One entry for each actor that should run; see `Membership.describe`."""
+        now_s = monotonic_s()
+        return self.members.describe(self.wanted.wanted(now_s), self.wanted.waits_for_place(now_s))
+
+    # -- news
+
+    def tell(self, news: Message, *roles: Role) -> None:
+        """Bring news to all members of these roles."""
+        for member in self.members.of(*roles):
+            self.links.tell(member.actor_id, news)
+
+    def tell_members(self) -> None:
+        """Let every member know who is there."""
+        news = MembersChanged(self.staying())
+        for actor_id in self.members.by_id:
+            self.links.tell(actor_id, news)
+
+    async def is_done(self, actor_id: str, command: Message) -> bool:
+        """Give a command; whether it was carried out in time, or need not be: the member is gone.
+
+        One that was not is brought up to date when it registers again.
+        """
+        try:
+            await self.links.command(actor_id, command, timeout_s=COMMAND_TIMEOUT_S)
+        except PeerTimeoutError:
+            return actor_id not in self.members
+        except RefusedError as refusal:
+            log.error("%s refused %s: %s", actor_id, type(command).__name__, refusal)
+            return False
+        except RingAsyncError:
+            return False  # the link was dropped
+        return True
+
+    async def dismiss(self, roles: Iterable[Role], *, finish_s: float, end_s: float) -> None:
+        """Have actors of these roles leave: `finish_s` to finish what is under way, until `end_s` to be gone."""
+        leaving = [member.actor_id for member in self.members.of(*roles)]
+        for actor_id in leaving:
+            self.links.tell(actor_id, Shutdown(finish_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, end_s - monotonic_s())), self._somebody_left:
+                await self._somebody_left.wait_for(lambda: not self.members.by_id.keys() & set(leaving))

@@ -1,0 +1,51 @@
+"""The run as a person wants to see it.
+
+Owns: the keys of `/v1/status`. Does not own the figures, nor how they are shown (`monitoring.terminal`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ring_async.actors.controller.changes import LiveChanges
+from ring_async.actors.controller.context import RunContext
+from ring_async.actors.controller.dispatcher import Dispatcher
+from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.actors.controller.run_life import RunLife
+from ring_async.actors.controller.versions import Versions
+from ring_async.core.work.ledger import Ledger
+
+NUM_EVENTS = 10
+
+
+def describe_run(
+    context: RunContext,
+    *,
+    life: RunLife,
+    fleet: FleetShell,
+    dispatcher: Dispatcher,
+    ledger: Ledger,
+    versions: Versions,
+    changes: LiveChanges,
+) -> dict[str, Any]:
+    """Plain data: the state of the run, each actor and whom it waits for, figures, the account, the last events."""
+    config, run_log = context.config, context.run_log
+    return {
+        "run": config.run.name,
+        "state": life.state,
+        "reason": life.reason,
+        "policy_version": dispatcher.limiter.state.version_number,
+        "policy_versions": config.stop.policy_versions,
+        "remaining_s": run_log.remaining_s(config.stop.policy_versions),
+        "actors": fleet.describe(),
+        "reservations_open": dispatcher.leases.num_open,
+        "ledger": ledger.counts(),
+        "causes": ledger.causes(),
+        "buffer": dispatcher.buffer_report(),
+        "checkpoint": versions.checkpoint,
+        "paused_sources": sorted(dispatcher.prompts.mixture.paused),
+        "changes": changes.status(),
+        "last_evaluation": run_log.last_evaluation,
+        "last_step": run_log.recent_steps[-1] if run_log.recent_steps else None,
+        "events": list(run_log.recent_events)[-NUM_EVENTS:],
+    }

@@ -1,0 +1,80 @@
+"""What the learner has made: the newest published version and the newest checkpoint.
+
+Owns: the announcement that newcomers start from, the checkpoint that a restart goes back to, and the learner's lineage.
+Does not own the weights, the checkpoint's files, or what the number of versions means for the run.
+Invariant: a checkpoint is noted durably before replay hears that it covers anything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ring_async.actors.controller.context import RunContext
+from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.core.roster import LEARNER_ID, Role
+from ring_async.errors import PeerTimeoutError, RunError
+from ring_async.transport.messages.fleet import Member
+from ring_async.transport.messages.versions import (
+    CheckpointCovered,
+    CheckpointSaved,
+    SaveCheckpoint,
+    UseWeights,
+    WeightsAnnouncement,
+)
+
+SAVE_TIMEOUT_S = 300.0
+
+
+class Versions:
+    """Brings versions and checkpoints to those who need them.
+
+    versions.publish(announcement)            # rollouts and the evaluator follow it
+    versions.checkpoint_saved(saved)          # versions.checkpoint == {"path": …, "plan_number": 8, "version": 8}
+    """
+
+    def __init__(self, context: RunContext, fleet: FleetShell) -> None:
+        self._notes = context.notes
+        self._fleet = fleet
+        self.weights: WeightsAnnouncement | None = None
+        self.checkpoint: dict[str, Any] | None = self._notes.resumed("checkpoint")
+        noted = self._notes.get("learner_incarnation")
+        self._learner_incarnation = -1 if noted is None else int(noted)
+
+    @property
+    def learner_incarnation(self) -> int:
+        """The lineage that a learner which registers now begins or goes on with."""
+        return max(0, self._learner_incarnation)
+
+    def joined(self, member: Member) -> None:
+        """A new member: a learner begins a lineage; replay may have been away when the checkpoint was made."""
+        if member.role == Role.LEARNER:
+            self._learner_incarnation += 1
+            self._notes.put("learner_incarnation", self._learner_incarnation)
+        if member.role == Role.REPLAY and self.checkpoint:
+            self._fleet.links.tell(member.actor_id, CheckpointCovered(self.checkpoint["plan_number"]))
+
+    def publish(self, announcement: WeightsAnnouncement) -> None:
+        """A version is on offer: whoever samples follows it."""
+        self.weights = announcement
+        self._fleet.tell(UseWeights(announcement), Role.ROLLOUT, Role.EVALUATOR)
+
+    def checkpoint_saved(self, saved: CheckpointSaved) -> None:
+        """A checkpoint is durable: replay may let go of what it covers."""
+        number = saved.policy_version.number
+        self.checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
+        self._notes.put("checkpoint", self.checkpoint)
+        self._fleet.tell(CheckpointCovered(saved.plan_number), Role.REPLAY)
+
+    async def save_checkpoint(self) -> str:
+        """Have the learner write a checkpoint between two steps; returns its path.
+
+        Raises:
+            RunError: the learner did not in time.
+            RefusedError: the learner cannot now.
+        """
+        try:
+            saved = await self._fleet.links.command(LEARNER_ID, SaveCheckpoint(""), timeout_s=SAVE_TIMEOUT_S)
+        except PeerTimeoutError as error:
+            raise RunError(f"no checkpoint: {error}") from error
+        assert isinstance(saved, CheckpointSaved)
+        return saved.path

@@ -1,0 +1,68 @@
+"""Rollouts ask for work; each question is held until there is some, or for a moment.
+
+Owns: the questions that wait. Does not own how much is granted (`AdmissionLimiter`), or to which prompts
+(`Dispatcher`).
+Invariant: every question is answered within `LONG_POLL_S`, if not with work then with the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ring_async.actors.controller.dispatcher import Dispatcher
+from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.actors.controller.run_life import RunLife
+from ring_async.clock import monotonic_s
+from ring_async.core.work.admission import Grant
+from ring_async.errors import StorageError
+from ring_async.transport.base import Delivery
+from ring_async.transport.messages.work import GroupsReserved, ReserveGroups
+
+log = logging.getLogger(__name__)
+
+LONG_POLL_S = 1.0
+"""How long a question for work is held before it is answered with the reason why there is none."""
+
+
+class WorkRequests:
+    """Answers `ReserveGroups`."""
+
+    def __init__(self, dispatcher: Dispatcher, fleet: FleetShell, life: RunLife) -> None:
+        self._dispatcher = dispatcher
+        self._fleet = fleet
+        self._life = life
+        self._admission_moved = asyncio.Condition()
+
+    async def look_again(self) -> None:
+        """Something may have changed: see whether questions that wait can be answered now."""
+        async with self._admission_moved:
+            self._admission_moved.notify_all()
+
+    async def answer(self, delivery: Delivery, ask: ReserveGroups) -> None:
+        """Consumes one question / produces reservations / waits for admission / freed by `look_again`, or by time."""
+        deadline_s = monotonic_s() + LONG_POLL_S
+        while True:
+            grant = self._grant(delivery.sender, ask)
+            remaining_s = deadline_s - monotonic_s()
+            if grant.num_groups or remaining_s <= 0:
+                break
+            async with self._admission_moved:
+                try:
+                    await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
+                except TimeoutError:
+                    break
+        try:
+            reservations = self._dispatcher.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
+        except StorageError as full:  # stop admitting and say so; it goes on once there is space
+            log.error("no reservation: %s", full)
+            delivery.reply(GroupsReserved((), str(full)))
+            return
+        delivery.reply(GroupsReserved(reservations, grant.reason))
+
+    def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
+        if self._life.is_stopping or self._life.is_paused:
+            return Grant(0, "the run is paused" if self._life.is_paused else "the run is ending")
+        if sender not in self._fleet.members or self._fleet.wanted.is_leaving(sender):
+            return Grant(0, "not registered, or leaving")
+        return self._dispatcher.grantable(ask.policy_version)

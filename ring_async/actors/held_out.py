@@ -1,0 +1,49 @@
+"""Which held-out problems are asked: the first different ones of each source.
+
+Owns: how many each source gives, and which. Does not own the sources (`data`).
+Invariant: the same configuration gives the same problems, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ring_async.data.base import PromptSource
+from ring_async.errors import ConfigError
+from ring_async.types import Prompt
+
+
+def share_problems(num_problems: int, sources: Iterable[str]) -> dict[str, int]:
+    """How many problems each source gives, as even as can be; they sum to `num_problems`."""
+    names = list(sources)
+    return {
+        name: num_problems // len(names) + (number < num_problems % len(names)) for number, name in enumerate(names)
+    }
+
+
+def held_out_problems(
+    name: str, source: PromptSource, num_problems: int, key: str = "eval.num_problems"
+) -> list[Prompt]:
+    """The first distinct held-out questions of a source: a question that comes again is passed over.
+
+    `key` is the configuration's name for the number, for the error.
+
+    Raises:
+        ConfigError: the source has too few of them.
+    """
+    problems: dict[str, Prompt] = {}
+    patience = 50 * num_problems + 1000
+    for index in range(patience):
+        if len(problems) == num_problems:
+            break
+        try:
+            prompt = source.held_out(index)
+        except IndexError:
+            break
+        problems.setdefault(prompt.text, prompt)
+    if len(problems) < num_problems:
+        raise ConfigError(
+            f"{key}: source {name} has only {len(problems)} different held-out problems, {num_problems} are wanted; "
+            f"lower {key} or widen the source"
+        )
+    return list(problems.values())

@@ -1,0 +1,105 @@
+"""Waiting, so that every wait has a name and an end.
+
+Owns: the register of what an actor waits for at this moment, and the ways in which actors wait for peers and for tasks
+of their own. Does not own the deadlines: whoever waits knows them.
+Invariant: what passes its deadline ends as an error that says who waited for whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ring_async.clock import monotonic_s
+from ring_async.errors import ActorFailedError, PeerGoneError, PeerTimeoutError, RefusedError, TransportError
+
+T = TypeVar("T")
+
+ASK_AGAIN_S = 0.1
+"""Pause before a question that was not answered is asked again."""
+
+
+@dataclass(slots=True)
+class Waits:
+    """What an actor waits for at this moment, for `status` and for the error when a deadline passes.
+
+    async with waits.on("a batch from replay-0", deadline_s=60.0):
+        ...                              # meanwhile waits.longest() is ("a batch from replay-0", 12.3)
+    """
+
+    actor_id: str
+    _current: dict[object, tuple[str, float]] = field(default_factory=dict)
+
+    @contextlib.asynccontextmanager
+    async def on(self, whom: str, deadline_s: float) -> AsyncIterator[None]:
+        """Wait inside this block for `whom`, for at most `deadline_s`.
+
+        Raises:
+            ActorFailedError: the deadline passed; says who waited for whom.
+        """
+        key = object()
+        self._current[key] = (whom, monotonic_s())
+        try:
+            async with asyncio.timeout(deadline_s):
+                yield
+        except TimeoutError:
+            raise ActorFailedError(f"{self.actor_id} waited {deadline_s:.0f} s for {whom}") from None
+        finally:
+            del self._current[key]
+
+    def longest(self) -> tuple[str, float]:
+        """The wait that has lasted longest, and its seconds; empty and 0 when there is none."""
+        if not self._current:
+            return "", 0.0
+        whom, since_s = min(self._current.values(), key=lambda wait: wait[1])
+        return whom, monotonic_s() - since_s
+
+
+async def ask_until_answered(ask: Callable[[], Awaitable[T]], *, is_gone: Callable[[], bool] = lambda: False) -> T:
+    """Ask a peer the same question again and again until it answers.
+
+    Args:
+        ask: puts the question once; raises `PeerTimeoutError` where no answer came in time.
+        is_gone: whether the peer has left the fleet, so that no answer will come. By default it never has: put
+            the call into a wait with a deadline.
+
+    Raises:
+        RefusedError: the peer said no.
+        PeerGoneError: the peer left before it answered.
+    """
+    while True:
+        try:
+            return await ask()
+        except RefusedError:
+            raise
+        except TransportError as error:
+            if is_gone():
+                raise PeerGoneError(f"the peer left before it answered: {error}") from error
+            if not isinstance(error, PeerTimeoutError):
+                raise
+        await asyncio.sleep(ASK_AGAIN_S)
+
+
+async def finish_or_cancel(tasks: Iterable[asyncio.Task[None]], timeout_s: float) -> None:
+    """Let tasks finish within the time, then cancel those that have not."""
+    if not (waiting := list(tasks)):
+        return
+    _, late = await asyncio.wait(waiting, timeout=max(0.0, timeout_s))
+    for task in late:
+        task.cancel()
+
+
+async def until_stopped(stopping: asyncio.Event, *work: asyncio.Task[None]) -> None:
+    """Let long-lived tasks run until `stopping` is set, then cancel them; a task that fails raises here."""
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        done, _ = await asyncio.wait([stop, *work], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {stop}:
+            task.result()
+    finally:
+        for task in (stop, *work):
+            task.cancel()
+        await asyncio.gather(stop, *work, return_exceptions=True)

@@ -1,0 +1,128 @@
+"""Following published weights: the newest wanted version, staged and put in force in one engine.
+
+    controller ──UseWeights──▶ hear_of ──▶ [newest wanted] ──take_up──▶ stage ──▶ swap into the engine
+
+Owns: which version is to be taken up next, and the staged weights that the engine samples from. Does not own when its
+actor has time for one, nor how a version travels (`WeightReceiver`).
+Invariants: versions only grow; one that was overtaken before its turn is skipped; the weights that were in force are
+released after the engine has let go of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ring_async.clock import monotonic_s
+from ring_async.engines.base import OnUpdate, RolloutEngine
+from ring_async.errors import WeightsError
+from ring_async.telemetry.trace import Tracer
+from ring_async.transport.messages.versions import WeightsAnnouncement
+from ring_async.transport.weights.base import StagedWeights, WeightReceiver
+from ring_async.types import PolicyVersion
+
+log = logging.getLogger(__name__)
+
+STAGE_RETRY_S = 0.2
+"""Pause before another version is tried where one could not be staged."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """A version that is in force now: what staging it took, and for how long generation stood still."""
+
+    version: PolicyVersion
+    stage_s: float
+    pause_s: float
+
+
+class WeightFollower:
+    """Keeps one engine at published versions.
+
+        follower.hear_of(announcement)             # of version 7
+        await follower.until_due()
+        await follower.take_up()                   # TakenUp(version 7, …): the engine samples from it
+
+    Args:
+        engine: whose weights are swapped.
+        receiver: fetches published weights; closed with this.
+        on_update: what becomes of requests under way, see `rollout.on_update`.
+        tracer: notes when versions are staged.
+        is_wanted: asked once for every version newer than all before; by default all are.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        receiver: WeightReceiver,
+        on_update: OnUpdate,
+        tracer: Tracer,
+        *,
+        is_wanted: Callable[[PolicyVersion], bool] = lambda version: True,
+    ) -> None:
+        self._engine = engine
+        self._receiver = receiver
+        self._on_update = on_update
+        self._tracer = tracer
+        self._is_wanted = is_wanted
+        self._newest: WeightsAnnouncement | None = None
+        self._due: WeightsAnnouncement | None = None
+        self._in_force: StagedWeights | None = None
+        self._awake = asyncio.Event()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a version waits to be taken up."""
+        return self._due is not None
+
+    def hear_of(self, announcement: WeightsAnnouncement) -> None:
+        """A version was published; one heard of before, or older, changes nothing."""
+        if self._newest is not None and announcement.policy_version <= self._newest.policy_version:
+            return
+        self._newest = announcement
+        if self._is_wanted(announcement.policy_version):
+            self._due = announcement
+            self._awake.set()
+
+    def wake(self) -> None:
+        """End a call of `until_due`, whether or not a version is due."""
+        self._awake.set()
+
+    async def until_due(self) -> None:
+        """Wait until a version is due, or for `wake`."""
+        while not (self.is_due or self._awake.is_set()):
+            await self._awake.wait()
+        self._awake.clear()
+
+    async def take_up(self) -> TakenUp | None:
+        """Put the version that is due in force.
+
+        Returns:
+            None after a pause, where it could not be staged: it was retired meanwhile, or its learner died. Then the
+            newest version is due, which is sure to be on offer, or soon another is.
+        """
+        announcement, self._due = self._due, None
+        assert announcement is not None, "until_due comes first"
+        version, began_s = announcement.policy_version, monotonic_s()
+        try:
+            with self._tracer.span("stage_weights"):
+                staged = await asyncio.to_thread(self._receiver.stage, announcement)
+        except WeightsError as error:
+            log.warning("%s: version %s could not be staged: %s", self._engine.engine_id, version, error)
+            await asyncio.sleep(STAGE_RETRY_S)
+            self._due = self._due or self._newest
+            return None
+        stage_s = monotonic_s() - began_s
+        report = await self._engine.swap_weights(version, staged.tensors, self._on_update)
+        before, self._in_force = self._in_force, staged
+        if before is not None:
+            before.close()
+        return TakenUp(version, stage_s, report.pause_s)
+
+    def close(self) -> None:
+        """Release the weights; the engine must be closed before."""
+        if self._in_force is not None:
+            self._in_force.close()
+        self._receiver.close()

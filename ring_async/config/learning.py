@@ -1,0 +1,110 @@
+"""Sections about how the model learns: what is generated, judged, buffered, corrected and trained.
+
+Owns: keys, types, defaults, bounds. Does not own what concerns several sections (`schema`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ring_async.config.section import PositiveFloat, PositiveInt, Section
+
+
+class BudgetSection(Section):
+    token_budget: PositiveInt = Field(description="Φ: loss tokens of one batch, exact.")
+    scope: Literal["global", "per_rank"] = Field("global", description="Whether Φ counts all ranks or each one.")
+    order: Literal["oldest_version", "fifo", "random", "abs_advantage"] = "oldest_version"
+    leftover: Literal["carry", "drop"] = Field(
+        "carry",
+        description="carry: the cut remainder is trained next, no scored token is lost. drop: the paper's; it cuts "
+        "tails with probability proportional to length.",
+    )
+    quotas: Literal["none", "mixture"] = Field(
+        "none",
+        description="mixture: each batch's loss tokens follow the mixture's weights, as far as each source has tokens. "
+        "none: batches take what completes, in order.",
+    )
+    minibatches_per_batch: PositiveInt = Field(1, description="M: optimizer steps on one batch, each on Φ/M tokens.")
+
+
+class ReplaySection(Section):
+    num: PositiveInt = Field(1, description="Replay actors (shards by hash of group_id).")
+    max_staleness: Annotated[int, Field(ge=0)] = Field(4, description="Versions, from a trajectory's oldest token.")
+    staleness_measure: Literal["oldest", "newest", "mean"] = "oldest"
+    max_reuse: PositiveInt = Field(1, description="How often one token interval may be trained.")
+    max_buffer_tokens: PositiveInt | None = Field(None, description="Retention bound; None: 2 (max_staleness+1) Φ.")
+    map_size_bytes: PositiveInt = Field(8 << 30, description="Largest size of the store's memory map on disk.")
+    commit_interval_s: PositiveFloat = Field(0.005, description="Longest wait to gather groups into one commit.")
+    batch_deadline_s: PositiveFloat = Field(300.0, description="The run fails when a batch takes longer than this.")
+
+
+class RolloutSection(Section):
+    num: PositiveInt = 1
+    engine: Literal["embedded", "sglang"] = "embedded"
+    group_size: Annotated[int, Field(ge=2)] = Field(8, description="K: responses per prompt.")
+    max_tokens: PositiveInt = Field(128, description="Longest response, the end-of-sequence token included.")
+    temperature: PositiveFloat = 1.0
+    on_update: Literal["keep", "reprefill", "abort"] = Field(
+        "keep", description="What becomes of requests in flight when new weights arrive."
+    )
+    max_running_requests: PositiveInt = Field(64, description="Responses one engine samples at once.")
+    lease_s: PositiveFloat = Field(60.0, description="A reservation not renewed for this long is issued again.")
+    num_threads: PositiveInt = Field(1, description="Compute threads of an embedded engine.")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
+
+
+class RewardSection(Section):
+    num: PositiveInt = 1
+    num_workers: PositiveInt = Field(1, description="Worker processes for verifiers that need them.")
+    timeout_s: PositiveFloat = Field(10.0, description="Longest time for one verdict.")
+    credits: PositiveInt = Field(16, description="Groups of one rollout that one reward actor judges at a time.")
+
+
+class LearnerSection(Section):
+    engine: Literal["hf", "megatron"] = "hf"
+    num_ranks: PositiveInt = 1
+    token_capacity: PositiveInt = Field(1024, description="Tokens of one packed row (prompts and responses).")
+    rows_per_microbatch: PositiveInt = Field(4, description="Packed rows of one forward pass.")
+    learning_rate: Annotated[float, Field(ge=0)] = 1e-6
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_eps: PositiveFloat = 1e-8
+    max_grad_norm: PositiveFloat = 1.0
+    num_threads: PositiveInt = Field(1, description="Compute threads on a CPU.")
+    engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
+
+
+class CorrectionSection(Section):
+    """Staleness correction. None means the rule's own default (`docs/algorithm.md` lists them)."""
+
+    rule: Literal["decoupled", "tis", "icepop", "kpop", "m2po", "cispo", "gspo", "ppo", "none"] = "icepop"
+    proximal: Literal["recompute", "loglinear"] = "recompute"
+    cap: PositiveFloat | None = Field(None, description="decoupled, tis, cispo: upper bound of the weight.")
+    cap_action: Literal["clamp", "mask"] = "clamp"
+    lower: PositiveFloat | None = Field(None, description="icepop: α, below which a token is masked.")
+    upper: PositiveFloat | None = Field(None, description="icepop: β, above which a token is masked.")
+    icepop_on: Literal["behavior", "mismatch"] = "behavior"
+    phi: PositiveFloat | None = Field(None, description="kpop: bound on both binary KLs.")
+    tau: PositiveFloat | None = Field(None, description="m2po: bound on the second moment of log r.")
+    clip_low: PositiveFloat | None = Field(None, description="ε_low of the clipped policy ratio.")
+    clip_high: PositiveFloat | None = Field(None, description="ε_high of the clipped policy ratio.")
+    sequence_reject: tuple[float, float] | None = Field(None, description="Bounds of the mean log w of a response.")
+    off_policy_delta: PositiveFloat | None = Field(None, description="Mask A<0 responses with mean log(μ/π) above.")
+    max_probability_gap: PositiveFloat | None = Field(None, description="Mask tokens with |π_θ − μ| above this.")
+
+
+class LossSection(Section):
+    kl_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="β, against the frozen start weights.")
+    kl_estimator: Literal["k1", "k2", "k3", "k3_weighted"] = "k3_weighted"
+    entropy_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="α_ent; entropy is encouraged.")
+
+
+class AdvantageSection(Section):
+    estimator: Literal["grpo", "dr_grpo", "rloo", "batch_std"] = "grpo"
+    no_signal_tolerance: Annotated[float, Field(ge=0)] = Field(1e-6, description="max − min ≤ this: no signal.")
+    truncated: Literal["zero", "mask", "soft"] = Field("zero", description="Responses that hit max_tokens.")
+    soft_cache_tokens: PositiveInt = Field(32, description="soft: the penalty's ramp before the limit.")
+    masked_in_mean: bool = Field(True, description="mask: whether truncated responses enter the group's mean.")

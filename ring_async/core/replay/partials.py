@@ -1,0 +1,155 @@
+"""Unfinished responses, handed over piece by piece so that a rollout's death loses little of them.
+
+    rollout ──tokens [0, 40)──▶ ──tokens [40, 75)──▶ shard of the group      another rollout ◀── tokens [0, 75) ── shard
+
+Owns: the form of a piece, what a shard does with one (`decide_append`), and joining pieces. Does not own where pieces
+lie (`storage.partial_store`).
+Invariants: a response's pieces follow each other without gap or overlap; only its group's present writer appends. The
+ledger knows nothing of pieces: their trajectories are `generating`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import msgspec
+import numpy as np
+
+from ring_async.columns import NO_COLUMNS, Buffer, Column, Columns, check_arrays, concatenate_columns, describe
+from ring_async.types import Float32, Int32, Segment, UInt8, check_segments
+
+
+class PartialHeader(msgspec.Struct, frozen=True):
+    """All of one piece but its arrays: tokens `[start, start + num_tokens)` of one response.
+
+    Attributes:
+        segments: cover exactly these tokens, at their positions in the response.
+        columns: the optional ones.
+    """
+
+    trajectory_id: str
+    start: int
+    num_tokens: int
+    segments: tuple[Segment, ...]
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class PartialResponse:
+    """A piece of a response, or all of it so far if it starts at 0.
+
+    Attributes:
+        response_ids: int32 `[T]`, T = `header.num_tokens`.
+        behavior_logprobs: float32 `[T]`.
+        loss_mask: uint8 `[T]`.
+        columns: optional ones, `[T]` or `[T, width]` each.
+    """
+
+    header: PartialHeader
+    response_ids: Int32
+    behavior_logprobs: Float32
+    loss_mask: UInt8
+    columns: Columns = field(default_factory=lambda: NO_COLUMNS)
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """The arrays in stored order, uncopied: the required columns, then the optional ones."""
+        return (self.response_ids, self.behavior_logprobs, self.loss_mask, *self.columns.values())
+
+    def check(self) -> None:
+        """Prove that the arrays are what the header says.
+
+        Raises:
+            ValueError: a size differs, a column is not allowed, or segments do not cover the piece exactly.
+        """
+        header = self.header
+        where = f"partial response {header.trajectory_id}"
+        if header.start < 0 or header.num_tokens < 1:
+            raise ValueError(f"{where}: {header.num_tokens} tokens from {header.start} are no piece of a response")
+        for array in (self.response_ids, self.behavior_logprobs, self.loss_mask):
+            if array.size != header.num_tokens:
+                raise ValueError(f"{where}: {array.size} tokens, header says {header.num_tokens}")
+        check_arrays(header.columns, self.columns, where, header.num_tokens)
+        check_segments(header.segments, header.start, header.end, where, header.trajectory_id)
+
+
+class AppendOutcome(StrEnum):
+    """What becomes of a piece that was handed over."""
+
+    APPENDED = "appended"
+    DUPLICATE = "duplicate"
+    """All its tokens are held already."""
+    OUT_OF_ORDER = "out_of_order"
+    """It does not begin where the held tokens end; the sender goes on from there."""
+    NOT_WRITER = "not_writer"
+    """Its group is another's now: the sender stops."""
+    ENDED = "ended"
+    """Its group is complete in replay: the sender stops."""
+
+
+class AppendAnswer(msgspec.Struct, frozen=True):
+    """What became of one piece, and how many tokens of its response are held now: where the next piece begins."""
+
+    trajectory_id: str
+    outcome: AppendOutcome
+    num_held: int
+
+
+def decide_append(
+    header: PartialHeader, *, num_held: int, writer: str, present_writer: str | None, is_known: bool
+) -> AppendOutcome:
+    """What a shard does with a piece.
+
+    Args:
+        header: of the piece.
+        num_held: tokens of the response that the shard holds.
+        writer: who sent the piece.
+        present_writer: who may append to the group; None: nobody has, so whoever comes first may.
+        is_known: whether replay holds the complete group, or held it.
+    """
+    if is_known:
+        return AppendOutcome.ENDED
+    if present_writer not in (None, writer):
+        return AppendOutcome.NOT_WRITER
+    if header.end <= num_held:
+        return AppendOutcome.DUPLICATE
+    return AppendOutcome.APPENDED if header.start == num_held else AppendOutcome.OUT_OF_ORDER
+
+
+def join_pieces(pieces: Sequence[PartialResponse]) -> PartialResponse:
+    """All pieces of one response as one that starts at 0 (one copy). Runs of one version become one segment.
+
+    A column that some pieces lack is zero there.
+
+    Raises:
+        ValueError: the pieces do not follow each other from 0, or a column differs between them.
+    """
+    trajectory_id = pieces[0].header.trajectory_id
+    where = f"partial response {trajectory_id}"
+    end = 0
+    segments: list[Segment] = []
+    for piece in pieces:
+        if piece.header.start != end:
+            raise ValueError(f"{where}: a piece from {piece.header.start} follows tokens up to {end}")
+        end = piece.header.end
+        for segment in piece.header.segments:
+            if segments and segments[-1].policy_version == segment.policy_version:
+                segments[-1] = Segment(segments[-1].start, segment.end, segment.policy_version)
+            else:
+                segments.append(segment)
+    columns = concatenate_columns([(piece.header.num_tokens, piece.columns) for piece in pieces], where)
+    joined = PartialResponse(
+        PartialHeader(trajectory_id, 0, end, tuple(segments), describe(columns)),
+        np.concatenate([piece.response_ids for piece in pieces]),
+        np.concatenate([piece.behavior_logprobs for piece in pieces]),
+        np.concatenate([piece.loss_mask for piece in pieces]),
+        columns,
+    )
+    joined.check()
+    return joined

@@ -1,0 +1,114 @@
+"""A header and arrays as one value on disk, with a checksum over both.
+
+    xxh3-64 · length of the header · header · padding · required arrays · each optional column, aligned to 8 bytes
+
+Owns: that form. Does not own what headers mean, nor where values lie.
+Invariants: arrays are read without a copy, aligned where LMDB aligns the value (it does once one fills a page); a value
+whose checksum does not hold is found before it is used.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import xxhash
+
+from ring_async.columns import NO_COLUMNS, REQUIRED_COLUMNS, Buffer, Column
+
+_HEAD: Final = struct.Struct("<QIxxxx")
+"""Checksum of all that follows the head, length of the header; 16 bytes, so that arrays stay aligned."""
+
+_ALIGNMENT: Final = 8
+
+Value = bytes | memoryview
+
+
+class ValueScratch:
+    """Memory in which one value is put together, again and again.
+
+    A fresh block for each value would be of a size that the allocator returns to the system at once, so that every page
+    of it is a page fault; this one also stays in the processor's cache until LMDB copies it.
+
+    Example:
+        `put(key, scratch.encode(header, group.buffers))` writes one group; the next `encode` uses the same memory.
+    """
+
+    def __init__(self) -> None:
+        self._block = bytearray(1 << 16)
+
+    def encode(self, header: bytes, buffers: Sequence[Buffer], num_unaligned: int = 4) -> memoryview:
+        """One value, valid until the next call. The first `num_unaligned` buffers lie side by side."""
+        parts = [_bytes(part) for part in buffers]
+        position = _HEAD.size + len(header)
+        start = position + -len(header) % _ALIGNMENT
+        size = start + sum(map(len, parts)) + _ALIGNMENT * len(parts[num_unaligned:])
+        if size > len(self._block):
+            self._block = bytearray(2 * size)
+        value = memoryview(self._block)
+        value[_HEAD.size : position] = header
+        value[position:start] = bytes(start - position)
+        for index, part in enumerate(parts):
+            if index >= num_unaligned and start % _ALIGNMENT:
+                aligned = start + -start % _ALIGNMENT
+                value[start:aligned] = bytes(aligned - start)
+                start = aligned
+            end = start + len(part)
+            value[start:end] = part
+            start = end
+        value = value[:start]
+        _HEAD.pack_into(self._block, 0, xxhash.xxh3_64_intdigest(value[_HEAD.size :]), len(header))
+        return value
+
+
+def is_whole(value: Value) -> bool:
+    """Whether a value is as it was written."""
+    if len(value) < _HEAD.size:
+        return False
+    checksum, _ = _HEAD.unpack_from(value)
+    return bool(xxhash.xxh3_64_intdigest(value[_HEAD.size :]) == checksum)
+
+
+def read_header(value: Value) -> Value:
+    """The encoded header of a value."""
+    _, length = _HEAD.unpack_from(value)
+    return value[_HEAD.size : _HEAD.size + length]
+
+
+def first_array(value: Value) -> int:
+    """Where the arrays of a value begin."""
+    _, length = _HEAD.unpack_from(value)
+    return int(_HEAD.size + length + -length % _ALIGNMENT)
+
+
+def read_array(value: Value, dtype: str, count: int, position: int) -> tuple[Any, int]:
+    """`count` elements from `position` on, as a view, and where they end."""
+    array = np.frombuffer(value, dtype, count, position) if count else np.empty(0, dtype)
+    return array, position + array.nbytes
+
+
+def read_token_columns(value: Value, described: Sequence[Column], num_tokens: int, position: int) -> list[Any]:
+    """The required arrays, then the mapping of optional columns, of the `num_tokens` tokens from `position` on."""
+    arrays: list[Any] = []
+    for column in REQUIRED_COLUMNS:
+        array, position = read_array(value, column.dtype, num_tokens, position)
+        arrays.append(array)
+    columns = {}
+    for column in described:
+        position += -position % _ALIGNMENT
+        array, position = read_array(value, column.dtype, num_tokens * column.width, position)
+        columns[column.name] = array.reshape(column.shape(num_tokens))
+    return [*arrays, columns or NO_COLUMNS]
+
+
+def num_bytes(part: Buffer) -> int:
+    """Size of a buffer."""
+    return part.nbytes if isinstance(part, np.ndarray) else memoryview(part).nbytes
+
+
+def _bytes(part: Buffer) -> memoryview:
+    """A buffer as flat bytes, uncopied. An empty one has no shape to cast."""
+    view: memoryview = memoryview(part)  # type: ignore[arg-type]
+    return view.cast("B") if view.nbytes else memoryview(b"")

@@ -1,0 +1,138 @@
+"""The state of a run from its start to its outcome, with the fleet and the learner scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ring_async.actors.controller.run_life import RunLife
+from ring_async.core.fleet.states import RunState
+from ring_async.core.roster import LEAVING_ORDER, Role
+from ring_async.errors import PeerTimeoutError
+from ring_async.storage.run_dir import RunDir
+from ring_async.testing.builders import make_config
+from ring_async.testing.virtual_clock import run_virtual
+
+LAST_VERSION = 10
+
+
+class Fleet:
+    """Everybody leaves when told to, after a second; the learner is away."""
+
+    def __init__(self) -> None:
+        self.news: list[tuple[str, tuple[str, ...]]] = []
+        self.dismissed: list[tuple[Role, ...]] = []
+        self.members = SimpleNamespace(by_id={}, of=lambda *roles: [])
+        self.links = SimpleNamespace(command=self._command)
+
+    def tell(self, news: Any, *roles: Role) -> None:
+        self.news.append((type(news).__name__, roles))
+
+    async def dismiss(self, roles: tuple[Role, ...], *, finish_s: float, end_s: float) -> None:
+        self.dismissed.append(roles)
+        await asyncio.sleep(1.0)
+
+    async def _command(self, actor_id: str, message: Any, *, timeout_s: float) -> Any:
+        raise PeerTimeoutError(f"{actor_id} is away")
+
+
+class Run:
+    """A life, and what it leads to."""
+
+    def __init__(self, runs: Path, *, version: int = 3, **settings: Any) -> None:
+        self.run_dir = RunDir(runs)
+        self.fleet = Fleet()
+        self.events: list[str] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        config = make_config(stop__policy_versions=LAST_VERSION, **settings)
+        run_log = SimpleNamespace(event=lambda kind, **details: self.events.append(kind))
+        spawn = lambda work: self._tasks.append(asyncio.create_task(work))  # noqa: E731
+        context = SimpleNamespace(config=config, run_dir=self.run_dir, run_log=run_log, spawn=spawn)
+        dispatcher = SimpleNamespace(limiter=SimpleNamespace(state=SimpleNamespace(version_number=version)))
+        self.life = RunLife(context, self.fleet, dispatcher, SimpleNamespace(checkpoint={"path": "checkpoints/3"}))
+
+    async def until_ended(self) -> None:
+        await asyncio.gather(*self._tasks)
+
+    def outcome(self) -> dict[str, Any]:
+        return json.loads(self.run_dir.outcome.read_text())
+
+
+def test_a_pause_ends_with_a_resume(tmp_path: Path):
+    run = Run(tmp_path)
+    assert run.life.state is RunState.RUNNING
+    run.life.pause()
+    assert run.life.state is RunState.PAUSED
+    run.life.resume()
+    assert (run.life.state, run.life.reason) == (RunState.RUNNING, "")
+    assert run.fleet.news == [("Pause", (Role.ROLLOUT, Role.LEARNER)), ("Resume", (Role.ROLLOUT, Role.LEARNER))]
+
+
+def test_a_run_that_people_end_says_why_and_everybody_leaves_in_order(tmp_path: Path):
+    async def main() -> None:
+        run = Run(tmp_path)
+        run.life.shut_down("ring-async down", 20.0)
+        run.life.shut_down("too late to be the reason", 20.0)
+        assert (run.life.state, run.life.reason) == (RunState.STOPPING, "ring-async down")
+        await run.until_ended()
+        assert (run.life.state, run.life.reason) == (RunState.FINISHED, "ring-async down")
+        assert run.fleet.dismissed == list(LEAVING_ORDER)
+        assert run.events == ["stopping", "stopped"]
+        assert run.outcome() == {
+            "reason": "ring-async down",
+            "failure": "",
+            "killed": [],
+            "policy_version": 3,
+            "checkpoint": "checkpoints/3",
+        }
+
+    run_virtual(main())
+
+
+def test_the_first_failure_is_the_reason_also_of_a_run_that_stops_already(tmp_path: Path):
+    async def main() -> None:
+        run = Run(tmp_path)
+        run.life.shut_down("ring-async down", 20.0)
+        run.life.fail("learner-0: DivergedError: NaN")
+        run.life.fail("and then this")
+        assert (run.life.state, run.life.reason) == (RunState.STOPPING, "learner-0: DivergedError: NaN")
+        await run.until_ended()
+        assert run.life.state is RunState.FAILED
+        assert run.outcome()["reason"] == "ring-async down"
+        assert run.outcome()["failure"] == "learner-0: DivergedError: NaN"
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("number", "state"), [(LAST_VERSION - 1, RunState.RUNNING), (LAST_VERSION, RunState.STOPPING)])
+def test_a_run_ends_with_the_checkpoint_of_its_last_version(tmp_path: Path, number: int, state: RunState):
+    async def main() -> None:
+        run = Run(tmp_path, version=number)
+        run.life.stop_if_trained(number)
+        assert run.life.state is state
+        await run.until_ended()
+
+    run_virtual(main())
+
+
+def test_the_time_of_a_run_counts_from_its_first_step(tmp_path: Path):
+    async def main() -> None:
+        run = Run(tmp_path, stop__wall_s=60.0)
+        await asyncio.sleep(100.0)
+        run.life.stop_if_time_is_up()
+        run.life.start_clock()
+        await asyncio.sleep(59.0)
+        run.life.start_clock()
+        run.life.stop_if_time_is_up()
+        assert run.life.state is RunState.RUNNING
+        await asyncio.sleep(2.0)
+        run.life.stop_if_time_is_up()
+        assert (run.life.state, run.life.reason) == (RunState.STOPPING, "stop.wall_s: 60 s of training")
+        await run.until_ended()
+
+    run_virtual(main())
