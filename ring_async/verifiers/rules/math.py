@@ -82,14 +82,14 @@ class MathVerifier(VerifierBase):
     def golden_cases(self) -> Sequence[GoldenCase]:
         prompt = Prompt("golden", "math", "What is 1/4 + 1/4?", {"answer": "\\frac{1}{2}"})
         length = Prompt("golden-length", "math", "How long?", {"answer": "5\\text{ cm}"})
-        algebra = Prompt("golden-algebra", "math", "Expand.", {"answer": "x^2+2x+1"})
+        algebra = Prompt("golden-algebra", "math", "Which line?", {"answer": "2x+3y=6"})
         return (
             GoldenCase(prompt, Response("So it is \\boxed{0.5}."), 1.0),
             GoldenCase(prompt, Response("<answer>2/4</answer>"), 1.0),
             GoldenCase(prompt, Response("\\boxed{2}"), 0.0),
             GoldenCase(prompt, Response("I would say a half."), 0.0),
             GoldenCase(length, Response("\\boxed{50\\text{ mm}}"), 1.0),
-            GoldenCase(algebra, Response("\\boxed{(x+1)^2}"), 1.0),
+            GoldenCase(algebra, Response("\\boxed{4x+6y=12}"), 1.0),  # loads the engine before workers are forked
         )
 
     def _judged(self, golds: list[str], answer: str) -> tuple[bool, str]:
