@@ -42,8 +42,9 @@ tiny-model: setup  ## make the shipped starting point again (SFT from scratch)
 reward-model: setup  ## train the reward model that configs/reward_model.yaml asks for
 	$(BIN)/python -m ring_async.verifiers.models.bradley_terry configs/data/preferences.jsonl --out build/reward_model
 
-fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel; new examples for the property tests
+fuzz: setup  ## 1,000,000 mutated frames against the wire; 10,000 hostile answers against math; new property examples
 	$(BIN)/python -m tests.support.fuzz_transport --frames 1000000
+	$(BIN)/python -m tests.support.hostile_mathematics --number 10000
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q tests/unit/core tests/unit/transport/test_codec.py
 
 odd-answers: setup  ## some 60 odd answers to each of reasoning-gym's tasks: the table of docs/verifiers.md

@@ -1,47 +1,41 @@
-r"""Mathematical answers, judged by equivalence: math-verify behind safe deadlines.
+r"""Mathematical answers, judged by equivalence: rules of our own around math-verify, within bounds of work.
 
-Owns: finding the answer, normalizing it, refusing what would never end. Does not own: the algebra (math-verify, sympy).
+Owns: the verifier, its options, which answer is compared with which reference. Does not own: finding the answer
+(`answers`), reading it (`reading`), deciding about a pair (`equality`), the algebra (`engine`: math-verify, sympy).
 
 `prompt.metadata["answer"]` is the right answer, LaTeX or plain; a list where several are right. The response's answer
-stands in its last `\boxed{…}`, else in its last `<answer>…</answer>`, else, on request, it is its last number.
+stands in its last `\boxed{…}` (or in boxes that stand together), else in its last `<answer>…</answer>`, else, on
+request, it is its last number. Thinking that was begun and not ended holds no answer.
 
-math-verify stops long computations with SIGALRM, which works in a main thread alone, and not inside C code. Here its
-own timeouts are off and the verifier is `guarded`: a worker process that is late is killed. What could only burn its
-time (towers of powers, huge factorials) is refused beforehand with reward 0, so a response cannot cause failures.
+Invariants: what a response does is a verdict. What could only burn time is refused by its estimated size, and what
+takes longer than `MAX_CPU_S` of processor time ends there, both with reward 0. A reference that cannot be read is the
+prompt's failure (`bad_prompt`), never a reward. math-verify's own time limits are off: they need SIGALRM.
 """
 
 from __future__ import annotations
 
-import logging
+import ast
+import math
 import re
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Isolation, Response, VerifierBase
-from ring_async.verifiers.rules.answers import boxed_answer, last_number, tagged_answer
+from ring_async.verifiers.reading.work import OutOfWorkError, cpu_budget
+from ring_async.verifiers.rules.answers import boxed_answers, finished_text, last_number, tagged_answer
+from ring_async.verifiers.rules.equality import Equality, is_readable
+from ring_async.verifiers.rules.values import ValueEquality
 
-MAX_ANSWER_CHARACTERS = 600
+MAX_CPU_S = 1.0
+"""For one verdict. Nearly all that come to an end take a tenth of it; `reward.timeout_s` (10 s) is far off, even where
+eight workers share two cores."""
 
-_WRAPPERS = re.compile(r"\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|displaystyle|,|;|!|:|quad|qquad)(?![A-Za-z])")
-_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox|mathbf|operatorname)\s*\{([^{}]*)\}")
-_UNIT_WORDS = (
-    "degrees?|radians?|meters?|metres?|centimeters?|kilometers?|miles?|inch(?:es)?|feet|foot|yards?|seconds?|minutes?|"
-    "hours?|days?|weeks?|months?|years?|dollars?|cents?|grams?|kilograms?|pounds?|ounces?|liters?|litres?|gallons?|"
-    "units?|points?|people|students?|percent|square|cubic|per|mph|cm|mm|km|kg|mg|ml|ft|in|yd|mi|lb|oz|hr|min|sec|m|g|s|h|L"
-)
-_UNITS = re.compile(rf"(?<=[\d\s}})])\s*\b(?:{_UNIT_WORDS})\b\.?\s*(?:\^\s*\{{?\d\}}?)?(?:\s*/\s*(?:{_UNIT_WORDS})\b)?")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|°")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?![\d,])")
-_NAMED_VALUE = re.compile(r"^\s*[A-Za-z](?:\s*\([A-Za-z]\))?\s*=(?!=)\s*(.+)$", re.DOTALL)
-_LARGE_POWER = re.compile(r"(?:\^|\*\*)[\s({]*-?\s*\d{4,}")
-_POWER_TOWER = re.compile(r"(?:\^|\*\*)[\s({]*[\d.]+[\s)}]*(?:\^|\*\*|!)")
-_LARGE_FACTORIAL = re.compile(r"\d{4,}\s*[)}]*\s*!|!\s*[)}]*\s*!")
-_CONTROL_SPACE = re.compile(r"(?<!\\)\\ ")
-_SCIENTIFIC = re.compile(r"(?<=\d)[eE]([-+]?\d+)(?![\dA-Za-z])")
-_BRACES = re.compile(r"\{\s*([A-Za-z0-9])\s*\}")
+_LIST_AS_TEXT = re.compile(r"^\s*\[\s*(?:'[^']*'|\"[^\"]*\")(?:\s*,\s*(?:'[^']*'|\"[^\"]*\"))*\s*\]\s*$")
+_AFTER_HASHES = re.compile(r"####\s*(\S.*)")
 
 
 class MathVerifier(VerifierBase):
@@ -49,13 +43,14 @@ class MathVerifier(VerifierBase):
 
     Args:
         extract: `boxed_or_tagged`; `boxed`; `tagged`; or `last_number`, which also takes a bare last number.
-        strip_units: compare `5 \text{ cm}` with `5`. Off, units written by both must be the same text.
+        strip_units: any words behind a number are its unit, and a unit that pint does not know is passed over. On or
+            off, a unit that only one side writes is passed over, and units that both write are compared.
         strict: as math-verify's: variables' names matter, and a set is not a tuple.
-        float_rounding: decimal places to which decimals are compared.
+        float_rounding: significant figures that a decimal needs to stand for the number it is rounded from.
     """
 
     isolation: Isolation = "guarded"
-    distributions = ("math-verify", "sympy", "latex2sympy2_extended")
+    distributions = ("math-verify", "sympy", "latex2sympy2_extended", "mpmath", "pint")
 
     def __init__(
         self,
@@ -67,131 +62,107 @@ class MathVerifier(VerifierBase):
         if extract not in ("boxed_or_tagged", "boxed", "tagged", "last_number"):
             raise ValueError(f"extract: {extract!r} is none of boxed_or_tagged, boxed, tagged, last_number")
         self._extract = extract
-        self._strip_units = strip_units
-        self._strict = strict
-        self._float_rounding = float_rounding
+        self._equality = Equality(ValueEquality(strip_units, strict, float_rounding))
 
     def score(self, prompt: Prompt, response: Response) -> Verdict:
         started = time.perf_counter()
-        golds = prompt.metadata.get("answer")
-        if golds is None or golds == "":
-            raise VerifierError("bad_prompt", f"{prompt.prompt_id}: metadata has no `answer`")
-        answer = self._answer(response.text)
+        golds = _references(prompt)
+        answer = self._answer(finished_text(response.text))
         if answer is None:
             return Verdict(0.0, {"answered": 0.0}, "no answer found", time.perf_counter() - started)
-        is_equal = any(self.is_equal(str(gold), answer) for gold in (golds if isinstance(golds, list) else [golds]))
-        return Verdict(
-            float(is_equal),
-            {"answered": 1.0},
-            f"{answer[:60]} is {'' if is_equal else 'not '}{str(golds)[:60]}",
-            time.perf_counter() - started,
-        )
+        is_equal, explanation = self._judged(golds, answer)
+        if not is_equal:
+            _require_readable(prompt, golds)
+        return Verdict(float(is_equal), {"answered": 1.0}, explanation, time.perf_counter() - started)
 
     def is_equal(self, gold: str, answer: str) -> bool:
-        """Whether two answers are the same mathematical object, as far as sympy can tell."""
-        if not is_computable(answer):
-            return False
-        gold, answer = normalize(gold, strip_units=self._strip_units), normalize(answer, strip_units=self._strip_units)
-        if _squeezed(gold) == _squeezed(answer):
-            return True
-        if not answer:
-            return False
-        import math_verify  # takes a second; only scoring processes pay for it
-
-        logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that its timeouts are off
-        parsed_gold, parsed = _parse(gold), _parse(answer)
-        if not parsed_gold or not parsed:
-            return False
-        if {symbol.name for symbol in _symbols(parsed_gold) | _symbols(parsed)} == {"i"}:
-            parsed_gold, parsed = _as_complex(parsed_gold), _as_complex(parsed)
-        return bool(
-            math_verify.verify(
-                parsed_gold,
-                parsed,
-                float_rounding=self._float_rounding,
-                strict=self._strict,
-                timeout_seconds=None,
-            )
-        )
+        """Whether two answers are the same mathematical object, as far as rules and sympy can tell."""
+        return self._judged([gold], answer)[0]
 
     def golden_cases(self) -> Sequence[GoldenCase]:
         prompt = Prompt("golden", "math", "What is 1/4 + 1/4?", {"answer": "\\frac{1}{2}"})
+        length = Prompt("golden-length", "math", "How long?", {"answer": "5\\text{ cm}"})
+        algebra = Prompt("golden-algebra", "math", "Which line?", {"answer": "2x+3y=6"})
         return (
             GoldenCase(prompt, Response("So it is \\boxed{0.5}."), 1.0),
             GoldenCase(prompt, Response("<answer>2/4</answer>"), 1.0),
             GoldenCase(prompt, Response("\\boxed{2}"), 0.0),
             GoldenCase(prompt, Response("I would say a half."), 0.0),
+            GoldenCase(length, Response("\\boxed{50\\text{ mm}}"), 1.0),
+            GoldenCase(algebra, Response("\\boxed{4x+6y=12}"), 1.0),  # loads the engine before workers are forked
         )
+
+    def _judged(self, golds: list[str], answer: str) -> tuple[bool, str]:
+        """Whether the answer is one of the references, and a line that says so."""
+        wanted = " or ".join(golds)[:60]
+        if answer in golds:  # before any guard, however large it is
+            return True, f"{answer[:60]} is {wanted}"
+        try:
+            with cpu_budget(MAX_CPU_S):
+                if any(self._equality.holds(gold, answer) for gold in golds):
+                    return True, f"{answer[:60]} is {wanted}"
+        except OutOfWorkError:
+            return False, f"{answer[:60]} takes too long to compare with {wanted}"
+        except (MemoryError, RecursionError):
+            return False, f"{answer[:60]} is too large to compare with {wanted}"
+        return False, f"{answer[:60]} is not {wanted}"
 
     def _answer(self, text: str) -> str | None:
         answer = None
         if self._extract != "tagged":
-            answer = boxed_answer(text)
+            answer = boxed_answers(text)
         if answer is None and self._extract != "boxed":
             answer = tagged_answer(text)
             if answer is not None:
-                answer = boxed_answer(answer) or answer
+                answer = boxed_answers(answer) or answer
         if answer is None and self._extract == "last_number":
             answer = last_number(text)
         return answer
 
 
-def is_computable(answer: str) -> bool:
-    """Whether comparing it is sure to end: not too long, no towers of powers, no huge exponents or factorials."""
-    return len(answer) <= MAX_ANSWER_CHARACTERS and not any(
-        pattern.search(answer) for pattern in (_LARGE_POWER, _POWER_TOWER, _LARGE_FACTORIAL)
-    )
+def _references(prompt: Prompt) -> list[str]:
+    """The right answers as texts.
 
-
-def normalize(answer: str, *, strip_units: bool) -> str:
-    """Take away what does not change the value: dollar signs, spacing commands, text wrappers, thousands separators.
-
-    A leading `x =` is taken away too: the question asks for the value. Degrees count as a unit.
+    Raises:
+        VerifierError: `bad_prompt`, there is none, or one is neither a text nor a number.
     """
-    text = answer.strip().strip("$").strip()
-    for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
-        if text.startswith(opening) and text.endswith(closing):
-            text = text[2:-2].strip()
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").replace("\\cfrac", "\\frac")
-    text = text.replace("\\$", "").replace("\u2212", "-").replace("\u00d7", "\\times ").replace("\u03c0", "\\pi ")
-    text = text.replace("\\%", "%").replace("~", " ").replace("**", "^")
-    text = _CONTROL_SPACE.sub(" ", text)
-    text = _SCIENTIFIC.sub(r" \\times 10^{\1}", text)
-    text = _THOUSANDS.sub(lambda match: re.sub(r"[^\d]", "", match.group()), text)
-    text = _WRAPPERS.sub(" ", text)
-    text = _TEXT.sub(r" \1 ", text)
-    text = _DEGREES.sub("", text)
-    if strip_units:
-        text = _UNITS.sub(" ", text)
-    named = _NAMED_VALUE.match(text)
-    if named is not None and "=" not in named.group(1):
-        text = named.group(1)
-    return text.strip().rstrip(".").strip()
+    golds = prompt.metadata.get("answer")
+    if isinstance(golds, str) and _LIST_AS_TEXT.match(golds):
+        golds = ast.literal_eval(golds)
+    listed = golds if isinstance(golds, list | tuple) else [golds]
+    texts = [_reference(prompt, gold) for gold in listed]
+    if not texts:
+        raise VerifierError("bad_prompt", f"{prompt.prompt_id}: metadata `answer` is an empty list")
+    return texts
 
 
-def _squeezed(text: str) -> str:
-    return _BRACES.sub(r"\1", re.sub(r"\s+", "", text)).replace("\\cdot", "*")
+def _reference(prompt: Prompt, gold: Any) -> str:
+    if gold is None or (isinstance(gold, str) and not gold.strip()):
+        raise VerifierError("bad_prompt", f"{prompt.prompt_id}: metadata has no `answer`")
+    if not isinstance(gold, str | int | float) or (isinstance(gold, float) and not math.isfinite(gold)):
+        raise VerifierError(
+            "bad_prompt", f"{prompt.prompt_id}: answer {str(gold)[:60]!r} is neither a text nor a number"
+        )
+    return _unwrapped(str(gold))
 
 
-def _symbols(parsed: list[Any]) -> set[Any]:
-    return {symbol for item in parsed for symbol in getattr(item, "free_symbols", ())}
+@lru_cache(maxsize=256)
+def _unwrapped(text: str) -> str:
+    """The reference itself, where a column holds the whole solution: after `####` (GSM8K), or in a box (MATH)."""
+    after = _AFTER_HASHES.findall(text)
+    return after[-1] if after else boxed_answers(text) or text
 
 
-def _as_complex(parsed: list[Any]) -> list[Any]:
-    """Where `i` is the only letter it is the imaginary unit, which math-verify takes for a variable."""
-    import sympy
-
-    return [
-        item.subs(dict.fromkeys(item.free_symbols, sympy.I)).expand() if getattr(item, "free_symbols", None) else item
-        for item in parsed
-    ]
+def _require_readable(prompt: Prompt, golds: list[str]) -> None:
+    """Raises `bad_prompt` unless at least one reference can be compared with what is not the same text."""
+    if not any(_is_readable(gold) for gold in golds):
+        raise VerifierError("bad_prompt", f"{prompt.prompt_id}: answer {golds[0][:60]!r} cannot be read as mathematics")
 
 
-def _parse(text: str) -> list[Any]:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-
-    return parse(
-        f"\\boxed{{{text}}}",
-        extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
-        parsing_timeout=None,  # type: ignore[arg-type]
-    )
+@lru_cache(maxsize=1024)
+def _is_readable(gold: str) -> bool:
+    try:
+        with cpu_budget(MAX_CPU_S):
+            return is_readable(gold)
+    except (OutOfWorkError, MemoryError, RecursionError):
+        return True  # too large for the engine, but not without meaning

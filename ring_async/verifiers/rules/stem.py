@@ -1,15 +1,20 @@
 r"""Answers of science questions: multiple choice, and numbers with units, tolerance and significant figures.
 
-Owns: reading a choice or a quantity out of an answer, and comparing it. Does not own: units (pint).
+Owns: the verifier and its options, and comparing what was read. Does not own: reading a choice (`choices`) or a
+quantity (`quantities`), units (pint).
 
 `prompt.metadata` holds `answer` and, as the question needs:
-    choices: the options' texts in order; then `answer` is a letter, or several (`"AC"`), and an option's text counts;
+    choices: the options' texts in order; then `answer` is a letter, several (`"AC"`), an option's text, a label from 1
+        as text (`"2"`) or an index from 0 as a number (`1`), and an option's text counts as an answer;
     tolerance: relative, overriding the verifier's;  absolute_tolerance: in the answer's unit;
     significant_figures: the answer must agree once both are rounded to this many; overrides the tolerances;
     exact_figures: true where it must also be *written* with that many.
 
-The answer stands in the last `\boxed{…}`, else the last `<answer>…</answer>`; a choice may also stand after the words
-"the answer is". Units are read by a strict grammar before pint sees them, so no response can make it compute.
+The answer stands in the last `\boxed{…}`, else the last `<answer>…</answer>`, else after the words "the answer is". A
+choice so announced counts too where the last box holds no choice and stands before it.
+
+Invariants: what a response does is a verdict; a reference that is no choice, quantity or formula is the prompt's
+failure.
 """
 
 from __future__ import annotations
@@ -18,69 +23,19 @@ import math
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from functools import lru_cache
 from typing import Any
 
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Response, VerifierBase
-from ring_async.verifiers.rules.answers import boxed_answer, tagged_answer
+from ring_async.verifiers.reading import units
+from ring_async.verifiers.reading.latex import plain_latex, squeezed
+from ring_async.verifiers.rules.answers import boxed_answer, finished_text, tagged_answer
+from ring_async.verifiers.rules.choices import announced_choice, announced_text, chosen_by_answer, chosen_by_reference
+from ring_async.verifiers.rules.quantities import MAX_CHARACTERS, Quantity, is_currency, read_quantity
 
-_MAX_CHARACTERS = 120
-_MAX_CHOICE_CHARACTERS = 2000
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
-_TEXT = re.compile(r"\\(?:text|mathrm|textrm|rm|mbox|operatorname)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|quad|qquad)|~|\$|\\\(|\\\)")
-_DEGREE_UNITS = re.compile(r"(?:°|\^\s*\{?\\circ\}?|\\degree)\s*([CFK])\b")
-_QUANTITY = re.compile(
-    r"^(?:[A-Za-zΔλ]\w*\s*[=≈]\s*)?(?:≈|~|about\s|approximately\s)?\s*"
-    r"(?P<number>[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?)(?:\s*/\s*(?P<divisor>\d+(?:\.\d+)?))?"
-    r"(?:[eE](?P<exponent>[-+]?\d{1,3})|\s*(?:\*|x|×)\s*10\s*(?:\^|\*\*)\s*[{(]?(?P<power>[-+]?\d{1,3})[})]?)?"
-    r"(?P<unit>.*)$",
-    re.DOTALL,
-)
-_UNIT = re.compile(r"[A-Za-zµμΩ%Å]+|[*/()]|(?:\^|\*\*)\s*[{(]?\s*-?\d{1,2}\s*[})]?|\s+|1(?=\s*/)")
-_CHOICE = re.compile(r"^\(?\s*+([A-Z](?:(?:[\s,&]|and)++[A-Z])*+|[A-Z]{2,6})\s*+\)?(?:[.:)].*)?$", re.DOTALL)
-_SAID_CHOICE = re.compile(r"answer\s{0,3}(?:is|:)\s{0,3}\*{0,2}\s{0,3}\(?([A-Z])\)?(?![A-Za-z])", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """A number as written, and its unit (empty: none)."""
-
-    value: float
-    figures: int
-    """Significant figures it was written with; trailing zeros of a whole number are not counted."""
-    unit: str
-
-
-def read_quantity(text: str) -> Quantity | None:
-    r"""A number with an optional unit: `9.81 m/s^2`, `3.0\times 10^{8}\,\text{m/s}`, `25 °C`, `1,200`, `3/4`."""
-    if len(text) > _MAX_CHARACTERS:
-        return None
-    plain = _SUPERSCRIPT_RUN.sub(lambda match: "^" + match.group().translate(_SUPERSCRIPTS), text)
-    plain = _SPACING.sub(" ", _TEXT.sub(r" \1 ", plain)).replace("\\times", "×").replace("\\cdot", "*")
-    plain = _DEGREE_UNITS.sub(r"deg\1", plain).replace("°", "degree").replace("·", "*").replace("−", "-")
-    plain = plain.replace("\\%", "%").replace("\\Omega", "ohm").replace("\\approx", "≈").strip()
-    plain = re.sub(r"\\mu\s*", "µ", plain)
-    plain = re.sub(r"\\[dt]?frac\s*\{(\d+)\}\s*\{(\d+)\}", r"\1/\2", plain)
-    match = _QUANTITY.match(plain.rstrip(". "))
-    if match is None or not match["number"].strip("+-."):
-        return None
-    unit = _unit_text(match["unit"].strip())
-    if unit is None:
-        return None
-    digits = match["number"].replace(",", "")
-    try:
-        mantissa = Decimal(digits)
-        number = mantissa.scaleb(int(match["exponent"] or match["power"] or 0))
-        value = float(number / Decimal(match["divisor"]) if match["divisor"] else number)
-    except (InvalidOperation, OverflowError, ZeroDivisionError, ValueError):
-        return None
-    return Quantity(value, _figures(digits), unit) if math.isfinite(value) else None
+_FORMULA = re.compile(r"^(?:\(?[A-Z][a-z]?(?:_?\{?\d{0,3}\}?)\)?\d{0,2})+(?:\^?\{?\d?[+-]\}?)?$|^[A-Za-z]{2,40}$")
+_ANGLE = re.compile(r"deg|arc|turn|rev|grad")
 
 
 class StemVerifier(VerifierBase):
@@ -91,7 +46,7 @@ class StemVerifier(VerifierBase):
         require_units: a quantity without its unit is wrong; off, a missing unit is taken to be the answer's.
     """
 
-    distributions = ("pint",)
+    distributions = ("pint", "mpmath")
 
     def __init__(self, tolerance: float = 0.01, require_units: bool = True) -> None:
         if not 0 <= tolerance < 1:
@@ -101,13 +56,19 @@ class StemVerifier(VerifierBase):
 
     def score(self, prompt: Prompt, response: Response) -> Verdict:
         started = time.perf_counter()
-        gold, choices = prompt.metadata.get("answer"), prompt.metadata.get("choices")
-        if gold is None or gold == "":
+        gold, choices = prompt.metadata.get("answer"), list(prompt.metadata.get("choices") or ())
+        if gold is None or gold in ("", []):
             raise VerifierError("bad_prompt", f"{prompt.prompt_id}: metadata has no `answer`")
-        if choices or re.fullmatch(r"[A-Z]{1,6}", str(gold)):
-            problem = _choice_problem(str(gold), list(choices or ()), response.text)
+        text = finished_text(response.text)
+        wanted = chosen_by_reference(gold, choices)
+        if wanted is not None:
+            problem = _choice_problem(gold, wanted, choices, text)
+        elif choices:
+            raise VerifierError(
+                "bad_prompt", f"{prompt.prompt_id}: answer {gold!r} is none of the {len(choices)} choices"
+            )
         else:
-            problem = self._quantity_problem(prompt, str(gold), response.text)
+            problem = self._quantity_problem(prompt, str(gold), text)
         return Verdict(
             float(not problem),
             {"answered": float(problem != "no answer found")},
@@ -128,18 +89,27 @@ class StemVerifier(VerifierBase):
     def _quantity_problem(self, prompt: Prompt, gold_text: str, text: str) -> str:
         """Why the response's quantity is wrong; empty if it is right."""
         gold = read_quantity(gold_text)
-        if gold is None or (gold.unit and not _is_known_unit(gold.unit)):
-            raise VerifierError("bad_prompt", f"{prompt.prompt_id}: answer {gold_text!r} is not a number with a unit")
         answer_text = _marked_answer(text)
         if answer_text is None:
+            answer_text = announced_text(text)
+        if gold is None and _FORMULA.match(plain_latex(gold_text)):
+            return _formula_problem(gold_text, answer_text)
+        if gold is None or (gold.unit and units.parsed_unit(gold.unit) is None and not is_currency(gold.unit)):
+            raise VerifierError("bad_prompt", f"{prompt.prompt_id}: answer {gold_text!r} is not a number with a unit")
+        if answer_text is None:
             return "no answer found"
-        answer = read_quantity(answer_text)
+        answer = _first_quantity(answer_text)
         if answer is None:
             return f"{_shown(answer_text)!r} is not a number with a unit"
-        is_ratio = _converted(Quantity(1.0, 1, gold.unit), "") is not None  # percent, ppm: a plain number will do
+        return self._value_problem(prompt, gold, answer, _shown(answer_text))
+
+    def _value_problem(self, prompt: Prompt, gold: Quantity, answer: Quantity, shown: str) -> str:
+        if is_currency(gold.unit) and units.is_same_unit(gold.unit, answer.unit):
+            return self._number_problem(prompt, gold, answer, answer.value)
+        is_ratio = not _ANGLE.search(gold.unit) and units.converted(1.0, gold.unit, "") is not None
         if not answer.unit and self._require_units and not is_ratio:
-            return f"{_shown(answer_text)} lacks its unit ({gold.unit})"
-        value = _converted(answer, gold.unit) if answer.unit or is_ratio else answer.value
+            return f"{shown} lacks its unit ({gold.unit})"
+        value = units.converted(answer.value, answer.unit, gold.unit) if answer.unit or is_ratio else answer.value
         if value is None:
             return f"{answer.unit!r} is not a unit of the same kind as {gold.unit!r}"
         return self._number_problem(prompt, gold, answer, value)
@@ -161,83 +131,42 @@ class StemVerifier(VerifierBase):
         return f"{value:g} {gold.unit} is not {gold.value:g} ± {bound:.2g}".replace("  ", " ")
 
 
-def _choice_problem(gold: str, choices: list[str], text: str) -> str:
-    letters = [chr(ord("A") + index) for index in range(len(choices))] or [chr(ord("A") + n) for n in range(26)]
+def _choice_problem(gold: Any, wanted: frozenset[str], choices: list[str], text: str) -> str:
     answer = _marked_answer(text)
-    if answer is None:
-        said = _SAID_CHOICE.findall(text)
-        if not said:
+    chosen: frozenset[str] = frozenset()
+    if answer is not None:
+        has_labels = isinstance(gold, str) and gold.strip().isdigit()
+        chosen = chosen_by_answer(answer, choices, has_labels=has_labels)
+    if not chosen:
+        announced = announced_choice(text, choices)
+        if answer is None and announced is None:
             return "no answer found"
-        answer = said[-1].upper()
-    plain = _SPACING.sub(" ", _TEXT.sub(r"\1", answer[:_MAX_CHOICE_CHARACTERS])).strip().strip("*").strip()
-    match = _CHOICE.match(plain)
-    if match is not None and set(re.findall("[A-Z]", match.group(1))) <= set(letters):
-        chosen = set(re.findall("[A-Z]", match.group(1)))
-    else:
-        wanted = plain.casefold().rstrip(".")
-        chosen = {
-            letter for letter, choice in zip(letters, choices, strict=False) if choice.casefold().strip() == wanted
-        }
-    if chosen == set(re.findall("[A-Z]", gold)):
+        if announced is not None and announced[1] > text.rfind("\\boxed"):
+            chosen = announced[0]
+    if chosen == wanted:
         return ""
-    return f"{', '.join(sorted(chosen)) or _shown(answer)} is not {gold}"
+    return f"{', '.join(sorted(chosen)) or _shown(answer or '')} is not {gold}"
+
+
+def _formula_problem(gold: str, answer: str | None) -> str:
+    """A word or chemical formula as reference: the same text is right, letters in the same order and case."""
+    if answer is None:
+        return "no answer found"
+    one, other = (re.sub(r"[_{}]|\\text", "", squeezed(plain_latex(text[:MAX_CHARACTERS]))) for text in (gold, answer))
+    is_word = plain_latex(gold).islower()
+    return "" if one == other or (is_word and one == other.casefold()) else f"{_shown(answer)} is not {gold}"
+
+
+def _first_quantity(text: str) -> Quantity | None:
+    """The quantity that the whole answer is, or the one it ends an equation with (`F = ma = 12 N`)."""
+    quantity = read_quantity(text)
+    if quantity is None and "=" in text:
+        quantity = read_quantity(text.rpartition("=")[2])
+    return quantity
 
 
 def _marked_answer(text: str) -> str | None:
     return boxed_answer(text) or tagged_answer(text)
-
-
-def _figures(digits: str) -> int:
-    significant = digits.lstrip("+-").lstrip("0")
-    if "." in significant:
-        return len(significant.replace(".", "").lstrip("0"))
-    return len(significant.rstrip("0")) or 1
-
-
-def _unit_text(text: str) -> str | None:
-    """The unit in pint's spelling, or None if it holds anything that no unit needs."""
-    text = text.replace("^{", "^(").replace("}", ")")
-    pieces, position = [], 0
-    while position < len(text):
-        match = _UNIT.match(text, position)
-        if match is None:
-            return None
-        piece = match.group()
-        if piece[0] in "^*" and len(piece) > 1:
-            piece = "**(" + re.sub(r"[^\d-]", "", piece) + ")"
-        pieces.append(piece.replace("%", "percent").replace("μ", "µ").replace("Ω", "ohm"))
-        position = match.end()
-    return re.sub(r"(?<=[\w)])\s+(?=[A-Za-zµ])", " * ", "".join(pieces).strip())
-
-
-@lru_cache(maxsize=1)
-def _registry() -> Any:
-    import pint  # slow to import, and only needed where there are units
-
-    return pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
-
-
-@lru_cache(maxsize=1024)
-def _parsed_unit(unit: str) -> Any | None:
-    try:
-        return _registry().parse_units(unit)
-    except Exception:  # pint raises many kinds, also its tokenizer's own
-        return None
-
-
-def _is_known_unit(unit: str) -> bool:
-    return _parsed_unit(unit) is not None
-
-
-def _converted(quantity: Quantity, unit: str) -> float | None:
-    """The value in another unit, or None where that is impossible. An empty unit is a plain number."""
-    parsed = _parsed_unit(quantity.unit) if quantity.unit else ""
-    if parsed is None:
-        return None
-    try:
-        return float(_registry().Quantity(quantity.value, parsed).to(_parsed_unit(unit) if unit else "").magnitude)
-    except Exception:  # another dimension, or an offset unit in a product
-        return None
 
 
 def _shown(text: str) -> str:

@@ -9,7 +9,7 @@ from ring_async.verifiers.rules.code.extraction import extract_program
 from ring_async.verifiers.rules.instructions.kinds import KINDS
 from ring_async.verifiers.rules.instructions.verifier import InstructionVerifier
 from ring_async.verifiers.rules.logic.screening import is_plausible_answer
-from ring_async.verifiers.rules.math import is_computable
+from ring_async.verifiers.rules.math import MathVerifier
 from ring_async.verifiers.rules.stem import StemVerifier
 
 SIZE = 100_000
@@ -99,7 +99,8 @@ def test_hostile_text_is_judged(text):
     tagged_answer(text)
     last_number(text)
     extract_program(text)
-    is_computable(text)
+    MathVerifier().is_equal("5", text)
+    MathVerifier(extract="last_number").score(Prompt("p", "s", "?", {"answer": "5"}), Response(text))
     for task in ("countdown", "n_queens"):
         is_plausible_answer(task, text)
     instructions = [{"id": identifier, "kwargs": ARGUMENTS} for identifier in QUICK_KINDS]

@@ -3,7 +3,8 @@ import pytest
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
-from ring_async.verifiers.rules.stem import Quantity, StemVerifier, read_quantity
+from ring_async.verifiers.rules.quantities import Quantity, read_quantity
+from ring_async.verifiers.rules.stem import StemVerifier
 
 
 @pytest.fixture(scope="module", autouse=True)
