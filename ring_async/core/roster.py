@@ -19,7 +19,7 @@ import msgspec
 
 
 class Role(StrEnum):
-    """What one actor does for the run."""
+    """The role that an actor plays in the run."""
 
     CONTROLLER = "controller"
     REPLAY = "replay"
@@ -69,7 +69,7 @@ class ActorSpec(msgspec.Struct, frozen=True, order=True):
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """How many actors play each role. There is one controller.
+    """The number of actors of each role, beside the one controller.
 
     `learner` counts the processes of the learner, one for each rank.
     """
@@ -92,13 +92,14 @@ class Roster:
         }
 
     def actors(self) -> Iterator[tuple[str, Role]]:
-        """Every actor's id and role."""
+        """The id and role of every actor."""
         for role, num in self.counts.items():
             for index in range(num):
                 yield id_of(role, index), role
 
     def needs(self, share: Mapping[Role, float]) -> dict[Role, float]:
-        """What all actors of each role need together, given what one of them does; roles without a share need none."""
+        """The needs of all actors of each role together, from those of one; a role that is missing needs none.
+        """
         return {role: num * share.get(role, 0.0) for role, num in self.counts.items()}
 
 

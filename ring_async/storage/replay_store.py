@@ -70,7 +70,7 @@ class StoredGroup(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Writes:
-    """All of one commit. `released` groups lose their payload; their last progress is kept as `ended`."""
+    """The content of one commit. `released` groups lose their payload; their last progress is kept as `ended`."""
 
     puts: Sequence[StoredGroup] = ()
     progress: Mapping[str, GroupProgress] = field(default_factory=dict)
@@ -83,7 +83,12 @@ class Writes:
 
 
 class StoreReader:
-    """A consistent view of the store. What it returns points into the map: it is valid until the view is closed."""
+    """A consistent view of the store, from `ReplayStore.read`. Returned arrays are valid until the view is closed.
+
+        with store.read() as reader:
+            reader.group("math-00000017").copy()     # kept beyond the block
+            list(reader.plans_after(0))              # every logged plan
+    """
 
     def __init__(
         self, path: Path, transaction: lmdb.Transaction, tables: Mapping[str, Any], headers: Mapping[str, GroupHeader]
@@ -157,6 +162,10 @@ class StoreReader:
 class ReplayStore:
     """One shard's store, in the folder `path`.
 
+        store = ReplayStore(path, map_size_bytes=1 << 30)
+        store.commit(Writes(puts=[StoredGroup(record, progress, group.buffers)]))     # durable when it returns
+        store.commit(Writes(released=[group_id]))                                     # the payload is gone
+
     Args:
         map_size_bytes: most the store may hold on disk.
         is_readonly: for the audit: nothing is made or changed.
@@ -213,7 +222,7 @@ class ReplayStore:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[StoreReader]:
-        """A short look at the store: leave the block before anything that takes long.
+        """Open a consistent view of the store. Keep the block short: an open view keeps old pages alive.
 
         Raises:
             StorageError: the store cannot be opened or read.

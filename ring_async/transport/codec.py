@@ -133,7 +133,10 @@ E = TypeVar("E", bound=Envelope)
 
 
 class Codec:
-    """Encodes and decodes under one set of limits.
+    """Encodes and decodes messages within one set of limits.
+
+        raw = codec.encode_message(GroupGenerated(header))     # put into an envelope by the outbox
+        codec.decode_message(raw)                              # the message again, or a CodecError with its cause
 
     Args:
         limits: most frames and bytes of a message, in both directions.

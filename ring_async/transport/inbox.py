@@ -118,6 +118,10 @@ class SessionDelivery:
 class SessionInbox:
     """An `Inbox` over any link. Belongs to one event loop; not thread-safe.
 
+        delivery = await inbox.receive()
+        store(delivery.message, delivery.buffers)     # the actor's own durable commit
+        delivery.ack()                                # the sender forgets the message, and its credit is free again
+
     Args:
         endpoint: where outboxes connect.
         owner: actor id and name, for the log.

@@ -41,6 +41,10 @@ class HeldGroup(msgspec.Struct):
     configured measure, and from its oldest token. `trainable`: loss tokens that may still be trained, over all their
     uses; `is_open`: some trajectory may still be trained; `is_used`: some trajectory was trained to its end and is not
     retired yet.
+
+    Example:
+        A group of two responses of 6 loss tokens each, all sampled by version 3: `num_tokens` (6, 6), `births` [3, 3],
+        `trainable` 12 with `max_reuse` 1. After a batch took 4 tokens of the first response, `trainable` is 8.
     """
 
     record: GroupRecord

@@ -41,7 +41,7 @@ class ReplayBuffer:
 
     Args:
         rules: settings of the decisions; `tune` changes them.
-            last_plan, covered, lineage, epoch_rules: the state to go on from, as stored before a restart.
+        last_plan, covered, lineage, epoch_rules: the state to go on from, as stored before a restart.
 
     Example:
         With Φ = 10, groups `a` and `b` of two responses of 6 tokens each are added. `plan(1, version)` takes `a/0`

@@ -20,7 +20,7 @@ class BufferRules(msgspec.Struct, frozen=True):
                 would be too old for the next batch, so it is always dropped.
         max_buffer_tokens: retention bound in trainable loss tokens; None: `2 (max_staleness + 1) Φ`.
         source_shares: each source's share of a batch's loss tokens, in any unit; None: no quotas.
-            seed: for breaking ties in the order of candidates.
+        seed: for breaking ties in the order of candidates.
         num_shards: buffers that share the retention bound; each keeps about its part.
     """
 

@@ -2,10 +2,10 @@
 
     scored groups, the buffer ──decide_intake──▶ Intake: what to commit, what to report, what to answer
 
-    Owns: that decision. Does not own making it durable (`storage.replay_shard`), nor the advantages
-    (`core.advantages`).
-    Invariants: the buffer is read, never changed. Of several copies of a group the first is kept, with one exception:
-    if the verdict of a group may no longer be trained on, a copy with a verdict by an admitted epoch replaces it.
+Owns: that decision. Does not own making it durable (`storage.replay_shard`), nor the advantages
+(`core.advantages`).
+Invariants: the buffer is read, never changed. Of several copies of a group the first is kept, with one exception:
+if the verdict of a group may no longer be trained on, a copy with a verdict by an admitted epoch replaces it.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Intake:
         receipts: one for each group that arrived, in order.
         admitted: groups to store, by id.
         ended: progress of groups that arrived and ended at once, by id; their payload is not stored.
-            judged_again: ids of groups, among those admitted or changed, whose verdict was replaced.
-            change: the change to groups that were held before.
-            moved: new states of trajectories, for the ledger.
+        judged_again: ids of groups, among those admitted or changed, whose verdict was replaced.
+        change: the change to groups that were held before.
+        moved: new states of trajectories, for the ledger.
 
     Example:
         Groups `a` (rewards 1, 0), `b` (rewards 1, 1) and `a` once more arrive. The receipts say buffered, dropped,
@@ -92,10 +92,10 @@ def decide_intake(
     Args:
         groups: in the order of their arrival.
         buffer: the groups held; it is not changed.
-            known: ids, among those of `groups`, that are held or have ended.
-            score: computes a group's advantages.
-            cover: newest plan number covered by a checkpoint, if that was not carried out yet; else 0. Payloads that
-                only covered batches needed are released in the same commit.
+        known: ids, among those of `groups`, that are held or have ended.
+        score: computes a group's advantages.
+        cover: newest plan number covered by a checkpoint, if that was not carried out yet; else 0. Payloads that
+            only covered batches needed are released in the same commit.
 
     Raises:
         ValueError: a group has no finite rewards.

@@ -43,7 +43,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True, gc=False):
         position: loss tokens trained in the present pass.
         last_plan: number of the last batch that used it; 0: none.
         state: its state in the ledger: buffered, consumed, or how it ended.
-            is_open: whether it may still be trained.
+        is_open: whether it may still be trained.
     """
 
     num_uses: int = 0

@@ -30,8 +30,8 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         num_loss_tokens: loss tokens not yet trained in this pass, > 0.
         can_split: whether it may be cut: its remainder could still be trained with the next batch, or may be dropped.
-            is_remainder: whether an earlier batch cut it; remainders are chosen first.
-            num_uses: how often all of its tokens were trained before.
+        is_remainder: whether an earlier batch cut it; remainders are chosen first.
+        num_uses: how often all of its tokens were trained before.
         oldest_number: version number of its oldest token, in the surviving lineage.
         arrival: order in which its group was committed.
         abs_advantage: |advantage|.
