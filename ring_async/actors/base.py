@@ -52,7 +52,7 @@ REQUEST_TIMEOUT_S = 10.0
 """How long an actor waits for the controller's answer before it asks again."""
 
 LEFT_POLL_S = 1.0
-"""How often an actor that waits for another looks whether that one has left the fleet."""
+"""How often an actor that waits for a member checks whether that member has left the fleet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class ActorContext:
     tracer: Tracer
     metrics_endpoint: str = ""
     host: str = field(default_factory=socket.gethostname)
-    """How people and the cluster call the machine it runs on."""
+    """Address of the actor's host, as people and the cluster know it."""
 
 
 class Actor:

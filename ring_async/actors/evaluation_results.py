@@ -45,7 +45,7 @@ class EvaluationRow(msgspec.Struct, frozen=True):
     num_failed: int
     """Answers that could not be judged."""
     accuracy: float
-    """Share of answers that solve their problem (pass@1; avg@k with k answers each); NaN where none was judged."""
+    """Share of answers that solve their problem (pass@1; avg@k with k answers each); NaN if no answer was judged."""
     reward_mean: float
     tokens_mean: float
     truncated_share: float

@@ -46,7 +46,7 @@ from ring_async.types import PolicyVersion
 log = logging.getLogger(__name__)
 
 BATCH_POLL_S = 5.0
-"""How long replay holds a question for a batch before it answers with what is missing."""
+"""How long replay may hold a request for a batch before it answers why there is none."""
 
 
 class Learner(Actor):
@@ -70,7 +70,7 @@ class Learner(Actor):
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self._busy = asyncio.Lock()
-        """Held by whoever uses the engine for a whole step, a checkpoint or new settings."""
+        """Lock of the train engine: held for a step, a checkpoint or a change of settings."""
         self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
         self._publishing: asyncio.Task[None] | None = None
         self._published_s = 0.0

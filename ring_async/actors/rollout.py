@@ -58,7 +58,7 @@ class Rollout(Actor):
         self.engine = engine
         self._weights = WeightFollower(engine, receiver, self.config.rollout.on_update, self.tracer)
         self._why_none = ""
-        """What the last question for work was answered with, if not with work."""
+        """Why the last request for work was not granted; empty if it was."""
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._meter = EngineMeter()
@@ -66,7 +66,7 @@ class Rollout(Actor):
         self._unpaused.set()
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._may_generate = asyncio.Event()
-        """The engine has free slots again, or its first weights."""
+        """Set when the engine has free slots again, or its first weights."""
 
     async def open(self) -> None:
         self._tokenizer = await asyncio.to_thread(self._make_tokenizer)

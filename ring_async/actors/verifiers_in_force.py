@@ -31,7 +31,7 @@ from ring_async.verifiers.scoring import score_group
 log = logging.getLogger(__name__)
 
 AGREEMENT = 1e-6
-"""Rewards closer than this are the same."""
+"""Rewards closer than this count as equal."""
 
 
 @dataclass(slots=True)

@@ -207,28 +207,28 @@ class Swap:
 
     swap_id: str
     verifier: VerifierInForce
-    """The new one; its version is known once it is prepared."""
+    """The new verifier; its version is known once it is prepared."""
     before: VerifierInForce
-    """The one in force when the swap began."""
+    """The verifier in force when the swap began."""
     author: str
     shadow: int = 0
     """Trajectories that both verifiers judge before the commit."""
     rescore: bool = False
     is_held: bool = False
-    """After the shadow, wait for a person."""
+    """Whether the swap waits for a person after the shadow phase."""
     is_rollback: bool = False
     cause: str = ""
-    """Why it is rolled back, or empty."""
+    """Why the former verifier comes back, if this swap is a rollback; else empty."""
     state: SwapState = SwapState.PREPARING
     reason: str = ""
-    """Why it was aborted or is going to be, or empty."""
+    """Why the swap was or will be aborted; else empty."""
     num_cases: int = 0
     prepare_s: float = 0.0
     commit_s: float = 0.0
     report: ShadowCounts = field(default_factory=ShadowCounts)
     _began_s: float = 0.0
     _awaited: set[str] = field(default_factory=set)
-    """Reward actors that have not said yet how preparing went."""
+    """Reward actors that have not yet answered `Prepare`."""
     _prepared: list[Prepared] = field(default_factory=list)
 
     @property

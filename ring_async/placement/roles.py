@@ -55,7 +55,9 @@ def make_actor(context: ActorContext, socket_dir: Path, keys: CurveKeys | None) 
 
 
 def parts_of(actor: Any) -> dict[str, Any]:
-    """What an actor is made of: itself, its transport, and what the configuration chose."""
+    """The parts of an actor that appear in its log: its class, its transport, and the parts that the configuration
+    chose.
+    """
     parts = {"actor": actor, "transport": actor.context.transport}
     return parts | {name: part for name, part in vars(actor).items() if name in ("engine", "receiver", "sender")}
 
@@ -89,7 +91,7 @@ def _make_evaluator(context: ActorContext, make_tokenizer: Any, keys: CurveKeys 
     config, actor_id = context.config, context.spec.actor_id
     return Evaluator(
         context,
-        # Its engine draws no `generate` spans: those are rollouts', and prove that training is asynchronous.
+        # Its engine records no `generate` spans: those of rollouts prove that training is asynchronous.
         make_engine(config, actor_id, Tracer(None, actor_id)),
         make_weight_receiver(config, actor_id=actor_id, keys=keys),
         make_tokenizer,

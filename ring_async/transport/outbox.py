@@ -56,7 +56,7 @@ class SessionOutbox:
     def __init__(self, *, endpoint: str, sender: str, peer: str, codec: Codec) -> None:
         self.endpoint = endpoint
         self.rejected: Counter[str] = Counter()
-        """Frames from the inbox that were no message of ours, by cause."""
+        """Messages from the inbox that were rejected, by cause."""
         self.sent_bytes = 0
         """Bytes of messages, headers and buffers; repeated ones count again."""
         self.num_resent = 0

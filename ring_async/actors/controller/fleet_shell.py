@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 LEAVE_S = 30.0
 """Longest time for an actor that is scaled away to finish what it has under way."""
 COMMAND_TIMEOUT_S = 300.0
-"""A learner takes up settings between two steps; a step of a large model takes minutes."""
+"""Longest time for a command. A learner applies settings between two steps, and a step of a large model takes minutes.
+"""
 
 
 class FleetShell:

@@ -57,7 +57,7 @@ class PromptSearch:
         """Set the window for the searches to come; None: every prompt is issued."""
         self.window = window
         self.num_in_vain = 0
-        """Passed over since the last prompt within."""
+        """Prompts passed over since the last one within the window."""
         self._seen: tuple[int, Prompt] | None = None
 
     @property

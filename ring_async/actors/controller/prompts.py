@@ -26,7 +26,7 @@ from ring_async.types import Prompt, Reservation, SamplingParams
 
 MakeSource = Callable[[str, SourceSection], PromptSource]
 OnEmpty = Callable[[str, Window, int], None]
-"""Told a source, its window, and how many prompts in a row were passed over."""
+"""Called with a source, its window, and the number of prompts passed over in a row, when a window counts as empty."""
 
 _OBSERVED_KEY = "observed/"
 

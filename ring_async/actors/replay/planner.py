@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SHARD_TIMEOUT_S = 5.0
-"""A shard that does not answer for this long is planned without, or, if a plan needs it, waited for anew."""
+"""A batch is planned without a shard that does not answer for this long; a logged plan that needs it asks again."""
 
 MAX_PARTS = 64
 """Plans read from the log at once for a shard that was away."""
@@ -72,7 +72,7 @@ class BatchPlanner:
         self._num_shards = actor.config.replay.num
         self._others = [id_of(Role.REPLAY, index) for index in range(1, self._num_shards)]
         self._reported: dict[str, int] = {}
-        """Trainable tokens that each other shard last spoke of."""
+        """Trainable tokens of each other shard, by its last report."""
         self._turn = asyncio.Lock()
 
     def observe(self, shard: str, report: BufferReported) -> None:

@@ -57,7 +57,7 @@ MAX_COMMIT_BYTES = 64 << 20
 REPORT_INTERVAL_S = 0.05
 STORAGE_RETRY_S = 1.0
 SHORTEST_WAIT_S = 1e-3
-"""Less is no wait: a remainder that rounding left over would be waited for without the clock moving."""
+"""Shorter waits are skipped: a remainder left by rounding can be too small to move a clock."""
 
 
 class Replay(Actor):
@@ -71,7 +71,7 @@ class Replay(Actor):
         self._changed = asyncio.Condition()
         self._num_waiting_questions = 0
         self._num_wakeups = 0
-        """How often questions that wait were woken: one that sees it unchanged has missed nothing."""
+        """How often the waiting questions were woken; a question that finds it unchanged has missed no change."""
         self._trouble = ""
         self._swap_wait_s = 0.0
         """Time that the shard's thread spent on new epoch rules."""

@@ -58,10 +58,12 @@ class Reports:
         """Number of the newest report of states that was sent to this controller."""
         self._is_present_due = False
         self._num_sent = 0
-        """Reports without a number of their own; it makes their message ids."""
+        """Counts reports that have no number; their message ids derive from it."""
         self._num_evictions_exported = 0
         self._scored: defaultdict[str, float] = defaultdict(float)
-        """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
+        """Number of scored trajectories that arrived, with or without a signal, and the sum of their rewards, by
+        source.
+        """
         self._planner_hears: asyncio.Future[None] | None = None
 
     def look_again(self) -> None:

@@ -23,7 +23,7 @@ from ring_async.types import Group
 log = logging.getLogger(__name__)
 
 MAX_UNDER_WAY = 16
-"""Groups on their way to be judged again at once."""
+"""Most groups that are being judged again at once."""
 
 
 class Rescorer:

@@ -16,7 +16,7 @@ class RunState(StrEnum):
     PAUSED = "paused"
     """No work is granted and nothing is trained until a person resumes it."""
     STOPPING = "stopping"
-    """Actors are leaving. Why, stands beside the state."""
+    """Actors are leaving; the status gives the reason."""
     FINISHED = "finished"
     FAILED = "failed"
 
@@ -29,9 +29,9 @@ class ActorState(StrEnum):
     """The state of an actor, as its heartbeats report it; `WAITING` (no process yet) is set by the controller."""
 
     WAITING = "waiting"
-    """There is no place yet where its process could start."""
+    """There is no place yet where the actor's process could start."""
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
-    """It was told to leave and finishes what it has under way."""
+    """The actor was told to leave and finishes its work."""
     DONE = "done"

@@ -66,7 +66,7 @@ class ReplayBuffer:
         self.epoch_rules = dict(epoch_rules or {})
         self._entries: dict[str, HeldGroup] = {}
         self._barred: set[str] = set()
-        """Groups whose verdicts may not be trained on. Asked for after every commit, so kept rather than sought."""
+        """Groups whose verdicts may not be trained on. Kept up to date because they are needed after every commit."""
         self._next_arrival = 1
         self._trainable = 0
 

@@ -24,7 +24,7 @@ from ring_async.trajectory_states import EndCause, TrajectoryState
 from ring_async.types import Group, GroupHeader
 
 Score = Callable[[GroupHeader], GroupAdvantages]
-"""What a group is worth. It may remember groups that it has seen, so it is asked once for each group taken in."""
+"""Computes a group's advantages. It may be stateful (`RewardSpread`), so it is called once for each group taken in."""
 
 
 class IntakeOutcome(StrEnum):
@@ -32,7 +32,7 @@ class IntakeOutcome(StrEnum):
 
     BUFFERED = "buffered"
     DROPPED = "dropped"
-    """No response of it can be trained."""
+    """No response of the group can be trained."""
     DUPLICATE = "duplicate"
     """The group is held, or ended, already."""
 

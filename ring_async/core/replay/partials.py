@@ -84,13 +84,13 @@ class AppendOutcome(StrEnum):
 
     APPENDED = "appended"
     DUPLICATE = "duplicate"
-    """All its tokens are held already."""
+    """All tokens of the piece are held already."""
     OUT_OF_ORDER = "out_of_order"
-    """It does not begin where the held tokens end; the sender goes on from there."""
+    """The piece does not begin where the held tokens end; the sender goes on from that position."""
     NOT_WRITER = "not_writer"
-    """Its group is another's now: the sender stops."""
+    """The group belongs to another writer now: the sender stops."""
     ENDED = "ended"
-    """Its group is complete in replay: the sender stops."""
+    """The group is complete in replay: the sender stops."""
 
 
 class AppendAnswer(msgspec.Struct, frozen=True):

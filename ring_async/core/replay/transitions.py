@@ -16,7 +16,7 @@ from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectorySt
 from ring_async.types import GroupHeader
 
 OPEN: Final = Progress()
-"""Progress of a trajectory to which nothing has happened."""
+"""Progress of a trajectory that no batch has used."""
 
 
 def dropped(cause: EndCause) -> Progress:

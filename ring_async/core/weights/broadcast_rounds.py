@@ -27,8 +27,7 @@ from ring_async.types import PolicyVersion
 
 BACKOFF_S = 0.25
 MAX_BACKOFF_S = 8.0
-"""Pause after a failure, doubled with every further one: of the member that failed, while the others go on; or of the
-sender."""
+"""Longest pause after failures of a member, which then is left out, or of the sender; it doubles with every failure."""
 ENDING_S = 5.0
 """How long the thread of an aborted round may take to end; after that it is abandoned."""
 

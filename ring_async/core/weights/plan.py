@@ -90,7 +90,7 @@ class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
     num_bytes: int
     bucket_bytes: int
     large_bytes: int = LARGE_BYTES
-    """From here on a tensor's bytes are sent alone."""
+    """A tensor of at least this many bytes is sent alone."""
 
     def __post_init__(self) -> None:
         if self.large_bytes < ALIGNMENT:

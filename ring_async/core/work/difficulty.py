@@ -18,7 +18,8 @@ from ring_async.types import Prompt
 OBSERVED = "observed"
 """Difficulty as this run found it: 1 − mean reward of the prompt's last group. 0: always solved, 1: never."""
 BELIEVED_ROUNDS = 3
-"""An observation passes a prompt over in so many rounds of its source; then it is asked again, for the policy moves."""
+"""Rounds of a source for which an observation is valid; then the prompt is issued again, since the policy has changed.
+"""
 
 MAX_OBSERVED = 100_000
 """Prompts of which an observation is kept, in memory and in the journal (90 bytes each); later ones stay unknown."""

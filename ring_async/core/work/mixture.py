@@ -30,7 +30,7 @@ class Mixture:
         self._completed: dict[str, float] = {}
         self._in_flight: dict[str, int] = {}
         self.paused: set[str] = set()
-        """Sources that are not chosen now, whatever their weight: nobody can judge them."""
+        """Sources that are not chosen now, whatever their weight, because no verifier can judge them."""
         self.set_weights(weights, epoch=epoch)
 
     def set_weights(self, weights: Mapping[str, float], *, epoch: int) -> None:
