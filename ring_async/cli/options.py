@@ -50,7 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def short(path: Path) -> str:
-    """A path in its shortest form: relative to the working directory if it lies below."""
+    """A path relative to the working directory."""
     return os.path.relpath(path)
 
 

@@ -55,9 +55,7 @@ def make_actor(context: ActorContext, socket_dir: Path, keys: CurveKeys | None) 
 
 
 def parts_of(actor: Any) -> dict[str, Any]:
-    """The parts of an actor that appear in its log: its class, its transport, and the parts that the configuration
-    chose.
-    """
+    """The actor, its transport, and its engine, receiver or sender where it has one, by name."""
     parts = {"actor": actor, "transport": actor.context.transport}
     return parts | {name: part for name, part in vars(actor).items() if name in ("engine", "receiver", "sender")}
 

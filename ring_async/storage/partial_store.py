@@ -232,7 +232,7 @@ class PartialStore:
     def _make_room(self, environment: lmdb.Environment) -> None:
         """Delete the groups whose last handover is the oldest, once the map is nearly full.
 
-        Such groups are never completed: they were given up, or generated again without their pieces.
+        Such groups will hardly be completed: they were given up, or are generated elsewhere.
         """
         if self._used_bytes(environment) <= _HIGH_WATER * self._map_size_bytes:
             return

@@ -27,7 +27,7 @@ from ring_async.types import PolicyVersion
 
 BACKOFF_S = 0.25
 MAX_BACKOFF_S = 8.0
-"""Longest pause after failures of a member, which then is left out, or of the sender; it doubles with every failure."""
+"""Longest pause after a failure; pauses double from `BACKOFF_S`. A member is left out meanwhile, the sender rests."""
 ENDING_S = 5.0
 """How long the thread of an aborted round may take to end; after that it is abandoned."""
 

@@ -134,7 +134,7 @@ def _is_off_budget(row: Row) -> bool:
 
 
 def _is_over_budget(row: Row) -> bool:
-    """Whether a batch differs from the budget; only the last one, a stage's declared end, may be smaller."""
+    """Whether a batch exceeds the budget. A smaller one may be right at the end: a stage's declared last batch."""
     return _is_off_budget(row) and row.get("loss_tokens", 0) > row["token_budget"]
 
 

@@ -200,7 +200,7 @@ class _Slab:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def reclaim(self) -> bool:
-        """Take the exclusive lock of the slab; returns False if a receiver maps it."""
+        """Take the slab's exclusive lock and clear its header; returns False if a receiver maps it."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
