@@ -115,9 +115,9 @@ class _Round:
 class BroadcastRounds:
     """Decides, for the sender of weights, on rounds and their members.
 
-        rounds.join("rollout-0", None, now_s=0.0)            # the receiver holds no version yet
+        rounds.join(actor_id, None, now_s=0.0)               # the receiver holds no version yet
         rounds.publish(PolicyVersion(0, 1), now_s=0.1)       # [OfferRound(round=1, …)]
-        rounds.ready(1, "rollout-0", now_s=0.2)              # [StartRound(round=1)]
+        rounds.ready(1, actor_id, now_s=0.2)                 # [StartRound(round=1)]
 
     Args:
         gate_s: longest time from the offer to the last "ready".
