@@ -1,6 +1,7 @@
 """One optimizer batch: which token intervals it takes (`BatchPlan`), and their tokens in packed rows (`PackedBatch`).
 
-Owns: what they are made of, and how a batch lies in memory. Does not own the choice (`core.replay`) nor the packing
+Owns: their fields, and how a batch lies in memory. Does not own the choice of intervals (`core.replay`), nor the
+packing
 (`core.packing`).
 Invariants: immutable once built; a plan describes its batch's arrays exactly.
 
@@ -28,7 +29,7 @@ class TokenInterval(msgspec.Struct, frozen=True, order=True, array_like=True, gc
 
 
 class PackedSequence(msgspec.Struct, frozen=True, gc=False):
-    """Where one prompt + response lies in the packed rows, and what it carries."""
+    """One prompt + response of a batch: its place in the packed rows, and its learning signal."""
 
     trajectory_id: str
     source: str
@@ -47,7 +48,9 @@ class PackedSequence(msgspec.Struct, frozen=True, gc=False):
 class BatchPlan(msgspec.Struct, frozen=True):
     """One optimizer batch: which token intervals, exactly `token_budget` loss tokens, in which rows.
 
-    Numbered without gaps; logged durably before the learner sees it; replayed by number after a learner's crash.
+    Plans are numbered without gaps. A plan is logged durably before the learner gets it, and a learner that crashed is
+    given
+    the logged plan of a number again.
     """
 
     plan_number: int
@@ -71,7 +74,8 @@ class BatchPlan(msgspec.Struct, frozen=True):
 class PackedBatch:
     """A batch plan with its tokens, packed into rows of one fixed shape `[B, C]`.
 
-    A position describes the token that lies there: the logits that predict it are one position earlier. Padding has
+    Values at a position describe the token that lies there; the logits that predict it are one position earlier.
+    Padding has
     `sequence_ids` 0 and no loss.
 
     Attributes:
@@ -104,7 +108,7 @@ class PackedBatch:
 
     @classmethod
     def from_buffers(cls, plan: BatchPlan, buffers: Sequence[Buffer]) -> PackedBatch:
-        """Rebuild a batch around received buffers, without a copy.
+        """Build a batch around received buffers, without a copy.
 
         Raises:
             ValueError: the buffers' number or sizes do not fit the plan, or a column of it is not allowed.

@@ -4,8 +4,8 @@ Owns: what a column is (name, dtype, width), which names and dtypes are allowed,
 bytes without a copy. Does not own which columns a group or a batch must have (`types`, `batches`).
 Invariants: a header describes its columns exactly; bytes are only ever read as one of `DTYPES`, never unpickled.
 
-Anybody may add a column to a `Generation`, for example `routed_experts` (uint8, width layers × top-k). Every actor on
-its way to the learner carries it unharmed without knowing it; padding of packed rows is zero.
+Anybody may add a column to a `Generation`, for example `routed_experts` (uint8, width layers × top-k). Every actor
+between engine and learner carries it unchanged without knowing its meaning; padding of packed rows is zero.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Column(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return np.dtype(self.dtype).itemsize * self.width
 
     def shape(self, *tokens: int) -> tuple[int, ...]:
-        """Shape of an array that holds so many tokens, for example `shape(num_rows, token_capacity)`."""
+        """The shape of an array with this column's values for so many tokens, for example `shape(num_rows,
+        token_capacity)`.
+        """
         return tokens if self.width == 1 else (*tokens, self.width)
 
     def read(self, buffer: Buffer, *tokens: int) -> npt.NDArray[Any]:
@@ -74,7 +76,7 @@ _RESERVED: Final = frozenset({"prompt_ids", *(column.name for column in REQUIRED
 
 
 def describe(columns: Columns, num_dimensions: int = 1) -> tuple[Column, ...]:
-    """The description of optional columns; `num_dimensions` counts those of an array of width 1."""
+    """Describe arrays of optional columns; `num_dimensions` is that of an array of width 1."""
     return tuple(
         Column(name, array.dtype.name, array.shape[-1] if array.ndim > num_dimensions else 1)
         for name, array in columns.items()
@@ -122,10 +124,10 @@ def check_arrays(described: Sequence[Column], columns: Columns, where: str, *tok
 
 
 def read_columns(described: Sequence[Column], buffers: Sequence[Buffer], where: str, *tokens: int) -> Columns:
-    """Optional columns around received buffers, without a copy.
+    """Optional columns as views into received buffers.
 
     Raises:
-        ValueError: a description is not allowed, or a buffer does not hold what it says.
+        ValueError: a description is not allowed, or a buffer does not have the described size.
     """
     if not described:
         return NO_COLUMNS
@@ -147,12 +149,12 @@ def slice_columns(columns: Columns, start: int, end: int) -> Columns:
 
 
 def concatenate_columns(parts: Sequence[tuple[int, Columns]], where: str) -> Columns:
-    """Columns of several runs of tokens, each with its number of tokens, one after another (one copy).
+    """Join the columns of several parts, each given with its number of tokens (one copy).
 
-    A column that some runs lack is zero there.
+    A column that some parts lack is zero there.
 
     Raises:
-        ValueError: a column has another dtype or width in one run than in another.
+        ValueError: a column has another dtype or width in one part than in another.
     """
     described = united([describe(columns) for _, columns in parts], where)
     joined: dict[str, npt.NDArray[Any]] = {}
@@ -166,10 +168,10 @@ def concatenate_columns(parts: Sequence[tuple[int, Columns]], where: str) -> Col
 
 
 def united(descriptions: Iterable[Sequence[Column]], where: str) -> tuple[Column, ...]:
-    """All columns described, each once, in the order of first appearance.
+    """The union of several descriptions: each column once, in the order of first appearance.
 
     Raises:
-        ValueError: two of one name have another dtype or width.
+        ValueError: two columns of one name differ in dtype or width.
     """
     found: dict[str, Column] = {}
     for description in descriptions:

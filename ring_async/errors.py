@@ -1,4 +1,4 @@
-"""Every error a person may meet, by what it means for them.
+"""The errors that people may meet, by what each means for them.
 
 Owns: the hierarchy and the process exit codes. A message says what was wrong, where, and what to do.
 """
@@ -47,11 +47,11 @@ class PeerGoneError(TransportError):
 
 
 class RefusedError(TransportError):
-    """The peer understood and said no; the message is its reason."""
+    """The peer understood and refused; the message is its reason."""
 
 
 class CodecError(TransportError):
-    """Bytes from the wire that are not one of our messages. `cause` is the label they are counted under."""
+    """Bytes from the wire are not a valid message. `cause` is the label under which they are counted."""
 
     def __init__(self, cause: str, detail: str = "") -> None:
         super().__init__(f"{cause}: {detail}" if detail else cause)

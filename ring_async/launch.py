@@ -1,12 +1,12 @@
-"""From a configuration to a running fleet: the only file that knows everyone.
+"""The launcher: it turns a configuration into a running fleet.
 
     Config ──▶ Launcher (this process) ──Ray──▶ one process per actor ──ZMQ──▶ each other
                   │  reports exits ▲ is told what should run
                   └───────── Controller (the one restart authority)
 
-Owns: bringing a run up, keeping its processes as the controller wants them, taking it down. Does not own what a process
-becomes (`placement.actor_process`), where it runs (`placement.places`), nor any decision about restarts but one:
-the controller's own.
+Owns: starting a run, keeping its processes as the controller wants them, and ending it. Does not own what runs in a
+process (`placement.actor_process`), where it runs (`placement.places`), nor decisions about restarts, except for the
+controller's own restart.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 RECONCILE_S = 0.2
 SIGNAL_DEBOUNCE_S = 0.3
 PLACE_GRACE_S = 2.0
-"""Ray takes a moment to give or move a place; an actor without one for longer is said to wait."""
+"""Ray takes a moment to assign or move a place; an actor that has none for longer is reported as waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Outcome:
 
 
 class Launcher:
-    """Brings one run up, keeps its processes as the controller wants them, and takes it down."""
+    """Starts one run, keeps its processes as the controller wants them, and ends it."""
 
     def __init__(self, config: Config, run_dir: RunDir, *, is_resumed: bool = False) -> None:
         self._config = config
@@ -78,7 +78,7 @@ class Launcher:
         self._waiting: dict[str, ActorWaiting] = {}
         self._sought_since: dict[str, float] = {}
         self._unexplained: list[tuple[Process, float]] = []
-        """Processes that ended, or were killed since the controller no longer wanted them, and when."""
+        """Processes that ended, or that were killed as no longer wanted, each with the time of its end."""
         self._stop_requests = 0
         self._policy = RestartPolicy(config.placement.max_restarts, config.placement.restart_window_s)
         self._controller_incarnation = 0
@@ -119,7 +119,7 @@ class Launcher:
         if self._is_resumed:
             check_state_stays(load_config(self._run_dir.config), self._config)
         self._run_dir.create()
-        # Copies of what people name by path; actors on other hosts have them brought (`actors.verifier_files`).
+        # Copies of verifier files named by path; actors on other hosts fetch them (`actors.verifier_files`).
         self._config = keep_configured(self._config, self._run_dir.verifiers)
         self._run_dir.config.write_text(dump_config(self._config))
         self._run_dir.point_latest()
@@ -138,8 +138,8 @@ class Launcher:
     async def _supervise(self) -> Outcome:
         """Consumes exits of processes / produces starts and kills / waits a moment / freed by time.
 
-        The controller is asked again and again what should run; what runs and should not is killed, what should and
-        does not is started. Asking repeatedly makes a lost answer harmless.
+        The controller is asked again and again which processes should run; missing ones are started and superfluous
+        ones killed. Asking repeatedly makes a lost answer harmless.
         """
         endpoint = await self._start_controller()
         async with self._channel(endpoint) as controller:
@@ -195,7 +195,7 @@ class Launcher:
                 self._waiting[spec.actor_id] = ActorWaiting(spec.actor_id, spec.incarnation, place)
 
     async def _finish(self, wanted: FleetWanted) -> Outcome:
-        """Everybody was told to leave; give the controller a moment to close its journal."""
+        """After all actors were told to leave, give the controller a moment to close its journal."""
         controller = self._processes.get(CONTROLLER_ID)
         if controller is not None:
             await asyncio.to_thread(controller.end_cause, timeout_s=10.0)
@@ -207,7 +207,7 @@ class Launcher:
         spec = ActorSpec(CONTROLLER_ID, Role.CONTROLLER, self._controller_incarnation)
         self._run_dir.endpoints.unlink(missing_ok=True)
         place = self._places.place(CONTROLLER_ID, Role.CONTROLLER)
-        if not isinstance(place, Place):  # it is bound to this very host
+        if not isinstance(place, Place):  # the controller is bound to this very host
             raise ActorFailedError(f"the controller cannot start: it waits for {place}")
         self._start(spec, place, "")
         deadline_s = monotonic_s() + self._config.placement.start_timeout_s
@@ -258,10 +258,10 @@ class Launcher:
         self._unexplained = [(one, ended_s) for one, ended_s in self._unexplained if not self._explain(one, ended_s)]
 
     def _explain(self, process: Process, ended_s: float) -> bool:
-        """Report that an ended process was on a host which, as Ray now says, is gone.
+        """Report that a process ended because its host was lost, once Ray says so.
 
-        The controller counted it as a death: the end of a process, or missed heartbeats, are noticed at once, while Ray
-        takes up to a minute to say that a host is gone. Returns whether there is nothing more to learn.
+        The controller counted the end as a death: it notices the end of a process, or missed heartbeats, at once, while
+            Ray takes up to a minute to report a lost host. Returns whether the cause is settled.
         """
         if self._places.is_lost(process.place, max_age_s=RECONCILE_S):
             spec = process.spec

@@ -1,6 +1,7 @@
 """Where a trajectory is in its life, and how it ended.
 
-Owns: the closed sets of states and causes, and the word in which replay tells the ledger. Does not own the transitions
+Owns: the closed sets of states and causes, and the struct in which replay reports them to the ledger. Does not own the
+transitions
 (`core.work.ledger`) nor the decisions (`core.replay`).
 Invariants: on the wire and on disk a state is its name, as a string.
 """
@@ -28,12 +29,12 @@ class TrajectoryStatus(StrEnum):
 
     @property
     def has_ended(self) -> bool:
-        """Nothing more happens to the trajectory."""
+        """Whether the trajectory has ended: its state never changes again."""
         return self in END_STATES
 
     @property
     def is_under_way(self) -> bool:
-        """The trajectory is not durable in replay yet, so its owner must still deliver it."""
+        """Whether the trajectory is not durable in replay yet, so that its owner must still deliver it."""
         return self in UNDER_WAY_STATES
 
 
@@ -54,7 +55,7 @@ class EndCause(StrEnum):
 
 UNDER_WAY_STATES: Final = (TrajectoryStatus.GENERATING, TrajectoryStatus.GENERATED, TrajectoryStatus.SCORED)
 HELD_STATES: Final = (TrajectoryStatus.BUFFERED, TrajectoryStatus.CONSUMED)
-"""Durable in replay, and not ended."""
+"""States of a trajectory that is durable in replay and has not ended."""
 
 LIVE_STATES: Final = UNDER_WAY_STATES + HELD_STATES
 END_STATES: Final = (

@@ -1,6 +1,6 @@
 """The nouns every floor shares: versions, prompts, trajectories, groups, verdicts.
 
-Owns: what they are made of, and how a group lies in memory (one flat array per column, never one object per token).
+Owns: their fields, and how a group lies in memory (one flat array per column, never one object per token).
 Does not own: any decision, any I/O; batches (`batches`), what a column is (`columns`).
 Invariants: everything here is immutable once built; a header describes its arrays exactly (`Group.check` proves it).
 
@@ -41,7 +41,8 @@ FinishReason = Literal["stop", "length"]
 
 
 class PolicyVersion(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
-    """Weights by name: `number` optimizer steps published so far, within one lineage of the learner.
+    """The name of a version of the weights: `number` of published optimizer steps, within one incarnation of the
+    learner.
 
     `incarnation` grows by one with every restart of the learner from a checkpoint, so that weights of a lost lineage
     are never mistaken for the surviving one's.
@@ -90,7 +91,7 @@ class VerifierStamp(msgspec.Struct, frozen=True):
 
 
 class VerifierInForce(msgspec.Struct, frozen=True):
-    """What judges under one name, from one epoch on. `version` is empty until a reward actor has built it."""
+    """The verifier that judges under a name, from one epoch on. `version` is empty until a reward actor built it."""
 
     name: str
     use: str
@@ -100,7 +101,7 @@ class VerifierInForce(msgspec.Struct, frozen=True):
 
 
 class EpochRules(msgspec.Struct, frozen=True):
-    """Which epochs of one verifier may still be trained on: from `floor` on, but for those rolled back."""
+    """The epochs of one verifier that may still be trained on: those from `floor` on, except for `barred` ones."""
 
     floor: int = 0
     barred: tuple[int, ...] = ()
@@ -110,7 +111,7 @@ class EpochRules(msgspec.Struct, frozen=True):
 
 
 class TrajectoryHeader(msgspec.Struct, frozen=True):
-    """All of one response but its arrays."""
+    """The header of one response: all of it but its arrays."""
 
     trajectory_id: str
     num_tokens: int
@@ -138,7 +139,7 @@ class GroupHeader(msgspec.Struct, frozen=True):
     num_prompt_tokens: int
     trajectories: tuple[TrajectoryHeader, ...]
     verifier: VerifierStamp | None = None
-    """None until scored."""
+    """The verifier epoch that scored the group; None until it is scored."""
     columns: tuple[Column, ...] = ()
     """The optional token columns, in wire order. The required ones are the same for every group."""
 
@@ -306,7 +307,7 @@ def check_segments(segments: Sequence[Segment], start: int, end: int, where: str
 
 
 class Reservation(msgspec.Struct, frozen=True):
-    """Leave to generate one group: granted by the controller, owned by one rollout until its lease runs out."""
+    """The permission to generate one group, granted by the controller to one rollout until the lease runs out."""
 
     group_id: str
     prompt: Prompt
@@ -316,7 +317,8 @@ class Reservation(msgspec.Struct, frozen=True):
     mixture_epoch: int
     lease_s: float
     is_reissued: bool = False
-    """Somebody held it before: partial responses may lie in the replay shard of `group_id` (`ReadPartials`)."""
+    """Whether a rollout held it before: partial responses may lie in the replay shard of `group_id` (`ReadPartials`).
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +342,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a verifier says of one response.
+    """The verdict of a verifier on one response.
 
     Attributes:
         reward: finite; a verifier that cannot judge raises, it never returns 0 for its own failure.

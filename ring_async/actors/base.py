@@ -3,7 +3,7 @@
 Owns: the control inbox of one actor, its registration with the controller, its heartbeat, and the links to other
 members' data inboxes. Does not own what the actor does.
 Invariants: the event loop never computes (compute has threads of its own), so heartbeats never wait on it; every wait
-names whom it waits for and has a deadline; an actor that left its loops has closed all it opened.
+names whom it waits for and has a deadline; an actor whose loops have ended has closed everything it opened.
 
     launcher ──starts──▶ open() ──▶ register ──▶ main() ┬ returns: the work is done, or `stopping` was set
                                                         └ raises: the process ends, the controller decides
@@ -52,12 +52,12 @@ REQUEST_TIMEOUT_S = 10.0
 """How long an actor waits for the controller's answer before it asks again."""
 
 LEFT_POLL_S = 1.0
-"""How often an actor that waits for another looks whether that one has left the fleet."""
+"""How often an actor that waits for a member checks whether that member has left the fleet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ActorContext:
-    """All an actor is given: who it is, the run it belongs to, and how to reach the controller."""
+    """What an actor is given: its identity, the run it belongs to, and how to reach the controller."""
 
     spec: ActorSpec
     config: Config
@@ -67,7 +67,7 @@ class ActorContext:
     tracer: Tracer
     metrics_endpoint: str = ""
     host: str = field(default_factory=socket.gethostname)
-    """How people and the cluster call the machine it runs on."""
+    """Address of the actor's host, as people and the cluster know it."""
 
 
 class Actor:
@@ -105,7 +105,7 @@ class Actor:
         """Load what the actor needs before it joins the fleet."""
 
     async def joined(self, registered: Registered) -> None:
-        """Called each time the controller has registered this actor: at its start, and after either was away."""
+        """Hook for each registration with the controller: at the start, and after a restart of either."""
 
     async def main(self) -> None:
         """Do the actor's work until it is done or `stopping` is set."""
@@ -123,18 +123,18 @@ class Actor:
         return {"actor": self, "transport": self.context.transport}
 
     def counters(self) -> dict[str, float]:
-        """Figures for the heartbeat, for `status` and throughput."""
+        """Counters that each heartbeat carries, for `status` and throughput."""
         return {}
 
     async def on_compute(self, function: Callable[..., T], *args: Any) -> T:
-        """Run on the actor's one compute thread, after what was given to it before."""
+        """Run a function on the actor's one compute thread, after the functions that were passed earlier."""
         return await asyncio.get_running_loop().run_in_executor(self.compute, function, *args)
 
     async def ask_controller(self, message: Message) -> Message:
-        """The controller's answer, however long it is away; a wait with a deadline around this bounds it.
+        """Ask the controller, again and again while it is away. To bound the time, call this within `Waits.on`.
 
         Raises:
-            RefusedError: the controller said no.
+            RefusedError: the controller refused.
         """
         ask = functools.partial(self.controller.request, message, timeout_s=REQUEST_TIMEOUT_S)
         return (await ask_until_answered(ask)).message
@@ -142,10 +142,10 @@ class Actor:
     # -- links to other members
 
     def open_data_inbox(self, *, num_credits: int | None = None) -> None:
-        """Let others send to this actor. Call it in `open`, so that the registration can name the inbox.
+        """Open the inbox that other actors send to. Call this in `open`, so that the registration can name the inbox.
 
         Args:
-            num_credits: messages one sender may have under way to it; None: `transport.credits`.
+            num_credits: unsettled messages that one sender may have here; None: `transport.credits`.
         """
         self._data_inbox = self.context.transport.open_inbox("data", credits=num_credits)
 
@@ -159,7 +159,7 @@ class Actor:
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
 
     async def registered(self, role: Role, actor_id: str = "") -> list[Member]:
-        """Wait until a member of this role has registered, or the one of this id; returns all members of the role.
+        """Wait until a member of this role, or the member of this id, has registered; returns the role's members.
 
         Raises:
             ActorFailedError: nobody registered in time.
@@ -172,7 +172,7 @@ class Actor:
         return self.members_of(role)
 
     def data_link(self, actor_id: str) -> Outbox:
-        """The way to a member's data inbox."""
+        """The outbox that leads to a member's data inbox."""
         if actor_id not in self._data_links:
             endpoint = self.members[actor_id].data_endpoint
             self._data_links[actor_id] = self.context.transport.connect(endpoint, peer=actor_id)
@@ -189,9 +189,9 @@ class Actor:
         Args:
             role: of the members to choose from.
             message: what is sent, with `buffers`.
-            buffers: sent uncopied; they must not change until the message is acknowledged.
-            message_id: by which the member recognises the message when it comes again.
-            what: the member is asked to do, for people: `to judge`.
+            buffers: arrays sent with the message, uncopied; they must not change until it is acknowledged.
+            message_id: identifies the message, so that the member recognises a repetition.
+            what: what the member is asked to do, in words for people: `to judge`.
             deadline_s: longest time for one member to acknowledge.
 
         Raises:
@@ -221,7 +221,7 @@ class Actor:
         for actor_id, link in list(self._data_links.items()):
             member = self.members.get(actor_id)
             if member is None:
-                continue  # it may be on its way back; what is unacknowledged is kept for it
+                continue  # the member may be restarting; its outbox keeps the unacknowledged messages for it
             known = before.get(actor_id)
             if known is None or (known.incarnation, known.data_endpoint) != (member.incarnation, member.data_endpoint):
                 await link.redirect(member.data_endpoint)
@@ -254,7 +254,7 @@ class Actor:
     async def _release(self) -> None:
         await self.controller.close(
             drain_s=2.0
-        )  # first: callbacks on its acknowledgements may use what is closed below
+        )  # closed first: callbacks on its acknowledgements may use what is closed below
         await self.close()
         self.compute.shutdown(wait=True)
         for link in self._data_links.values():

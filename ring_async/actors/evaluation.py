@@ -1,7 +1,7 @@
-"""Evaluation: what a checkpoint scores on held-out prompts, judged by the run's own verifiers.
+"""Evaluation: a checkpoint answers held-out prompts, and the run's own verifiers judge the answers.
 
-Owns: how problems are answered (greedy, sampled) and judged. Does not own which problems (`held_out`), the results
-(`evaluation_results`), when to evaluate, or printing.
+Owns: how problems are answered (greedy, sampled) and judged. Does not own the choice of problems (`held_out`), the
+results (`evaluation_results`), when to evaluate, or printing.
 Invariant: the same seed, weights and configuration give the same answers.
 """
 
@@ -32,7 +32,7 @@ _JUDGED_AT_ONCE = 32
 
 @dataclass(frozen=True, slots=True)
 class _Solver:
-    """Has one problem answered, and the answer judged."""
+    """Has the engine answer one problem, and a verifier judge the answer."""
 
     engine: RolloutEngine
     tokenizer: Any
@@ -60,7 +60,7 @@ class _Solver:
         )
 
     async def _judge(self, prompt: Prompt, response: Response) -> tuple[float | None, str]:
-        """The reward; or None, and why the verifier failed."""
+        """The reward of a response and an empty string; or None and the reason why the verifier failed."""
         try:
             async with self._turns:
                 (verdict,) = await score_group(
@@ -87,14 +87,14 @@ async def evaluate(
     """Answer and judge held-out problems at each temperature.
 
     Args:
-        engine: started, with weights in force.
-        tokenizer: the model's, from `load_tokenizer`.
+        engine: a started engine that holds weights.
+        tokenizer: of the model, from `load_tokenizer`.
         problems: from `held_out_problems`.
         verifiers: one per source, under the source's name.
         max_tokens: of one response, the end-of-sequence token included.
-        seed: of the sampled answers; answer by answer.
+        seed: from which the seed of each sampled answer is derived.
         temperatures: 0 is greedy.
-        num_samples: k, answers to each problem at temperatures above 0; greedy answers would all be the same.
+        num_samples: k, answers to each problem at temperatures above 0 (at 0 all answers are equal, so one is enough).
         verdict_timeout_s: longest time for one verdict.
         on_answer: called after each answer was judged.
 
@@ -127,7 +127,7 @@ async def evaluate_checkpoint(
     temperatures: Sequence[float] = GREEDY_AND_SAMPLED,
     on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Evaluate a Hugging Face directory on the sources that the configuration mixes, with its verifiers.
+    """Evaluate the model in a Hugging Face directory on the configuration's sources, with its verifiers.
 
     `num_problems` defaults to `evaluation.checkpoint_problems`, `seed` to `evaluation.seed`. The embedded engine
     generates, whatever the run's rollouts use.

@@ -1,7 +1,7 @@
-"""What came of an evaluation, problem by problem, and in figures.
+"""The results of an evaluation: the answer to each problem, and the figures over all of them.
 
 Owns: the results, kept one by one so that intervals over problems and seeds can be computed afterwards, and the means
-over them. Does not own how an answer comes about (`evaluation`), or printing.
+over them. Does not own how problems are answered (`evaluation`), or printing.
 Invariant: a problem whose verifier failed has no reward and enters no mean.
 """
 
@@ -32,7 +32,7 @@ class ProblemResult(msgspec.Struct, frozen=True):
 
     @property
     def is_solved(self) -> bool:
-        """Full reward: partial credit counts in mean rewards, not as solved."""
+        """Whether the answer earned the full reward; partial credit counts in mean rewards alone."""
         return self.reward is not None and self.reward >= _SOLVED
 
 
@@ -45,7 +45,7 @@ class EvaluationRow(msgspec.Struct, frozen=True):
     num_failed: int
     """Answers that could not be judged."""
     accuracy: float
-    """Share of answers that solve their problem (pass@1; avg@k with k answers each); NaN where none was judged."""
+    """Share of answers that solve their problem (pass@1; avg@k with k answers each); NaN if no answer was judged."""
     reward_mean: float
     tokens_mean: float
     truncated_share: float
@@ -59,11 +59,11 @@ class Evaluation(msgspec.Struct, frozen=True):
     results: tuple[ProblemResult, ...]
 
     def select(self, temperature: float, source: str | None = None) -> list[ProblemResult]:
-        """Results at one temperature, of one source or all."""
+        """The results at one temperature, of one source or of all."""
         return [r for r in self.results if r.temperature == temperature and source in {None, r.source}]
 
     def rows(self) -> list[EvaluationRow]:
-        """One row per source and temperature, and one over all sources per temperature."""
+        """One row for each source and temperature, and one over all sources for each temperature."""
         temperatures = list(dict.fromkeys(result.temperature for result in self.results))
         sources = list(dict.fromkeys(result.source for result in self.results))
         return [
@@ -74,7 +74,8 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 
 def figures_of(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation in figures, as plain data for a line of `evaluations.jsonl`; None where nothing was judged.
+    """The figures of an evaluation, as plain data for a line of `evaluations.jsonl`; a figure is None where no answer
+    was judged.
 
     `pass_at_1` is the share of problems whose greedy answer solves them, `avg_at_k` the share of all sampled answers, k
     for each problem, that do; both over all sources and for each.

@@ -1,14 +1,15 @@
-"""Evaluator: scores published versions on held-out prompts while training goes on.
+"""The evaluator: it scores published versions on held-out prompts while training goes on.
 
     learner ──weights──▶ [every n versions: stage, swap, answer, judge] ──VersionEvaluated──▶ controller
                                an engine and verifiers of its own
 
-Owns: an engine that serves nobody else, and one evaluation at a time. Nobody waits for it: it asks for no reservation,
-holds no credit and acknowledges nothing. Does not own which problems, or means (`evaluation`), nor when
-(`core.evaluation_schedule`).
-Invariants: an evaluation is of one version, for weights are swapped between evaluations only; of the versions published
-meanwhile, the newest that is due is evaluated next, and the others never; an evaluation that the actor's death
-interrupts leaves no figures.
+Owns: an engine that serves nobody else, and one evaluation at a time. Nobody waits for the evaluator: it asks for no
+reservation,
+holds no credit and acknowledges nothing. Does not own how problems are answered and judged (`evaluation`), nor which
+versions are due (`core.evaluation_schedule`).
+Invariants: an evaluation is of one version, for weights are swapped between evaluations only; of the versions that
+become due during an evaluation only the newest is evaluated; an evaluation that the actor's death interrupts leaves no
+figures.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ log = logging.getLogger(__name__)
 
 
 class Evaluator(Actor):
-    """Args: `make_sources` makes the mixture's prompt sources, by name; the rest is as for a rollout."""
+    """Evaluates versions, one at a time. Args: `make_sources` makes the mixture's prompt sources, by name; the others
+    are as for `Rollout`.
+    """
 
     role: ClassVar[Role] = Role.EVALUATOR
 
@@ -125,7 +128,7 @@ class Evaluator(Actor):
             if not self._weights.is_due:
                 if self.stopping.is_set():
                     return
-                # No deadline: the run may be paused for days, and nobody is held up by this wait.
+                # No deadline: the run may be paused for days, and nobody waits for the evaluator.
                 async with self.waits.on(f"version {self._schedule.next_number} from learner-0", math.inf):
                     await self._weights.until_due()
                 continue

@@ -1,6 +1,6 @@
-"""Which held-out problems are asked: the first different ones of each source.
+"""The choice of held-out problems: the first distinct ones of each source.
 
-Owns: how many each source gives, and which. Does not own the sources (`data`).
+Owns: which problems each source gives, and how many. Does not own the sources (`data`).
 Invariant: the same configuration gives the same problems, in the same order.
 """
 
@@ -14,7 +14,7 @@ from ring_async.types import Prompt
 
 
 def share_problems(num_problems: int, sources: Iterable[str]) -> dict[str, int]:
-    """How many problems each source gives, as even as can be; they sum to `num_problems`."""
+    """The number of problems that each source gives: numbers as equal as possible that add up to `num_problems`."""
     names = list(sources)
     return {
         name: num_problems // len(names) + (number < num_problems % len(names)) for number, name in enumerate(names)
@@ -29,7 +29,7 @@ def held_out_problems(
     `key` is the configuration's name for the number, for the error.
 
     Raises:
-        ConfigError: the source has too few of them.
+        ConfigError: the source has too few distinct questions.
     """
     problems: dict[str, Prompt] = {}
     patience = 50 * num_problems + 1000

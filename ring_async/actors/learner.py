@@ -1,13 +1,13 @@
-"""Learner: trains on exact Φ-token batches, and publishes every version.
+"""The learner: it trains on batches of exactly Φ loss tokens, and publishes every version.
 
     replay ──BatchReady (Φ loss tokens, packed)──▶ train ──▶ version v+1 ──buckets──▶ rollouts
        ▲ asked for one batch ahead, at the version it will be consumed at
                                                      └─ publishing overlaps the next step
 
-Owns: the model and optimizer (behind a `TrainEngine`), the policy version, learner checkpoints. Waits for a batch and
-for nothing else. Does not choose what it trains on: the batch plan does.
+Owns: the model and optimizer (behind a `TrainEngine`), the policy version, learner checkpoints. The learner waits for
+batches alone. Does not own what it trains on: the batch plan decides that.
 Invariant: plan number n is consumed at version n − 1 and makes version n, so a restart from the checkpoint of version n
-asks for plan n + 1 and is given the same plans, in the same order, as the lost lineage.
+asks for plan n + 1 and is given the same plans, in the same order, as the process that was lost.
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ from ring_async.types import PolicyVersion
 log = logging.getLogger(__name__)
 
 BATCH_POLL_S = 5.0
-"""How long replay holds a question for a batch before it answers with what is missing."""
+"""How long replay may hold a request for a batch before it answers why there is none."""
 
 
 class Learner(Actor):
-    """Args: `make_engine` builds the train engine from a model or checkpoint folder, on the compute thread."""
+    """Trains and publishes. Args: `make_engine` builds the train engine from a model or checkpoint folder, on the
+    compute
+    thread.
+    """
 
     role: ClassVar[Role] = Role.LEARNER
 
@@ -67,7 +70,7 @@ class Learner(Actor):
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self._busy = asyncio.Lock()
-        """Held by whoever uses the engine for a whole step, a checkpoint or new settings."""
+        """Lock of the train engine: held for a step, a checkpoint or a change of settings."""
         self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
         self._publishing: asyncio.Task[None] | None = None
         self._published_s = 0.0
@@ -238,7 +241,9 @@ class Learner(Actor):
             snapshot.close()
 
     async def _save_checkpoint(self) -> CheckpointSaved:
-        """Runs between two steps. Plan n made version n, so the version's number is the last plan covered."""
+        """Write a checkpoint between two steps. Plan n made version n, so the version's number is that of the last plan
+        covered.
+        """
         assert self._version is not None
         version = self._version
         with self.tracer.span("checkpoint"):

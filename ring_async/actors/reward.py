@@ -1,10 +1,11 @@
-"""Reward: judges groups.
+"""The reward actor: it judges groups with the verifiers in force.
 
     rollouts ──GroupGenerated──▶ [data inbox] ──decode──▶ verifier ──▶ GroupScored ──▶ replay (shard of the group)
                                      ▲ acknowledged only after replay's durable commit
 
-Owns: the tokenizer, and the verifiers through its `VerifierSet`. Keeps nothing: a group is acknowledged to its
-rollout when replay has committed it, so a death here loses nothing. A verifier that cannot judge is `failed(cause)`,
+Owns: the tokenizer, and the verifiers through its `VerifierSet`. A reward actor keeps no state: a group is
+acknowledged to its rollout when replay has committed it, so the death of a reward actor loses nothing. A verifier that
+cannot judge is `failed(cause)`,
 never a reward of 0.
 """
 
@@ -50,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 class Reward(Actor):
-    """Args: `make_tokenizer` loads the model's tokenizer."""
+    """Judges groups. Args: `make_tokenizer` loads the model's tokenizer."""
 
     role: ClassVar[Role] = Role.REWARD
     slow_commands: ClassVar[tuple[type[Message], ...]] = (PrepareVerifier, CommitVerifier)
@@ -143,7 +144,9 @@ class Reward(Actor):
         await self._forward(delivery, scored(header, verdicts, service.stamp))
 
     async def _score(self, group: Group, service: Service) -> list[Verdict]:
-        """Verdicts of the verifier in force. One that is being tried judges the same responses later, as a test."""
+        """Judge a group with the verifier in force. A verifier that is being tried judges the same responses
+        afterwards.
+        """
         header, verifier = group.header, service.verifier
         responses = self._responses(group)
         began_s = monotonic_s()
@@ -190,9 +193,9 @@ class Reward(Actor):
         delivery.ack()
 
     async def _record(self, stamp: VerifierStamp, cause: str | None) -> None:
-        """Count a verifier's failures; past its threshold the controller hears of them, and pauses its sources.
+        """Count a verifier's failures; above the threshold, tell the controller, which pauses the verifier's sources.
 
-        `_judge` holds the group until the controller has heard.
+        `_judge` keeps the group until the controller has answered.
         """
         tripped = self._quarantine.record(stamp.name, f"{stamp.version} of epoch {stamp.epoch}", cause)
         if tripped is None:
@@ -208,7 +211,7 @@ class Reward(Actor):
 
 
 def scored(header: GroupHeader, verdicts: list[Verdict], stamp: VerifierStamp) -> GroupHeader:
-    """The group's header with a reward for each trajectory, all by one verifier epoch."""
+    """The group's header with a reward for each trajectory, all given by one verifier epoch."""
     trajectories = tuple(
         msgspec.structs.replace(trajectory, reward=verdict.reward, reward_parts=verdict.parts)
         for trajectory, verdict in zip(header.trajectories, verdicts, strict=True)

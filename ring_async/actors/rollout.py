@@ -1,10 +1,10 @@
-"""Rollout: generates groups of K responses, under the newest weights it holds.
+"""The rollout actor: it generates groups of K responses, under the newest weights it holds.
 
     controller ──reservations──▶ [generate K] ──GroupGenerated──▶ reward ──(acknowledged after replay's commit)──▶ done
     learner ──weights──▶ stage (generation goes on) ──▶ swap between two tokens
 
-Owns: one engine, and the groups it generates until they are acknowledged, whose leases it keeps alive. Does not decide
-how much to generate: the controller's admission does. Which weights are next is for `weight_follower` to say.
+Owns: one engine, and the groups it generates, whose leases it renews until they are acknowledged. Does not own how much
+to generate (the controller's admission decides), nor which weights are next (`weight_follower`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ log = logging.getLogger(__name__)
 
 
 class Rollout(Actor):
-    """Args: `engine` generates; `receiver` fetches published weights; `make_tokenizer` loads the model's tokenizer."""
+    """Generates groups. Args: `engine` samples responses; `receiver` fetches published weights; `make_tokenizer` loads
+    the model's tokenizer.
+    """
 
     role: ClassVar[Role] = Role.ROLLOUT
 
@@ -56,7 +58,7 @@ class Rollout(Actor):
         self.engine = engine
         self._weights = WeightFollower(engine, receiver, self.config.rollout.on_update, self.tracer)
         self._why_none = ""
-        """What the last question for work was answered with, if not with work."""
+        """Why the last request for work was not granted; empty if it was."""
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._meter = EngineMeter()
@@ -64,7 +66,7 @@ class Rollout(Actor):
         self._unpaused.set()
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._may_generate = asyncio.Event()
-        """The engine has free slots again, or its first weights."""
+        """Set when the engine has free slots again, or its first weights."""
 
     async def open(self) -> None:
         self._tokenizer = await asyncio.to_thread(self._make_tokenizer)
@@ -121,7 +123,7 @@ class Rollout(Actor):
     # -- weights
 
     async def _follow_weights(self) -> None:
-        """Consumes announcements / produces weights in force / waits for a version / freed by the learner."""
+        """Consumes announcements / produces swapped weights / waits for a version / freed by the learner."""
         while True:
             await self._weights.until_due()
             taken_up = await self._weights.take_up()
@@ -198,7 +200,7 @@ class Rollout(Actor):
         return group_of(reservation, prompt_ids, generations, engine_id=self.engine.engine_id)
 
     async def _generate_one(self, reservation: Reservation, index: int, prompt_ids: Int32) -> Generation:
-        """One response. Where a swap of weights aborted it, it goes on from the tokens it had."""
+        """Generate one response. If a swap of weights aborts it, generation goes on from the tokens it had."""
         prefix: Generation | None = None
         while True:
             request = GenerationRequest(
@@ -214,7 +216,7 @@ class Rollout(Actor):
                 prefix = aborted.partial
 
     async def _deliver(self, group: Group) -> None:
-        """Hand the group to a reward actor, and keep it until replay has committed it."""
+        """Send the group to a reward actor, and keep it until replay has committed it."""
         group_id = group.header.group_id
         try:
             await self.deliver(
@@ -245,7 +247,7 @@ class Rollout(Actor):
                         task.cancel()
 
     async def _let_go(self) -> None:
-        """Before leaving: let groups finish until the deadline, then hand back the rest."""
+        """Before this actor leaves, let its groups finish until the deadline, then return the other reservations."""
         await finish_or_cancel(self._in_flight.values(), self.stop_deadline_s - monotonic_s())
         if self._in_flight:
             await self._hand_back(tuple(self._in_flight), "rollout_left")

@@ -1,8 +1,8 @@
-"""Files that verifiers are loaded from, brought to hosts that lack them.
+"""Transfer of the files that verifiers are loaded from, to hosts that lack them.
 
     verifiers/<digest>/<name>.py on the controller's host ──ReadVerifierFile──▶ the same path on another host
 
-Owns: which files the controller hands out, and checking what was received. Does not own the copies
+Owns: which files the controller hands out, and the check of received files. Does not own the copies
 (`verifiers.kept_files`).
 Invariant: nothing outside the run's `verifiers/` is ever sent.
 """
@@ -42,10 +42,10 @@ async def bring_files(controller: Outbox, folder: Path, use: str, options: dict[
     """Fetch the files that a verifier is loaded from, where this host lacks them.
 
     Args:
-        controller: asked for them.
+        controller: the outbox to the controller, which sends the files.
         folder: the run's `verifiers/` on this host.
         use: the verifier, as the configuration names it.
-        options: of the verifier; files may be named there, too.
+        options: of the verifier; they may name further files.
 
     Raises:
         PeerTimeoutError: the controller does not answer.

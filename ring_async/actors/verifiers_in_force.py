@@ -1,11 +1,11 @@
-"""The verifiers a reward actor judges with: those in force, one that is being tried, those on their way out.
+"""The verifiers of one reward actor: those in force, one that is being tried, and those that finish their last groups.
 
     prepare ──golden cases──▶ tried ──commit──▶ in force ──next commit──▶ finishing ──last group──▶ closed
                                └─ shadow: judges along, without effect ─┘
 
-Owns: verifier instances, their epochs, and the comparison of a tried one with the one in force. Does not own when
-anything changes: the controller says so.
-Invariant: a group is judged from its first to its last response by what was in force when it began.
+Owns: verifier instances, their epochs, and the comparison of a tried verifier with the one in force. Does not own when
+verifiers change: the controller decides.
+Invariant: a group is judged from its first to its last response by the verifier that was in force when it began.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from ring_async.verifiers.scoring import score_group
 log = logging.getLogger(__name__)
 
 AGREEMENT = 1e-6
-"""Rewards closer than this are the same."""
+"""Rewards closer than this count as equal."""
 
 
 @dataclass(slots=True)
 class Service:
-    """One verifier at work. `num_judging`: groups it has begun and not ended."""
+    """One verifier at work. `num_judging`: groups that it is judging now."""
 
     verifier: Verifier
     epoch: int
@@ -50,7 +50,7 @@ class Service:
 
 @dataclass(slots=True)
 class _Shadow:
-    """A tried verifier, and how it compares so far."""
+    """A verifier that is being tried, and its comparison with the one in force so far."""
 
     service: Service
     is_judging: bool
@@ -58,7 +58,7 @@ class _Shadow:
 
 
 class VerifierSet:
-    """All verifiers that one reward actor has open.
+    """The open verifiers of one reward actor.
 
         await verifiers.open(["math"])                              # epoch 0, from the configuration
         await verifiers.prepare(wanted, is_shadow=True)             # beside it, for epoch 1
@@ -80,10 +80,10 @@ class VerifierSet:
         self._closing: set[asyncio.Task[None]] = set()
 
     async def open(self, names: Iterable[str]) -> None:
-        """Put the configuration's verifiers in force.
+        """Build the configuration's verifiers and judge with them.
 
         Raises:
-            ConfigError: one cannot be built, or fails a golden case.
+            ConfigError: a verifier cannot be built, or fails a golden case.
         """
         for name in names:
             section = self._config.verifiers[name]
@@ -98,10 +98,10 @@ class VerifierSet:
 
     @contextlib.asynccontextmanager
     async def judging(self, name: str) -> AsyncIterator[Service]:
-        """The verifier in force under this name now. It stays open at least as long as this block.
+        """The verifier in force under this name. It stays open at least as long as this block.
 
         Raises:
-            VerifierError: it cannot be built.
+            VerifierError: the verifier cannot be built.
         """
         service = await self._service(name)
         service.num_judging += 1
@@ -114,10 +114,10 @@ class VerifierSet:
     # -- swaps
 
     async def prepare(self, wanted: VerifierInForce, *, is_shadow: bool) -> VerifierPrepared:
-        """Build and check a verifier beside the one in force.
+        """Build and check a verifier while the one in force goes on judging.
 
         Raises:
-            ConfigError: it cannot be built, or fails a golden case.
+            ConfigError: the verifier cannot be built, or fails a golden case.
         """
         began_s = monotonic_s()
         service = await self._build(wanted)
@@ -136,10 +136,10 @@ class VerifierSet:
             self._finish(tried.service)
 
     async def commit(self, wanted: VerifierInForce) -> None:
-        """Judge with this verifier from the next group on. It is built now where it was not prepared before.
+        """Judge with this verifier from the next group on. It is built now if it was not prepared before.
 
         Raises:
-            ConfigError: it cannot be built.
+            ConfigError: the verifier cannot be built.
         """
         async with self._opening:
             current = self._services.get(wanted.name)
@@ -154,13 +154,13 @@ class VerifierSet:
     # -- the shadow
 
     def shadow_of(self, name: str) -> _Shadow | None:
-        """The verifier that judges along under this name, if there is one."""
+        """The verifier that is being tried under this name, if there is one."""
         return next((one for one in self._tried.values() if one.is_judging and one.service.verifier.name == name), None)
 
     async def judge_along(
         self, shadow: _Shadow, header: GroupHeader, responses: list[Response], verdicts: list[Verdict], took_s: float
     ) -> None:
-        """Let the tried verifier judge the responses that the one in force has judged, and compare the two."""
+        """Have the tried verifier judge responses that the one in force has judged, and count how the two compare."""
         service = shadow.service
         service.num_judging += 1
         began_s = monotonic_s()
@@ -184,10 +184,10 @@ class VerifierSet:
         )
 
     def shadow_counts(self, epoch: int) -> ShadowCounts:
-        """How the verifier that was prepared for this epoch compares so far.
+        """The comparison so far of the verifier that was prepared for this epoch with the one in force.
 
         Raises:
-            RefusedError: nothing was prepared here for this epoch.
+            RefusedError: no verifier was prepared here for this epoch.
         """
         if epoch not in self._tried:
             raise RefusedError(f"no verifier is prepared for epoch {epoch}")
@@ -201,7 +201,7 @@ class VerifierSet:
             service.verifier.close()
 
     async def _service(self, name: str) -> Service:
-        if name not in self._services:  # its source was added to the mixture later
+        if name not in self._services:  # a verifier of a source that was added to the mixture later
             async with self._opening:
                 if name not in self._services:
                     try:
@@ -218,7 +218,7 @@ class VerifierSet:
             verifier = await asyncio.to_thread(make_verifier, wanted.name, section, num_workers=num_workers)
         except RingAsyncError:
             raise
-        except (Exception, SystemExit) as error:  # whatever a plugin does when it is imported or made
+        except (Exception, SystemExit) as error:  # a plugin may raise anything when it is imported or built
             raise ConfigError(f"verifiers.{wanted.name}: {type(error).__name__}: {error}") from error
         return Service(verifier, wanted.epoch)
 

@@ -1,8 +1,8 @@
-"""Waiting, so that every wait has a name and an end.
+"""Waits of actors: every wait has a name and an end.
 
-Owns: the register of what an actor waits for at this moment, and the ways in which actors wait for peers and for tasks
-of their own. Does not own the deadlines: whoever waits knows them.
-Invariant: what passes its deadline ends as an error that says who waited for whom.
+Owns: the register of an actor's present waits, and the ways in which actors wait for peers and for their own tasks.
+Does not own the deadlines: the callers choose them.
+Invariant: a wait that passes its deadline ends in an error that says who waited for whom.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ASK_AGAIN_S = 0.1
 
 @dataclass(slots=True)
 class Waits:
-    """What an actor waits for at this moment, for `status` and for the error when a deadline passes.
+    """The present waits of an actor, for `status` and for the error when a deadline passes.
 
     async with waits.on("a batch from replay-0", deadline_s=60.0):
         ...                              # meanwhile waits.longest() is ("a batch from replay-0", 12.3)
@@ -35,10 +35,10 @@ class Waits:
 
     @contextlib.asynccontextmanager
     async def on(self, whom: str, deadline_s: float) -> AsyncIterator[None]:
-        """Wait inside this block for `whom`, for at most `deadline_s`.
+        """Register the block as a wait for `whom`, and end it after `deadline_s` at most.
 
         Raises:
-            ActorFailedError: the deadline passed; says who waited for whom.
+            ActorFailedError: the deadline passed; the message says who waited for whom.
         """
         key = object()
         self._current[key] = (whom, monotonic_s())
@@ -51,7 +51,7 @@ class Waits:
             del self._current[key]
 
     def longest(self) -> tuple[str, float]:
-        """The wait that has lasted longest, and its seconds; empty and 0 when there is none."""
+        """The longest of the present waits, and its seconds; empty and 0 when there is none."""
         if not self._current:
             return "", 0.0
         whom, since_s = min(self._current.values(), key=lambda wait: wait[1])
@@ -62,12 +62,12 @@ async def ask_until_answered(ask: Callable[[], Awaitable[T]], *, is_gone: Callab
     """Ask a peer the same question again and again until it answers.
 
     Args:
-        ask: puts the question once; raises `PeerTimeoutError` where no answer came in time.
+        ask: asks once; raises `PeerTimeoutError` if no answer came in time.
         is_gone: whether the peer has left the fleet, so that no answer will come. By default it never has: put
             the call into a wait with a deadline.
 
     Raises:
-        RefusedError: the peer said no.
+        RefusedError: the peer refused.
         PeerGoneError: the peer left before it answered.
     """
     while True:
@@ -84,7 +84,7 @@ async def ask_until_answered(ask: Callable[[], Awaitable[T]], *, is_gone: Callab
 
 
 async def finish_or_cancel(tasks: Iterable[asyncio.Task[None]], timeout_s: float) -> None:
-    """Let tasks finish within the time, then cancel those that have not."""
+    """Wait up to the given time for tasks to finish, then cancel the others."""
     if not (waiting := list(tasks)):
         return
     _, late = await asyncio.wait(waiting, timeout=max(0.0, timeout_s))
@@ -93,7 +93,7 @@ async def finish_or_cancel(tasks: Iterable[asyncio.Task[None]], timeout_s: float
 
 
 async def until_stopped(stopping: asyncio.Event, *work: asyncio.Task[None]) -> None:
-    """Let long-lived tasks run until `stopping` is set, then cancel them; a task that fails raises here."""
+    """Run long-lived tasks until `stopping` is set, then cancel them; the error of a task that fails is raised here."""
     stop = asyncio.ensure_future(stopping.wait())
     try:
         done, _ = await asyncio.wait([stop, *work], return_when=asyncio.FIRST_COMPLETED)

@@ -1,11 +1,11 @@
-"""Following published weights: the newest wanted version, staged and put in force in one engine.
+"""The weight follower: it stages the newest wanted version of the weights and swaps it into one engine.
 
     controller ──UseWeights──▶ hear_of ──▶ [newest wanted] ──take_up──▶ stage ──▶ swap into the engine
 
-Owns: which version is to be taken up next, and the staged weights that the engine samples from. Does not own when its
-actor has time for one, nor how a version travels (`WeightReceiver`).
-Invariants: versions only grow; one that was overtaken before its turn is skipped; the weights that were in force are
-released after the engine has let go of them.
+Owns: which version is next, and the staged weights that the engine samples from. Does not own when its actor has time
+for a swap, nor how a version travels (`WeightReceiver`).
+Invariants: versions only grow; a version that a newer one overtakes is skipped; former weights are released after the
+engine has dropped them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STAGE_RETRY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class TakenUp:
-    """A version that is in force now: what staging it took, and for how long generation stood still."""
+    """A version that the engine samples from now: the cost of staging it, and how long generation stood still."""
 
     version: PolicyVersion
     stage_s: float
@@ -47,10 +47,10 @@ class WeightFollower:
 
     Args:
         engine: whose weights are swapped.
-        receiver: fetches published weights; closed with this.
-        on_update: what becomes of requests under way, see `rollout.on_update`.
-        tracer: notes when versions are staged.
-        is_wanted: asked once for every version newer than all before; by default all are.
+        receiver: fetches published weights; closed together with the follower.
+        on_update: what a swap does to requests under way; see `rollout.on_update`.
+        tracer: records when versions are staged.
+        is_wanted: whether to take a version up; called once for each newer version. By default all are wanted.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class WeightFollower:
         return self._due is not None
 
     def hear_of(self, announcement: WeightsAnnouncement) -> None:
-        """A version was published; one heard of before, or older, changes nothing."""
+        """Note that a version was published; a version that is not newer changes nothing."""
         if self._newest is not None and announcement.policy_version <= self._newest.policy_version:
             return
         self._newest = announcement
@@ -87,21 +87,21 @@ class WeightFollower:
             self._awake.set()
 
     def wake(self) -> None:
-        """End a call of `until_due`, whether or not a version is due."""
+        """End calls of `until_due`, whether or not a version is due."""
         self._awake.set()
 
     async def until_due(self) -> None:
-        """Wait until a version is due, or for `wake`."""
+        """Wait until a version is due or `wake` is called."""
         while not (self.is_due or self._awake.is_set()):
             await self._awake.wait()
         self._awake.clear()
 
     async def take_up(self) -> TakenUp | None:
-        """Put the version that is due in force.
+        """Stage the version that is due, and swap it into the engine.
 
         Returns:
-            None after a pause, where it could not be staged: it was retired meanwhile, or its learner died. Then the
-            newest version is due, which is sure to be on offer, or soon another is.
+            The version and its costs; or None, after a pause, if it could not be staged because it was retired or its
+            learner died. Then the newest version is due, or soon another one is.
         """
         announcement, self._due = self._due, None
         assert announcement is not None, "until_due comes first"
@@ -122,7 +122,7 @@ class WeightFollower:
         return TakenUp(version, stage_s, report.pause_s)
 
     def close(self) -> None:
-        """Release the weights; the engine must be closed before."""
+        """Release the weights. Close the engine first."""
         if self._in_force is not None:
             self._in_force.close()
         self.receiver.close()

@@ -4,7 +4,8 @@ Owns: what every rule makes of the log-probabilities of one microbatch: the surr
 and which tokens are masked or clipped and why. Does not own the sum over the batch (`microbatch_loss`), the filters'
 formulas (`filters`) or how the proximal log-probabilities were obtained (the train engine, `proximal`).
 
-Invariants: a non-finite input masks its token, is counted, and reaches neither value nor gradient; bounds are tested
+Invariants: a token with a non-finite input is masked and counted, and reaches neither value nor gradient; bounds are
+tested
 on logarithms; weights carry no gradient. Names and formulas are explained in docs/algorithm.md.
 """
 
@@ -32,16 +33,16 @@ _DEFAULT_CLIP = (0.2, 0.2)
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A rule with every number settled.
+    """A correction rule and all its parameters, defaults filled in.
 
     Attributes:
-        rule: which surrogate.
+        rule: which surrogate is computed.
         proximal: where log π_prox comes from when it is not the detached forward itself.
         cap: C, upper bound of w (`decoupled`, `tis`, `gspo`) or of r (`cispo`).
-        cap_action: what becomes of w above the cap: held at it, or 0.
-        lower: α, `icepop` masks below.
-        upper: β, `icepop` masks above.
-        icepop_on: whether the band is held against w, or against an estimate of the mismatch at equal version.
+        cap_action: what becomes of w above the cap: it is set to the cap, or to 0.
+        lower: α; `icepop` masks tokens below it.
+        upper: β; `icepop` masks tokens above it.
+        icepop_on: whether [lower, upper] bounds w, or an estimate of the mismatch at equal version.
         phi: `kpop`'s bound on both binary KLs.
         tau: `m2po`'s bound on the mean of (log r)².
         clip_low: ε_low.
@@ -64,7 +65,7 @@ class Correction:
 
     @classmethod
     def from_section(cls, section: CorrectionSection) -> Correction:
-        """Settle a configuration: where it says None, the rule's own default."""
+        """The correction that a configuration section describes; None there means the rule's own default."""
         clip_low, clip_high = _CLIPS.get(section.rule, _DEFAULT_CLIP)
         defaults = cls()
 
@@ -92,12 +93,12 @@ class Correction:
 
     @property
     def needs_full_responses(self) -> bool:
-        """Whether log-probabilities of a response's other tokens are needed beside those that carry loss."""
+        """Whether the rule needs log-probabilities of a response's tokens without loss, too."""
         return self.rule == "gspo" or self.filters.needs_full_responses
 
     @property
     def needs_batch_mask(self) -> bool:
-        """Whether a mask over the whole batch must be known before the first gradient."""
+        """Whether the rule needs a mask over the whole batch before the first gradient."""
         return self.rule == "m2po"
 
 
@@ -110,11 +111,11 @@ class TokenBatch:
         proximal_logprobs: log π_prox `[T]`, no gradient.
         behavior_logprobs: log μ `[T]`.
         advantages: A `[T]`.
-        is_loss: bool `[T]`, whether the token carries loss here. Others serve statistics over whole responses.
-        sequence_ids: int64 `[T]`, 0 … S−1, which response a token is of.
+        is_loss: bool `[T]`, whether the token carries loss here. The others serve means over whole responses.
+        sequence_ids: int64 `[T]`, 0 … S−1, the response that a token belongs to.
         token_staleness: int64 `[T]`, versions.
         batch_mask: bool `[T]`, the tokens a rule over the whole batch keeps (`m2po_mask`); None: all.
-        mismatch_log_ratio: `[T]`, estimate of log w at equal version (`mismatch`); None: none is to be had yet.
+        mismatch_log_ratio: `[T]`, estimate of log w at equal version (`mismatch`); None: there is no estimate yet.
     """
 
     policy_logprobs: Tensor
@@ -130,16 +131,16 @@ class TokenBatch:
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """What a rule makes of a `TokenBatch`. All `[T]`.
+    """The result of a rule for a `TokenBatch`. All `[T]`.
 
     Attributes:
-        surrogate: what is maximized, with gradient; 0 where masked and where the token carries no loss.
+        surrogate: the objective to maximize, with gradient; 0 where masked and where the token carries no loss.
         weight: the factor on the clipped ratio, no gradient; 0 where masked.
         is_used: finite loss tokens (masked ones included): where the KL penalty and the entropy count.
         is_masked: finite loss tokens that the rule itself masks.
-        is_clipped: loss tokens whose gradient the clip (or `cispo`'s cap) holds.
+        is_clipped: loss tokens whose ratio the clip (or `cispo`'s cap) bounds.
         is_nonfinite: loss tokens with a non-finite input.
-        filtered: by filter's name, finite loss tokens that it masks.
+        filtered: finite loss tokens that each filter masks, by the filter's name.
         log_behavior_ratio: log w, no gradient.
         log_policy_ratio: log u, no gradient.
         log_total_ratio: log r, with gradient.
@@ -159,7 +160,7 @@ class Corrected:
 
 @dataclass(frozen=True, slots=True)
 class _Ratios:
-    """Finite inputs of a rule. `log_u` and `log_r` carry the gradient of log π_θ; `log_w` none."""
+    """Finite inputs of a rule. `log_u` and `log_r` carry the gradient of log π_θ; `log_w` carries none."""
 
     tokens: TokenBatch
     policy_logprobs: Tensor
@@ -172,7 +173,7 @@ class _Ratios:
 
 
 def _finite_ratios(tokens: TokenBatch) -> _Ratios:
-    """Ratios of a microbatch; a token with a non-finite input has zeros everywhere and is not sampled."""
+    """The ratios of a microbatch; a token with a non-finite input has zeros everywhere and counts as not sampled."""
     given = (tokens.policy_logprobs, tokens.behavior_logprobs, tokens.proximal_logprobs, tokens.advantages)
     is_finite = given[0].isfinite() & given[1].isfinite() & given[2].isfinite() & given[3].isfinite()
     policy, behavior, proximal, advantages = (torch.where(is_finite, values, 0.0) for values in given)
@@ -197,7 +198,7 @@ class _Outcome:
 
 
 def _clipped(log_ratio: Tensor, advantages: Tensor, correction: Correction) -> tuple[Tensor, Tensor]:
-    """min(x·A, clip(x, 1−ε_low, 1+ε_high)·A) and where the clip holds, x = exp(log_ratio)."""
+    """min(x·A, clip(x, 1−ε_low, 1+ε_high)·A) with x = exp(log_ratio), and where the clipped term is the smaller one."""
     log_low = math.log1p(-correction.clip_low) if correction.clip_low < 1 else -math.inf
     log_high = math.log1p(correction.clip_high)
     ratio = log_ratio.exp()
@@ -207,7 +208,7 @@ def _clipped(log_ratio: Tensor, advantages: Tensor, correction: Correction) -> t
 
 
 def _capped_weight(log_w: Tensor, correction: Correction) -> tuple[Tensor, Tensor]:
-    """min(w, cap), or w up to the cap and 0 above; and where it is 0."""
+    """The weight min(w, cap), or w up to the cap and 0 above; and where the weight is 0."""
     log_cap = math.log(correction.cap)
     if correction.cap_action == "clamp":
         return log_w.clamp(max=log_cap).exp(), torch.zeros_like(log_w, dtype=torch.bool)
@@ -262,10 +263,10 @@ def _m2po(ratios: _Ratios, correction: Correction) -> _Outcome:
 
 
 def m2po_mask(log_total_ratio: Tensor, advantages: Tensor, is_loss: Tensor, tau: float) -> Tensor:
-    """Which tokens M2PO keeps (arXiv 2510.01161): bool `[T]` over the **whole batch** of Φ loss tokens.
+    """The tokens that M2PO keeps (arXiv 2510.01161): bool `[T]` over the **whole batch** of Φ loss tokens.
 
-    Looks only at loss tokens that the objective pushes further away from μ, (A > 0, r > 1) or (A < 0, r < 1): of those
-    it drops the largest (log r)² until the mean of the rest is ≤ τ. All others are kept.
+    Of the loss tokens that the objective pushes further away from μ, (A > 0, r > 1) or (A < 0, r < 1), the rule drops
+    those with the largest (log r)² until the mean of the rest is ≤ τ. It keeps all other tokens.
 
     Args:
         log_total_ratio: log r `[T]`, no gradient; non-finite ones must have been replaced by 0.
@@ -342,7 +343,7 @@ def correct(tokens: TokenBatch, correction: Correction) -> Corrected:
     * `gspo` (arXiv 2507.18071): weight(w)·min(s·A, clip(s)·A), s = exp(mean_t log u) over the full response.
       Differs: the gradient of s reaches its loss tokens alone, each with its own share (the paper's token variant; the
       same gradient when the whole response carries loss), so that a response cut by Φ trains every token once. The
-      weight on w is ours: with a proximal policy of its own, s says nothing of staleness.
+      weight on w is ours: s compares π_θ with π_prox, and so does not account for staleness.
     * `ppo`: min(r·A, clip(r)·A). `none`: A·log π_θ.
     """
     ratios = _finite_ratios(tokens)

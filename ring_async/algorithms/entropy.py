@@ -1,6 +1,6 @@
 """Entropy of next-token distributions, over the whole vocabulary.
 
-Owns: the formula. Whether it is encouraged, and by how much, is `microbatch_loss`'s matter.
+Owns: the formula. Does not own the entropy bonus (`microbatch_loss`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Optional masks on top of a correction rule: each off unless configured, each counted by name.
+"""Optional masks on top of a correction rule; each is off unless configured, and is counted by name.
 
 Owns: their formulas, and means over whole responses. Does not own the rules' own bounds (`corrections`).
 """
@@ -52,7 +52,7 @@ def filtered_tokens(
 ) -> dict[str, Tensor]:
     """Tokens masked by each filter that is on: bool `[T]` by the filter's configuration key.
 
-    Means run over all finite sampled tokens of the full response, also those that carry no loss here.
+    Means run over all finite sampled tokens of the full response, those without loss included.
     """
     filtered: dict[str, Tensor] = {}
     if settings.sequence_reject is not None:

@@ -1,7 +1,7 @@
 """Estimators of the divergence between the policy and frozen reference weights, from sampled tokens.
 
-Owns: the formulas. Source: J. Schulman, "Approximating KL divergence" (k1, k2, k3); arXiv 2512.21852 (which of them
-may stand in a loss).
+Owns: the formulas. Sources: J. Schulman, "Approximating KL divergence" (k1, k2, k3); arXiv 2512.21852 (which estimators
+are valid as a loss).
 """
 
 from __future__ import annotations

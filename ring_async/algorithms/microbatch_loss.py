@@ -9,7 +9,7 @@ however many microbatches, rows or ranks the tokens are spread; so losses and gr
 the whole, and a mean over R data-parallel ranks must be multiplied by R.
 
 Differs: the paper prints +α_ent·H in a loss that is minimized, and writes that entropy is encouraged; it is subtracted
-here. Masked tokens keep their share of the divisor, as |Ψ| = Φ is fixed before anything is masked.
+here. Masked tokens still count in the divisor, as |Ψ| = Φ is fixed before any token is masked.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def batch_loss(
 ) -> Loss:
     """This microbatch's share of the batch's loss.
 
-    The KL penalty and the entropy bonus stay outside of the correction's mask: they act on every finite loss token.
+    The correction's mask does not apply to the KL penalty and the entropy bonus, which act on every finite loss token.
 
     Args:
         tokens: the microbatch.
-        corrected: what the rule made of it.
+        corrected: the correction rule's result for the microbatch.
         entropy: `[T]`, nats; with gradient where `settings.entropy_coefficient` > 0.
         reference_logprobs: log π_ref `[T]`, or None.
         settings: coefficients.

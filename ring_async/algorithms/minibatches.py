@@ -1,7 +1,7 @@
-"""Which loss tokens of a batch go into which of its M optimizer steps.
+"""The assignment of a batch's loss tokens to its M optimizer steps.
 
 Owns: the split, by masks, of exactly Φ loss tokens into M parts of exactly Φ/M. A response may be split; its tokens
-still see their whole context, since only the loss mask is cut.
+still attend to their whole context, since only the loss mask is cut.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from ring_async.types import Int32, UInt8
 def assign_minibatches(loss_mask: UInt8, num_minibatches: int, num_ranks: int = 1, first_loss_token: int = 0) -> Int32:
     """Give every loss token the number of its minibatch.
 
-    Within a rank, minibatches are runs in row order, so that each needs as few rows as possible. How many tokens a rank
-    gives to minibatch m is how many of its positions k in the global count of loss tokens have k mod M = m: over all
-    ranks these add up to exactly Φ/M, and ranks differ by at most one token within a minibatch's fair share.
+    Within a rank, minibatches are runs in row order, so that each needs as few rows as possible. Loss tokens are
+    numbered k = 0, 1, … over all ranks; a rank gives minibatch m as many tokens as it has numbers with k mod M = m. So
+    a
+    minibatch has exactly Φ/M tokens over all ranks, and a rank's part differs from a fair share by less than one token.
 
     Args:
         loss_mask: `[B, C]`; rank r owns rows `[r·B/R, (r+1)·B/R)`.
         num_minibatches: M.
         num_ranks: R, a divisor of B.
-        first_loss_token: loss tokens of the batch before these rows, where they are those of a later rank alone.
+        first_loss_token: number of the batch's loss tokens that lie before these rows (0 if the rows are the batch).
 
     Returns:
         int32 `[B, C]`, 0 … M−1 at loss tokens and −1 elsewhere. If Φ is not a multiple of M (a stage's declared end),

@@ -1,7 +1,7 @@
-"""How far learner and engine disagree at equal version, estimated for tokens where it can't be seen.
+"""The mismatch of learner and engine at equal version, estimated for tokens on which it cannot be measured.
 
 On a token of staleness 0, log w is the mismatch itself: two programs computed the log-probability of one token under
-one set of weights. On a stale token log w = mismatch + what was learned since, and only the sum is seen. With both
+one set of weights. On a stale token log w = mismatch + learning since then, and only the sum can be measured. With both
 parts taken as independent, the best linear estimate of the mismatch is
 
     mean_0 + (variance_0 / variance_s) · (log w − mean_s)
@@ -9,7 +9,7 @@ parts taken as independent, the best linear estimate of the mismatch is
 where mean_s and variance_s are those of log w on tokens of staleness s. It is log w itself at s = 0, and shrinks
 towards the mean mismatch the more the policy has moved.
 
-Owns: these running moments and the estimate. Does not own the band held against it (`corrections`, `icepop_on`).
+Owns: these running moments and the estimate. Does not own the band that bounds it (`corrections`, `icepop_on`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ MIN_TOKENS = 32.0
 
 
 class MismatchMoments:
-    """Running moments of log w by staleness. One per learner; part of its checkpoint, as a resume must be exact."""
+    """Running moments of log w by staleness. A learner has one instance; its checkpoint stores it, so that a resume is
+    exact.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[int, tuple[float, float, float]] = {}
@@ -49,9 +51,9 @@ class MismatchMoments:
             self._sums[staleness] = (n + chosen.numel(), s + total, q + squares)
 
     def estimate(self, log_behavior_ratio: Tensor, token_staleness: Tensor) -> Tensor | None:
-        """Estimated mismatch, as log ratio `[T]`; None while staleness 0 has not been seen enough.
+        """The estimated mismatch as a log ratio `[T]`; None while too few tokens of staleness 0 were seen.
 
-        Tokens whose own staleness has no usable moments yet keep log w itself.
+        The estimate is log w itself for tokens whose staleness has no usable moments yet.
         """
         fresh = self._moments(0)
         if fresh is None:
@@ -61,7 +63,7 @@ class MismatchMoments:
             moments = self._moments(staleness)
             if staleness <= 0 or moments is None:
                 continue
-            # Learning only adds variance; a ratio above 1 is sampling noise.
+            # Learning only adds variance, so a quotient above 1 is sampling noise.
             share = min(1.0, fresh[1] / moments[1]) if moments[1] > 0 else 1.0
             chosen = token_staleness == staleness
             estimate = torch.where(chosen, fresh[0] + share * (log_behavior_ratio - moments[0]), estimate)

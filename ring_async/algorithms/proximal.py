@@ -1,6 +1,6 @@
-"""The proximal policy without a forward pass of its own: interpolated between behaviour and policy.
+"""The proximal policy without a forward pass: an interpolation between behavior and policy.
 
-Owns: `correction.proximal = loglinear`. `recompute` is a forward pass and belongs to the train engine.
+Owns: `correction.proximal: loglinear`. Does not own `recompute`, a forward pass of the train engine.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ def loglinear_proximal(
     staleness = token_staleness.to(policy.dtype).clamp(min=0)
     age = staleness + versions_ahead
     share = torch.where(age > 0, staleness / age.clamp(min=1e-12), torch.ones_like(age))
-    # Unlike behavior + share · (policy − behavior), exact at both ends.
+    # This form is exact at both ends; behavior + share · (policy − behavior) is not.
     return torch.lerp(behavior_logprobs, policy, share)

@@ -1,7 +1,8 @@
-"""What is always logged of a batch: the learner's share of a `metrics.jsonl` line.
+"""The statistics that are logged of every batch: the learner's part of a `metrics.jsonl` line.
 
-Owns: the names and formulas of these numbers. Gathers detached per-token values over microbatches and summarizes them
-once. Ratios are those of the whole batch's loss tokens; with M > 1 every token is counted once, in its minibatch.
+Owns: the names and formulas of these numbers. Does not own the losses.
+Invariants: values are detached and gathered over microbatches, then summarized once; every loss token of the batch
+counts once, with M > 1 in its own minibatch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def rl_columns(tokens: TokenBatch, corrected: Corrected, entropy: Tensor, kl: Te
 
     Args:
         tokens: the microbatch.
-        corrected: what the rule made of it.
+        corrected: the correction rule's result for the microbatch.
         entropy: `[T]`, nats.
         kl: `[T]`, nats; None without reference weights.
 
@@ -70,7 +71,7 @@ class BatchStatistics:
         return torch.cat(self._columns["log_w"])[used], torch.cat(self._columns["staleness"])[used]
 
     def summary(self) -> dict[str, Any]:
-        """Numbers by the names they are logged under. `docs/algorithm.md` explains each."""
+        """The statistics by the names they are logged under. `docs/algorithm.md` explains each."""
         table = {name: torch.cat(parts).cpu().numpy() for name, parts in self._columns.items()}
         num_tokens = int(table["is_used"].size)
         used = table.pop("is_used")
@@ -113,7 +114,7 @@ def sft_columns(policy_logprobs: Tensor, entropy: Tensor | None, is_loss: Tensor
 
     Args:
         policy_logprobs: log π_θ `[T]`.
-        entropy: `[T]`, nats; None where nobody computed it.
+        entropy: `[T]`, nats; None if it was not computed.
         is_loss: bool `[T]`.
     """
     columns = {"cross_entropy": -policy_logprobs.detach()[is_loss]}
@@ -144,7 +145,7 @@ class CrossEntropyStatistics:
 
 
 def effective_sample_size(log_weights: _Array) -> float:
-    """(Σw)² / (n·Σw²), in (0, 1]: 1 when all weights are equal, 1/n when one rules. 0 for no tokens."""
+    """(Σw)² / (n·Σw²), in (0, 1]: 1 when all weights are equal, 1/n when one outweighs the others. 0 for no tokens."""
     if log_weights.size == 0:
         return 0.0
     weights = np.exp(log_weights - log_weights.max())
@@ -152,7 +153,7 @@ def effective_sample_size(log_weights: _Array) -> float:
 
 
 def plan_statistics(plan: BatchPlan) -> dict[str, Any]:
-    """What a plan says without its tokens: rewards, staleness, padding. Means run over its sequences."""
+    """The statistics that follow from a plan alone: rewards, staleness, padding. Means run over its sequences."""
     sequences = plan.sequences
     sources: dict[str, list[float]] = {}
     for sequence in sequences:

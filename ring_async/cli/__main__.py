@@ -1,4 +1,4 @@
-"""`python -m ring_async.cli`: the command line without its script."""
+"""`python -m ring_async.cli`: the command line where the `ring-async` script is not installed."""
 
 from ring_async.cli.app import main
 

@@ -1,6 +1,6 @@
-"""The command line: the commands in the order of the help, and how errors end.
+"""The command line: the commands in the order of the help, and the exit code of each kind of error.
 
-Owns: names, order, exit codes. Does not own what commands do, nor their words: each is in a file of this room.
+Owns: the commands' names, their order, exit codes. Does not own the commands: each is in a file of this folder.
 Exit codes: 0 done, 1 failed, 2 bad configuration or usage, 3 an actor or the run failed, 4 the model diverged.
 """
 
@@ -59,7 +59,7 @@ for name, commands in {"data": data.app, "swap": changes.swap_app, "rollback": c
 
 
 def main(words: list[str] | None = None) -> Any:
-    """Entry point: errors that people can mend become one clear screen and an exit code."""
+    """Entry point: an error that people can fix becomes one message and an exit code."""
     try:
         return app(args=words)
     except RingAsyncError as error:

@@ -1,6 +1,7 @@
 """`ring-async swap | rollback | mixture | set | scale`: change a run while it goes on.
 
-Owns: words, progress, and how a comparison of two verifiers is shown. Does not own what happens: the run's control API.
+Owns: the commands' options and output, and how a comparison of two verifiers is shown. Does not own the changes
+themselves: the run's control API makes them.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def swap_verifier(
     if swap["state"] == SwapState.HELD:
         _show_shadow(swap, err if as_json else out)
         decision = "abort"
-        with contextlib.suppress(typer.Abort):  # Ctrl-C at the question is a no
+        with contextlib.suppress(typer.Abort):  # Ctrl-C at the question counts as no
             decision = "commit" if typer.confirm("Put the new one in force?", err=as_json) else "abort"
         swap = _follow(client, client.post(f"/v1/swaps/{swap['swap_id']}/{decision}"), until_held=False)
         if decision == "abort":
@@ -205,7 +206,7 @@ def scale(
 
 
 def _follow(client: ControlClient, swap: dict[str, Any], *, until_held: bool = True) -> dict[str, Any]:
-    """Show how a swap goes until it ends, or waits for a person."""
+    """Show the progress of a swap until it ends, or waits for a person."""
     with err.status(f"{swap['swap_id']}: {swap['state']}") as line:
         while not (state := SwapState(swap["state"])).is_end and not (until_held and state is SwapState.HELD):
             swap = client.get(f"/v1/swaps/{swap['swap_id']}?wait_s={0.5 if swap['shadow']['wanted'] else WAIT_S}")
@@ -252,7 +253,7 @@ def _list_tunable(knobs: dict[str, Any], as_json: bool) -> None:
 
 
 def _sources(words: list[str]) -> dict[str, Any]:
-    """Sources to add, each as `name={section}`."""
+    """The sources to add, from words `name={section}`."""
     sources = parse_words(words)
     for name, section in sources.items():
         if not isinstance(section, dict):
@@ -263,7 +264,9 @@ def _sources(words: list[str]) -> dict[str, Any]:
 
 
 def _window(word: str) -> tuple[str, dict[str, Any] | None]:
-    """`source=low:high`, `source=by:low:high` or `source=any`; a bound may be left out."""
+    """The source and window that a word gives: `source=low:high`, `source=by:low:high` or `source=any`; bounds are
+    optional.
+    """
     name, _, bounds = word.partition("=")
     if name and bounds == "any":
         return name, None
@@ -281,7 +284,7 @@ def _window(word: str) -> tuple[str, dict[str, Any] | None]:
 
 
 def _absolute(use: str) -> str:
-    """A file is named as seen from here, and read where the controller runs."""
+    """Make a verifier's path absolute: it is relative to this process, but the controller reads the file."""
     place, colon, class_name = use.rpartition(":")
     return f"{Path(place).absolute()}{colon}{class_name}" if place.endswith(".py") else use
 

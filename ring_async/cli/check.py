@@ -1,6 +1,7 @@
-"""What `ring-async check` and `up` refuse before anything is started: parts that cannot work here.
+"""The checks of `ring-async check` and `up` before anything is started: whether each configured part can work here.
 
-Owns: which parts are tried. Does not own making them, nor what each needs. Imports lie inside: some take seconds.
+Owns: which parts are checked. Does not own the parts, nor what each needs. Imports lie inside the functions, since some
+take seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fal
 
 
 def check_parts(config: Config) -> None:
-    """Refuse what would only fail inside an actor.
+    """Refuse a configuration whose parts would fail inside an actor.
 
     Raises:
         ConfigError: one line for each part that cannot work here: its key, why, and what to do.
@@ -45,7 +46,7 @@ def check_parts(config: Config) -> None:
 
 
 def part_problems(config: Config) -> Iterator[str]:
-    """Why this configuration cannot run here, one line each, as far as it shows before anything starts."""
+    """The reasons why this configuration cannot run here, one line each, as far as they show before anything starts."""
     from ring_async.control.tls import read_certificate
     from ring_async.engines.registry import engine_problems
     from ring_async.models import resolve_model_path
@@ -76,7 +77,7 @@ def _refusal(attempt: Callable[[], object]) -> Iterator[str]:
 
 
 def _try_source(config: Config, name: str) -> None:
-    """Make a source and the verifier that judges it; refuse a window that holds none of its prompts."""
+    """Make a source and its verifier; refuse a difficulty window that no prompt of the source satisfies."""
     from ring_async.actors.controller.prompt_search import check_window
     from ring_async.data.registry import make_source
     from ring_async.verifiers.registry import make_verifier

@@ -1,6 +1,6 @@
 """`ring-async data inspect`: look at prompts before a model does.
 
-Owns: what is shown. Does not own sources.
+Owns: what is shown of a prompt. Does not own the sources.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def inspect(
     held_out: Annotated[bool, typer.Option("--held-out", help="The held-out split, as `eval` asks it.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show prompts of a configured source, with what its verifier is given.
+    """Show prompts of a configured source, with the data that its verifier gets.
 
     Prompt number n is the same in every process and every run.
 

@@ -1,6 +1,6 @@
-"""`ring-async doctor`: will this machine run it?
+"""`ring-async doctor`: can this machine run ring-async?
 
-Owns: what is looked at, and what to do about what is missing. Starts nothing that stays; changes nothing.
+Owns: what is examined, and the advice for what is missing. Starts nothing that stays; changes nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NETWORK_FILESYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "lustre", "
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, whether it is well, what was found, and what to do if it is not."""
+    """One line of the result: what was examined, whether it is fine, what was found, and the remedy."""
 
     name: str
     is_ok: bool
@@ -66,7 +66,7 @@ def doctor(runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
 
 
 def examine(runs: Path) -> list[Finding]:
-    """All findings, quick ones first. An examination that itself fails is a problem, never a traceback."""
+    """All findings, quick ones first. An examination that itself fails is a finding, never a traceback."""
     looks: tuple[tuple[str, Callable[[], Finding]], ...] = (
         ("python", _python),
         ("compiler", _compiler),
@@ -96,7 +96,7 @@ def _python() -> Finding:
 
 
 def _compiler() -> Finding:
-    """Two puzzle libraries of reasoning-gym build from source."""
+    """Look for a C compiler: two puzzle libraries of reasoning-gym build from source."""
     compiler = shutil.which("cc")
     has_headers = (Path(sysconfig.get_paths()["include"]) / "Python.h").exists()
     detail = f"{compiler or 'no cc'}, Python's headers {'found' if has_headers else 'missing'}"
@@ -135,14 +135,14 @@ def _disk(runs: Path) -> Finding:
 
 
 def _filesystem(path: Path) -> str:
-    """The kind of filesystem a path lies on."""
+    """The type of the filesystem that a path lies on."""
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     fitting = [(len(point), kind) for point, kind in mounts if path.is_relative_to(point.replace("\\040", " "))]
     return max(fitting, default=(0, "unknown"))[1]
 
 
 def _shared_memory() -> Finding:
-    """Ray keeps its object store there, small as ours is; weights travel through anonymous memory."""
+    """Measure /dev/shm, which Ray's object store needs. It is small: weights travel through anonymous memory."""
     free = shutil.disk_usage("/dev/shm").free  # noqa: S108
     remedy = "mount more: docker run --shm-size=1g"
     return Finding("shared memory", free >= _MIN_SHM_BYTES, f"{free >> 20} MiB free in /dev/shm", remedy)
@@ -170,7 +170,7 @@ def _sandbox() -> Finding:
 def _package(name: str) -> Finding:
     try:
         importlib.import_module(name)
-    except Exception as error:  # a broken build raises whatever it likes
+    except Exception as error:  # a broken build may raise anything
         return Finding(name, False, repr(error), f"pip install -c constraints.txt {name}, or: make setup")
     return Finding(name, True, importlib.metadata.version(name))
 

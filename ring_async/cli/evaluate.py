@@ -1,6 +1,6 @@
 """`ring-async eval`: how well a checkpoint does on held-out problems.
 
-Owns: the words of the command, its progress and its table. Does not own the evaluation (`actors.evaluation`).
+Owns: the command's options, its progress and its table. Does not own the evaluation (`actors.evaluation`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def evaluate(
 
 
 def evaluate_model(model: str, config: Config) -> list[dict[str, Any]]:
-    """Rows of an evaluation as plain data; progress and the time left go to stderr meanwhile."""
+    """Evaluate a model and return the rows as plain data; progress and the time left go to stderr."""
     import msgspec
     from rich.progress import Progress
 

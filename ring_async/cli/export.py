@@ -1,7 +1,7 @@
 """`ring-async export`: a checkpoint as a Hugging Face directory.
 
-Owns: which checkpoint, and which of its files. A checkpoint is a Hugging Face directory with what a resume needs beside
-it; exporting leaves that out, after every byte was checked.
+Owns: which checkpoint is exported, and which of its files. A checkpoint is a Hugging Face directory with further files
+for a resume; an export checks every byte, and leaves those files out.
 """
 
 from __future__ import annotations

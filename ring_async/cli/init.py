@@ -1,6 +1,6 @@
 """`ring-async init`: a configuration to start from.
 
-Owns: the text. Its keys, notes and defaults come from the schema, so that all of them are there, as they are in force.
+Owns: the text. Its keys, notes and defaults come from the schema, so that the text is complete and true.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def init(
 
 
 def starting_text(path: Path) -> str:
-    """The file's text; `path` names the run and stands in the examples."""
+    """The text of the new file; `path` gives the run's name and appears in the examples."""
     run = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in path.stem)[:64]
     run = run if run[:1].isalnum() and run.isascii() else "run"
     parts = [_HEAD.format(name=path)]
@@ -85,7 +85,7 @@ def starting_text(path: Path) -> str:
 
 
 def _section(name: str, kind: type[BaseModel], given: dict[str, Any]) -> str:
-    """A section with all its keys; a section of which nothing is given is a comment as a whole."""
+    """A section with all its keys; if no key of it is given, the whole section is a comment."""
     lines = [f"{name}:" if given else f"# {name}:"]
     for key, field in kind.model_fields.items():
         if key in given:

@@ -1,6 +1,6 @@
 """Arguments, options and output that commands share.
 
-Owns: their names, help and completion. Does not own any command.
+Owns: the names, help and completion of shared options, and how output is printed. Does not own any command.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def _runs_folder(context: typer.Context) -> Path:
 
 
 def complete_run(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of runs, for the shell."""
+    """Names of runs, for completion in the shell."""
     found = (folder.name for folder in _runs_folder(context).glob("*") if RunDir(folder).config.is_file())
     return sorted(name for name in found if name.startswith(incomplete))
 
 
 def complete_actor(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of actors that have a log in the chosen or newest run, for the shell."""
+    """Names of actors that have a log in the chosen or newest run, for completion in the shell."""
     run_dir = RunDir(_runs_folder(context) / (context.params.get("run") or "latest"))
     return sorted(path.stem for path in run_dir.logs.glob(f"{incomplete}*.log"))
 
@@ -50,12 +50,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def short(path: Path) -> str:
-    """A path as people would type it from here."""
+    """A path relative to the working directory."""
     return os.path.relpath(path)
 
 
 def say(words: str, plain: dict[str, Any], as_json: bool) -> None:
-    """For people, or for scripts."""
+    """Print a text for people, or plain data as JSON for scripts."""
     if as_json:
         out.print_json(json.dumps(plain))
     else:

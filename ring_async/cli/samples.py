@@ -1,6 +1,6 @@
-"""`ring-async samples`: read what the model wrote and what it got for it, from the run's replay store.
+"""`ring-async samples`: show responses of the model and their rewards, from the run's replay store.
 
-Owns: choosing groups, and how they are shown. Reads beside a run at work; changes nothing.
+Owns: the choice of groups, and how they are shown. Reads while the run goes on; changes nothing.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _plain(reader: StoreReader, record: GroupRecord, progress: GroupProgress, to
 
 
 def _panel(group: dict[str, Any]) -> Panel:
-    """Model-written text is shown as it is, never as markup."""
+    """A panel with one response; text that the model wrote is never read as markup."""
     text = Text(group["prompt"].strip() + "\n", style="bold")
     for response in group["responses"]:
         reward = "–" if response["reward"] is None else f"{response['reward']:.3f}"

@@ -1,6 +1,7 @@
 """Commands to a run as a whole: `pause`, `resume`, `checkpoint`, `down`.
 
-Owns: the words of the commands. The control API of the run does the rest. Changes of what a run does are in `changes`.
+Owns: the commands' options and output. Does not own their effects (the run's control API), nor changes of verifiers,
+mixture and settings (`changes`).
 """
 
 from __future__ import annotations

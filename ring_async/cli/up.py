@@ -1,7 +1,7 @@
-"""`ring-async up`: bring a fleet up, here or in the background, and show how far it is.
+"""`ring-async up`: start a run, in the foreground or detached, and show its progress.
 
-Owns: the words of the command, what keeps a run from starting, and the progress on screen. Does not own the fleet
-(`launch`), nor which parts cannot work here (`check`).
+Owns: the command's options, the conditions under which a run may start, and the progress on screen. Does not own the
+fleet (`launch`), nor the checks of configured parts (`check`).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def up(
 
 
 def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
-    """Bring the fleet up and stay until the run ends; returns the exit code. The caller has checked the parts."""
+    """Bring the fleet up and wait until the run ends; returns the exit code. The caller has checked the parts."""
     from ring_async.launch import Launcher
 
     out.print(f"[bold]{config.run.name}[/bold] in {short(run_dir.path)}: bringing the fleet up", soft_wrap=True)
@@ -83,7 +83,7 @@ def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
 
 
 def free_name(runs: Path, name: str) -> str:
-    """The name itself, or with the first number behind it that no run in `runs` has."""
+    """The name, or the name with the first number behind it that no run in `runs` has."""
     if not (runs / name).exists():
         return name
     return next(fresh for number in range(2, 10_000) if not (runs / (fresh := f"{name}-{number}")).exists())

@@ -1,6 +1,6 @@
-"""What people look at: `status` and `logs` while a run goes on, `audit` and `report` then and afterwards.
+"""Commands that show a run: `status` and `logs` while it goes on, `audit` and `report` also afterwards.
 
-Owns: the words of the commands. Does not own what they show (`monitoring`, `storage.audit`).
+Owns: the commands' options and output. Does not own what they show (`monitoring`, `storage.audit`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def audit(
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Prove from disk that no trajectory is unaccounted for. Exit code 1 and the offending ids if one is.
+    """Prove from disk that every trajectory is accounted for. If not, print the offending ids; exit code 1.
 
     [bold]Examples[/bold]
 

@@ -1,6 +1,6 @@
-"""Pydantic's findings in the words of a person: which key, what is wrong with it, what to do.
+"""Pydantic's errors as sentences for people: which key, what is wrong with it, what to do.
 
-Owns: the sentences, and the search for the key that was probably meant.
+Owns: the sentences, and the search for the key that was probably meant. Does not own the checks (`schema`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def explain(error: ValidationError) -> list[tuple[str, str]]:
     """One `(dotted key, sentence)` for each problem.
 
     Args:
-        error: what `Config` raised. Findings of its checks across keys are lines `key: sentence`.
+        error: raised by `Config`. Problems that its checks across keys found are lines `key: sentence` in it.
     """
     problems: list[tuple[str, str]] = []
     for detail in error.errors(include_url=False):
@@ -129,7 +129,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
 
 
 def _section_of(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The section behind a field's type, and whether it lies in a mapping by name."""
+    """The section class in a field's type, and whether the field maps names to such sections."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     if get_origin(annotation) is dict:

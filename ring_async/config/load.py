@@ -1,6 +1,6 @@
 """From a YAML file and `key=value` words to a checked `Config`, and back to JSON.
 
-Owns: reading, `base:` inheritance, overrides, and the sentences people read when something is wrong.
+Owns: reading, `base:` inheritance, overrides, and the sentences that people read about errors.
 Does not own: what is allowed (`schema`).
 Invariants: a bad configuration raises `ConfigError` and nothing else, one line for each problem, each line naming where
 the value came from, its dotted key, what is wrong and what to do. Imports neither torch, ray, zmq nor asyncio.
@@ -33,7 +33,7 @@ _REMOVABLE = ("sources", "mixture", "verifiers")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration file and put `key=value` words over it.
+    """Read a configuration file and apply `key=value` words to it.
 
     Args:
         path: a YAML file, or a run's resolved `config.json`.
@@ -56,7 +56,7 @@ def parse_words(words: Sequence[str]) -> dict[str, Any]:
     """`key=value` words, values read as YAML; keys stay dotted.
 
     Raises:
-        ConfigError: a word that is none.
+        ConfigError: a word is not of this form.
     """
     return dict(map(_parse_word, words))
 
@@ -76,9 +76,9 @@ def dump_config(config: Config) -> str:
 
 
 def differing_keys(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys that differ, with both values; a key one side lacks counts as None there.
+    """The dotted keys in which two configurations differ, with both values; a missing key counts as None.
 
-    For `--resume`: restored state never overrides new configuration, and people are told what differs.
+    For `--resume`: restored state never overrides the new configuration, and people are told the differences.
     """
     old, new = (dict(flatten(config.model_dump(mode="json"))) for config in (before, after))
     return {
@@ -87,7 +87,7 @@ def differing_keys(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings as `(dotted.key, value)`; an empty mapping is a leaf."""
+    """The leaves of nested mappings as `(dotted.key, value)`; an empty mapping is a leaf."""
     for key, value in values.items():
         dotted = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
@@ -106,7 +106,7 @@ def _validate(values: dict[str, Any], origins: Mapping[str, str], where: str) ->
 
 
 def _origin(origins: Mapping[str, str], key: str, default: str) -> str:
-    """Who gave the key: itself, else the nearest section above it, else the file that was asked for."""
+    """Where a key was given: the origin of the key, else of the nearest section above, else the file asked for."""
     parts = key.split(".")
     for end in range(len(parts), 0, -1):
         found = origins.get(".".join(parts[:end]))
@@ -119,7 +119,7 @@ def _origin(origins: Mapping[str, str], key: str, default: str) -> str:
 
 
 def _read_file(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
-    """A file's values over its base's, and which file gave each leaf."""
+    """The values of a file merged over those of its base, and the file that gave each leaf."""
     if path.resolve() in seen:
         chain = " → ".join(str(file) for file in (*seen, path.resolve()))
         raise ConfigError(f"{path}: base: files inherit from each other in a circle ({chain}); remove one `base:`")
@@ -191,7 +191,7 @@ def _apply_override(values: dict[str, Any], origins: dict[str, str], word: str) 
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice and reads `1e-6` as a number.
+    """A YAML loader that refuses a key given twice and reads `1e-6` as a number.
 
     PyYAML keeps the last of two equal keys silently, and follows YAML 1.1, where a float needs a dot.
     """

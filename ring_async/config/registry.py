@@ -1,7 +1,7 @@
-"""From a name in the configuration to the part that it means, imported only when it is asked for.
+"""A registry: it finds the part that a name in the configuration means, and imports the part only then.
 
-Owns: looking the name up, and the sentence for a name that means nothing here. Does not own the parts: engines,
-trainers and weight channels have a registry each, whose entries keep that room's protocol (`base.py` there).
+Owns: the lookup, and the sentence for an unknown name. Does not own the parts: engines, trainers and weight channels
+have a registry each, whose entries implement the protocol in that folder's `base.py`.
 
     ENGINES = Registry("rollout.engine", {"embedded": "ring_async.engines.embedded.entry:EmbeddedEntry"})
     ENGINES.problems("embedded", config)  →  []
@@ -19,12 +19,12 @@ from ring_async.errors import ConfigError
 
 
 class Entry(Protocol):
-    """What every registered part has beside its makers. An entry imports the part itself inside them."""
+    """What every registry entry has beside its makers. An entry imports its part inside the makers."""
 
     def check(self, config: Config) -> list[str]:
-        """Why this part cannot work here with this configuration: reasons, each with what to do. Empty: it can.
+        """The reasons why this part cannot work here with this configuration, each with a remedy; empty if it can.
 
-        Looks at packages, devices and settings without loading the part, and starts nothing.
+        Looks at packages, devices and settings; neither loads nor starts anything.
         """
         ...
 
@@ -33,11 +33,11 @@ _E = TypeVar("_E", bound=Entry)
 
 
 class Registry(Generic[_E]):
-    """Names that a key of the configuration takes.
+    """The parts that a key of the configuration may name.
 
     Args:
-        key: dotted, for messages.
-        entries: by name, `package.module:Class`; the class is called without arguments.
+        key: the dotted key, for messages.
+        entries: `package.module:Class` of each entry, by name; the class is called without arguments.
     """
 
     def __init__(self, key: str, entries: Mapping[str, str]) -> None:
@@ -48,7 +48,7 @@ class Registry(Generic[_E]):
         """The entry of this name.
 
         Raises:
-            ConfigError: this release has none; says which there are.
+            ConfigError: there is no entry of this name; the message lists the names.
         """
         if name not in self._entries:
             raise ConfigError(self._line(name, self._unknown()))
@@ -56,7 +56,9 @@ class Registry(Generic[_E]):
         return cast(_E, getattr(importlib.import_module(module), class_name)())
 
     def problems(self, name: str, config: Config) -> list[str]:
-        """Why the part of this name cannot work here, one line each: key, name, reason, remedy. Empty: it can."""
+        """The reasons why the part of this name cannot work here, one line each: key, name, reason, remedy. Empty: it
+        can.
+        """
         reasons = self.find(name).check(config) if name in self._entries else [self._unknown()]
         return [self._line(name, reason) for reason in reasons]
 

@@ -1,8 +1,9 @@
 """The configuration of a run: every key, its type, its default, its bounds.
 
-Owns: the whole, the sections that say where a run runs and what it asks, and the checks that look at several keys. Does
-not own the sections about learning (`learning`). Frozen; unknown keys are refused. Imports
-no torch, ray, zmq or asyncio (a test proves it). Field descriptions are the reference documentation.
+Owns: `Config`, the sections about a run's processes, prompts and services, and the checks that look at several keys.
+Does not own the sections about learning (`learning`).
+Invariants: instances are frozen and refuse unknown keys; this module imports no torch, ray, zmq or asyncio (a test
+proves it). Field descriptions are the reference documentation.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class VerifierSection(Section):
 
 
 class DifficultyWindow(Section):
-    """Of one source, only prompts whose difficulty lies from `low` to `high` are issued."""
+    """Bounds on the difficulty of a source's prompts: only those from `low` to `high` are issued."""
 
     by: str = Field(
         "difficulty",
@@ -115,7 +116,7 @@ class TransportSection(Section):
 
     @property
     def address(self) -> str:
-        """The address to bind: `host`, or loopback while nobody has said what `auto` means here."""
+        """The address to bind: `host`, or loopback where `auto` was not resolved for a cluster."""
         return "127.0.0.1" if self.host == "auto" else self.host
 
 
@@ -142,7 +143,7 @@ class ControlSection(Section):
     max_body_bytes: PositiveInt = Field(1 << 20, description="Largest body of one call.")
 
     def problems(self) -> list[str]:
-        """What is wrong across keys, one line each."""
+        """Problems between the keys of this section, one line each."""
         if bool(self.tls_cert) != bool(self.tls_key):
             missing = "tls_key" if self.tls_cert else "tls_cert"
             return [f"control.{missing}: empty; a certificate and its key are given together"]
@@ -167,7 +168,7 @@ def _may_be_sent(role: Role) -> Role:
 
 
 class PlacementSection(Section):
-    """What Ray sets aside for each actor."""
+    """The CPUs and GPUs that Ray sets aside for each actor, and the hosts that roles are bound to."""
 
     num_cpus: Annotated[int, Field(ge=0)] = Field(0, description="CPUs Ray may hand out; 0: those of the machine.")
     cpus: dict[Role, float] = {
@@ -200,7 +201,7 @@ class EvaluationSection(Section):
 
 
 class Config(Section):
-    """A whole run."""
+    """The configuration of a whole run."""
 
     run: RunSection
     seed: int = 0
@@ -239,7 +240,7 @@ class Config(Section):
 
     @property
     def max_staleness(self) -> int:
-        """The bound in force: synchronous training admits none."""
+        """The staleness bound in force, in versions; 0 for synchronous training."""
         return 0 if self.mode == "sync" else self.replay.max_staleness
 
     @property
@@ -255,7 +256,7 @@ class Config(Section):
 
     @property
     def bound_to_one_host(self) -> str:
-        """Which setting keeps the fleet on one host and what to set instead; empty: none."""
+        """The setting that keeps the fleet on one host, and what to set instead; empty if there is none."""
         if self.transport.kind == "ipc":
             return "transport.kind=ipc reaches one host only; set transport.kind=tcp"
         if self.weights.channel == "shm":
@@ -263,7 +264,7 @@ class Config(Section):
         return ""
 
     def at(self, address: str) -> Config:
-        """This configuration on the host that the cluster knows by `address`: what `auto` means there."""
+        """This configuration for the host that the cluster knows by `address`, with `auto` resolved to it."""
         if self.transport.host != "auto":
             return self
         return self.model_copy(update={"transport": self.transport.model_copy(update={"host": address})})

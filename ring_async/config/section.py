@@ -1,4 +1,4 @@
-"""What all sections of the configuration are made of."""
+"""The base class of all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """Root of all sections: frozen, and strict about keys."""
+    """Base of all sections: frozen, and strict about keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

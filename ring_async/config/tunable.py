@@ -1,7 +1,7 @@
 """Settings that may change while a run goes on.
 
-Owns: which settings they are, which role must hear of a change, and the configuration that results. A change is checked
-as the configuration of a new run would be, so nothing can be set that `up` would refuse.
+Owns: the list of these settings, the roles that must hear of a change, and the resulting configuration. A change is
+checked like the configuration of a new run, so nothing can be set that `up` would refuse.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
     """The configuration with these settings changed.
 
     Raises:
-        ConfigError: one is not tunable (and which are), has a bad value, or does not go with the others.
+        ConfigError: a setting is not tunable (the message lists those that are), has a bad value, or contradicts
+            others.
     """
     for name in knobs:
         if name not in TUNABLE:
@@ -48,7 +49,7 @@ def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
 
 
 def knobs_of(role: Role, knobs: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings among `knobs` that actors of this role put into effect."""
+    """The settings among `knobs` that actors of this role apply."""
     return {name: value for name, value in knobs.items() if name in TUNABLE and TUNABLE[name][0] == role}
 
 

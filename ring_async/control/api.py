@@ -1,8 +1,8 @@
 """The control API: HTTP on the controller, for the CLI and for people's scripts.
 
-Owns: routes, and which errors become which answers. Does not own what a call does (`Operations`), or who may call
-(`guard`, which stands before all of them).
-Invariant: what a caller does wrong is answered with 4xx, never 5xx, and with plain ASCII, whatever was sent.
+Owns: the routes, and the HTTP status of each error. Does not own what a call does (`Operations`), or who may call
+(`guard`, which checks every call first).
+Invariant: an invalid call is answered with 4xx, never 5xx, and with plain ASCII, whatever was sent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ring_async.transport.messages.fleet import Member
 
 
 class Operations(Protocol):
-    """What the API asks of the controller."""
+    """The operations that the API needs of the controller."""
 
     @property
     def changes(self) -> Changes: ...
@@ -58,7 +58,7 @@ class DownRequest(BaseModel):
 
 
 class Accepted(BaseModel):
-    """The plain yes."""
+    """The answer to a call that was accepted."""
 
     status: str = "accepted"
 
@@ -68,7 +68,7 @@ class CheckpointWritten(BaseModel):
 
 
 class Problem(BaseModel):
-    """Why a call was refused, or could not be carried out."""
+    """The answer to a call that was refused or could not be carried out."""
 
     detail: str
 
@@ -87,7 +87,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def make_app(operations: Operations, token: str, run_name: str, control: ControlSection | None = None) -> FastAPI:
-    """The application; every path but `/healthz` asks for `Authorization: Bearer <token>`."""
+    """Build the application; every path but `/healthz` requires `Authorization: Bearer <token>`."""
     control = control or ControlSection()
     app = FastAPI(
         title="ring-async control API", version="1", docs_url=None, redoc_url=None, default_response_class=_AsciiJson,
@@ -140,23 +140,25 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
 
 
 def _explain_errors(app: FastAPI) -> None:
-    """Answer what could not be done with a sentence."""
+    """Turn errors of operations into answers with a sentence."""
 
     @app.exception_handler(RingAsyncError)
     async def refuse(request: Request, error: Exception) -> Response:
-        """422 for what can never be done, 409 for what cannot be done now."""
+        """Choose the status: 422 for a call that can never succeed, 409 for one that cannot succeed now."""
         return _AsciiJson({"detail": str(error)}, 422 if isinstance(error, ConfigError) else 409)
 
     @app.exception_handler(RequestValidationError)
     async def explain(request: Request, error: Exception) -> Response:
-        """One line for each problem. The value itself stays out: it may be anything, NaN and half characters too."""
+        """One line for each invalid field. The field's value is left out: it may be anything, also NaN or half a
+        character.
+        """
         assert isinstance(error, RequestValidationError)
         lines = (f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
         return _AsciiJson({"detail": "; ".join(lines)}, 422)
 
 
 class _AsciiJson(JSONResponse):
-    """JSON whatever the content: half a surrogate pair is escaped, a number that is not finite becomes null."""
+    """A JSON answer for any content: half a surrogate pair is escaped, a number that is not finite becomes null."""
 
     def render(self, content: Any) -> bytes:
         try:
@@ -175,7 +177,7 @@ def _finite(content: Any) -> Any:
 
 @contextlib.asynccontextmanager
 async def serve(app: FastAPI, control: ControlSection) -> AsyncIterator[str]:
-    """Serve inside the running event loop; yields the base URL, for clients on this machine."""
+    """Serve the application inside the running event loop; yields the base URL, for clients on this machine."""
     listener = socket.create_server(
         (control.host, control.port), family=socket.AF_INET6 if ":" in control.host else socket.AF_INET
     )
@@ -199,13 +201,13 @@ async def serve(app: FastAPI, control: ControlSection) -> AsyncIterator[str]:
 
 
 def _reachable(host: str) -> str:
-    """An address for clients: `0.0.0.0` and `::` are for listening alone."""
+    """The address that clients connect to: `0.0.0.0` and `::` are for listening alone."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - nothing is bound here
     return f"[{host}]" if ":" in host else host
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the process it lives in."""
+    """A uvicorn server that leaves signals to its process."""
 
     @contextlib.contextmanager
     def capture_signals(self):

@@ -1,7 +1,7 @@
 """Routes of the control API that change a run at work: verifiers, mixture, settings, size.
 
-Owns: shapes of requests. Does not own what a call does: `Changes` does, and `guard` stands before these routes, too.
-Whoever holds the run's token may name any code as a verifier, so the token is worth as much as the run's account.
+Owns: the routes and the shapes of their requests. Does not own what a call does (`Changes`), or who may call (`guard`).
+Whoever holds the run's token may name any code as a verifier, so the token gives the power of the run's user account.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Author = Annotated[str, Field(max_length=64, description="Whom the event log nam
 
 
 class Changes(Protocol):
-    """What these routes ask of the controller."""
+    """The operations that these routes need of the controller."""
 
     def status(self) -> dict[str, Any]: ...
 
@@ -55,7 +55,7 @@ class _Request(BaseModel):
 
 
 class SwapRequest(_Request):
-    """A new verifier under a name that judges now."""
+    """A request to replace the verifier of a name."""
 
     use: Annotated[str, Field(min_length=1, max_length=4096)]
     options: dict[str, Any] = {}
@@ -65,11 +65,11 @@ class SwapRequest(_Request):
 
 
 class RollbackRequest(_Request):
-    """Back to the verifier before."""
+    """A request to go back to the former verifier of a name."""
 
 
 class MixtureRequest(_Request):
-    """New weights; sources that are left out get none. Without any, only the windows given change."""
+    """A request for new weights; a source that is left out gets none. Without weights only the given windows change."""
 
     mixture: dict[Name, Annotated[FiniteFloat, Field(ge=0)]] = {}
     sources: dict[Name, SourceSection] = {}
@@ -79,25 +79,25 @@ class MixtureRequest(_Request):
 
 
 class KnobsRequest(_Request):
-    """Settings by dotted name."""
+    """A request to change settings, by dotted name."""
 
     knobs: Annotated[dict[str, Any], Field(min_length=1)]
 
 
 class ScaleRequest(_Request):
-    """How many actors of a role there should be."""
+    """A request for a number of actors of a role."""
 
     role: Name
     num: Annotated[int, Field(ge=1, le=100_000)]
 
 
 def changes_router(changes: Changes) -> APIRouter:
-    """Routes under `/v1`."""
+    """Build the routes, all under `/v1`."""
     router = APIRouter(prefix="/v1")
 
     @router.post("/verifiers/{name}/swap")
     async def swap(name: str, request: SwapRequest) -> dict[str, Any]:
-        """Begins; follow it by its id."""
+        """Begin a swap; follow it by its id."""
         return changes.swap_verifier(
             name, request.use, request.options, shadow=request.shadow, rescore=request.rescore, hold=request.hold,
             author=request.author,
@@ -109,7 +109,7 @@ def changes_router(changes: Changes) -> APIRouter:
 
     @router.get("/swaps/{swap_id}")
     async def follow(swap_id: str, wait_s: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0.0) -> dict[str, Any]:
-        """How far it is; waits so long for its end."""
+        """The state of a swap; waits up to `wait_s` for its end."""
         return await changes.follow_swap(swap_id, wait_s)
 
     @router.post("/swaps/{swap_id}/commit")
@@ -126,7 +126,7 @@ def changes_router(changes: Changes) -> APIRouter:
 
     @router.get("/knobs")
     async def tunable() -> dict[str, Any]:
-        """Settings that can change, when each takes effect, and which have."""
+        """The settings that can change while the run goes on, when each takes effect, and those that were changed."""
         return {"tunable": {name: when for name, (_, when) in TUNABLE.items()}, "set": changes.status()["knobs"]}
 
     @router.post("/knobs")

@@ -1,4 +1,4 @@
-"""The CLI's side of the control API."""
+"""The client of the control API, for the CLI."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ring_async.storage.run_dir import RunDir
 
 
 class ControlClient:
-    """Talks to the controller of one run, by its `endpoints.json`.
+    """Calls the controller of one run, whose address and token are in the run's `endpoints.json`.
 
     Raises:
-        RunError: from every method, when the run is not up, does not answer, or refuses.
+        RunError: by every method, if the run is not up, does not answer, or refuses.
     """
 
     def __init__(self, run_dir: RunDir, *, timeout_s: float = 10.0) -> None:

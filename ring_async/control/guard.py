@@ -1,13 +1,13 @@
-"""What stands before every route of the control API: the token, a rate limit and a size limit.
+"""The guard of the control API: it checks token, rate and size of every call before any route.
 
     request ──▶ token? ──▶ rate? ──▶ body within the limit? ──▶ routes
                   401        429          413, 408
 
-Owns: who is let in, how often, with how much; and the account of who was not. Does not own routes: the guard wraps the
-whole application, so that a route added later is behind it without saying so.
+Owns: which calls are admitted, and the account of refused ones. Does not own routes: the guard wraps the whole
+application, so that a route added later is guarded, too.
 Invariants: nothing but `OPEN_PATHS` is answered without the run's token; tokens are compared in constant time; callers
 with the token and callers without never share a bucket, so that a stranger cannot use up the owner's; memory is
-bounded, whoever calls.
+bounded for any number of callers.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ Send = Callable[[MutableMapping[str, Any]], Any]
 class Refusal(NamedTuple):
     """Calls that were refused for one cause (`token`, `rate`, `size`, `slow`); `num` counts them since the last report.
 
-    `method`, `path` (percent-encoded, cut) and `client` are the last one's.
+    `method`, `path` (percent-encoded, cut) and `client` are those of the last call.
     """
 
     cause: str
@@ -62,7 +62,7 @@ class RateLimit:
     """A token bucket for each caller.
 
     Args:
-        per_s: calls a second that a caller may go on making.
+        per_s: calls a second that a caller may make in the long run.
         burst: calls that a caller may make at once, at least 1.
     """
 
@@ -72,7 +72,7 @@ class RateLimit:
         self._levels: OrderedDict[object, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: object, now_s: float) -> float:
-        """Take one call from a caller's bucket; returns 0, or the seconds until there is one to take."""
+        """Take one call from a caller's bucket; returns 0, or the seconds until the bucket holds one."""
         level, since_s = self._levels.pop(caller, (self._burst, now_s))
         level = min(self._burst, level + (now_s - since_s) * self._per_s)
         wait_s = 0.0 if level >= 1.0 else (1.0 - level) / self._per_s
@@ -96,7 +96,7 @@ class Guard:
         token: of the run.
         max_requests_per_s: for each caller.
         max_body_bytes: of one request, declared or sent in chunks.
-        on_refused: told of refusals, at most once every `AUDIT_EVERY_S` for each cause.
+        on_refused: called about refusals, at most once every `AUDIT_EVERY_S` for each cause.
     """
 
     def __init__(
@@ -125,12 +125,12 @@ class Guard:
             self._write_down(scope, refused.cause)
             await _answer(send, refused)
         except ConnectionError:
-            return  # the caller left
+            return  # the caller has disconnected
         else:
             await self._app(scope, _replay(body, receive), send)
 
     async def _admit(self, scope: Scope, receive: Receive) -> bytes:
-        """The whole body of a call that is let in."""
+        """Admit a call and return its whole body, or raise `_Refused`."""
         headers = dict(scope["headers"])
         is_owner = hmac.compare_digest(headers.get(b"authorization", b""), self._expected)
         wait_s = self._rate.take((_client(scope), is_owner), monotonic_s())
@@ -144,7 +144,7 @@ class Guard:
         too_large = _Refused(413, "size", f"the body is larger than control.max_body_bytes, {limit_bytes}", _CLOSE)
         if int(headers.get(b"content-length", b"0")) > limit_bytes:
             raise too_large
-        body = bytearray()  # counted as it comes: a body in chunks declares no length
+        body = bytearray()  # counted on arrival: a body in chunks declares no length
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 while True:
@@ -185,7 +185,7 @@ def _client(scope: Scope) -> str:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once, and then what the connection says."""
+    """A `receive` that returns the body once, and the connection's own messages afterwards."""
     is_given = False
 
     async def again() -> MutableMapping[str, Any]:

@@ -1,7 +1,7 @@
-"""HTTPS of the control API: the certificate it serves with, and clients that trust that certificate alone.
+"""HTTPS of the control API: the server's certificate, and clients that trust this certificate alone.
 
-Owns: loading and checking. The certificate itself travels to clients in `endpoints.json`, beside the token, so any
-certificate will do, a self-signed one too: a client that holds the very certificate needs no authority and no name.
+Owns: loading and checking the certificate. Clients get it from `endpoints.json`, beside the token. So a self-signed
+certificate is enough: a client that holds the server's certificate needs no authority and checks no name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 
 
 def read_certificate(control: ControlSection) -> str:
-    """The server's own certificate (PEM) out of `control.tls_cert`; empty where the API speaks plain HTTP.
+    """The server's certificate (PEM) from `control.tls_cert`; empty if the API serves plain HTTP.
 
     Raises:
         ConfigError: the files cannot be read, or do not belong together.
@@ -37,9 +37,9 @@ def read_certificate(control: ControlSection) -> str:
 
 
 def trust_only(certificate: str) -> ssl.SSLContext:
-    """A client's context that accepts the server with this certificate (PEM) and no other."""
+    """A client's TLS context that accepts the server with this certificate (PEM) and no other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # the certificate is known; what it says of itself adds nothing
+    context.check_hostname = False  # the client knows the certificate, so the name in it proves nothing more
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=certificate)
     return context

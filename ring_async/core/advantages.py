@@ -1,9 +1,9 @@
-"""What the estimator makes of a group's rewards.
+"""Advantages: the estimators that turn a group's rewards into advantages.
 
-Owns: the estimators, the treatment of truncated responses, and the detection of groups without a signal. Computed over
-the whole group of K, before any selection. Plain floats: for K of about ten an array call costs more than the sum, and
-replay does this for every group; nor does the replay process need torch.
-Source: algorithm.md §3.
+Owns: the estimators, the treatment of truncated responses, and the detection of groups without a signal. Advantages are
+computed over the whole group of K, before any selection. They are plain floats: for K of about ten an array call costs
+more than the sum, and replay does this for every group; nor does the replay process need torch.
+Source: docs/algorithm.md, "The loss".
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RewardSpread:
     _variances: deque[float] = field(default_factory=deque)
 
     def include(self, variance: float) -> float:
-        """Take in one group's variance (ddof 0); returns the spread with it."""
+        """Add one group's variance (ddof 0); returns the spread with this group included."""
         self._variances.append(variance)
         if len(self._variances) > self.max_groups:
             self._variances.popleft()

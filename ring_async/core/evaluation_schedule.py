@@ -1,7 +1,7 @@
-"""Which published versions an evaluator takes up.
+"""The schedule of evaluations: which published versions an evaluator evaluates.
 
-Owns: the rule. The first version heard of is evaluated (the starting point, or what a restart interrupted), then every
-one with which the count of versions passes a multiple of `every_versions`.
+Owns: the rule. The first version that an evaluator hears of is due (the starting point, or the one that a restart
+interrupted), then each version with which the version number passes a multiple of `every_versions`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from ring_async.types import PolicyVersion
 
 @dataclass(slots=True)
 class EvaluationSchedule:
-    """Args: `every_versions` ≥ 1."""
+    """Says which versions are due. Args: `every_versions` ≥ 1."""
 
     every_versions: int
     _newest: PolicyVersion | None = None
 
     def is_due(self, version: PolicyVersion) -> bool:
-        """Hear of a published version; whether it is to be evaluated. One heard before, or older, never is."""
+        """Note a published version; returns whether it is to be evaluated. A version that is not newer never is."""
         before, every = self._newest, self.every_versions
         if before is None:
             self._newest = version
@@ -27,11 +27,11 @@ class EvaluationSchedule:
         if version <= before:
             return False
         self._newest = version
-        # A new lineage goes on from a checkpoint, so it may pass again what the lost one had passed.
+        # A new incarnation goes on from a checkpoint, so it may pass a multiple that the lost one had passed already.
         passed = before.number if version.incarnation == before.incarnation else version.number - 1
         return version.number // every > passed // every
 
     @property
     def next_number(self) -> int:
-        """Number of the version that will be due next; 0 before any was heard of."""
+        """The number of the version that will be due next; 0 before any version was noted."""
         return 0 if self._newest is None else (self._newest.number // self.every_versions + 1) * self.every_versions

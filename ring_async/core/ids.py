@@ -1,4 +1,4 @@
-"""How groups and trajectories are named, and what a name says.
+"""The ids of groups and trajectories, and how to read them.
 
     math-00000017      the group that source `math` issued under cursor 17
     math-00000017/3    its fourth trajectory
@@ -12,7 +12,7 @@ from ring_async.errors import RunError
 
 
 class IdError(RunError):
-    """A name that is not of the form it should have; the message shows it."""
+    """An id has the wrong form; the message shows it."""
 
 
 def group_id_for(source: str, index: int) -> str:
@@ -34,7 +34,7 @@ def split_id(trajectory_id: str) -> tuple[str, int]:
     """`(group_id, index)` of a trajectory id.
 
     Raises:
-        IdError: it is not of the form `group/index`.
+        IdError: the id is not of the form `group/index`.
     """
     group_id, slash, index = trajectory_id.rpartition("/")
     if not slash or not index.isdecimal():

@@ -1,6 +1,7 @@
-"""Rows of one fixed shape, filled with prompts and responses, balanced over learner ranks.
+"""Packing: rows of one fixed shape, filled with prompts and responses, balanced over learner ranks.
 
-Owns: where a sequence lies (`lay_out`) and the arrays of a packed batch (`pack_batch`). Does not own which sequences.
+Owns: the place of each sequence (`lay_out`) and the arrays of a packed batch (`pack_batch`). Does not own the choice of
+sequences (`core.replay`).
 Invariants: every rank has the same number of rows; a sequence lies whole in one row; rows hold at most
 `token_capacity` tokens; the packed loss mask is exactly the plan's intervals.
 """
@@ -23,12 +24,12 @@ ATTENTION_COST_PER_TOKEN = 1.0 / 12_288.0
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where each sequence lies.
+    """The row and offset of each sequence.
 
     Attributes:
         rows, offsets: one entry per sequence, in the order given.
         num_rows: a multiple of the number of ranks.
-        rank_costs: estimated compute of each rank, in tokens of linear work.
+        rank_costs: estimated compute of each rank, in the unit of `sequence_cost`.
     """
 
     rows: tuple[int, ...]
@@ -38,7 +39,7 @@ class Layout:
 
 
 def sequence_cost(num_tokens: int) -> float:
-    """Compute of one sequence, in tokens of linear work: `n + c · n²`."""
+    """Estimated compute of a sequence of n tokens: `n + c · n²`, in units of one token's cost without attention."""
     return num_tokens + ATTENTION_COST_PER_TOKEN * num_tokens * num_tokens
 
 
@@ -55,7 +56,8 @@ def lay_out(lengths: Sequence[int], token_capacity: int, num_ranks: int) -> Layo
         raise ValueError(f"a sequence of {max(lengths)} tokens does not fit into a row of {token_capacity}")
     free: list[int] = []  # free tokens << 32 | bin, ascending: one integer compares faster than a pair
     bins: list[list[int]] = []
-    descending = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)  # equal ones stay in order
+    # sequences of equal length stay in order
+    descending = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     place = 0
     while place < len(descending):
         length = lengths[descending[place]] << 32
@@ -67,7 +69,8 @@ def lay_out(lengths: Sequence[int], token_capacity: int, num_ranks: int) -> Layo
             bins.append([])
         members = bins[room & 0xFFFFFFFF]
         while room >= length and place < len(descending) and lengths[descending[place]] << 32 == length:
-            members.append(descending[place])  # for the next of the same length it is the best fit again
+            # for the next sequence of this length, the same row is the best fit again
+            members.append(descending[place])
             room -= length
             place += 1
         bisect.insort(free, room)
@@ -100,7 +103,7 @@ def pack_batch(plan: BatchPlan, groups: Iterable[Group], lineage: Lineage | None
     Raises:
         ValueError: a planned trajectory is not among the groups, or differs from the plan.
 
-    An optional column is 0 where no group of the plan has a value for it.
+    An optional column is 0 for the tokens of groups without it.
     """
     lineage = lineage or Lineage()
     found: dict[str, tuple[Int32, float, Trajectory]] = {
@@ -143,7 +146,9 @@ def pack_batch(plan: BatchPlan, groups: Iterable[Group], lineage: Lineage | None
 
 
 def empty_batch(plan: BatchPlan) -> PackedBatch:
-    """Rows of padding. The required arrays share one block: one large allocation costs far fewer page faults."""
+    """A batch of padding alone. Its required arrays share one block, since one large allocation causes far fewer page
+    faults.
+    """
     num_positions = plan.num_rows * plan.token_capacity
     block = np.zeros(29 * num_positions, np.uint8)
     words = block[: 28 * num_positions].reshape(7, plan.num_rows, 4 * plan.token_capacity)

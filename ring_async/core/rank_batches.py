@@ -2,10 +2,11 @@
 
     plan and rows of all ranks ──batch_of_rank(rank)──▶ the rank's plan and rows, and its RankShare of the loss tokens
 
-Owns: which rows, sequences and loss tokens are a rank's. Does not own: which sequence lies on which rank (`packing`).
+Owns: which rows, sequences and loss tokens belong to a rank. Does not own: which sequence lies on which rank
+(`packing`).
 
-Invariants: the parts of all ranks are disjoint and cover the batch; every rank gets as many rows; `token_budget` stays
-the global Φ, which every rank's loss is divided by, so that gradients summed over ranks are those of the whole batch.
+Invariants: the parts of all ranks are disjoint and cover the batch; all ranks get equally many rows; `token_budget`
+stays the global Φ, which every rank divides its loss by, so that gradients summed over ranks are those of the batch.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from ring_async.batches import BatchPlan, PackedBatch
 
 
 class RankShare(msgspec.Struct, frozen=True):
-    """Where a rank's loss tokens stand among those of the batch, counted in row order over the ranks.
+    """A rank's share of the batch's loss tokens, which are counted in row order over the ranks.
 
     Attributes:
         rank: 0 … num_ranks − 1.
         num_ranks: data-parallel ranks of the plan.
         num_loss_tokens: of this rank.
-        first_loss_token: loss tokens of the ranks before it: what `assign_minibatches` goes on from.
+        first_loss_token: number of loss tokens of the ranks before it; an argument of `assign_minibatches`.
     """
 
     rank: int
@@ -38,7 +39,7 @@ def rows_of_rank(plan: BatchPlan, rank: int) -> range:
     """The rows of the batch that are this rank's: `[rank · B/R, (rank + 1) · B/R)`.
 
     Raises:
-        ValueError: the plan has no such rank, or its rows cannot be shared equally.
+        ValueError: the plan has no such rank, or its rows cannot be divided equally.
     """
     if not 0 <= rank < plan.num_ranks:
         raise ValueError(f"plan {plan.plan_number}: rank {rank} of {plan.num_ranks}")
@@ -66,7 +67,7 @@ def plan_of_rank(plan: BatchPlan, rank: int) -> BatchPlan:
 
 
 def batch_of_rank(batch: PackedBatch, rank: int) -> tuple[PackedBatch, RankShare]:
-    """A rank's rows under its own plan, and its share of the loss tokens.
+    """The batch of one rank (its rows under a plan of their own), and its share of the loss tokens.
 
     Arrays are views of the batch's, except `sequence_ids`, which count the rank's own sequences.
 

@@ -19,7 +19,7 @@ import msgspec
 
 
 class Role(StrEnum):
-    """What one actor does for the run."""
+    """The role that an actor plays in the run."""
 
     CONTROLLER = "controller"
     REPLAY = "replay"
@@ -33,11 +33,12 @@ class Residence(StrEnum):
     """Where the actors of a role may run."""
 
     ANYWHERE = "anywhere"
-    """On any host with room, another one after each restart: the role keeps nothing and reads no files of people's."""
+    """On any host with room, possibly another one after a restart: the role keeps no state and reads no users' files.
+    """
     ONE_HOST = "one_host"
-    """On the host it was given: the role reads files that people named."""
+    """On its first host: the role reads files that people named."""
     WITH_ITS_STATE = "with_its_state"
-    """On the host it was given, in every run that goes on with this one: what the role keeps lies on that disk."""
+    """On its first host, also after a resume: the role's state lies on that host's disk."""
 
 
 RESIDENCE: Mapping[Role, Residence] = {
@@ -53,10 +54,10 @@ SCALABLE = (Role.ROLLOUT, Role.REWARD)
 """Roles whose number of actors may change while the run goes on."""
 
 GPU_ROLES = (Role.ROLLOUT, Role.LEARNER, Role.REWARD, Role.EVALUATOR)
-"""Roles that a GPU is of use to."""
+"""Roles that can use a GPU."""
 
 LEAVING_ORDER = ((Role.ROLLOUT,), (Role.REWARD,), (Role.EVALUATOR,), (Role.LEARNER, Role.REPLAY))
-"""Upstream first, so that what is under way still finds somebody to acknowledge it."""
+"""Upstream roles first, so that a message under way still finds a receiver that acknowledges it."""
 
 
 class ActorSpec(msgspec.Struct, frozen=True, order=True):
@@ -69,7 +70,7 @@ class ActorSpec(msgspec.Struct, frozen=True, order=True):
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """How many actors play each role. There is one controller.
+    """The number of actors of each role, beside the one controller.
 
     `learner` counts the processes of the learner, one for each rank.
     """
@@ -92,13 +93,13 @@ class Roster:
         }
 
     def actors(self) -> Iterator[tuple[str, Role]]:
-        """Every actor's id and role."""
+        """The id and role of every actor."""
         for role, num in self.counts.items():
             for index in range(num):
                 yield id_of(role, index), role
 
     def needs(self, share: Mapping[Role, float]) -> dict[Role, float]:
-        """What all actors of each role need together, given what one of them does; roles without a share need none."""
+        """The needs of all actors of each role together, from those of one; a missing role needs none."""
         return {role: num * share.get(role, 0.0) for role, num in self.counts.items()}
 
 

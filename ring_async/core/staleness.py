@@ -1,4 +1,4 @@
-"""How old tokens are, in versions, also across restarts of the learner.
+"""Staleness: the age of tokens in versions, also across restarts of the learner.
 
 Owns: the lineage of policy versions and the three measures of a trajectory's staleness. Does not own the bound.
 Invariants: staleness is never negative; a token of a lost lineage never counts as newer than the point where the
@@ -18,7 +18,8 @@ StalenessMeasure = Literal["oldest", "newest", "mean"]
 
 
 class Lineage(msgspec.Struct, frozen=True):
-    """Where each incarnation of the learner left its predecessor: `forks[i] = (incarnation, number)`.
+    """The version number at which each incarnation of the learner left its predecessor: `forks[i] = (incarnation,
+    number)`.
 
     A version of an earlier incarnation is comparable with the surviving one only up to the fork, so its tokens are
     measured from there. A restart that trains the logged plans again, in order, makes the lost versions anew from the
@@ -44,7 +45,7 @@ class Lineage(msgspec.Struct, frozen=True):
         return Lineage((*self.forks, (incarnation, number)))
 
     def number(self, version: PolicyVersion) -> int:
-        """The newest version number of the surviving lineage that `version` contains."""
+        """The number of the newest version in the surviving lineage that `version` descends from or is."""
         if not self.forks or version.incarnation >= self.forks[-1][0]:
             return version.number
         lost_at = (number for incarnation, number in self.forks if incarnation > version.incarnation)
@@ -70,7 +71,7 @@ def birth_number(segments: Sequence[Segment], lineage: Lineage, measure: Stalene
 def birth_numbers(
     trajectories: Sequence[TrajectoryHeader], lineage: Lineage, measure: StalenessMeasure = "oldest"
 ) -> list[int]:
-    """`birth_number` of each trajectory."""
+    """The `birth_number` of each trajectory."""
     if lineage.forks:
         return [birth_number(one.segments, lineage, measure) for one in trajectories]
     return [  # most responses have one segment of the only lineage there is
@@ -83,5 +84,5 @@ def birth_numbers(
 def staleness(
     learner: PolicyVersion, segments: Sequence[Segment], lineage: Lineage, measure: StalenessMeasure = "oldest"
 ) -> int:
-    """Versions between the learner's weights and those that sampled a trajectory."""
+    """The number of versions between the learner's weights and those that sampled a trajectory."""
     return max(0, learner.number - birth_number(segments, lineage, measure))

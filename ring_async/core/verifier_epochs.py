@@ -1,7 +1,7 @@
-"""Which verifier judges under each name, which did before, and whose verdicts may still be trained on.
+"""Verifier epochs: the verifier in force under each name, its predecessors, and the epochs that may be trained on.
 
-Owns: the epoch counter, the history that a rollback goes back to, and the epoch rules that replay enforces. Pure: a
-commit in, rules out. Does not own building verifiers, or when a change takes effect.
+Owns: the epoch counter, the history for rollbacks, and the epoch rules that replay enforces. Pure: a commit in, rules
+out. Does not own building verifiers, or when a change takes effect.
 Invariants: epochs only grow, over all verifiers together; a rollback is a new epoch, and bars the one it undoes.
 """
 
@@ -85,15 +85,16 @@ class VerifierEpochs:
         return self._in_force[name]
 
     def former(self, name: str) -> VerifierInForce | None:
-        """What a rollback would go back to."""
+        """The verifier that a rollback would go back to."""
         history = self._former.get(name, ())
         return history[-1].verifier if history else None
 
     def commit(self, verifier: VerifierInForce, *, rescore: bool) -> EpochRules:
-        """A new verifier under a known name; with `rescore`, verdicts of former epochs are not trained on any more.
+        """Put a new verifier in force under a known name; with `rescore`, bar the verdicts of former epochs from
+        training.
 
         Raises:
-            RefusedError: an unknown name, or an epoch that is not the next.
+            RefusedError: the name is unknown, or the epoch is not the next one.
         """
         before = self.in_force(verifier.name)
         self._claim(verifier)
@@ -103,10 +104,11 @@ class VerifierEpochs:
         return self._put_in_force(verifier, EpochRules(floor=verifier.epoch) if rescore else rules)
 
     def roll_back(self, verifier: VerifierInForce) -> EpochRules:
-        """Back to the former verifier as a new epoch; what was scored since it was left is not trained on any more.
+        """Put the former verifier in force again, as a new epoch; bar the verdicts given since it was replaced from
+        training.
 
         Raises:
-            RefusedError: there is nothing to go back to, or an epoch that is not the next.
+            RefusedError: there is no former verifier, or the epoch is not the next one.
         """
         undone = self.in_force(verifier.name)
         history = self._former.get(verifier.name, ())
@@ -119,20 +121,20 @@ class VerifierEpochs:
         return self._put_in_force(verifier, EpochRules(rules.floor, (*rules.barred, *since)))
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data for the journal."""
+        """The epochs as plain data, for the journal."""
         plain: dict[str, Any] = msgspec.to_builtins(
             _Snapshot(self._last_epoch, self._in_force, self._rules, self._former, self._configured)
         )
         return plain
 
     def restore(self, snapshot: Mapping[str, Any]) -> list[tuple[VerifierInForce | None, VerifierInForce]]:
-        """Go on where a journal left off.
+        """Restore the epochs from a snapshot.
 
-        A verifier that was swapped stays in force, unless the configuration names another one under its name than it
-        did then. In that case the configuration's is in force, as an epoch of its own.
+        A swapped verifier stays in force, unless the configuration's verifier of its name has changed since. Then the
+        configuration's is in force, with a new epoch.
 
         Returns:
-            For each verifier that the configuration changed so: the one that was in force, and the one that is now.
+            For each name whose verifier the configuration changed: the former verifier, and the one in force now.
         """
         held = _snapshot_decoder.decode(msgspec.msgpack.encode(snapshot))
         self._last_epoch = held.last_epoch

@@ -1,4 +1,4 @@
-"""The life of one change of verifier: what happened in, what is to be done out.
+"""A verifier swap as a state machine: events in, effects out.
 
     preparing ──all reward actors built and checked it──▶ shadowing ──N judged by both──▶ [held] ──▶ committing
         │                                                     │                              │            ▼
@@ -6,10 +6,11 @@
                       ▼
         aborted: the verifier in force never stopped
 
-Owns: the states of a swap, which event moves it where, and what each move asks for. Does not own epochs
+Owns: the states of a swap, its transitions, and the effects of each transition. Does not own epochs
 (`core.verifier_epochs`), messages, tasks or time: `actors.controller.verifier_swap` performs the effects.
-Invariants: nothing is committed that a reward actor refused, that two of them saw differently, or that a person called
-off; `CommitDurably` is asked for once at most; a swap that has ended asks for nothing and never moves again.
+Invariants: a verifier is never committed if a reward actor refused it, if two reward actors reported different versions
+of it, or if a person called the swap off; `CommitDurably` results once at most; a swap that has ended never changes,
+and has no more effects.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MIN_SHADOW_GROUPS = 8
 
 
 class SwapState(StrEnum):
-    """How far a swap is."""
+    """The state of a swap."""
 
     PREPARING = "preparing"
     SHADOWING = "shadowing"
@@ -48,7 +49,7 @@ class SwapState(StrEnum):
 
 
 class ShadowCounts(msgspec.Struct, frozen=True):
-    """Sums over what both verifiers judged. `num_agreed`: rewards within 1e-6 of each other."""
+    """Sums over the responses that both verifiers judged. `num_agreed`: rewards within 1e-6 of each other."""
 
     num_trajectories: int = 0
     num_agreed: int = 0
@@ -81,7 +82,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class PrepareRefused:
-    """The new verifier cannot serve at a reward actor, or that actor did not say so in time."""
+    """A reward actor cannot use the new verifier, or did not answer in time."""
 
     actor_id: str
     reason: str
@@ -89,26 +90,26 @@ class PrepareRefused:
 
 @dataclass(frozen=True, slots=True)
 class ActorLost:
-    """A reward actor died while it prepared. When it is back it builds what is in force then."""
+    """A reward actor died while it prepared. After its restart it builds the verifiers in force then."""
 
     actor_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowCounted:
-    """What the reward actors counted until now, summed."""
+    """The sum of all reward actors' shadow counts so far."""
 
     counts: ShadowCounts
 
 
 @dataclass(frozen=True, slots=True)
 class Approved:
-    """A person wants the swap that is held to be committed."""
+    """A person approved the swap, which is held."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalledOff:
-    """A person wants the swap to end without effect."""
+    """A person called the swap off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +119,14 @@ class CommitDurable:
 
 @dataclass(frozen=True, slots=True)
 class CommitFailed:
-    """The journal could not take the new epoch, or the epoch is not the next one; nothing was changed."""
+    """The journal could not store the new epoch, or the epoch is not the next one; nothing was changed."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class CommitTold:
-    """All reward actors and replay shards that live follow the new epoch."""
+    """All living reward actors and replay shards have applied the new epoch."""
 
 
 Event = (
@@ -149,7 +150,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class CountShadow:
-    """Ask all reward actors for their counts, after a moment. Leads to `ShadowCounted`."""
+    """Ask all reward actors for their shadow counts, after a short delay. Leads to `ShadowCounted`."""
 
     epoch: int
     after_s: float = SHADOW_POLL_S
@@ -166,26 +167,26 @@ class CommitDurably:
 
 @dataclass(frozen=True, slots=True)
 class TellCommit:
-    """Bring the new verifier to reward actors, then the epoch's rules to replay. Leads to `CommitTold`."""
+    """Tell reward actors the new verifier, then replay the epoch rules. Leads to `CommitTold`."""
 
     verifier: VerifierInForce
 
 
 @dataclass(frozen=True, slots=True)
 class RecordCommit:
-    """Write down that the verifier changed."""
+    """Record an event: the verifier changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordAbort:
-    """Write down that nothing changed, and why."""
+    """Record an event: the swap ended without effect, and why."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Have reward actors close what they prepared."""
+    """Have reward actors close the verifier that they prepared."""
 
     epoch: int
 
@@ -206,28 +207,28 @@ class Swap:
 
     swap_id: str
     verifier: VerifierInForce
-    """The new one; its version is known once it is prepared."""
+    """The new verifier; its version is known once it is prepared."""
     before: VerifierInForce
-    """The one in force when the swap began."""
+    """The verifier in force when the swap began."""
     author: str
     shadow: int = 0
     """Trajectories that both verifiers judge before the commit."""
     rescore: bool = False
     is_held: bool = False
-    """After the shadow, wait for a person."""
+    """Whether the swap waits for a person after the shadow phase."""
     is_rollback: bool = False
     cause: str = ""
-    """Why it is rolled back, or empty."""
+    """Why the former verifier comes back, if this swap is a rollback; else empty."""
     state: SwapState = SwapState.PREPARING
     reason: str = ""
-    """Why it was aborted or is going to be, or empty."""
+    """Why the swap was or will be aborted; else empty."""
     num_cases: int = 0
     prepare_s: float = 0.0
     commit_s: float = 0.0
     report: ShadowCounts = field(default_factory=ShadowCounts)
     _began_s: float = 0.0
     _awaited: set[str] = field(default_factory=set)
-    """Reward actors that have not said yet how preparing went."""
+    """Reward actors that have not yet answered `Prepare`."""
     _prepared: list[Prepared] = field(default_factory=list)
 
     @property
@@ -235,7 +236,7 @@ class Swap:
         return self.state.is_end
 
     def begin(self, reward_actors: Iterable[str], now_s: float) -> list[Effect]:
-        """Have all reward actors prepare."""
+        """Start the swap: all reward actors are to prepare the verifier."""
         self._began_s = now_s
         self._awaited = set(reward_actors)
         if not self._awaited:
@@ -244,10 +245,10 @@ class Swap:
         return [Prepare(actor_id, self.verifier, is_shadow) for actor_id in sorted(self._awaited)]
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
-        """What an event asks for. One that comes too late asks for nothing.
+        """Handle an event; returns its effects. An event that comes too late has none.
 
         Raises:
-            RefusedError: a person's word that is not possible in this state; nothing was changed.
+            RefusedError: a person's decision is not possible in this state; nothing was changed.
         """
         match event:
             case Approved():
@@ -278,7 +279,7 @@ class Swap:
 
     def _call_off(self) -> list[Effect]:
         self._refuse_if_decided()
-        if self.state is SwapState.PREPARING:  # what actors are building now can be dropped once they have built it
+        if self.state is SwapState.PREPARING:  # verifiers that actors are building now are dropped once they are built
             self.reason = "called off"
             return []
         return self._abort("called off")
@@ -328,7 +329,7 @@ class Swap:
         return self._compared(now_s)
 
     def _compared(self, now_s: float) -> list[Effect]:
-        """Nothing speaks against the new verifier."""
+        """Decide after the shadow phase found nothing against the new verifier: hold the swap, or commit it."""
         if self.is_held:
             self.state = SwapState.HELD
             return []

@@ -16,7 +16,7 @@ class PromptSource(Protocol):
 
     @property
     def num_prompts(self) -> int | None:
-        """Different training prompts, after which they come again; None: they never do."""
+        """The number of distinct training prompts, after which they come again; None: the source never repeats."""
         ...
 
     def prompt(self, index: int) -> Prompt:

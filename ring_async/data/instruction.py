@@ -3,8 +3,8 @@
 Owns: combining a request with instructions that do not contradict each other. Does not own: the kinds
 (`verifiers.rules.instructions`), or scoring.
 
-Held-out prompts ask about topics that training prompts never mention, so the splits are disjoint by construction. Given
-topics belong to a split by a hash of their text.
+Held-out prompts ask about topics that training prompts never mention, so the splits are disjoint by construction. A
+configured topic belongs to one of the splits by a hash of its text.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class InstructionSource:
         name: of the source.
         kinds: identifiers to draw from; None: IFEval's 25.
         max_instructions: most instructions in one prompt, 1 to 3.
-        requests: what to ask for, each with `{topic}` in it; None: general writing.
-        topics: what to ask about; None: everyday ones.
+        requests: templates of requests, each with `{topic}` in it; None: general writing.
+        topics: topics to ask about; None: everyday ones.
 
     Raises:
-        ConfigError: an unknown kind, a number out of range, a request without `{topic}`, too few topics for two splits.
+        ConfigError: a kind is unknown, a number is out of range, a request has no `{topic}`, or topics are too few.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class InstructionSource:
         return Prompt(f"{self.name}/{split}/{index}", self.name, " ".join(sentences), {"instructions": instructions})
 
     def _compatible(self, first: Kind, rng: random.Random) -> list[Kind]:
-        """The first kind and some that settle other aspects of a response."""
+        """The first kind, and further kinds that concern other aspects of a response."""
         wanted = rng.randint(1, self._max_instructions)
         chosen, claimed = [first], set(first.claims)
         for kind in rng.sample(self._kinds, len(self._kinds)):

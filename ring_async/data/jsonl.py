@@ -1,7 +1,7 @@
-"""Prompts from files: one question and its answer a row, in JSON lines or Parquet.
+"""Prompts from files in JSON lines or Parquet: each row is one question with its answer.
 
-Owns: reading, numbering and the held-out split. Does not own scoring. Rows are kept in memory: a file of prompts is
-small beside a model.
+Owns: reading, numbering and the held-out split. Does not own scoring. Rows are kept in memory, since a file of prompts
+is small compared with a model.
 
 A row has `prompt` (or `question`) and whatever its verifier needs, e.g. `answer`; all other columns become metadata.
 Training rows are endless: after the last comes the first, in a new order, the same in every process.
@@ -29,7 +29,7 @@ class FileSource:
     A question belongs to a split by a hash of its text, so repeated questions never fall on both sides.
 
     Raises:
-        ConfigError: nothing there, a row without a question, or too few rows for two splits.
+        ConfigError: there is no such file, a row has no question, or there are too few rows for two splits.
     """
 
     def __init__(self, name: str, path: str) -> None:
@@ -58,10 +58,10 @@ class FileSource:
         return len(self._held_out)
 
     def held_out(self, index: int) -> Prompt:
-        """Held-out rows in file order. Not endless: past the last it raises, lest a row count twice.
+        """The held-out row of this index, in file order. The list ends, so that no row counts twice.
 
         Raises:
-            IndexError: there are no more.
+            IndexError: there are not so many held-out rows.
         """
         if not 0 <= index < len(self._held_out):
             raise IndexError(f"source {self.name}: no held-out prompt {index}; there are {len(self._held_out)}")
@@ -81,7 +81,7 @@ class FileSource:
 
 
 def _rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Pairs of (`file:number`, row)."""
+    """Read all rows, as pairs of (`file:number`, row)."""
     where = f"sources.{name}.path"
     files = sorted(f for f in path.iterdir() if f.suffix in {".jsonl", ".parquet"}) if path.is_dir() else [path]
     if not files or not files[0].is_file():

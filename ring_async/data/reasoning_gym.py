@@ -21,15 +21,15 @@ _NUM_ENTRIES = 1 << 32
 
 
 class ReasoningGymSource:
-    """One task with its settings.
+    """Prompts of one reasoning-gym task under given settings.
 
     Args:
         name: of the source, in configuration and metrics.
         task: reasoning-gym's name, e.g. `chain_sum`.
-        options: the task's own settings; without size and seed, which numbering owns.
+        options: the task's own settings, without size and seed, which follow from the prompt's number.
 
     Raises:
-        ConfigError: no such task, or settings it does not take.
+        ConfigError: there is no such task, or it does not know a setting.
     """
 
     def __init__(self, name: str, task: str, options: dict[str, Any] | None = None) -> None:
@@ -64,7 +64,7 @@ class ReasoningGymSource:
 
 
 def _make_dataset(name: str, task: str, options: dict[str, Any]) -> Any:
-    from reasoning_gym import create_dataset  # takes seconds; only processes that ask questions pay for it
+    from reasoning_gym import create_dataset  # imported late: the import takes seconds, and few processes need it
     from reasoning_gym.factory import DATASETS
 
     where = f"sources.{name}"
@@ -80,7 +80,7 @@ def _make_dataset(name: str, task: str, options: dict[str, Any]) -> Any:
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:
-    """The entry as JSON would give it back: what travels with a prompt to its verifier."""
+    """The entry as plain JSON data, which travels with the prompt to its verifier."""
     return json.loads(json.dumps(entry, default=_as_plain))
 
 

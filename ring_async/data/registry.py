@@ -14,7 +14,7 @@ def make_source(name: str, section: SourceSection) -> PromptSource:
     """Build the source that `sources.<name>` describes.
 
     Raises:
-        ConfigError: it cannot be made; says where and what to do.
+        ConfigError: the source cannot be made; the message names the key and the remedy.
     """
     match section.kind:
         case "reasoning_gym":

@@ -1,4 +1,4 @@
-"""What a rollout needs of an engine, whichever generates: PyTorch in this process, or SGLang beside it.
+"""The protocol of rollout engines: PyTorch in this process, or SGLang beside it.
 
 Owns: the protocol. An engine samples tokens, knows exactly which weights sampled each, and swaps weights while requests
 are in flight. It knows nothing of groups, rewards, or the network between actors.
@@ -71,7 +71,7 @@ class RolloutEngine(Protocol):
 
     engine_id: str
     policy_version: PolicyVersion | None
-    """None until weights were loaded: a fresh engine serves nothing before."""
+    """The version that the engine samples from; None until weights were loaded, and no request is served before."""
 
     async def start(self) -> None: ...
 
@@ -91,7 +91,7 @@ class RolloutEngine(Protocol):
     async def swap_weights(
         self, policy_version: PolicyVersion, tensors: Mapping[str, Any], on_update: OnUpdate
     ) -> SwapReport:
-        """Put staged tensors (Hugging Face names) in force between two tokens.
+        """Swap staged tensors (by Hugging Face name) in between two tokens.
 
         `keep`: requests in flight go on over their old KV cache. `reprefill`: their caches are computed again under
         the new weights first. `abort`: they are aborted with their prefix. Tokens sampled afterwards carry
@@ -112,5 +112,5 @@ class EngineEntry(Protocol):
         ...
 
     def check(self, config: Config) -> list[str]:
-        """Why the engine cannot work here: reasons, each with what to do (`config.registry.Entry`)."""
+        """The reasons why the engine cannot work here, each with a remedy (`config.registry.Entry`)."""
         ...

@@ -1,4 +1,4 @@
-"""Text to token ids and back, one way for every actor.
+"""Conversion between text and token ids, the same for every actor.
 
 Owns: how a prompt becomes `prompt_ids` (the model's chat template where it has one) and how a response becomes text.
 Does not own sampling. Loading imports transformers late: this module is cheap to import.

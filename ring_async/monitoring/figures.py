@@ -1,6 +1,6 @@
 """Figures as people read them on a terminal.
 
-Owns: how a share, a number and a time are written. A figure that is not known is a dash.
+Owns: how shares, numbers and times are written. An unknown figure is written as a dash.
 """
 
 from __future__ import annotations

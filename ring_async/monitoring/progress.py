@@ -72,7 +72,7 @@ class Progress:
         wall_s = row.get("wall_s")
         if isinstance(wall_s, int | float):
             if self._pace and wall_s < self._pace[-1][1]:
-                self._pace.clear()  # resumed: its clock began anew
+                self._pace.clear()  # a resumed run: its clock began anew
             self._pace.append((row["policy_version"], float(wall_s)))
         return row
 
@@ -87,7 +87,7 @@ class Progress:
             self._out.print(text, soft_wrap=True)
 
     def _remaining_s(self, version: int) -> float | None:
-        """From the pace of the last twenty steps."""
+        """The seconds left, from the pace of the last twenty steps."""
         if len(self._pace) < 2:
             return None
         (first, first_s), (last, last_s) = self._pace[0], self._pace[-1]

@@ -1,1 +1,1 @@
-"""Where the processes of a run are, and how they come to be there: Ray's part of the house."""
+"""Placement: where the processes of a run are started, through Ray."""

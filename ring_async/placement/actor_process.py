@@ -1,9 +1,9 @@
-"""Inside an actor's process: from what it was handed to a living actor.
+"""The inside of an actor's process: it builds and runs the actor that its launch describes.
 
 Owns: the log file, trace part and exporter of one process. Does not own which class plays a role (`make_actor`), where
 the process runs (`places`), nor whether it should (the controller).
-Invariant: a process needs nothing of another host's disk: its configuration, and on other hosts than the launcher's the
-run's keys, come with the launch. What it writes lies on its own host, in the layout of a run's folder.
+Invariant: a process needs no file of another host: the launch carries its configuration and, on hosts other than the
+launcher's, the run's keys. Its own files lie on its own host, in the layout of a run's folder.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ log = logging.getLogger(__name__)
 
 
 class ActorLaunch(msgspec.Struct, frozen=True):
-    """All that a fresh process needs to become one actor."""
+    """The data from which a fresh process becomes one actor."""
 
     spec: ActorSpec
     config: str
-    """Resolved, as JSON."""
+    """The resolved configuration, as JSON."""
     run_dir: str
     working_dir: str
-    """Where `up` was called: relative paths of the configuration begin there, on hosts that have it."""
+    """The folder where `up` was called; relative paths of the configuration start there, on hosts that have it."""
     socket_dir: str
     controller_endpoint: str
     is_resumed: bool
     address: str = ""
-    """Under which the cluster knows the host; empty: the fleet has one machine for itself."""
+    """Address under which the cluster knows the host; empty: the whole fleet runs on this machine."""
     keys: CurveKeys | None = None
-    """Of the run, for hosts that do not hold its `keys/`."""
+    """CURVE keys of the run, for hosts that do not hold its `keys/`."""
 
 
 def live_actor(launch: ActorLaunch) -> None:
-    """Be one actor, from the first import to the last socket. Returns when its work is done.
+    """Run one actor, from the first import to the last socket. Returns when its work is done.
 
     Raises:
-        ActorFailedError: it could not go on.
+        ActorFailedError: the actor could not go on.
     """
     run_dir = RunDir(Path(launch.run_dir))
     run_dir.create()

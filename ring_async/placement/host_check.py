@@ -1,7 +1,7 @@
-"""Has a host what actors need of it? Asked on each host before the first actor starts there.
+"""The check of a host, run on each host before the first actor starts there.
 
-Owns: the list of what a cluster's hosts must have alike: this package, the model's folder, a place for the run's
-folder. Does not own how the question gets there (`places`).
+Owns: the list of what every host of a cluster must have: this package, the model's folder, a place for the run's
+folder. Does not own how the check gets to the host (`places`).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def fingerprint() -> str:
 
 
 def host_problems(config: str, run_dir: str, working_dir: str, expected: str) -> list[str]:
-    """What keeps actors from running on the host where this is called, one line each.
+    """The problems that keep actors from running on this host, one line each.
 
     Args:
         config: of the run, as JSON.
-        run_dir: of the run; made here, so that it is known that it can be.
-        working_dir: where relative paths begin, if this host has it.
+        run_dir: of the run; created here, to prove that it can be.
+        working_dir: the folder that relative paths start from, if this host has it.
         expected: `fingerprint` of the launcher's host.
     """
     if fingerprint() != expected:

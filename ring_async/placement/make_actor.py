@@ -83,7 +83,7 @@ def _make_evaluator(context: ActorContext, make_tokenizer: Any, keys: CurveKeys 
     config, actor_id = context.config, context.spec.actor_id
     return Evaluator(
         context,
-        # Its engine draws no `generate` spans: those are rollouts', and prove that training is asynchronous.
+        # Its engine records no `generate` spans: those of rollouts prove that training is asynchronous.
         make_engine(config, actor_id, Tracer(None, actor_id)),
         make_weight_receiver(config, actor_id=actor_id, keys=keys),
         make_tokenizer,

@@ -5,11 +5,11 @@
     a host is lost ─┬▶ the groups of actors bound to it wait for that host ─┬▶ `place` says what each waits for
                     └▶ Ray moves the other groups, or they wait for room ───┘
 
-Owns: the groups, which host an actor is bound to, what an actor without a place waits for, and whether each host has
-what actors need of it. Does not own processes, nor which roles are bound to a host (`core.roster`).
+Owns: the groups, the host that an actor is bound to, what an actor without a place waits for, and the check of each
+host. Does not own processes, nor which roles are bound to a host (`core.roster`).
 Invariants: an actor that keeps state on a disk never starts on another host than before; a place stays an actor's from
-its start to its last restart. One group for all was rejected: what a lost host held of it Ray moves together or not at
-all, so one actor without room would keep all others waiting; and it could not grow.
+its start to its last restart. Rejected: one group for all actors. Ray moves the bundles of a lost host together or
+not at all, so one actor without room would keep all others waiting; and a group cannot grow.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ MIN_SHARE = 0.001
 
 
 class Places(Protocol):
-    """Where actors may start."""
+    """Assigns places, where actors may start."""
 
     async def reserve(self, run_dir: Path) -> None:
-        """Have a place for every actor of the configuration, on hosts that can run them.
+        """Reserve a place for every actor of the configuration, on hosts that can run them.
 
         Raises:
-            ConfigError: not every actor has one within `placement.start_timeout_s`, or a host lacks what actors need.
+            ConfigError: an actor has no place within `placement.start_timeout_s`, or a host lacks what actors need.
         """
         ...
 
     def place(self, actor_id: str, role: Role) -> Place | str:
-        """Where this actor may start now, or what it waits for."""
+        """The place where this actor may start now, or what it waits for."""
         ...
 
     def keep(self, actor_ids: Collection[str]) -> None:
-        """Give back the places of all actors but these."""
+        """Release the places of all actors but these."""
         ...
 
     def is_lost(self, place: Place, *, max_age_s: float = 0.0) -> bool:
-        """Whether the host of a place is gone, as of `max_age_s` ago at most."""
+        """Whether the host of a place is gone; the answer is at most `max_age_s` old."""
         ...
 
 
@@ -87,10 +87,10 @@ class ClusterPlaces:
         self._config = config
         self._groups: dict[str, Any] = {}
         self._hosts: dict[str, str] = {}
-        """Addresses of the hosts that are there, by Ray's node id."""
+        """Addresses of the living hosts, by Ray's node id."""
         self._hosts_s = float("-inf")
         self._known: set[str] = set()
-        """Addresses of all hosts there ever were."""
+        """Addresses of all hosts that were ever part of the cluster."""
         self._own_node = ray.get_runtime_context().get_node_id()
         self._own_address = self._look()[self._own_node]
 
@@ -142,7 +142,7 @@ class ClusterPlaces:
     # -- parts
 
     def _look(self, max_age_s: float = 0.0) -> dict[str, str]:
-        """The hosts that are there, as of `max_age_s` ago at most."""
+        """The living hosts of the cluster; the list is at most `max_age_s` old."""
         import ray
 
         now_s = monotonic_s()
@@ -193,7 +193,7 @@ class ClusterPlaces:
         )
 
     def _examine(self, nodes: dict[str, str], run_dir: Path, timeout_s: float) -> list[str]:
-        """What is wrong on these hosts, one line each."""
+        """The problems of these hosts, one line each."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -217,33 +217,33 @@ class ClusterPlaces:
 
 
 def bound_to(config: Config, actor_id: str, role: Role, own_address: str) -> str:
-    """Address of the one host an actor may run on, where `own_address` is the launcher's; empty: any."""
+    """The address of the one host that an actor may run on (`own_address` is the launcher's); empty: any host."""
     if chosen := config.placement.hosts.get(role):
         return chosen[ordinal_of(actor_id) % len(chosen)]
     return "" if RESIDENCE[role] is Residence.ANYWHERE and not one_host_only(config) else own_address
 
 
 def one_host_only(config: Config) -> str:
-    """Which setting of a configuration, as a person gave it, keeps the fleet on one host; empty: none."""
+    """The setting of a configuration that keeps the fleet on one host; empty: none."""
     if config.transport.host != "auto":
         return f"transport.host={config.transport.host} is the address of one host only; set transport.host=auto"
     return config.bound_to_one_host
 
 
 def needs_of(config: Config, role: Role) -> dict[str, float]:
-    """What Ray sets aside for an actor of this role, by Ray's names."""
+    """The resources that Ray reserves for an actor of this role, by Ray's names."""
     placement = config.placement
     needs = {"CPU": placement.cpus.get(role, 0.0), "GPU": placement.gpus.get(role, 0.0)}
     return {name: amount for name, amount in needs.items() if amount}
 
 
 def bundle_of(config: Config, role: Role, address: str) -> dict[str, float]:
-    """What a group asks Ray for: the needs of a role, on the host of this address if it is not empty."""
+    """The bundle that a group asks Ray for: the needs of a role, on the host of this address if it is not empty."""
     return (needs_of(config, role) | ({f"node:{address}": MIN_SHARE} if address else {})) or {"CPU": MIN_SHARE}
 
 
 def check_state_stays(before: Config, now: Config) -> None:
-    """Refuse to go on with a run whose stores or checkpoints lie on other hosts than they are looked for.
+    """Refuse to resume a run if its stores or checkpoints lie on other hosts than the configuration names.
 
     Raises:
         ConfigError: names the role and its hosts.

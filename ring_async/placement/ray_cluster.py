@@ -1,7 +1,7 @@
 """Ray: a cluster of the run's own on this machine, or the one that RAY_ADDRESS names; one Ray actor for each of ours.
 
-Owns: joining or starting Ray, starting a process at a place, why it ended. Does not own which place (`places`) nor
-restarts: Ray's own are off.
+Owns: joining or starting Ray, starting a process at a place, and the cause of its end. Does not own the choice of the
+place (`places`), nor restarts: Ray's own are off.
 Invariant: Ray carries launches and exits, no data of the run.
 """
 
@@ -21,12 +21,12 @@ from ring_async.errors import ConfigError
 from ring_async.placement.actor_process import ActorLaunch, live_actor
 
 OBJECT_STORE_BYTES = 80 << 20
-"""Of a cluster of the run's own: nothing of ours lies there."""
+"""Size of the object store of a cluster that the run starts; ring-async puts nothing there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process may start. The default is the one machine there is.
+    """A place where a process may start. The default is this machine.
 
     Attributes:
         address: of the host, as the cluster knows it; empty: the one machine.
@@ -51,7 +51,7 @@ class Process:
     _result: Any
 
     def end_cause(self, *, timeout_s: float = 0.0) -> str | None:
-        """Why it ended; None while it lives."""
+        """Why the process ended; None while it lives."""
         import ray
 
         done, _ = ray.wait([self._result], timeout=timeout_s)
@@ -83,7 +83,7 @@ def start_process(launch: ActorLaunch, place: Place, config: Config) -> Process:
 
 
 def has_cluster() -> bool:
-    """Whether the run joins a cluster that is there, rather than making one of this machine."""
+    """Whether the run joins an existing cluster instead of starting one on this machine."""
     return "RAY_ADDRESS" in os.environ
 
 
@@ -100,12 +100,12 @@ def num_gpus() -> int:
 
 
 def placement_problems(config: Config, there: Mapping[str, float], where: str) -> list[str]:
-    """Why a fleet will never fit, one line each: what is needed, by whom, and what there is.
+    """The reasons why a fleet can never be placed, one line each: what is needed, by which actors, and what there is.
 
     Args:
-        config: what is asked for.
-        there: what there is, by Ray's names (`CPU`, `GPU`); a name that is missing is not checked.
-        where: the machine or cluster that has it, for the message.
+        config: of the run, with the resources of each role.
+        there: the resources that exist, by Ray's names (`CPU`, `GPU`); a name that is missing is not checked.
+        where: the machine or cluster that has them, for the message.
     """
     problems = []
     placement = config.placement
@@ -122,9 +122,9 @@ def placement_problems(config: Config, there: Mapping[str, float], where: str) -
 
 
 def problems_here(config: Config) -> list[str]:
-    """Why the fleet cannot be placed, as far as it shows before Ray is joined; one line each.
+    """The reasons why the fleet cannot be placed that show before Ray is joined, one line each.
 
-    A cluster's own hosts and resources are looked at once it is joined.
+    The hosts and resources of an existing cluster are checked after it is joined.
     """
     if has_cluster():
         return []
@@ -139,10 +139,10 @@ def problems_here(config: Config) -> list[str]:
 
 @contextlib.contextmanager
 def ray_cluster(config: Config) -> Iterator[dict[str, float]]:
-    """Join the cluster that RAY_ADDRESS names, or have one of this machine alone, gone at the end.
+    """Join the cluster that RAY_ADDRESS names, or run one on this machine alone that ends with the block.
 
     Yields:
-        What all its hosts have together, by Ray's names.
+        The resources of all its hosts together, by Ray's names.
 
     Raises:
         ConfigError: there is no such cluster, or this host is not part of it.
@@ -178,7 +178,7 @@ def ray_cluster(config: Config) -> Iterator[dict[str, float]]:
 
 
 def _host_class() -> Any:
-    """The Ray actor that hosts one of ours; made late, since importing Ray takes its time."""
+    """The class of the Ray actor that hosts one of our actors; made late, since importing Ray takes time."""
     import ray
 
     class Host:

@@ -33,7 +33,7 @@ MAX_SHOWN = 20
 
 @dataclass(slots=True)
 class AuditReport:
-    """What the audit looked at, and what is wrong."""
+    """The result of an audit: what was checked, and the violations."""
 
     run_dir: Path
     counts: dict[str, int] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class AuditReport:
         return not self.violations
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON-able data."""
+        """The report as plain data, for JSON."""
         return {
             "run_dir": str(self.run_dir),
             "is_clean": self.is_clean,
@@ -59,7 +59,7 @@ class AuditReport:
         }
 
     def to_text(self) -> str:
-        """For a person: the account, then what is wrong with it."""
+        """The report as text for people: the counts, then the violations."""
         lines = [f"{self.run_dir}: {'clean' if self.is_clean else f'{len(self.violations)} VIOLATIONS'}"]
         lines += [f"  {name:<24}{count:>12,}" for name, count in (self.counts | self.figures).items()]
         lines += [f"    {cause:<32}{count:>12,}" for cause, count in sorted(self.causes.items())]
@@ -75,7 +75,7 @@ class AuditReport:
 
 @dataclass(slots=True)
 class _Held:
-    """What all shards hold and held."""
+    """The trajectories that all shards hold or held."""
 
     stored: dict[str, tuple[GroupRecord, GroupProgress]] = field(default_factory=dict)
     ended: dict[str, GroupProgress] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class _Held:
     shards: dict[str, Path] = field(default_factory=dict)
     """The store of each group."""
     last_plans: dict[Path, int] = field(default_factory=dict)
-    """The newest plan that each store has followed; the planner's own is the newest there is."""
+    """The newest plan that each store has followed; the planner's store has the newest of all."""
     covered: int = 0
 
 
@@ -142,7 +142,7 @@ def _read_store(path: Path, held: _Held, log: PlanLog, report: AuditReport, *, w
 
 
 def _logs_followed(held: _Held, log: PlanLog) -> dict[Path, PlanLog]:
-    """The log as far as each store has followed it: a shard that died comes to the rest when it is back."""
+    """Check the plan log as far as each store has followed it; a shard that died follows the rest after its restart."""
     logs = dict.fromkeys(held.last_plans, log)
     for path, last_plan in held.last_plans.items():
         if last_plan < log.num_plans:
@@ -176,7 +176,7 @@ def _check_payload(reader: StoreReader, record: GroupRecord, report: AuditReport
 
 
 def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog], report: AuditReport) -> None:
-    """The plan log and the progress of trajectories say the same, as far as each shard has followed the log."""
+    """Check that the plan log and the progress of trajectories agree, as far as each shard has followed the log."""
     last_plan = max(held.last_plans.values(), default=0)
     if log.num_plans != last_plan:
         report.found("every plan is in the log", "plans", f"{log.num_plans} logged, the last was {last_plan}")

@@ -2,7 +2,7 @@
 
     xxh3-64 · length of the header · header · padding · required arrays · each optional column, aligned to 8 bytes
 
-Owns: that form. Does not own what headers mean, nor where values lie.
+Owns: this format. Does not own the meaning of headers, nor where values are stored.
 Invariants: arrays are read without a copy, aligned where LMDB aligns the value (it does once one fills a page); a value
 whose checksum does not hold is found before it is used.
 """
@@ -27,10 +27,10 @@ Value = bytes | memoryview
 
 
 class ValueScratch:
-    """Memory in which one value is put together, again and again.
+    """Reusable memory in which one value at a time is assembled.
 
-    A fresh block for each value would be of a size that the allocator returns to the system at once, so that every page
-    of it is a page fault; this one also stays in the processor's cache until LMDB copies it.
+    The allocator returns a block of this size to the system at once, so fresh memory for each value would cost a page
+    fault for every page. Reused memory also stays in the processor's cache until LMDB copies it.
 
     Example:
         `put(key, scratch.encode(header, group.buffers))` writes one group; the next `encode` uses the same memory.
@@ -64,7 +64,7 @@ class ValueScratch:
 
 
 def is_whole(value: Value) -> bool:
-    """Whether a value is as it was written."""
+    """Whether the checksum of a value holds."""
     if len(value) < _HEAD.size:
         return False
     checksum, _ = _HEAD.unpack_from(value)
@@ -84,7 +84,7 @@ def first_array(value: Value) -> int:
 
 
 def read_array(value: Value, dtype: str, count: int, position: int) -> tuple[Any, int]:
-    """`count` elements from `position` on, as a view, and where they end."""
+    """A view of `count` elements from `position` on, and the position behind them."""
     array = np.frombuffer(value, dtype, count, position) if count else np.empty(0, dtype)
     return array, position + array.nbytes
 

@@ -36,7 +36,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 @dataclass(frozen=True, slots=True)
 class ReadRecord:
-    """A record, and the offset in its file behind it."""
+    """A record, and the file offset of its end."""
 
     record: AnyRecord
     end: int
@@ -78,7 +78,7 @@ class Journal:
         """Make records durable, then apply them. All of one call share one sync.
 
         Raises:
-            LedgerError: a record is impossible; nothing was written.
+            LedgerError: the ledger refuses a record; nothing was written.
             StorageError: nothing was written; the same call may succeed once there is space.
         """
         for record in records:
@@ -93,7 +93,7 @@ class Journal:
         if self._size > self._max_file_bytes:
             try:
                 self._begin_file(self.ledger)
-            except OSError as error:  # the records are safe in the old file, which grows on until there is space
+            except OSError as error:  # the records are safe in the old file, which keeps growing until there is space
                 log.warning("%s: the journal could not be rotated: %s", self.folder, error.strerror)
 
     def close(self) -> None:
@@ -128,7 +128,7 @@ class Journal:
         os.lseek(self._descriptor, end, os.SEEK_SET)
 
     def _begin_file(self, ledger: Ledger | None) -> None:
-        """Start the next file; it appears under its name only when its snapshot is whole."""
+        """Start the next file; it gets its name only after its snapshot is written whole."""
         number = self._number + 1
         path = self.folder / f"{number:08d}.log"
         fresh = path.with_suffix(".tmp")
@@ -181,7 +181,7 @@ def read_file(path: Path) -> Iterator[ReadRecord]:
 
 
 def frame_record(record: AnyRecord) -> bytes:
-    """One record as it stands in a file."""
+    """The bytes of one record in a file."""
     payload = _encoder.encode(record)
     return _FRAME.pack(len(payload), xxhash.xxh3_64_intdigest(payload)) + payload
 

@@ -3,7 +3,8 @@
 Owns: an LMDB environment of its own below the shard's folder. Does not own what becomes of a piece
 (`core.replay.partials`), nor complete groups (`replay_store`).
 Invariants: what was appended survives the death of any process, not of the host: commits are not synced. Pieces of a
-group that replay knows are never handed out. Whatever is damaged here is said and dropped: only speed is lost by it.
+group that replay knows are never handed out. A damaged piece is logged and dropped, which costs time only, since the
+response is generated again.
 
     pieces   group_id · index · start → checked value: PartialHeader · arrays
     writers  group_id → (writer, number of the last handover)
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _HIGH_WATER: Final = 0.75
 _LOW_WATER: Final = 0.5
-"""Shares of the map: above the first, groups that nobody has written to for longest are dropped down to the second."""
+"""Shares of the map: above the first, the groups least recently written to are deleted until the second is reached."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -55,7 +56,7 @@ class PartialStore:
     Args:
         path: folder; a run whose rollouts hand nothing over never has it.
         map_size_bytes: most the store may hold on disk.
-        known: which of these groups replay holds, or held.
+        known: returns which of the given groups replay holds, or held.
 
     Example:
         A rollout appends tokens 0 to 40 of `g7/0`, then 40 to 75, and dies. The group is reserved again for another
@@ -74,10 +75,10 @@ class PartialStore:
         self._next_handover = 1
 
     def append(self, partials: Sequence[PartialResponse], writer: str) -> list[AppendAnswer]:
-        """Keep pieces that `writer` hands over; one answer for each, in order.
+        """Store pieces that `writer` hands over; returns one answer for each, in order.
 
         Raises:
-            StorageError: none was kept.
+            StorageError: no piece was stored.
         """
         known = self._known({split_id(partial.header.trajectory_id)[0] for partial in partials})
         try:
@@ -91,7 +92,7 @@ class PartialStore:
         return answers
 
     def take_over(self, group_id: str, writer: str) -> list[PartialResponse]:
-        """What is held of a group's responses, each in one piece; from now on `writer` alone may append to them.
+        """Return the held part of each of a group's responses, joined; from now on only `writer` may append to them.
 
         Raises:
             StorageError: the store cannot be read or written.
@@ -109,7 +110,7 @@ class PartialStore:
         return responses
 
     def delete(self, group_ids: Iterable[str]) -> None:
-        """Forget groups that are complete. A failure is only said: opening the store again deletes them."""
+        """Delete the pieces of complete groups. A failure is only logged: opening the store again deletes them."""
         doomed = list(group_ids)
         if not doomed or (self._environment is None and not self.path.exists()):
             return
@@ -121,7 +122,7 @@ class PartialStore:
             log.warning("%s: unfinished responses of complete groups are left: %s", self.path, error)
 
     def group_ids(self) -> list[str]:
-        """Groups that somebody hands over, in no order."""
+        """The ids of the groups with pieces here, in no order."""
         with self._opened().begin() as transaction, transaction.cursor(self._writers) as cursor:
             return [key.decode() for key in cursor.iternext(values=False)]
 
@@ -151,7 +152,7 @@ class PartialStore:
         return environment
 
     def _forget_other_boots(self) -> None:
-        """What was not synced before the host went down cannot be trusted, nor safely be read."""
+        """Delete the store if the host was restarted: unsynced content can neither be trusted nor safely be read."""
         boot = _BOOT_ID.read_text().strip() if _BOOT_ID.exists() else ""
         mark = self.path / "boot_id"
         if self.path.exists() and (not mark.exists() or mark.read_text() != boot):
@@ -179,7 +180,7 @@ class PartialStore:
         return AppendAnswer(header.trajectory_id, outcome, num_held)
 
     def _num_held(self, transaction: lmdb.Transaction, group_id: str, index: int) -> int:
-        """Tokens held of one response. A damaged last piece is dropped."""
+        """The number of tokens held of one response. A damaged last piece is dropped."""
         prefix = _prefix(group_id, index)
         with transaction.cursor(self._pieces) as cursor:
             is_beyond = cursor.set_range(_prefix(group_id, index + 1))
@@ -195,7 +196,7 @@ class PartialStore:
         return 0
 
     def _responses(self, transaction: lmdb.Transaction, group_id: str) -> tuple[list[PartialResponse], list[bytes]]:
-        """The responses of a group, and keys of pieces that are damaged or follow one that is."""
+        """The responses of a group, and the keys of pieces that are damaged or follow a damaged one."""
         pieces: dict[int, list[PartialResponse]] = {}
         damaged: list[bytes] = []
         prefix = _prefix(group_id)
@@ -229,9 +230,9 @@ class PartialStore:
         transaction.delete(group_id.encode(), db=self._writers)
 
     def _make_room(self, environment: lmdb.Environment) -> None:
-        """Drop the groups that nobody has written to for longest, once the map is nearly full.
+        """Delete the groups whose last handover is the oldest, once the map is nearly full.
 
-        They are those that will never be complete: given up, or resumed elsewhere.
+        Such groups will hardly be completed: they were given up, or are generated elsewhere.
         """
         if self._used_bytes(environment) <= _HIGH_WATER * self._map_size_bytes:
             return
@@ -266,7 +267,7 @@ class PartialStore:
 
 
 def _prefix(group_id: str, index: int | None = None) -> bytes:
-    """Where the keys of a group's pieces begin, or those of one response."""
+    """The common prefix of the keys of a group's pieces, or of one response's."""
     group = group_id.encode() + b"\0"
     return group if index is None else group + index.to_bytes(4, "big")
 

@@ -1,7 +1,7 @@
 """One shard of replay: the pure buffer and the durable store, kept in step.
 
-Owns: the order "decide, make durable, put in force", packing what was decided, and the queue of what the controller
-must hear. Does not own the network or threads: all calls come from one thread.
+Owns: the order "decide, make durable, apply", the packing of planned batches, and the queue of reports to the
+controller. Does not own the network or threads: all calls come from one thread.
 Invariant: the buffer never shows what the store does not hold, so a process that dies at any instant comes back to a
 state that somebody has seen.
 """
@@ -49,9 +49,9 @@ class ReplayShard:
     """The groups of one shard, on disk and in memory.
 
     Args:
-        store: closed by `close`. What it holds is read back at once.
-        rules: under which the buffer decides.
-        advantage_rules: under which groups are scored.
+        store: closed by `close`. Its content is read at once.
+        rules: of the buffer's decisions.
+        advantage_rules: of the advantages of arriving groups.
 
     Example:
         `put([a, b])` commits both groups and returns a receipt for each. `batch(1, version)` logs plan 1 and returns
@@ -86,10 +86,10 @@ class ReplayShard:
     # -- groups in
 
     def put(self, groups: Sequence[Group]) -> list[Receipt]:
-        """Take in scored groups with one durable commit; `core.replay.intake` says what becomes of each.
+        """Take in scored groups with one durable commit; `core.replay.intake` decides on each.
 
         Raises:
-            StorageError: none was taken in.
+            StorageError: no group was taken in.
             ValueError: a group has no finite rewards.
         """
         known = self._known([group.header.group_id for group in groups])
@@ -116,7 +116,7 @@ class ReplayShard:
     # -- judged again
 
     def bar(self, epoch_rules: Mapping[str, EpochRules]) -> None:
-        """Train on no other verifier epochs from the next plan on; see `ReplayBuffer.bar`.
+        """Apply epoch rules from the next plan on; see `ReplayBuffer.bar`.
 
         Raises:
             StorageError: nothing was changed.
@@ -125,7 +125,7 @@ class ReplayShard:
             self._put_in_force(self.buffer.bar(epoch_rules))
 
     def barred(self) -> tuple[str, ...]:
-        """Groups that wait to be judged again."""
+        """The ids of the groups that wait to be judged again."""
         return self.buffer.barred()
 
     def barred_group(self, group_id: str) -> Group | None:
@@ -163,9 +163,9 @@ class ReplayShard:
         is_final: bool = False,
         others: Mapping[str, HeldGroup] | None = None,
     ) -> BatchPlan | Shortfall:
-        """The plan `plan_number`: the logged one if there is one, else a new one, durable before this returns.
+        """The plan `plan_number`: the logged one, or else a new one, which is durable before this returns.
 
-        `others` are groups that other shards offered for this very batch.
+        `others` are groups that other shards offered for this batch.
 
         Raises:
             RefusedError: the number is neither logged nor next, its payload is gone, or the learner is of a lost
@@ -187,10 +187,10 @@ class ReplayShard:
         return change.plan
 
     def follow(self, learner: PolicyVersion) -> None:
-        """Take note of the learner's incarnation.
+        """Note the learner's incarnation, which may be a new one.
 
         Raises:
-            RefusedError: it is of a lost lineage.
+            RefusedError: the learner is of a lost lineage.
         """
         known = self.buffer.lineage.incarnation
         if learner.incarnation < known:
@@ -199,7 +199,7 @@ class ReplayShard:
             self._put_in_force(self.buffer.fork(learner.incarnation))
 
     def pack(self, plan: BatchPlan, others: Iterable[Group] = ()) -> PackedBatch:
-        """Fill a plan's rows with the tokens of its groups; `others` are those that other shards keep.
+        """Fill a plan's rows with the tokens of its groups; `others` are the groups that other shards keep.
 
         Raises:
             StorageError: a payload is damaged.
@@ -214,12 +214,13 @@ class ReplayShard:
     def offer(
         self, plan_number: int, learner: PolicyVersion, lineage: Lineage, epoch_rules: Mapping[str, EpochRules]
     ) -> list[Offered] | None:
-        """Groups that batch `plan_number` may take from, after eviction at that version; None: plans are missing here.
+        """The groups that batch `plan_number` may take from, after eviction at that version; None: earlier plans are
+        missing.
 
-        Until that plan is consumed here, nothing that was offered ends.
+        Until that plan is consumed here, no offered trajectory ends.
 
         Raises:
-            RefusedError: this shard consumed a plan that whoever asks does not know.
+            RefusedError: this shard has consumed a plan that the planner does not know.
         """
         if self.buffer.last_plan >= plan_number:
             raise RefusedError(
@@ -234,12 +235,12 @@ class ReplayShard:
         return self.buffer.offer()
 
     def consume(self, part: PlanPart) -> None:
-        """Make durable what a logged plan takes of this shard's groups.
+        """Durably record the tokens that a logged plan takes from this shard's groups.
 
         A part that is not of the next plan changes nothing: this shard followed it before, or must follow others first.
 
         Raises:
-            RefusedError: the part takes what is not here to be taken.
+            RefusedError: the part takes tokens that are not open here.
         """
         if part.plan_number != self.buffer.last_plan + 1:
             return
@@ -268,25 +269,28 @@ class ReplayShard:
             return bundle([group for group in groups if group is not None])
 
     def parts_after(self, plan_number: int, is_kept: Callable[[str], bool], limit: int) -> list[PlanPart]:
-        """The next plans for a shard that knows those up to `plan_number` and keeps the groups `is_kept` holds for."""
+        """The parts of the next plans for a shard that knows plans up to `plan_number` and keeps the groups of
+        `is_kept`.
+        """
         with self.store.read() as reader:
             return [plan_part(entry, is_kept) for entry in islice(reader.plans_after(plan_number), limit)]
 
     def cover(self, plan_number: int) -> None:
-        """A checkpoint covers all batches up to `plan_number`; the next `put` releases the payloads only they needed.
+        """Note that a checkpoint covers all batches up to `plan_number`; the next `put` releases payloads only they
+        needed.
 
-        Deletions that share a commit with new groups cost no sync of their own, and their pages are used again at once.
+        Deletions in the commit of new groups cost no sync of their own, and their pages are used again at once.
         """
         self._cover_wanted = max(self._cover_wanted, min(plan_number, self.buffer.last_plan))
 
     def flush(self) -> None:
-        """Release now the payloads that only covered batches needed, for times when no group arrives."""
+        """Release payloads that only covered batches needed, without waiting for the next `put`."""
         if self._cover_wanted:
             self._put_in_force(self.buffer.cover(self._cover_wanted))
             self._cover_wanted = 0
 
     def tune(self, rules: BufferRules) -> None:
-        """Put changed rules in force from the next decision on.
+        """Change the rules of the decisions to come.
 
         Raises:
             ConfigError: no batch could ever be filled under them; the old rules stay.
@@ -296,17 +300,17 @@ class ReplayShard:
     # -- what the controller must hear
 
     def unheard_after(self, number: int) -> list[tuple[int, tuple[TrajectoryState, ...]]]:
-        """Reports with a greater number that the controller has not acknowledged, in order."""
+        """The reports after `number` that the controller has not acknowledged, in order."""
         return sorted((n, states) for n, states in self.unheard.items() if n > number)
 
     def heard(self, numbers: Iterable[int]) -> None:
-        """The controller has these reports durably; forgotten with the next commit."""
+        """Note that the controller stored these reports durably; the next commit deletes them."""
         for number in numbers:
             if self.unheard.pop(number, None) is not None:
                 self._heard.append(number)
 
     def present_states(self) -> tuple[TrajectoryState, ...]:
-        """The state of every trajectory held, for a controller that starts anew."""
+        """The state of every trajectory held, for a controller that restarted."""
         return tuple(
             state
             for group_id in self.buffer.group_ids()
@@ -324,7 +328,7 @@ class ReplayShard:
             return int(reader.meta("unheard_floor", INTEGER, 0))
 
     def _commit(self, writes: Writes, moved: Sequence[TrajectoryState]) -> None:
-        """One durable commit, together with what the controller must hear of it."""
+        """Commit durably, together with the report that the controller must get."""
         reports = dict(enumerate(in_portions(moved), start=self._next_unheard))
         if reports:
             writes.unheard = reports
@@ -382,7 +386,7 @@ class ReplayShard:
 
 
 def _check_num_shards(store: ReplayStore, num_shards: int) -> None:
-    """Groups lie in shards by a hash over their number, so it stays as it was when the run began."""
+    """Refuse another number of shards than the run began with: a hash modulo that number assigns groups to shards."""
     with store.read() as reader:
         found = reader.meta("num_shards", INTEGER, 0)
     if found and found != num_shards:

@@ -1,4 +1,5 @@
-"""Replay's durable store: groups, how far each came, batch plans, and what the controller has not heard yet.
+"""Replay's durable store: groups, their progress, batch plans, and the reports that the controller has not
+acknowledged.
 
 Owns: one LMDB environment and its tables. Does not own any decision (`core.replay`), nor unfinished responses
 (`partial_store`).
@@ -43,7 +44,8 @@ from ring_async.trajectory_states import TrajectoryState
 from ring_async.types import Group, GroupHeader
 
 FORMAT: Final = 2
-"""Of everything below the shard's folder. An older store is refused: a run is finished by the version that began it."""
+"""Format of everything below the shard's folder. An older store is refused: the version that began a run finishes it.
+"""
 
 _TABLES: Final = ("groups", "progress", "ended", "plans", "unheard", "meta")
 _RESERVE_FRACTION: Final = 0.1
@@ -56,7 +58,7 @@ _progress_decoder = msgspec.msgpack.Decoder(GroupProgress)
 _states_decoder = msgspec.msgpack.Decoder(tuple[TrajectoryState, ...])
 _plan_decoder = msgspec.msgpack.Decoder(PlanEntry)
 INTEGER: Final = msgspec.msgpack.Decoder(int)
-"""For `StoreReader.meta`."""
+"""Decodes whole numbers, for `StoreReader.meta`."""
 T = TypeVar("T")
 
 
@@ -70,7 +72,7 @@ class StoredGroup(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Writes:
-    """All of one commit. `released` groups lose their payload; their last progress is kept as `ended`."""
+    """The content of one commit. `released` groups lose their payload; their last progress is kept as `ended`."""
 
     puts: Sequence[StoredGroup] = ()
     progress: Mapping[str, GroupProgress] = field(default_factory=dict)
@@ -83,7 +85,11 @@ class Writes:
 
 
 class StoreReader:
-    """A consistent view of the store. What it returns points into the map: it is valid until the view is closed."""
+    """A consistent view of the store, from `ReplayStore.read`. Returned arrays are valid until the view is closed.
+
+    Example:
+        `with store.read() as reader: group = reader.group("math-00000017").copy()`: the copy outlives the view.
+    """
 
     def __init__(
         self, path: Path, transaction: lmdb.Transaction, tables: Mapping[str, Any], headers: Mapping[str, GroupHeader]
@@ -122,7 +128,7 @@ class StoreReader:
             return [bytes(key).decode() for key in cursor.iternext(values=False)]
 
     def ended(self, group_id: str) -> GroupProgress | None:
-        """What became of a group whose payload is gone; None if it never ended here."""
+        """The last progress of a group whose payload was released; None if there is none."""
         value = self._transaction.get(group_id.encode(), db=self._tables["ended"])
         return None if value is None else _progress_decoder.decode(value)
 
@@ -143,19 +149,23 @@ class StoreReader:
                     yield _plan_decoder.decode(value)
 
     def unheard(self) -> Iterator[tuple[int, tuple[TrajectoryState, ...]]]:
-        """What the controller has not acknowledged, oldest first."""
+        """The reports that the controller has not acknowledged, oldest first."""
         with self._transaction.cursor(self._tables["unheard"]) as cursor:
             for key, value in cursor:
                 yield int.from_bytes(bytes(key), "big"), _states_decoder.decode(value)
 
     def meta(self, name: str, decoder: msgspec.msgpack.Decoder[T], default: T) -> T:
-        """A small value."""
+        """The small value of this name, or None."""
         value = self._transaction.get(name.encode(), db=self._tables["meta"])
         return default if value is None else decoder.decode(value)
 
 
 class ReplayStore:
     """One shard's store, in the folder `path`.
+
+        store = ReplayStore(path, map_size_bytes=1 << 30)
+        store.commit(Writes(puts=[StoredGroup(record, progress, group.buffers)]))     # durable when it returns
+        store.commit(Writes(released=[group_id]))                                     # the payload is gone
 
     Args:
         map_size_bytes: most the store may hold on disk.
@@ -173,7 +183,9 @@ class ReplayStore:
         self._scratch = ValueScratch()
         self._tables: dict[str, Any] = {}
         self._headers: dict[str, GroupHeader] = {}
-        """Of groups put by this process: the buffer holds them too, and decoding one costs as much as its checksum."""
+        """Headers of groups that this process stored: the buffer holds them anyway, and decoding one costs as much as
+        its checksum.
+        """
         self._open()
         if not is_readonly:
             self.commit(Writes(meta={"format": FORMAT}))
@@ -213,7 +225,7 @@ class ReplayStore:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[StoreReader]:
-        """A short look at the store: leave the block before anything that takes long.
+        """Open a consistent view of the store. Keep the block short: an open view keeps old pages alive.
 
         Raises:
             StorageError: the store cannot be opened or read.

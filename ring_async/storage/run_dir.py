@@ -48,7 +48,7 @@ class RunDir:
         fresh.replace(link)
 
     def read_endpoints(self) -> dict[str, Any]:
-        """What `up` wrote for clients.
+        """The addresses and the token that `up` wrote for clients.
 
         Raises:
             RunError: the run is not up.
@@ -66,7 +66,7 @@ def find_run(runs: Path, name: str | None) -> RunDir:
     """A run by name or path; None: the newest.
 
     Raises:
-        RunError: there is none.
+        RunError: there is no such run.
     """
     path = runs / "latest" if name is None else (Path(name) if "/" in name else runs / name)
     if not path.is_dir():

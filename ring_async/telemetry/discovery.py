@@ -13,7 +13,7 @@ import yaml
 
 
 class Scraped(Protocol):
-    """What discovery needs of a member (`transport.messages.Member` fits)."""
+    """What discovery needs of a member (`transport.messages.fleet.Member` fits)."""
 
     @property
     def actor_id(self) -> str: ...
@@ -26,7 +26,7 @@ class Scraped(Protocol):
 def scrape_targets(members: Iterable[Scraped], *, run: str) -> list[dict[str, Any]]:
     """Prometheus `http_sd` JSON: one entry for each member that serves metrics, in the order of their ids.
 
-    The incarnation is no label: it would end every series at every restart.
+    The incarnation is no label, because every restart would then end all series.
     """
     return [
         {

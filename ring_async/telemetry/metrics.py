@@ -36,7 +36,7 @@ class Declaration(NamedTuple):
     """One metric as people need to know it."""
 
     name: str
-    """As in a query, `_total` included."""
+    """The metric's name in queries, `_total` included."""
     kind: str
     labels: tuple[str, ...]
     meaning: str

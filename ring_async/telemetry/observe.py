@@ -1,4 +1,4 @@
-"""Metrics from figures that actors have at hand anyway: a step's line, an engine's load, the loop's own lateness.
+"""Metrics from figures that actors have anyway: a step's line, an engine's load, the delay of the event loop.
 
 Owns: which figure goes into which metric. Does not own the figures, nor how often they are read.
 """
@@ -56,7 +56,7 @@ class EngineMeter:
         self._busy_s = 0.0
 
     def observe(self, load: Load) -> None:
-        """Count what was added since the last call. Totals that fell belong to an engine that started anew."""
+        """Count the increase since the last call. A total that fell means that the engine was restarted."""
         metrics.rollout_running_requests.set(load.num_running)
         metrics.rollout_waiting_requests.set(load.num_waiting)
         metrics.rollout_generated_tokens.inc(_growth(self._generated_tokens, load.generated_tokens))

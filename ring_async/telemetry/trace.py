@@ -122,7 +122,7 @@ class Tracer:
                 self._num_bytes += len(lines)
                 self._needs_break = False
             except OSError:
-                # A timeline is worth less than the run: what can't be written is counted and let go.
+                # A timeline is worth less than the run: events that can't be written are counted and dropped.
                 self.num_lost += len(events)
                 self._needs_break = True
 

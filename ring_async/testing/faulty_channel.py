@@ -20,7 +20,7 @@ from ring_async.transport.memory import MemoryHub
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How often what happens to a frame's message. Chances are of each message, in either direction.
+    """The chances of faults, for each message in either direction.
 
     Attributes:
         drop: chance of vanishing.
@@ -55,7 +55,7 @@ class FaultyHub(MemoryHub):
         self._arrival_s: dict[tuple[str, str], float] = {}
 
     def cut(self, one: str, other: str) -> None:
-        """Let nothing through between two actors, in either direction, until `heal`. Nobody is told."""
+        """Lose all messages between two actors, in either direction, until `heal`. Neither actor is told."""
         self._cuts.add(frozenset((one, other)))
 
     def heal(self) -> None:

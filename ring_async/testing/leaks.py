@@ -1,4 +1,4 @@
-"""What a piece of code left behind: processes, threads, file descriptors, shared memory.
+"""Leaks of a piece of code: processes, threads, file descriptors and shared memory that it left behind.
 
 Owns: the census and the comparison; `tests/conftest.py` takes one before and one after every test.
 Invariants: only what this process or its descendants made is reported, so that other programs on the machine do not
@@ -26,7 +26,7 @@ _KEPT_THREADS = ("TMonitor", "pydevd")
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What exists at one moment. Keys identify, values are words for people."""
+    """The resources that exist at one moment. Keys identify them; values describe them for people."""
 
     processes: dict[int, str]
     threads: dict[int, str]
@@ -35,7 +35,7 @@ class Census:
     """Shared memory by name and inode."""
 
     def since(self, before: Census) -> list[str]:
-        """One line for each thing that is here and was not `before`."""
+        """One line for each resource that exists now and did not `before`."""
         kinds = (
             ("process", self.processes, before.processes),
             ("thread", self.threads, before.threads),
@@ -62,7 +62,7 @@ def take_census() -> Census:
 
 
 def leaks_since(before: Census, *, grace_s: float = 2.0) -> list[str]:
-    """What is left over since `before`, as lines for people; empty if nothing is.
+    """The resources left over since `before`, as lines for people; empty if there are none.
 
     Things that are on their way out (a joined process not yet reaped, a socket the collector has not met) get
     `grace_s` to go; where nothing is left, no time is spent.

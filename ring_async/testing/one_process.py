@@ -97,10 +97,10 @@ class OneProcessFleet:
     """A run whose processes are tasks.
 
     Args:
-        runs: folder to lie the run in.
+        runs: folder that holds the run's folder.
         script: responses of the engines.
-        token_s: what one token of a response costs, seconds of the loop's clock.
-        train_s: what one batch costs the learner.
+        token_s: time for one token of a response, in seconds of the loop's clock.
+        train_s: time that the learner takes for one batch.
         make_train_engine: for each incarnation of the learner.
         is_resumed: go on from the run's journal and checkpoints.
     """
@@ -235,7 +235,7 @@ class OneProcessFleet:
 
 
 class ConfiguredFleet(OneProcessFleet):
-    """All that the configuration names: model, engine, training, weight channel, sources, verifiers.
+    """A fleet in one process with the configured model, engine, training, weight channel, sources and verifiers.
 
     Only the processes and the sockets of the data plane are missing. Run it under `asyncio.run`: its threads compute.
 

@@ -32,7 +32,7 @@ _ALMOST = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class ScriptedResponse:
-    """What the engine will answer, unless it is aborted. `response_ids`: int32 `[T]`, T ≥ 1."""
+    """The response that the engine gives unless it is aborted. `response_ids`: int32 `[T]`, T ≥ 1."""
 
     response_ids: Int32
     finish_reason: FinishReason = "stop"

@@ -1,6 +1,6 @@
-"""A verifier that says what the test wrote down, when the test wants it said.
+"""A verifier that gives the verdicts of a test's script, at the times that the test chooses.
 
-Owns: nothing but its script and the list of what it was asked.
+Owns: the script, and the list of the questions it was asked.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def broadcast_raw(device: WeightDevice, communicator: Any, memory: torch.Tensor,
 
 @dataclass(frozen=True, slots=True)
 class PeerStaged:
-    """What the peer says of a version: when it was staged (`time.monotonic`), its digest if asked for, the stages."""
+    """The peer's report on a version: when it was staged (`time.monotonic`), its digest if asked for, the stages."""
 
     staged_s: float
     digest: int | None

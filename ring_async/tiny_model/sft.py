@@ -48,7 +48,9 @@ class SftSettings:
 
 
 def continued(settings: SftSettings) -> SftSettings:
-    """The same training gone on with: a tenth of the learning rates, examples that training from scratch never saw."""
+    """The settings to continue training: a tenth of the learning rates, and examples that training from scratch never
+    saw.
+    """
     return replace(
         settings,
         matrix_learning_rate=settings.matrix_learning_rate / 10,

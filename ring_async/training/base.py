@@ -1,4 +1,4 @@
-"""What the learner needs of a model trainer: transformers on one device today, Megatron-core on many.
+"""The protocols of model trainers: transformers on one device, Megatron-core on many.
 
 Owns: the protocols. A train engine holds model and optimizer, takes packed batches of exactly Φ loss tokens, and hands
 out snapshots of its weights under Hugging Face names, a tensor at a time. It knows nothing of the network, the buffer,
@@ -20,7 +20,9 @@ from ring_async.types import Float32
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one batch did. `metrics` is the learner's share of a `metrics.jsonl` line (`algorithms.microbatch_loss`)."""
+    """The report on one trained batch. `metrics` holds the learner's part of a `metrics.jsonl` line
+    (`algorithms.statistics`).
+    """
 
     loss_tokens: int
     num_optimizer_steps: int
@@ -45,18 +47,19 @@ class WeightsSnapshot(Protocol):
 
     @property
     def shapes(self) -> tuple[TensorShape, ...]:
-        """What `tensors` hands out, in order; the same for every version of a run."""
+        """The names, dtypes and shapes of the tensors, in order; the same for every version of a run."""
         ...
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
-        """Names and tensors, in the order of `shapes`, each made, or released, as it is handed out. Once.
+        """Names and tensors, in the order of `shapes`; each is gathered, or released, when it is handed out. Iterate
+        once.
 
         A tensor belongs to whoever it was handed to and never changes, after `close` too.
         """
         ...
 
     def close(self) -> None:
-        """Free what was not handed out. Idempotent."""
+        """Free the tensors that were not handed out. Idempotent."""
         ...
 
 
@@ -106,5 +109,5 @@ class TrainerEntry(Protocol):
         ...
 
     def check(self, config: Config) -> list[str]:
-        """Why the trainer cannot work here: reasons, each with what to do (`config.registry.Entry`)."""
+        """The reasons why the trainer cannot work here, each with a remedy (`config.registry.Entry`)."""
         ...

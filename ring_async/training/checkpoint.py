@@ -39,7 +39,7 @@ class CheckpointFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a checkpoint is of, and what it is made of."""
+    """The description of a checkpoint: its version and plan, and its files."""
 
     policy_version: PolicyVersion
     plan_number: int

@@ -31,7 +31,7 @@ class Microbatch:
     Attributes:
         input_ids: int64 `[U]`, distinct tokens in flat order.
         position_ids: int64 `[U]`.
-        gathers: int64 `[S, L]` each, attention blocks (`attention.AttentionBlocks`).
+        gathers: int64 `[S, L]` each, attention blocks (`hf.attention.AttentionBlocks`).
         scatter: int64 `[U]`.
         sources: int64 `[T]`, flat token whose hidden state predicts each scored token.
         positions: int64 `[T]`, where each scored token lies in the rows: row · C + column.

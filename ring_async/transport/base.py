@@ -1,4 +1,4 @@
-"""What every channel promises, whatever carries it.
+"""The protocols of message channels, and what every channel promises.
 
 Owns: the protocols. `channel` implements them over ZMQ, `memory` inside one process; one contract suite runs over all.
 
@@ -47,7 +47,7 @@ class Delivery(Protocol):
         ...
 
     def refuse(self, reason: str) -> None:
-        """Say no: the sender's `request` or `send` raises `RefusedError(reason)`."""
+        """Refuse the message: the sender's `request` or `send` raises `RefusedError(reason)`."""
         ...
 
 
@@ -126,7 +126,7 @@ class Transport(Protocol):
         ...
 
     def observe(self) -> None:
-        """Bring the figures of all ends to this process's metrics; cheap enough for every heartbeat."""
+        """Update this process's metrics from the counters of all ends; cheap enough for every heartbeat."""
         ...
 
     async def close(self) -> None: ...

@@ -1,6 +1,6 @@
-"""How a packed batch travels: its plan as MessagePack in a buffer of its own, then its arrays.
+"""The wire format of a packed batch: its plan as MessagePack in a buffer of its own, then its arrays.
 
-Owns: that order. A plan names every sequence (180 bytes each), so in a message's header it would bound the batch by
+Owns: this format. A plan names every sequence (180 bytes each), so in a message's header it would bound the batch by
 `transport.max_header_bytes`, which is for small things.
 """
 

@@ -104,7 +104,7 @@ class _Socket:
 
 
 class DealerLink(_Socket):
-    """One outbox's connection to its inbox. Reconnects by itself; a redirect opens another socket."""
+    """The connection of one outbox to its inbox. ZMQ reconnects by itself; a redirect opens another socket."""
 
     def __init__(self, transport: ZmqTransport, endpoint: str, outbox: SessionOutbox) -> None:
         self._transport = transport
@@ -124,7 +124,8 @@ class DealerLink(_Socket):
         return True
 
     def redirect(self, endpoint: str) -> None:
-        socket = self._transport.dealer(endpoint, self._routing_id)  # first: a bad address must leave the old one be
+        # before closing the old socket: a bad address must leave it as it was
+        socket = self._transport.dealer(endpoint, self._routing_id)
         self.shut(linger_ms=0)
         self._is_connected = False
         super().__init__(socket)
@@ -301,7 +302,7 @@ class ZmqTransport:
     # -- what links call
 
     def dealer(self, endpoint: str, routing_id: bytes) -> Socket:
-        """A DEALER on its way to `endpoint`."""
+        """Open a DEALER that connects to `endpoint`."""
         socket = self._context.socket(zmq.DEALER)
         self._set_common_options(socket, self.limits.credits)
         socket.setsockopt(zmq.ROUTING_ID, routing_id)

@@ -57,7 +57,7 @@ class Carry(Envelope, frozen=True, tag=2):
     seq: Count
     """Grows with every message of this sender."""
     after: Count
-    """The message carried before this one; accepted only if that one was accepted last: so none goes missing."""
+    """The message carried before this one; accepted only directly after that one, so that none is skipped."""
     session: Count
     heard: Count
     is_request: bool
@@ -66,7 +66,7 @@ class Carry(Envelope, frozen=True, tag=2):
 
 
 class Heard(Envelope, frozen=True, tag=3):
-    """Sender → inbox: lets go of outcomes when no other message says so."""
+    """Sender → inbox: acknowledges outcomes when no other message does."""
 
     session: Count
     heard: Count
@@ -76,9 +76,10 @@ class Welcome(Envelope, frozen=True, tag=11):
     """Inbox → sender: the state of your session here."""
 
     number: Count
-    """Of the hello answered, or -1 for the notice that a message is missing."""
+    """Number of the hello that is answered, or -1 for the notice that a message is missing."""
     instance: Count
-    """Random, one per life of the inbox: whoever sees it change knows that requests under way are lost."""
+    """Random, new in each life of the inbox: a sender that sees it change knows that its requests under way are lost.
+    """
     session: Count
     """Random, one per memory of this sender."""
     credits: Count
@@ -91,7 +92,7 @@ class Settled(Envelope, frozen=True, tag=12):
 
     session: Count
     number: Count
-    """Of the first outcome here; outcomes are numbered from 1 in every session."""
+    """Number of the first outcome here; outcomes are numbered from 1 in every session."""
     outcomes: tuple[tuple[Count, str | None], ...]
     """(seq, reason)."""
 
@@ -133,7 +134,10 @@ E = TypeVar("E", bound=Envelope)
 
 
 class Codec:
-    """Encodes and decodes under one set of limits.
+    """Encodes and decodes messages within one set of limits.
+
+        raw = codec.encode_message(GroupGenerated(header))     # put into an envelope by the outbox
+        codec.decode_message(raw)                              # the message again, or a CodecError with its cause
 
     Args:
         limits: most frames and bytes of a message, in both directions.
@@ -273,7 +277,7 @@ _PEEK_INT = msgspec.msgpack.Decoder(int)
 
 
 def _diagnose_envelope(header: memoryview, tags: set[int], error: Exception) -> tuple[str, str]:
-    """Tell a newer peer from rubbish: the tag and version come first in every envelope, of whatever version."""
+    """Tell a peer of another version from invalid bytes: tag and version come first in every envelope."""
     try:
         fields = _PEEK_ENVELOPE.decode(header)
         tag, version = _PEEK_INT.decode(fields[0]), _PEEK_INT.decode(fields[1])
@@ -299,11 +303,11 @@ def tag_of(message_type: type[Message]) -> str:
 
 
 Walk = Callable[[Any], Sequence[Any]]
-"""Takes a struct to its untyped parts."""
+"""A function from a struct to its untyped parts."""
 
 
 def _untyped_parts(info: msgspec.inspect.Type) -> Walk | None:
-    """How to find the parts whose type is Any in values of a type; None if there are none.
+    """A function that finds the parts of type Any in values of a type; None if there are no such parts.
 
     msgspec bounds the nesting of typed parts by their types; only these need a check of their own.
     """

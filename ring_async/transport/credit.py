@@ -1,4 +1,4 @@
-"""Room for messages of one sender at one inbox, and those who wait for it.
+"""Credits: room for messages of one sender at one inbox, and the callers that wait for it.
 
 Owns: the queue of waiters, and the words and seconds of waiting. Does not own: how many messages are unsettled
 (`outbox` knows) or what the inbox grants.
@@ -14,12 +14,16 @@ from collections.abc import Callable
 
 
 class Credit:
-    """The credits of one outbox: how many messages may be unsettled, and who waits for room.
+    """The credits of one outbox: how many messages may be unsettled, and which callers wait for room.
+
+        credit.granted = 2                # the inbox welcomed this sender
+        if not credit.is_free:
+            await credit.wait()           # returns once the inbox has settled a message and `wake` was called
 
     Args:
-        peer: who grants them, for messages to people.
-        num_unsettled: says how many are taken.
-        on_wait: called when somebody begins to wait.
+        peer: the inbox's owner, which grants the credits, for messages to people.
+        num_unsettled: returns the number of credits in use.
+        on_wait: called when a caller begins to wait.
     """
 
     def __init__(self, peer: str, num_unsettled: Callable[[], int], on_wait: Callable[[], None]) -> None:

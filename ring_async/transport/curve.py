@@ -1,4 +1,4 @@
-"""Keys of one run, and the door that admits nobody else.
+"""The CURVE keys of a run, and the authentication that admits their holders alone.
 
 Owns: CURVE key files (mode 0600), the socket options they mean, the ZAP handler, and the private directory of `ipc`
 sockets. Does not own: sockets of the channel.
@@ -122,11 +122,11 @@ class Door:
         self.socket.bind(ZAP_ENDPOINT)
 
     def close(self) -> None:
-        """Answer nobody any more: libzmq then refuses all newcomers. Idempotent."""
+        """Stop answering: libzmq then refuses all new connections. Idempotent."""
         self.socket.close(linger=0)
 
     def answer_all(self) -> None:
-        """Answer the questions that are here; returns at once when there is none."""
+        """Answer the waiting questions; returns at once if there are none."""
         while not self.socket.closed:
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)

@@ -1,6 +1,7 @@
 """The receiving end of sessions with many senders.
 
-Owns: what each sender has had accepted, which of it is unsettled, and outcomes the sender has not heard. Does not own:
+Owns: the accepted messages of each sender, which of them are unsettled, and outcomes the sender has not heard. Does not
+own:
 how frames travel (`ReplyLink`), nor durability: the actor acknowledges after its own commit.
 
 Invariants:
@@ -43,7 +44,7 @@ CLOSE_DRAIN_S = 0.5
 """How long a closing inbox waits for receipts."""
 
 ACK_DELAY_S = 0.001
-"""How long an acknowledgement may wait for others to travel with: each one alone would wake the sender for itself.
+"""How long an acknowledgement may wait to be sent together with others, since each separate one wakes the sender.
 Answers, refusals, and half of the sender's credits do not wait."""
 
 
@@ -118,6 +119,10 @@ class SessionDelivery:
 class SessionInbox:
     """An `Inbox` over any link. Belongs to one event loop; not thread-safe.
 
+        delivery = await inbox.receive()
+        store(delivery.message, delivery.buffers)     # the actor's own durable commit
+        delivery.ack()                                # the sender forgets the message, and its credit is free again
+
     Args:
         endpoint: where outboxes connect.
         owner: actor id and name, for the log.
@@ -129,7 +134,7 @@ class SessionInbox:
         self.endpoint = endpoint
         self.codec = codec
         self.rejected: Counter[str] = Counter()
-        """Messages dropped because of what they were, by cause."""
+        """Messages that were rejected, by cause."""
         self.received_bytes: Counter[str] = Counter()
         """Bytes of accepted messages, headers and buffers, by sender."""
         self._rejections = Rejections(self.rejected, owner)
@@ -242,7 +247,7 @@ class SessionInbox:
     # -- protocol
 
     def _hear_last(self, session: Session | None, envelope: Hello | Carry | Heard) -> None:
-        """While closing, receipts alone are taken: what is carried now is for a successor."""
+        """Handle envelopes while this inbox closes: receipts count, and messages are left to the successor."""
         if session is not None and envelope.session == session.number:
             session.hear(envelope.heard)
         if self._drained is not None and not any(session.outcomes for session in self._sessions.values()):
@@ -353,7 +358,9 @@ class SessionInbox:
             self._link.transmit(address, (self.codec.encode_envelope(envelope), *buffers))
 
     def _forget_idle(self, now_s: float) -> None:
-        """Forget senders that are long gone. One that returns is welcomed anew and sends what it has unsettled."""
+        """Forget senders that have been silent for long. A sender that returns starts a new session and repeats its
+        messages.
+        """
         for address, session in list(self._sessions.items()):
             limit_s = SESSION_UNHEARD_IDLE_S if session.outcomes else SESSION_IDLE_S
             if not session.pending and now_s - session.last_seen_s > limit_s:

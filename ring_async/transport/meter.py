@@ -1,4 +1,4 @@
-"""The channel's figures, brought to the metrics when somebody looks.
+"""The meter: it transfers a channel's counters to the metrics.
 
 Owns: what has been reported of each peer so far. Does not own: the figures themselves; outboxes and inboxes count in
 plain numbers, because a metric with labels costs more than the message it would count.
@@ -15,13 +15,13 @@ from ring_async.transport.outbox import SessionOutbox
 
 
 class Meter:
-    """Adds what is new since the last time to this process's metrics."""
+    """Adds the increase of the counters since the last call to this process's metrics."""
 
     def __init__(self) -> None:
         self._reported: dict[tuple[str, str], float] = {}
 
     def update(self, outboxes: Iterable[SessionOutbox], inboxes: Iterable[SessionInbox]) -> None:
-        """Report the figures of all ends that ever were, closed ones too: totals only grow."""
+        """Update the metrics from the counters of all ends, closed ones included, so that totals only grow."""
         totals: defaultdict[tuple[str, str], float] = defaultdict(float)
         unacknowledged: Counter[str] = Counter()
         for outbox in outboxes:

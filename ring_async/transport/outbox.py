@@ -42,6 +42,10 @@ HEARD_DELAY_S = 0.02
 class SessionOutbox:
     """An `Outbox` over any link. Belongs to one event loop; not thread-safe.
 
+        acknowledged = await outbox.send(message, buffers, message_id="math-00000017")     # waits for credit
+        await acknowledged                                                                 # stored by the receiver
+        answer = await outbox.request(question, timeout_s=5.0)
+
     Args:
         endpoint: where the inbox lives.
         sender: actor id of this side.
@@ -52,7 +56,7 @@ class SessionOutbox:
     def __init__(self, *, endpoint: str, sender: str, peer: str, codec: Codec) -> None:
         self.endpoint = endpoint
         self.rejected: Counter[str] = Counter()
-        """Frames from the inbox that were no message of ours, by cause."""
+        """Messages from the inbox that were rejected, by cause."""
         self.sent_bytes = 0
         """Bytes of messages, headers and buffers; repeated ones count again."""
         self.num_resent = 0

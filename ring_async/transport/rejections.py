@@ -1,4 +1,4 @@
-"""What became of bytes that were not one of our messages.
+"""The count and the log of bytes that were not valid messages.
 
 Owns: the count by cause, and one log line per sender and cause in a while, however many come. Does not own: finding
 the fault (`codec`).

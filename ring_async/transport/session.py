@@ -1,6 +1,7 @@
-"""What an inbox remembers of one sender.
+"""A session: the state that an inbox keeps for one sender.
 
-Owns: what was accepted, what is unsettled, and outcomes not yet heard. Does not own: when to say what (`inbox`).
+Owns: which messages were accepted, which are unsettled, and outcomes not yet heard. Does not own: when to send what
+(`inbox`).
 Invariants: outcomes are numbered from 1 without gaps; one is forgotten only when it was transmitted and heard.
 """
 
@@ -27,7 +28,7 @@ Outcome = Settlement | HeldAnswer
 
 
 class Session:
-    """What this inbox knows of one sender's outbox."""
+    """The state of one sender's outbox, as this inbox knows it."""
 
     __slots__ = (
         "accepted",
@@ -61,8 +62,8 @@ class Session:
         self.last_seen_s = now_s
 
     def hear(self, heard: int) -> None:
-        """The sender has heard outcomes up to and including number `heard`."""
-        # A receipt for what was never transmitted is a lie or a fault: it forgets nothing.
+        """Note that the sender has received outcomes up to and including number `heard`."""
+        # A receipt for an outcome that was never transmitted is a fault of the sender: nothing is forgotten.
         while self.first_unheard <= min(heard, self.transmitted):
             self.outcomes.popleft()
             self.first_unheard += 1

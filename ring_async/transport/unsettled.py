@@ -61,7 +61,7 @@ class Unsettled:
         self.entries.pop(self.waiting.popleft().seq, None)
 
     def settle(self, seq: int) -> Entry | None:
-        """Forget what the inbox settled; None: it was forgotten before."""
+        """Forget and return the message that the inbox settled; None if it was forgotten before."""
         entry = self.entries.pop(seq, None)
         if entry is not None:
             # An entry settled while it waits to be sent again had been accepted before; it must not go out once more.
@@ -72,9 +72,10 @@ class Unsettled:
         return entry
 
     def abandon(self, entry: Entry) -> bool:
-        """Nobody waits for this answer any more. Returns whether the entry is forgotten, and its credit free.
+        """Note that no caller waits for this answer any more. Returns whether the entry is forgotten and its credit
+        free.
 
-        What was transmitted holds its credit until the inbox settles it.
+        A transmitted message keeps its credit until the inbox settles it.
         """
         entry.is_abandoned = True
         entry.buffers = ()

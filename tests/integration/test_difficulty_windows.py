@@ -128,10 +128,10 @@ def test_a_window_that_holds_no_prompt_any_more_is_seen_and_waited_for_not_searc
 
     async def change(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 3)
-        changes, desk = fleet.controller.changes, fleet.controller._dispatcher.prompts
+        changes, prompts = fleet.controller.changes, fleet.controller._dispatcher.prompts
         await changes.set_mixture({"rows": 1.0}, difficulty={"rows": MIDDLE})
         num_made = 0
-        source = desk._searches["rows"].source
+        source = prompts._searches["rows"].source
         make = source.prompt
 
         def without_number(index: int) -> Any:

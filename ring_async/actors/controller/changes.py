@@ -1,12 +1,12 @@
-"""What people change while the run goes on: verifiers, mixture, settings, size of the fleet.
+"""The changes that people make while a run goes on: verifiers, mixture, settings, size of the fleet.
 
     control API ──▶ LiveChanges ──verifiers──▶ VerifierSwaps ──▶ reward actors, replay
                         ├──mixture, sources, difficulty windows──▶ MixtureChanges ──▶ Dispatcher
                         ├──settings──▶ Dispatcher, learner, replay
                         └──scale──▶ FleetShell ──▶ launcher
 
-Owns: that a change is checked before it is made, durable before anybody hears of it, and an event with author, before
-and after; and what an actor that registers must be told. Does not own the effect: those named above do.
+Owns: the order of a change (checked, made durable, announced, recorded as an event with author, value before and value
+after), and what an actor that registers later is told. Does not own the effects: the parts drawn above do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class LiveChanges:
-    """What people may change, and what actors that come later must be told of it.
+    """Makes the changes that people ask for, and tells them to actors that register later.
 
         changes.scale("rollout", 4, author="ada")
         await changes.set_knobs({"learner.lr": 1e-6}, author="ada")
@@ -40,7 +40,7 @@ class LiveChanges:
     Args:
         context: of the run.
         fleet: hears of changes, and has the size that is wanted.
-        dispatcher: has mixture, windows and limits in force.
+        dispatcher: applies mixture, windows and limits.
     """
 
     def __init__(self, context: RunContext, fleet: FleetShell, dispatcher: Dispatcher) -> None:
@@ -66,7 +66,7 @@ class LiveChanges:
     # -- what others ask
 
     def for_newcomer(self) -> dict[str, Any]:
-        """Fields of `Registered` that say how the run differs from its configuration."""
+        """The fields of `Registered` that tell a new member how the run differs from its configuration."""
         return {
             "verifiers": self._swaps.changed,
             "epoch_rules": self._swaps.rules,
@@ -75,7 +75,7 @@ class LiveChanges:
         }
 
     def status(self) -> dict[str, Any]:
-        """What is in force: plain data."""
+        """The verifiers, mixture and settings in force, as plain data."""
         return self._mixture.status() | {
             "verifiers": {v.name: {"use": v.use, "version": v.version, "epoch": v.epoch} for v in self._swaps.changed},
             "knobs": self.knobs,
@@ -98,38 +98,38 @@ class LiveChanges:
         """Begin to change a verifier; returns the swap, to be followed by its id.
 
         Raises:
-            RefusedError: no such verifier, or another change is under way.
+            RefusedError: there is no such verifier, or another change is under way.
             ConfigError: its file cannot be read.
         """
         swap = self._swaps.swap(name, use, dict(options), author=author, shadow=shadow, rescore=rescore, hold=hold)
         return plain_swap(swap)
 
     def roll_back_verifier(self, name: str, *, author: str = "api", cause: str = "") -> dict[str, Any]:
-        """Begin to go back to the verifier before the present one; what the present one scored is judged again.
+        """Begin to go back to the former verifier; groups that the present one scored are judged again.
 
         Raises:
-            RefusedError: there is none, or another change is under way.
+            RefusedError: there is no former verifier, or another change is under way.
         """
         return plain_swap(self._swaps.roll_back(name, author=author, cause=cause))
 
     def decide(self, swap_id: str, *, commit: bool) -> dict[str, Any]:
-        """Commit a swap that is held after its shadow, or call one off.
+        """Commit a swap that is held after its shadow phase, or call off a swap.
 
         Raises:
-            RefusedError: no such swap, or it is past that.
+            RefusedError: there is no such swap, or its state does not allow this.
         """
         return plain_swap(self._swaps.decide(swap_id, commit=commit))
 
     async def follow_swap(self, swap_id: str, wait_s: float) -> dict[str, Any]:
-        """How far a swap is; waits up to `wait_s` for its end.
+        """The state of a swap, as plain data; waits up to `wait_s` for its end.
 
         Raises:
-            RefusedError: no such swap.
+            RefusedError: there is no such swap.
         """
         return plain_swap(await self._swaps.until_ended(swap_id, wait_s))
 
     def handle_failing(self, failing: VerifierFailing) -> list[str]:
-        """A verifier fails too often: roll back the swap that brought it, if one did; returns sources to pause."""
+        """Roll back the swap that brought a failing verifier, if one did; returns the sources to pause."""
         current = self._swaps.in_force(failing.verifier)
         if failing.epoch != current.epoch:
             return []
@@ -169,25 +169,25 @@ class LiveChanges:
             return self.status()
 
     def version_reached(self, number: int) -> None:
-        """Follow the mixture's schedule."""
+        """Apply the mixture schedule's step for this policy version, if there is one."""
         if (due := self._mixture.due(number)) is not None:
             self._spawn(self._follow_schedule(due))
 
     async def _follow_schedule(self, due: MixtureStep) -> None:
         try:
             await self.set_mixture(due.mixture, difficulty=due.difficulty, author="schedule")
-        except ConfigError as refusal:  # the run goes on as it is, and says so
+        except ConfigError as refusal:  # the run keeps its mixture, and an event says why
             reason = str(refusal)
             self._run_log.event("schedule_refused", author="schedule", at_version=due.at_version, reason=reason)
 
     # -- settings
 
     async def set_knobs(self, knobs: Mapping[str, Any], *, author: str = "api") -> dict[str, Any]:
-        """Change settings; returns once all who must know have taken them up.
+        """Change settings; returns once every actor concerned has applied them.
 
         Raises:
-            ConfigError: one is not tunable or has a bad value; nothing was changed.
-            RunError: an actor did not take them up in time; it will when it is back.
+            ConfigError: a setting is not tunable or has a bad value; nothing was changed.
+            RunError: an actor did not apply them in time; it will when it registers again.
         """
         async with self._changing:
             changed = self.knobs | dict(knobs)
@@ -205,28 +205,29 @@ class LiveChanges:
         return self.status()
 
     def _knobs_for_actors(self) -> dict[str, Any]:
-        """Settings changed live; the mixture is one of them where replay's quotas follow it."""
+        """The settings that were changed live, with the mixture where replay's quotas follow it."""
         mixture = self._dispatcher.prompts.mixture
         return self.knobs | ({"mixture": dict(mixture.shares)} if mixture.epoch else {})
 
     async def _tell_knobs(self, *roles: Role) -> list[str]:
-        """Bring all settings to all actors of these roles; returns those that did not take them up in time."""
+        """Send all settings to all actors of these roles; returns the actors that did not apply them in time."""
         actor_ids = [member.actor_id for member in self._fleet.members.of(*roles)]
         news = TuneKnobs(self._knobs_for_actors())
         done = await asyncio.gather(*(self._fleet.is_done(actor_id, news) for actor_id in actor_ids))
         return [actor_id for actor_id, is_done in zip(actor_ids, done, strict=True) if not is_done]
 
     def _kept_knobs(self, noted: Mapping[str, Any]) -> dict[str, Any]:
-        """On resume: settings changed live stay so, but for those that the configuration now sets otherwise."""
+        """The live settings that a resumed run keeps: all but those that the configuration has changed since."""
         return {name: value for name, (baseline, value) in noted.items() if _value(self._config, name) == baseline}
 
     # -- size
 
     def scale(self, role: str, num: int, *, author: str = "api") -> dict[str, Any]:
-        """Have `num` actors of a role. New ones fetch present weights; those that leave finish or hand back first.
+        """Set the number of actors of a role. New actors fetch the present weights; leaving ones finish or hand back
+        work.
 
         Raises:
-            ConfigError: a role that cannot be scaled, or fewer than one.
+            ConfigError: the role cannot be scaled, or `num` is below 1.
         """
         if role not in SCALABLE:
             raise ConfigError(f"{role}: cannot be scaled while the run goes on; {' and '.join(SCALABLE)} can")

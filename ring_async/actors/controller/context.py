@@ -1,6 +1,6 @@
-"""What every part of the controller works with.
+"""The objects that every part of the controller shares, and the durable notes of a run.
 
-Owns: the group of these things, and `RunNotes`. Does not own their use.
+Owns: `RunContext`, which groups these objects, and `RunNotes`. Does not own their use.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ring_async.storage.run_dir import RunDir
 
 
 class RunNotes:
-    """Small things that must survive with the ledger, each under a key: cursors, epochs, settings, the last checkpoint.
+    """Small values that must survive with the ledger, by key: cursors, epochs, settings, the last checkpoint.
 
         notes.put("knobs", {"learner.lr": 1e-5})     # durable when it returns
         notes.get("knobs")                           # {"learner.lr": 1e-5}
 
     Args:
-        journal: holds them.
-        is_resumed: whether the run goes on from what an earlier one noted.
+        journal: stores the notes.
+        is_resumed: whether the run goes on from the notes of an earlier process.
     """
 
     def __init__(self, journal: Journal, *, is_resumed: bool) -> None:
@@ -32,7 +32,7 @@ class RunNotes:
         self._is_resumed = is_resumed
 
     def put(self, key: str, value: Any) -> None:
-        """Durably remember the newest value under `key`: plain data.
+        """Durably store plain data as the newest value of `key`.
 
         Raises:
             StorageError: nothing was written.
@@ -40,17 +40,17 @@ class RunNotes:
         self._journal.append(Noted(key, value))
 
     def get(self, key: str) -> Any:
-        """The newest value, or None."""
+        """The newest value of `key`, or None."""
         return self._journal.ledger.notes.get(key)
 
     def resumed(self, key: str) -> Any:
-        """The newest value where the run goes on from an earlier one; None in a run that begins."""
+        """The newest value of `key` in a resumed run; None in a new run."""
         return self.get(key) if self._is_resumed else None
 
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """One run, as the parts of its controller see it. `spawn` runs work that outlives a call."""
+    """One run, as the parts of its controller see it. `spawn` starts a task that outlives the call."""
 
     config: Config
     run_dir: RunDir

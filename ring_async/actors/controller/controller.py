@@ -1,4 +1,4 @@
-"""Controller: admits work, keeps the account, knows the fleet.
+"""The controller: it admits work, keeps the ledger of trajectories and supervises the fleet.
 
     rollouts ──ReserveGroups──▶ WorkRequests ──▶ Dispatcher, journal ──GroupsReserved──▶ rollouts
     replay   ──TrajectoriesMoved, BufferReported──▶ Dispatcher
@@ -7,7 +7,7 @@
     launcher ──ReportFleet──▶ FleetShell ──FleetWanted──▶ launcher
     people   ──control API──▶ RunLife (pause, resume, down), LiveChanges, status
 
-Owns: which message goes to which of these parts, and what the loss of an actor means for the run.
+Owns: which part handles which message, and what the loss of an actor means for the run.
 Decides nothing that `core` decides: who lives (`Fleet`), what is granted (`AdmissionLimiter`).
 Invariants: a reservation is durable before a rollout hears of it; the event loop never waits on an actor without a
 deadline; the run ends once, with one reason.
@@ -110,7 +110,7 @@ class Controller:
             done, _ = await asyncio.wait([told, *loops], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {told}:
                 task.result()
-            await asyncio.sleep(TICK_S)  # the answer that told the launcher is still on its way
+            await asyncio.sleep(TICK_S)  # the answer that tells the launcher of the end is still on its way
         finally:
             for task in (told, *loops, *self._tasks):
                 task.cancel()
@@ -127,7 +127,8 @@ class Controller:
         while True:
             delivery = await self._inbox.receive()
             if isinstance(delivery.message, ReserveGroups):
-                self._spawn(self._requests.answer(delivery, delivery.message))  # may wait; nobody else does
+                # in a task of its own: this answer may take long, and other messages must not wait for it
+                self._spawn(self._requests.answer(delivery, delivery.message))
                 continue
             try:
                 answer = await self._handle(delivery.sender, delivery.message)
@@ -216,9 +217,9 @@ class Controller:
             self._run_log.event("group_failed", author=back.owner, group_id=group_id, cause=back.cause)
 
     def _pause_domain(self, failing: VerifierFailing) -> None:
-        """Nobody judges these sources now: stop asking for them, visibly, and train the rest.
+        """Stop reserving groups of the sources whose verifier fails, record it, and train the other sources.
 
-        A verifier that came by a swap is rolled back instead.
+        If a swap brought the verifier, the swap is rolled back instead.
         """
         mixture = self._dispatcher.prompts.mixture
         sources = self.changes.handle_failing(failing)
@@ -249,7 +250,9 @@ class Controller:
         self._fleet.take_waiting(report)
 
     async def _follow(self, change: FleetChange) -> None:
-        """An actor may be lost: have others know, issue its groups again, and end the run if it cannot go on."""
+        """Carry out what the loss of an actor asks for: tell the others, reissue its groups, end the run if it cannot
+        go on.
+        """
         if change.lost is None:
             return
         actor_id = change.lost.actor_id
@@ -264,7 +267,7 @@ class Controller:
         self._record_failures(self._dispatcher.owner_lost(actor_id))
         self._fleet.note_incarnations()
         self._fleet.tell_members()
-        if change.given_up and change.lost.role == Role.EVALUATOR:  # the run needs it for nothing
+        if change.given_up and change.lost.role == Role.EVALUATOR:  # the run can go on without this actor
             self._fleet.wanted.want(Role.EVALUATOR, 0, monotonic_s())
             self._run_log.event("evaluator_given_up", author=CONTROLLER_ID, reason=change.given_up)
         elif change.given_up:
@@ -312,18 +315,18 @@ class Controller:
         self._run_log.event("calls_refused", author="api", **refusal._asdict())
 
     async def pause(self) -> None:
-        """Stop granting work and training; what is under way finishes."""
+        """Stop granting work and batches; work under way finishes."""
         self._life.pause()
 
     async def resume(self) -> None:
-        """Grant work and train again."""
+        """Grant work and batches again."""
         self._life.resume()
 
     async def checkpoint(self) -> str:
         """Have the learner write a checkpoint between two steps; returns its path.
 
         Raises:
-            RunError: the learner did not in time.
+            RunError: the learner did not write one in time.
         """
         path = await self._versions.save_checkpoint()
         self._run_log.event("checkpoint", author="api", path=path)

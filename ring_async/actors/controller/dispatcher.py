@@ -1,11 +1,11 @@
-"""What work is granted, to whom, and what became of it; durable.
+"""The dispatcher: it grants groups to rollouts and keeps a durable account of what became of them.
 
     PromptScheduler ──new groups──▶ ┌────────────┐ ──records──▶ Journal (ledger)
-    came back ──reissued──────────▶ │ Dispatcher │ ──Reservation──▶ rollouts
+    returned  ──reissued──────────▶ │ Dispatcher │ ──Reservation──▶ rollouts
     AdmissionLimiter ──how many───▶ └────────────┘ ◀──what became of them── replay, reward
 
-Owns: prompts, leases and limiter, which others may ask and steer themselves, and that these three agree with the
-journal. Does not own the journal, the fleet or the network.
+Owns: the prompt scheduler, the leases and the limiter (others may query and steer these directly), and their agreement
+with the journal. Does not own the journal, the fleet or the network.
 Invariant: a reservation is durable before anybody hears of it.
 """
 
@@ -37,17 +37,17 @@ _learnt_decoder = msgspec.msgpack.Decoder(AdmissionState)
 
 
 class Dispatcher:
-    """Grants groups to rollouts and takes back what they cannot deliver.
+    """Grants groups to rollouts and takes back the groups they cannot deliver.
 
         grant = dispatcher.grantable(PolicyVersion(0, 7))     # Grant(3)
         reservations = dispatcher.issue(actor_id, grant.num_groups)
-        dispatcher.moved(states)     # replay has them: the leases have ended
+        dispatcher.moved(states)     # replay holds these groups durably: their leases end
 
     Args:
         config: of the run.
         make_source: builds a prompt source from its name and section.
-        journal: what is granted and what becomes of it is appended here.
-        is_resumed: whether to go on from what the journal holds.
+        journal: receives every grant and every outcome.
+        is_resumed: whether to go on from the journal's content.
     """
 
     def __init__(self, config: Config, make_source: MakeSource, journal: Journal, *, is_resumed: bool) -> None:
@@ -60,14 +60,14 @@ class Dispatcher:
     # -- granting
 
     def grantable(self, policy_version: PolicyVersion | None) -> Grant:
-        """How many groups a rollout with this version may have now, or why none."""
+        """How many groups a rollout with this version may get now, or why it gets none."""
         grant = self.limiter.grantable(self.leases.num_open, policy_version)
         if grant.num_groups and not self.leases.num_waiting and (reason := self.prompts.why_none()):
             return Grant(0, reason)
         return grant
 
     def issue(self, owner: str, num_groups: int) -> tuple[Reservation, ...]:
-        """Reserve groups for `owner`: those that came back first, then new prompts, as far as there are any.
+        """Reserve groups for `owner`: first groups that came back, then new prompts while there are any.
 
         Raises:
             StorageError: the journal cannot be written.
@@ -100,10 +100,10 @@ class Dispatcher:
         self._journal.append(Noted("prompts", self.prompts.snapshot()))
 
     def tune(self, config: Config) -> None:
-        """Admit and sample by this configuration from the next reservation on.
+        """Apply a changed configuration to admission and sampling, from the next reservation on.
 
         Raises:
-            ConfigError: admission could come to a standstill under it.
+            ConfigError: admission could come to a standstill under this configuration.
         """
         self.limiter.tune(**msgspec.structs.asdict(admission_rules(config)))
         self.prompts.tune(config)
@@ -111,19 +111,19 @@ class Dispatcher:
     # -- what became of it
 
     def give_back(self, group_ids: Iterable[str], cause: str) -> list[Returned]:
-        """Groups that failed; returns those given up for good."""
+        """Take back groups that failed; returns the groups given up for good."""
         return self._take_back(self.leases.give_back(group_ids, cause))
 
     def owner_lost(self, owner: str) -> list[Returned]:
-        """All that a rollout held comes back; returns those given up for good."""
+        """Take back every group of a lost rollout; returns the groups given up for good."""
         return self._take_back(self.leases.owner_lost(owner, "owner_lost"))
 
     def expire(self) -> list[Returned]:
-        """Groups whose leases ran out come back; returns those given up for good."""
+        """Take back groups whose leases ran out; returns the groups given up for good."""
         return self._take_back(self.leases.expire(monotonic_s()))
 
     def moved(self, states: tuple[TrajectoryState, ...]) -> None:
-        """Take in replay's word on trajectories. They are durable there, so their reservations are fulfilled.
+        """Record the states that replay reports. Replay holds these trajectories durably, so their reservations end.
 
         Raises:
             LedgerError: a transition that cannot happen; nothing was changed.
@@ -151,7 +151,7 @@ class Dispatcher:
     # -- what replay holds
 
     def observe_buffer(self, shard: str, report: BufferReported) -> None:
-        """A replay shard says what it holds."""
+        """Record a replay shard's report of its content."""
         self._buffer[shard] = report
         self.limiter.observe_buffer(
             sum(one.buffer_tokens for one in self._buffer.values()),
@@ -160,7 +160,7 @@ class Dispatcher:
         )
 
     def buffer_report(self) -> dict[str, float]:
-        """What all replay shards hold: tokens, trajectories, and their counters, summed."""
+        """The sum of all replay shards' reports: tokens, trajectories and counters."""
         total: dict[str, float] = {"buffer_tokens": 0.0, "buffer_trajectories": 0.0}
         for report in self._buffer.values():
             total["buffer_tokens"] += report.buffer_tokens
@@ -172,7 +172,7 @@ class Dispatcher:
     # -- parts
 
     def _accounts(self) -> tuple[Noted, Noted]:
-        """What a resumed run goes on from: cursors and mixture, and what the limiter has learnt of groups."""
+        """The state that a resumed run needs: cursors, mixture, and the limiter's running means."""
         return Noted("prompts", self.prompts.snapshot()), Noted("limiter", msgspec.to_builtins(self.limiter.state))
 
     def _take_back(self, returned: list[Returned]) -> list[Returned]:
@@ -186,7 +186,9 @@ class Dispatcher:
         return failed
 
     def _restore(self) -> AdmissionState:
-        """Go on from the journal: cursors; groups that were under way are issued again, in their old order."""
+        """Restore the journal's state: cursors, and groups that were under way, which are issued again in their old
+        order.
+        """
         ledger = self._journal.ledger
         notes = ledger.notes
         for name, section in notes.get("sources", {}).items():

@@ -1,11 +1,11 @@
-"""The fleet as the controller sees it: who should be there, who is, and what each is told.
+"""The fleet shell: it carries out what `core.fleet.fleet` decides, and keeps all members informed.
 
     launcher ──exits, waits──▶ ┌────────────┐ ──FleetWanted──▶ launcher
     actors ──Register, beats──▶│ FleetShell │ ──MembersChanged, commands──▶ actors
                                └────────────┘
 
-Owns: that the wanted fleet (`core.fleet.fleet`), the registered members and the links to them agree, and that every
-member knows the others. Does not own what the loss of an actor means for the run: the controller does.
+Owns: the agreement of the wanted fleet, the registered members and the links to them, and the member list that every
+member gets. Does not own what the loss of an actor means for the run: the controller does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 LEAVE_S = 30.0
 """Longest time for an actor that is scaled away to finish what it has under way."""
 COMMAND_TIMEOUT_S = 300.0
-"""A learner takes up settings between two steps; a step of a large model takes minutes."""
+"""Longest time for a command. A learner applies settings between two steps, and a step of a large model takes minutes.
+"""
 
 
 class FleetShell:
@@ -70,7 +71,7 @@ class FleetShell:
         self._somebody_left = asyncio.Condition()
 
     def start(self, counts: Mapping[Role, int]) -> None:
-        """Want so many actors of each role, in new incarnations where the run had some before."""
+        """Set the wanted number of actors of each role; actors that the run had before get new incarnations."""
         now_s = monotonic_s()
         for role, num in counts.items():
             if role != Role.CONTROLLER:
@@ -78,7 +79,7 @@ class FleetShell:
         self.wanted.adopt(self._notes.get("incarnations") or {})
 
     def scale(self, role: Role, num: int) -> None:
-        """Want so many actors of one role from now on; those that are too many finish and leave."""
+        """Change the wanted number of actors of one role; surplus actors finish and leave."""
         leaving = self.wanted.want(role, num, monotonic_s(), leave_s=LEAVE_S + 5.0)
         self.note_incarnations()
         self.tell_members()
@@ -88,7 +89,7 @@ class FleetShell:
     # -- members
 
     def join(self, member: Member) -> bool:
-        """A member registers. Returns False where it had done so before, and nothing about it is new.
+        """Register a member. Returns False if the same member, unchanged, was registered before.
 
         Raises:
             RefusedError: the fleet does not want this incarnation.
@@ -105,14 +106,14 @@ class FleetShell:
         return is_new
 
     def beat(self, beat: Heartbeat) -> HeartbeatSeen:
-        """A heartbeat; the answer says whether its sender must register again."""
+        """Record a heartbeat; the answer says whether its sender must register again."""
         is_current = self.wanted.saw(beat.actor_id, beat.incarnation, monotonic_s())
         if is_current:
             self.members.heard(beat)
         return HeartbeatSeen(is_known=is_current and beat.actor_id in self.members)
 
     def take_exits(self, report: ReportFleet) -> list[FleetChange]:
-        """What the ends of processes, of which the launcher speaks, have led to."""
+        """Handle the ends of processes that the launcher reports; returns the resulting fleet changes."""
         now_s = monotonic_s()
         return [
             self.wanted.exited(gone.actor_id, gone.incarnation, gone.cause, now_s, is_host_lost=gone.is_host_lost)
@@ -120,7 +121,7 @@ class FleetShell:
         ]
 
     def take_waiting(self, report: ReportFleet) -> None:
-        """What the launcher says of processes that cannot start yet."""
+        """Record the processes that, as the launcher reports, cannot start yet."""
         now_s = monotonic_s()
         waiting = {(one.actor_id, one.incarnation): one.whom for one in report.waiting}
         for actor_id in self.wanted.seek_places(waiting, now_s):
@@ -129,18 +130,18 @@ class FleetShell:
             self._run_log.event("actor_waiting", author=CONTROLLER_ID, actor=actor_id, whom=whom)
 
     async def forget(self, actor_id: str) -> None:
-        """A member is gone: wake those who wait for that, and drop what it had not heard yet."""
+        """Remove a member that is gone: wake the tasks that wait for its end, and drop its undelivered news."""
         self.members.leave(actor_id)
         async with self._somebody_left:
             self._somebody_left.notify_all()
         self.links.drop(actor_id)
 
     def note_incarnations(self) -> None:
-        """Durably remember which incarnations there were."""
+        """Durably store the newest incarnation of every actor."""
         self._notes.put("incarnations", self.wanted.incarnations())
 
     def staying(self) -> tuple[Member, ...]:
-        """Members that others should turn to: not those on their way out."""
+        """The members that others may send work to: all but those that are leaving."""
         return tuple(one for one in self.members.by_id.values() if not self.wanted.is_leaving(one.actor_id))
 
     def specs(self) -> list[ActorSpec]:
@@ -155,20 +156,20 @@ class FleetShell:
     # -- news
 
     def tell(self, news: Message, *roles: Role) -> None:
-        """Bring news to all members of these roles."""
+        """Send news to all members of these roles."""
         for member in self.members.of(*roles):
             self.links.tell(member.actor_id, news)
 
     def tell_members(self) -> None:
-        """Let every member know who is there."""
+        """Send the list of members to every member."""
         news = MembersChanged(self.staying())
         for actor_id in self.members.by_id:
             self.links.tell(actor_id, news)
 
     async def is_done(self, actor_id: str, command: Message) -> bool:
-        """Give a command; whether it was carried out in time, or need not be: the member is gone.
+        """Send a command; returns whether the member carried it out in time, or is gone and need not.
 
-        One that was not is brought up to date when it registers again.
+        A member that did neither is brought up to date when it registers again.
         """
         try:
             await self.links.command(actor_id, command, timeout_s=COMMAND_TIMEOUT_S)
@@ -178,11 +179,13 @@ class FleetShell:
             log.error("%s refused %s: %s", actor_id, type(command).__name__, refusal)
             return False
         except RingAsyncError:
-            return False  # the link was dropped
+            return False  # the member is gone, and its link with it
         return True
 
     async def dismiss(self, roles: Iterable[Role], *, finish_s: float, end_s: float) -> None:
-        """Have actors of these roles leave: `finish_s` to finish what is under way, until `end_s` to be gone."""
+        """Tell the actors of these roles to leave: they get `finish_s` to finish their work, and must be gone by
+        `end_s`.
+        """
         leaving = [member.actor_id for member in self.members.of(*roles)]
         for actor_id in leaving:
             self.links.tell(actor_id, Shutdown(finish_s))

@@ -1,6 +1,6 @@
-"""The controller's links to the members: commands with deadlines, and news that always arrive in their newest form.
+"""The controller's links to the members: commands with deadlines, and news of which only the newest is delivered.
 
-Owns: one outbox per member's control inbox and the task that keeps the member up to date. News are levels, not edges:
+Owns: one outbox per member's control inbox and the task that keeps the member up to date. News is state, not a log:
 a member that was busy or away gets the newest list of members and the newest weights, never a queue of old ones.
 """
 
@@ -21,7 +21,7 @@ NEWS_TIMEOUT_S = 5.0
 
 
 @dataclass(slots=True)
-class _Link:
+class _MemberLink:
     member: Member
     outbox: Outbox
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -39,35 +39,35 @@ class MemberLinks:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, _MemberLink] = {}
 
     def open(self, member: Member) -> None:
         """Open the link to a member that registered, in place of the link to an earlier process of the same id."""
         self.drop(member.actor_id)
         outbox = self._transport.connect(member.control_endpoint, peer=member.actor_id)
-        link = _Link(member, outbox)
+        link = _MemberLink(member, outbox)
         link.task = asyncio.create_task(self._keep_informed(link), name=f"news-{member.actor_id}")
         self._links[member.actor_id] = link
 
     def drop(self, actor_id: str) -> None:
-        """Close the link to a member that is gone; news it had not heard are lost."""
+        """Close the link to a member that is gone; its undelivered news is lost."""
         link = self._links.pop(actor_id, None)
         if link is not None and link.task is not None:
             link.task.cancel()
 
     def tell(self, actor_id: str, news: Message) -> None:
-        """Bring news to a member. News of the same type that it has not heard yet are replaced."""
+        """Send news to a member, in place of undelivered news of the same type."""
         link = self._links.get(actor_id)
         if link is not None:
             link.pending[type(news).__name__] = news
             link.changed.set()
 
     async def command(self, actor_id: str, message: Message, *, timeout_s: float) -> Message:
-        """Give one command and wait for its answer.
+        """Send one command and wait for the answer.
 
         Raises:
-            PeerTimeoutError: no answer, or no such member.
-            RefusedError: the member said no.
+            PeerTimeoutError: no answer came in time, or there is no such member.
+            RefusedError: the member refused.
         """
         link = self._links.get(actor_id)
         if link is None:
@@ -78,7 +78,7 @@ class MemberLinks:
         for actor_id in list(self._links):
             self.drop(actor_id)
 
-    async def _keep_informed(self, link: _Link) -> None:
+    async def _keep_informed(self, link: _MemberLink) -> None:
         """Consumes news / produces deliveries / waits for news / freed by `tell`, or by `drop`."""
         try:
             while True:
@@ -90,7 +90,7 @@ class MemberLinks:
         finally:
             await link.outbox.close()
 
-    async def _deliver(self, link: _Link, news: Message) -> bool:
+    async def _deliver(self, link: _MemberLink, news: Message) -> bool:
         try:
             await link.outbox.request(news, timeout_s=NEWS_TIMEOUT_S)
         except PeerTimeoutError:

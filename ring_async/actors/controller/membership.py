@@ -1,6 +1,6 @@
-"""Who is registered, and what each said last.
+"""The registered members of a run, and the newest heartbeat of each.
 
-Owns: the members, their newest heartbeats, and the tokens that all rollouts have generated, dead ones included.
+Owns: the members, their newest heartbeats, and the count of tokens that all rollouts, dead ones included, generated.
 Does not own who should be there (`core.fleet.fleet`) nor the links to them (`member_links`).
 """
 
@@ -33,17 +33,17 @@ class Membership:
         return actor_id in self.by_id
 
     def of(self, *roles: Role) -> list[Member]:
-        """The members of these roles."""
+        """All members of these roles."""
         return [member for member in self.by_id.values() if member.role in roles]
 
     def join(self, member: Member) -> bool:
-        """Take a member in. Returns False where the very same member, in every field, was there already."""
+        """Add a member. Returns False if a member equal in every field was there already."""
         is_new = self.by_id.get(member.actor_id) != member
         self.by_id[member.actor_id] = member
         return is_new
 
     def leave(self, actor_id: str) -> None:
-        """A member is gone; what it generated still counts."""
+        """Remove a member that is gone; the tokens it generated still count."""
         self.by_id.pop(actor_id, None)
         if (last := self._beats.pop(actor_id, None)) is not None:
             self._generated_by_the_dead += last[0].counters.get("generated_tokens", 0.0)
@@ -63,8 +63,8 @@ class Membership:
         """One entry for each wanted actor: its process, its state, what it waits for.
 
         Args:
-            wanted: those that should run.
-            without_place: what actors wait for that cannot start yet, and how long each has.
+            wanted: the actors that should run.
+            without_place: for actors that cannot start yet, what each waits for, and for how many seconds it has.
         """
         return [
             {
@@ -79,7 +79,7 @@ class Membership:
         ]
 
     def export(self) -> None:
-        """Set the metrics of membership."""
+        """Set the metrics that describe the members."""
         now_s = monotonic_s()
         for actor_id, (_, heard_s) in self._beats.items():
             metrics.controller_heartbeat_age.labels(actor=actor_id).set(now_s - heard_s)

@@ -1,10 +1,10 @@
-"""Which sources are trained on, in which shares, and within which windows: changed while the run goes on.
+"""Changes of the mixture while the run goes on: sources, their weights, and their difficulty windows.
 
     people, schedule ──▶ MixtureChanges ──weights, windows──▶ Dispatcher (durable)
                               └──new sources──▶ reward actors
 
-Owns: that a change is checked before it is made and is an event with author, before and after; the sources that were
-added; how far the schedule is. Does not own the choice of the next prompt (`PromptScheduler`).
+Owns: the check of a change before it is made, and its event with author, value before and value after; the sources that
+were added; the position in the schedule. Does not own the choice of the next prompt (`PromptScheduler`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class MixtureChanges:
-    """The mixture of one run, as people and the schedule change it.
+    """Changes the mixture of one run, for people and for the schedule.
 
         await mixture.change({"math": 0.8, "code": 0.2}, {}, {}, author="ada")
         mixture.due(20)                # the step of `mixture_schedule` at version 20, once
@@ -39,7 +39,7 @@ class MixtureChanges:
     Args:
         context: of the run.
         fleet: its reward actors hear of new sources.
-        dispatcher: has mixture and windows in force.
+        dispatcher: applies mixture and windows.
         verifiers: says whether a new source's verifier is known.
     """
 
@@ -58,11 +58,11 @@ class MixtureChanges:
 
     @property
     def added_verifiers(self) -> dict[str, str]:
-        """Who judges the sources that were added, by source."""
+        """The verifier of each source that was added, by source."""
         return {name: section["verifier"] for name, section in self._sources.items()}
 
     def status(self) -> dict[str, Any]:
-        """What is in force: plain data."""
+        """The mixture and windows in force, as plain data."""
         prompts = self._dispatcher.prompts
         return {
             "mixture": dict(prompts.mixture.shares),
@@ -84,10 +84,10 @@ class MixtureChanges:
         """Put new weights and difficulty windows in force from the next reservation on; `sources` are added first.
 
         Args:
-            weights: of all sources that have one; empty, where windows are given: they stay.
-            sources: sections of new ones, by name.
+            weights: of every source that has one; empty where only windows change.
+            sources: configuration sections of new sources, by name.
             difficulty: windows by source; None lifts one, those left out stay.
-            author: whom the event names.
+            author: who made the change, for the event.
 
         Raises:
             ConfigError: an unknown source, no weight above 0, a source that cannot be made, or a window that none of
@@ -111,9 +111,9 @@ class MixtureChanges:
             )  # fmt: skip
 
     def due(self, number: int) -> MixtureStep | None:
-        """What the schedule asks for at a version; None, if nothing that it did not ask for before.
+        """The change that the schedule asks for at a version; None if nothing new is due.
 
-        Where several steps are due, the last one's weights count, and the windows of all of them.
+        If several steps are due, the weights are those of the last step, and the windows those of all steps.
         """
         due = [step for step in self._config.mixture_schedule if self._schedule_done < step.at_version <= number]
         if not due:
@@ -124,7 +124,7 @@ class MixtureChanges:
         return due[-1].model_copy(update={"difficulty": windows})
 
     async def _checked(self, name: str, wanted: Any) -> Window | None:
-        """A window that prompts satisfy; the loop goes on meanwhile."""
+        """The window of a section, once some prompt satisfies it; other tasks run between slices of the search."""
         if wanted is None:
             return None
         window = window_of(DifficultyWindow.model_validate(wanted))

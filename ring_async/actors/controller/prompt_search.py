@@ -3,11 +3,10 @@
     cursor ──prompt──▶ within the window? ──yes──▶ issued under this index
                 └──────────── no: passed over, the next index
 
-Owns: one source, its window, and how long is searched at a time. Does not own the cursor, or what difficulty is
+Owns: one source, its window, and the limits of one search. Does not own the cursor, or what difficulty is
 (`core.work.difficulty`).
 Invariants: without a window the prompt at the cursor is the next one; one call makes at most `MAX_LOOKS` prompts and
-ends after `MAX_LOOK_S`, so the controller's loop goes on; a window that nothing satisfies is given up, not searched for
-ever.
+ends after `MAX_LOOK_S`, so the controller's loop goes on; a search for a window that no prompt satisfies ends.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ PROBE_S = 5.0
 
 
 def window_of(section: DifficultyWindow) -> Window:
-    """The window that a section describes."""
+    """The difficulty window that a configuration section describes."""
     return Window(section.by, section.low, section.high)
 
 
@@ -55,22 +54,23 @@ class PromptSearch:
         self.set_window(window)
 
     def set_window(self, window: Window | None) -> None:
-        """In force from the next search on; None: every prompt is issued."""
+        """Set the window for the searches to come; None: every prompt is issued."""
         self.window = window
         self.num_in_vain = 0
-        """Passed over since the last prompt within."""
+        """Prompts passed over since the last one within the window."""
         self._seen: tuple[int, Prompt] | None = None
 
     @property
     def is_empty(self) -> bool:
-        """So many prompts were passed over in a row that there is none within."""
+        """Whether so many prompts in a row were passed over that the window counts as empty."""
         return self.num_in_vain >= (self.source.num_prompts or MAX_IN_VAIN)
 
     def find(self, index: int) -> tuple[int, Prompt | None]:
-        """The next prompt to issue from `index` on, with its index; or None, and where to go on."""
+        """The next prompt to issue from `index` on, with its index; or None, with the index to go on from."""
         if self.window is None:
             return index, self.source.prompt(index)
-        if self.is_empty and self.window.by != OBSERVED:  # observed ones become unknown again, round by round
+        # an observed window is never empty for good: observations expire, and their prompts become unknown again
+        if self.is_empty and self.window.by != OBSERVED:
             return index, None
         until_s = monotonic_s() + MAX_LOOK_S
         for _ in range(MAX_LOOKS):
@@ -86,10 +86,11 @@ class PromptSearch:
         return index, None
 
     def probe(self, window: Window, index: int) -> Iterator[None]:
-        """Check that a window is satisfied by some prompt from `index` on, a slice at a time.
+        """Check, a slice at a time, that some prompt from `index` on satisfies a window.
 
         Raises:
-            ConfigError: by none of a finite source, or by none near of an endless one; or it cannot be applied here.
+            ConfigError: no prompt of a finite source, or none near `index` in an endless one, does; or the window
+                cannot be applied to this source.
         """
         where = f"difficulty.{self.source.name}"
         num_prompts = self.source.num_prompts
@@ -122,7 +123,7 @@ class PromptSearch:
         )
 
     def _prompt(self, index: int) -> Prompt:
-        """Kept for the next call, which mostly asks for the same."""
+        """The prompt at an index, kept for the next call, which mostly asks for the same one."""
         if self._seen is None or self._seen[0] != index:
             self._seen = (index, self.source.prompt(index))
         return self._seen[1]

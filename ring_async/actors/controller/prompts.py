@@ -1,4 +1,4 @@
-"""Where the next group comes from: mixture, cursor, difficulty window, prompt, seed.
+"""The prompt scheduler: it chooses source, prompt and seed of each new group.
 
 Owns: the prompt sources of a run, one cursor and at most one window each, and the mixture. Does not own leases,
 admission, or the search for a prompt within a window (`prompt_search`).
@@ -26,13 +26,13 @@ from ring_async.types import Prompt, Reservation, SamplingParams
 
 MakeSource = Callable[[str, SourceSection], PromptSource]
 OnEmpty = Callable[[str, Window, int], None]
-"""Told a source, its window, and how many prompts in a row were passed over."""
+"""Called with a source, its window, and the number of prompts passed over in a row, when a window counts as empty."""
 
 _OBSERVED_KEY = "observed/"
 
 
 class PromptScheduler:
-    """Makes reservations, one after another, steered by the mixture.
+    """Makes reservations for new groups, steered by the mixture.
 
         prompts.next(set())       # Reservation("math-00000000", …): the cursor of `math` is 1 now
 
@@ -61,10 +61,10 @@ class PromptScheduler:
             check_window(self._searches[name].source, config.difficulty[name])
 
     def next(self, not_ready: set[str]) -> Reservation | None:
-        """A reservation for a prompt never issued before in this run; None: no source has one within its window now.
+        """A reservation for the next new prompt of the run; None: no source has a prompt within its window now.
 
         Args:
-            not_ready: sources that have been searched in vain by the same caller; grows.
+            not_ready: sources that the caller has searched in vain; this call adds to them.
         """
         found: dict[str, Prompt] = {}
 
@@ -94,7 +94,7 @@ class PromptScheduler:
         )
 
     def why_none(self) -> str:
-        """Why no new group can be issued now; empty if one can. Searches on from where the last call ended."""
+        """Why no new group can be issued now; empty if one can. Goes on with the search of the last call."""
         candidates = self.mixture.candidates
         if not self.windows.keys() >= set(candidates) or not candidates:
             return ""
@@ -107,7 +107,7 @@ class PromptScheduler:
         return f"no prompt within the difficulty window of {passed}"
 
     def _find(self, source: str) -> Prompt | None:
-        """The prompt at the cursor, once the cursor stands at one within the window."""
+        """Move the source's cursor to the next prompt within the window, and return that prompt."""
         search = self._searches[source]
         was_empty = search.is_empty
         self.cursors[source], prompt = search.find(self.cursors[source])
@@ -118,20 +118,20 @@ class PromptScheduler:
     # -- changes while the run goes on
 
     def tune(self, config: Config) -> None:
-        """Sample the next groups by this configuration."""
+        """Apply a changed configuration to the sampling of the groups to come."""
         self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
 
     def add_source(self, name: str, section: SourceSection) -> None:
-        """Know a further source; it is used once the mixture gives it a weight.
+        """Add a source; it is used once the mixture gives it a weight.
 
         Raises:
-            ConfigError: it cannot be made.
+            ConfigError: the source cannot be made.
         """
         try:
             source = self._make_source(name, section)
         except RingAsyncError:
             raise
-        except Exception as error:  # a library's own complaint about its settings
+        except Exception as error:  # the library of a source complains about its settings with errors of its own
             raise ConfigError(f"sources.{name}: cannot be made: {type(error).__name__}: {error}") from error
         self._searches[name] = PromptSearch(source, self.observations, self.windows.get(name))
         self._sections[name] = section
@@ -141,8 +141,9 @@ class PromptScheduler:
         """Put new weights and windows in force from the next reservation on.
 
         Args:
-            weights: of all sources that have one; empty, where windows are given: they stay.
-            windows: by source; None lifts one, those left out stay. `probe` says whether they can be satisfied.
+            weights: of every source that has one; empty where only windows change.
+            windows: by source; None lifts a window, sources left out keep theirs. `probe` checks beforehand that some
+            prompt satisfies a window.
 
         Raises:
             ConfigError: an unknown source, or weights that are not valid; nothing was changed.
@@ -162,15 +163,15 @@ class PromptScheduler:
         self._set_windows(windows or {})
 
     def probe(self, name: str, window: Window) -> Iterator[None]:
-        """Check that prompts to come lie within a window, a slice at a time.
+        """Check, a slice at a time, that some prompt to come lies within a window.
 
         Raises:
-            ConfigError: no such source, or none of its prompts lies within; see `PromptSearch.probe`.
+            ConfigError: there is no such source, or none of its prompts lies within; see `PromptSearch.probe`.
         """
         return self._open(name, "difficulty").probe(window, self.cursors.get(name, 0))
 
     def num_passed(self, name: str) -> int:
-        """Prompts of a source that were passed over since this process began."""
+        """How many prompts of a source were passed over since this process began."""
         return self._searches[name].num_passed if name in self._searches else 0
 
     def _set_windows(self, windows: Mapping[str, Window | None]) -> None:
@@ -191,7 +192,9 @@ class PromptScheduler:
     # -- what was observed
 
     def observed(self, reservation: Reservation, difficulty: float | None) -> tuple[str, list[Any]] | None:
-        """A group was judged. Returns the note to keep, key and value, if its prompt will come again; else None."""
+        """Record a judged group's difficulty. Returns the note to keep (key, value) if its prompt comes again; else
+        None.
+        """
         prompt = reservation.prompt
         search = self._searches.get(prompt.source)
         if search is None or search.source.num_prompts is None or difficulty is None:
@@ -201,13 +204,13 @@ class PromptScheduler:
         return (f"{_OBSERVED_KEY}{prompt.prompt_id}", [index, difficulty]) if is_news else None
 
     def sources_of(self, verifier: str) -> list[str]:
-        """Sources of the present mixture that this verifier judges."""
+        """The sources of the present mixture that this verifier judges."""
         return [name for name in self.mixture.shares if self._sections[name].verifier == verifier]
 
     # -- what survives
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data for the journal."""
+        """The scheduler's state as plain data, for the journal."""
         return {
             "cursors": dict(self.cursors),
             "mixture": self.mixture.snapshot(),
@@ -217,10 +220,11 @@ class PromptScheduler:
         }
 
     def restore(self, snapshot: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
-        """Go on where a journal left off; sources that are new start at their beginning.
+        """Restore a state from `snapshot`; new sources start at their first prompt.
 
-        A mixture changed live stays so, unless the configuration's has been changed since; so does each window.
-        `notes` hold what was observed of prompts.
+        A mixture that was changed live stays in force unless the configuration's mixture has changed since; so does
+        each
+        window. `notes` hold the observed difficulties of prompts.
         """
         for source, cursor in snapshot["cursors"].items():
             self.cursors[source] = max(self.cursors.get(source, 0), int(cursor))

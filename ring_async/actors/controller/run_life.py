@@ -1,11 +1,11 @@
-"""Whether the run goes on: pause, stop, failure, and the order in which everybody leaves.
+"""The life of a run: pause, resume, stop, failure, and the order in which actors leave.
 
     running ◀──pause, resume──▶ paused
        └────────┴──shut_down, fail──▶ stopping ──everybody left──▶ finished, or failed
 
-Owns: the state of the run, why it ends, and its outcome on disk. Does not own who asks for the end, or what members do
-when they are told to leave.
-Invariants: a run ends once, with one reason; a failure that comes while it stops is still its outcome.
+Owns: the state of the run, the reason for its end, and its outcome on disk. Does not own who asks for the end, or what
+members do when they are told to leave.
+Invariants: a run ends once, with one reason; a failure while the run stops still becomes its outcome.
 """
 
 from __future__ import annotations
@@ -59,24 +59,24 @@ class RunLife:
 
     @property
     def reason(self) -> str:
-        """Why the run ends or has ended, or empty."""
+        """Why the run ends or has ended; empty while it goes on."""
         return self.failure or self._stop_reason
 
     @property
     def is_stopping(self) -> bool:
-        """No more work is granted, and actors that leave are not replaced."""
+        """Whether the run is ending: no more work is granted, and actors that leave are not replaced."""
         return bool(self._stop_reason)
 
     # -- pause
 
     def pause(self) -> None:
-        """Stop granting work and training; what is under way finishes."""
+        """Stop granting work and batches; work under way finishes."""
         self.is_paused = True
         self._context.run_log.event("paused", author="api")
         self._fleet.tell(Pause(), Role.ROLLOUT, Role.LEARNER)
 
     def resume(self) -> None:
-        """Grant work and train again."""
+        """Grant work and batches again."""
         self.is_paused = False
         self._context.run_log.event("resumed", author="api")
         self._fleet.tell(Resume(), Role.ROLLOUT, Role.LEARNER)
@@ -84,7 +84,7 @@ class RunLife:
     # -- the end
 
     def start_clock(self) -> None:
-        """Training has begun: `stop.wall_s` counts from the first call on."""
+        """Start the clock of `stop.wall_s` when training begins; later calls change nothing."""
         stop = self._context.config.stop
         if self._stop_at_s is None and stop.wall_s is not None:
             self._stop_at_s = monotonic_s() + stop.wall_s
@@ -95,12 +95,12 @@ class RunLife:
             self.shut_down(f"stop.wall_s: {stop.wall_s:.0f} s of training", STOP_DEADLINE_S)
 
     def stop_if_trained(self, number: int) -> None:
-        """A checkpoint holds version `number`: end the run if it was to train no more."""
+        """End the run if version `number`, which a checkpoint now holds, is the last one wanted."""
         if number >= self._context.config.stop.policy_versions:
             self.shut_down("all policy versions trained", STOP_DEADLINE_S)
 
     def shut_down(self, reason: str, deadline_s: float) -> None:
-        """End the run: a checkpoint where it is people who end it, then everybody leaves within the deadline."""
+        """End the run: write a checkpoint if a person ends it, then have every actor leave within the deadline."""
         if not self._stop_reason:
             self._stop_reason = reason
             self._context.run_log.event("stopping", author=CONTROLLER_ID, reason=reason)

@@ -1,8 +1,8 @@
-"""What the controller writes down while a run goes on: one line per step, one line per change.
+"""The files that the controller writes while a run goes on: a line for each step, evaluation and event.
 
 Owns: `metrics.jsonl` (a line for each optimizer batch: the learner's figures joined with the fleet's),
-`evaluations.jsonl` (a line for each version evaluated) and `events.jsonl` (who changed what, when, before and after).
-Does not own what the figures mean.
+`evaluations.jsonl` (a line for each version evaluated) and `events.jsonl` (who changed what, when, with the values
+before and after). Does not own what the figures mean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NUM_RECENT = 50
 
 
 class RunLog:
-    """The files of one run, and the last lines in memory for `status`."""
+    """Writes the files of one run, and keeps their last lines in memory for `status`."""
 
     def __init__(self, run_dir: RunDir) -> None:
         self._metrics = JsonLines(run_dir.metrics)
@@ -36,8 +36,8 @@ class RunLog:
     def step(self, completed: StepCompleted, *, generated_tokens: float, buffer: dict[str, float]) -> None:
         """Write a step's line. `generated_tokens` counts all rollouts since the start; `buffer` is replay's report.
 
-        `reward_mean` and `reward_by_source` are those of everything scored since the last step. The batch's own mean
-        holds no group without a signal, so it says little about the policy: it is `batch_reward_mean`.
+        `reward_mean` and `reward_by_source` are means over all groups scored since the last step. The batch's own mean
+        leaves out groups without a signal, so it says little about the policy; it is `batch_reward_mean`.
         """
         now_s = monotonic_s()
         since_s, generated_before = self._last
@@ -61,7 +61,7 @@ class RunLog:
         self.recent_steps.append(line)
 
     def remaining_s(self, last_version: int) -> float | None:
-        """Seconds until `last_version`, at the pace of the steps in memory; None before there are two."""
+        """Seconds until `last_version`, at the pace of the steps in memory; None while there are fewer than two."""
         if len(self.recent_steps) < 2:
             return None
         first, last = self.recent_steps[0], self.recent_steps[-1]
@@ -71,21 +71,22 @@ class RunLog:
         return max(0, last_version - last["policy_version"]) * (last["wall_s"] - first["wall_s"]) / num_versions
 
     def event(self, kind: str, *, author: str, **details: object) -> None:
-        """Write down a change or an incident."""
+        """Write a line to `events.jsonl` for a change or an incident."""
         metrics.controller_events.labels(kind=kind).inc()
         line = {"time": wall_s(), "kind": kind, "author": author, **details}
         self._events.append(line)
         self.recent_events.append(line)
 
     def evaluation(self, evaluated: VersionEvaluated, *, author: str) -> None:
-        """Write an evaluation's line, and an event. A report that was sent twice counts once."""
+        """Write an evaluation's line and an event. A report that arrives twice counts once."""
         version = evaluated.policy_version
         line = {"policy_version": version.number, "incarnation": version.incarnation, **evaluated.figures}
         last = self.last_evaluation
         if last is not None and line.items() <= last.items():
             return
         self.last_evaluation = line | {"time": wall_s(), "wall_s": monotonic_s() - self._began_s}
-        lines = JsonLines(self._evaluations_path)  # seldom: the file is there only where versions are evaluated
+        # opened for each line: evaluations are rare, and runs without them have no file
+        lines = JsonLines(self._evaluations_path)
         lines.append(self.last_evaluation)
         lines.close()
         shown = {key: line.get(key) for key in ("policy_version", "pass_at_1", "avg_at_k")}
@@ -97,7 +98,7 @@ class RunLog:
 
 
 def _reward_since(before: dict[str, float], now: dict[str, float]) -> dict[str, Any]:
-    """Mean rewards of what was scored between two reports of replay; empty when nothing was."""
+    """Mean rewards of the groups scored between two reports of replay; empty when there were none."""
     rewards: dict[str, tuple[float, float]] = {}
     for name, value in now.items():
         kind, _, source = name.partition("/")

@@ -1,4 +1,4 @@
-"""The run as a person wants to see it.
+"""The status of a run, as people read it.
 
 Owns: the keys of `/v1/status`. Does not own the figures, nor how they are shown (`monitoring.terminal`).
 """
@@ -28,7 +28,7 @@ def describe_run(
     versions: Versions,
     changes: LiveChanges,
 ) -> dict[str, Any]:
-    """Plain data: the state of the run, each actor and whom it waits for, figures, the account, the last events."""
+    """Describe a run as plain data: state, actors and their waits, figures, the ledger's counts, the last events."""
     config, run_log = context.config, context.run_log
     return {
         "run": config.run.name,

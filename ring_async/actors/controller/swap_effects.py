@@ -1,10 +1,10 @@
-"""What a swap asks for, carried out: reward actors prepare and count, the journal commits, replay hears.
+"""The effects of a verifier swap: commands to reward actors and replay, and the commit in the journal.
 
     Swap (core) ──Effect──▶ SwapEffects ──commands──▶ reward actors, replay
                                 │ └──epochs──▶ journal
                                 └──the Event it led to──▶ VerifierSwaps
 
-Owns: each effect's conversation with actors, and moving the epochs durably. Does not own what follows from the event.
+Owns: each effect's messages to actors, and the durable change of epochs. Does not own what follows from an event.
 Invariant: a commit is durable before anybody hears of it, so an actor that dies in the middle learns of it when it
 registers again.
 """
@@ -62,7 +62,7 @@ SHADOW_TIMEOUT_S = 5.0
 
 
 class SwapEffects:
-    """Args: `epochs` are moved by a commit; `on_commit` is told the name of a verifier that changed."""
+    """Performs effects. Args: a commit advances `epochs`; `on_commit` gets the name of the verifier that changed."""
 
     def __init__(
         self, context: RunContext, fleet: FleetShell, epochs: VerifierEpochs, on_commit: Callable[[str], None]
@@ -75,7 +75,7 @@ class SwapEffects:
         self._on_commit = on_commit
 
     async def perform(self, swap: Swap, effect: Effect) -> Event | None:
-        """Carry one effect out; returns the event that it led to, or None where it leads to none."""
+        """Carry out one effect; returns the event that results, or None."""
         match effect:
             case Prepare():
                 return await self._prepare(effect)
@@ -85,7 +85,8 @@ class SwapEffects:
             case CommitDurably():
                 return self._commit_durably(effect)
             case TellCommit(verifier):
-                await self._tell(Role.REWARD, CommitVerifier(verifier))  # first: replay sends it groups to judge again
+                # reward actors first, because replay sends them the groups to judge again
+                await self._tell(Role.REWARD, CommitVerifier(verifier))
                 await self._tell(Role.REPLAY, ApplyEpochRules(self._epochs.rules))
                 return CommitTold()
             case RecordCommit():
@@ -129,7 +130,7 @@ class SwapEffects:
         return sum(counted, ShadowCounts())
 
     async def _shadow_of(self, actor_id: str, epoch: int) -> ShadowCounts:
-        """What one reward actor counted: nothing if it is away, or came after the verifier was prepared."""
+        """The shadow counts of one reward actor; zeros if it is away, or started after the verifier was prepared."""
         try:
             answer = await self._links.command(actor_id, ReportShadow(epoch), timeout_s=SHADOW_TIMEOUT_S)
         except RingAsyncError:
@@ -153,11 +154,11 @@ class SwapEffects:
         return CommitDurable()
 
     async def _tell(self, role: Role, message: Message) -> None:
-        """Have every member of a role carry out a command."""
+        """Send a command to every member of a role, and wait until each has carried it out."""
         await asyncio.gather(*(self._tell_one(member.actor_id, message) for member in self._members.of(role)))
 
     async def _tell_one(self, actor_id: str, message: Message) -> None:
-        """Until the actor has done it, or is gone: one that registers later is told then."""
+        """Repeat a command until the actor has carried it out or is gone; actors that register later hear it then."""
         told = self._members.by_id.get(actor_id)
         command = functools.partial(self._links.command, actor_id, message, timeout_s=COMMIT_RETRY_S)
         try:

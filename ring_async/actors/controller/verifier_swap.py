@@ -1,4 +1,4 @@
-"""Changes of verifiers while the run goes on: what people ask for, and how far each change is.
+"""Changes of verifiers while the run goes on: the requests of people, and the progress of each swap.
 
     people ──swap, roll_back, decide──▶ VerifierSwaps ──events──▶ Swap (core) ──effects──▶ SwapEffects
                                               ▲                                                │
@@ -43,24 +43,24 @@ NUM_REMEMBERED = 50
 
 @dataclass(frozen=True, slots=True)
 class _Followed:
-    """A swap, and whether all who follow it may stop."""
+    """A swap, and an event that is set once it has ended everywhere."""
 
     swap: Swap
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class VerifierSwaps:
-    """All changes of verifiers of one run.
+    """Runs the verifier swaps of one run, one at a time.
 
         swap = swaps.swap("math", "my.module:Strict", {}, author="ada", shadow=100, rescore=False, hold=True)
-        await swaps.until_ended(swap.swap_id, wait_s=60.0)     # swap.state is held: a person must say
+        await swaps.until_ended(swap.swap_id, wait_s=60.0)     # swap.state is held: a person must decide
         swaps.decide(swap.swap_id, commit=True)
 
     Args:
-        context: of the run; its folder keeps files of verifiers given by path, by content, so that the run can build
-            them again.
-        fleet: who prepares verifiers, and hears of commits.
-        on_commit: told the name of a verifier that changed.
+        context: of the run; its folder keeps copies of verifier files that people named by path, so that the run can
+            build them again.
+        fleet: its reward actors prepare verifiers; its reward actors and replay hear of commits.
+        on_commit: called with the name of a verifier that changed.
     """
 
     def __init__(self, context: RunContext, fleet: FleetShell, on_commit: Callable[[str], None]) -> None:
@@ -78,13 +78,14 @@ class VerifierSwaps:
                 before=msgspec.to_builtins(before), after=msgspec.to_builtins(after),
             )  # fmt: skip
         self._effects = SwapEffects(context, fleet, self._epochs, on_commit)
-        context.notes.put("verifiers", self._epochs.snapshot())  # what a resumed run compares its configuration with
+        # noted so that a resumed run can compare its configuration with it
+        context.notes.put("verifiers", self._epochs.snapshot())
 
     # -- what others ask
 
     @property
     def changed(self) -> tuple[VerifierInForce, ...]:
-        """Verifiers in force that are not those of the configuration."""
+        """The verifiers in force that differ from the configuration's."""
         return self._epochs.changed
 
     @property
@@ -110,7 +111,7 @@ class VerifierSwaps:
         return self._follow(swap_id).swap
 
     async def until_ended(self, swap_id: str, wait_s: float) -> Swap:
-        """The swap once it has ended and every actor has heard of it, or as it is after `wait_s`.
+        """Wait until a swap has ended and every actor has heard of it, for `wait_s` at most; returns the swap.
 
         Raises:
             RefusedError: there is no such swap.
@@ -135,7 +136,7 @@ class VerifierSwaps:
         """Begin to change a verifier.
 
         Raises:
-            RefusedError: no such verifier, or another change is under way.
+            RefusedError: there is no such verifier, or another change is under way.
             ConfigError: the file that it is to be loaded from cannot be read.
         """
         before = self._epochs.in_force(name)
@@ -145,10 +146,10 @@ class VerifierSwaps:
         return self._begin(Swap(_swap_id(verifier), verifier, before, author, shadow, rescore, hold))
 
     def roll_back(self, name: str, *, author: str, cause: str = "") -> Swap:
-        """Begin to go back to the verifier before the present one.
+        """Begin to go back to the former verifier.
 
         Raises:
-            RefusedError: there is none, or another change is under way.
+            RefusedError: there is no former verifier, or another change is under way.
         """
         before, former = self._epochs.in_force(name), self._epochs.former(name)
         if former is None:
@@ -158,10 +159,10 @@ class VerifierSwaps:
         return self._begin(Swap(_swap_id(verifier), verifier, before, author, is_rollback=True, cause=cause))
 
     def decide(self, swap_id: str, *, commit: bool) -> Swap:
-        """A person's word on a swap that is held, or that should stop.
+        """Commit a swap that is held, or call off a swap, as a person decides.
 
         Raises:
-            RefusedError: it has ended, or it is not held yet.
+            RefusedError: the swap has ended, or is not held yet.
         """
         followed = self._follow(swap_id)
         self._happened(followed, Approved() if commit else CalledOff())
@@ -193,7 +194,7 @@ class VerifierSwaps:
         event = await self._effects.perform(followed.swap, effect)
         if event is not None:
             self._happened(followed, event)
-        if isinstance(effect, RecordCommit | Discard):  # the last effect of a swap
+        if isinstance(effect, RecordCommit | Discard):  # a swap's last effect was carried out
             followed.ended.set()
 
 
@@ -202,7 +203,7 @@ def _swap_id(verifier: VerifierInForce) -> str:
 
 
 def plain_swap(swap: Swap) -> dict[str, Any]:
-    """A swap for the API: what changes, how far it is, and how the two verifiers compare."""
+    """Describe a swap as plain data for the API: what changes, its state, and how the two verifiers compare."""
     report = swap.report
     num = max(report.num_trajectories, 1)
     return {

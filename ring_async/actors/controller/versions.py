@@ -1,8 +1,9 @@
-"""What the learner has made: the newest published version and the newest checkpoint.
+"""The newest published version of the policy and the newest checkpoint, passed on to those who need them.
 
-Owns: the announcement that newcomers start from, the checkpoint that a restart goes back to, and the learner's lineage.
+Owns: the announcement that new members start from, the checkpoint that a learner restarts from, and the learner's
+incarnation.
 Does not own the weights, the checkpoint's files, or what the number of versions means for the run.
-Invariant: a checkpoint is noted durably before replay hears that it covers anything.
+Invariant: a checkpoint is noted durably before replay hears which plans it covers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SAVE_TIMEOUT_S = 300.0
 
 
 class Versions:
-    """Brings versions and checkpoints to those who need them.
+    """Announces versions to rollouts and evaluator, and checkpoints to replay.
 
     versions.publish(announcement)            # rollouts and the evaluator follow it
     versions.checkpoint_saved(saved)          # versions.checkpoint == {"path": …, "plan_number": 8, "version": 8}
@@ -42,11 +43,11 @@ class Versions:
 
     @property
     def learner_incarnation(self) -> int:
-        """The lineage that a learner which registers now begins or goes on with."""
+        """The incarnation under which a learner that registers now publishes its versions."""
         return max(0, self._learner_incarnation)
 
     def joined(self, member: Member) -> None:
-        """A new member: a learner begins a lineage; replay may have been away when the checkpoint was made."""
+        """Handle a new member: a learner starts a new incarnation; replay may have missed the newest checkpoint."""
         if member.role == Role.LEARNER:
             self._learner_incarnation += 1
             self._notes.put("learner_incarnation", self._learner_incarnation)
@@ -54,12 +55,12 @@ class Versions:
             self._fleet.links.tell(member.actor_id, CheckpointCovered(self.checkpoint["plan_number"]))
 
     def publish(self, announcement: WeightsAnnouncement) -> None:
-        """A version is on offer: whoever samples follows it."""
+        """Announce a published version to rollouts and evaluator."""
         self.weights = announcement
         self._fleet.tell(UseWeights(announcement), Role.ROLLOUT, Role.EVALUATOR)
 
     def checkpoint_saved(self, saved: CheckpointSaved) -> None:
-        """A checkpoint is durable: replay may let go of what it covers."""
+        """Note a durable checkpoint, and tell replay that it may delete what the checkpoint covers."""
         number = saved.policy_version.number
         self.checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
         self._notes.put("checkpoint", self.checkpoint)
@@ -69,8 +70,8 @@ class Versions:
         """Have the learner write a checkpoint between two steps; returns its path.
 
         Raises:
-            RunError: the learner did not in time.
-            RefusedError: the learner cannot now.
+            RunError: the learner did not write one in time.
+            RefusedError: the learner cannot write one now.
         """
         try:
             saved = await self._fleet.links.command(LEARNER_ID, SaveCheckpoint(""), timeout_s=SAVE_TIMEOUT_S)

@@ -1,8 +1,8 @@
-"""Rollouts ask for work; each question is held until there is some, or for a moment.
+"""Requests of rollouts for work: each waits until work can be granted, for a moment at most.
 
-Owns: the questions that wait. Does not own how much is granted (`AdmissionLimiter`), or to which prompts
+Owns: the requests that wait. Does not own how much is granted (`AdmissionLimiter`), or which prompts
 (`Dispatcher`).
-Invariant: every question is answered within `LONG_POLL_S`, if not with work then with the reason why there is none.
+Invariant: every request is answered within `LONG_POLL_S`: with work, or with the reason why there is none.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class WorkRequests:
         self._admission_moved = asyncio.Condition()
 
     async def look_again(self) -> None:
-        """Something may have changed: see whether questions that wait can be answered now."""
+        """Have the waiting requests check again whether work can be granted."""
         async with self._admission_moved:
             self._admission_moved.notify_all()
 
     async def answer(self, delivery: Delivery, ask: ReserveGroups) -> None:
-        """Consumes one question / produces reservations / waits for admission / freed by `look_again`, or by time."""
+        """Consumes one request / produces reservations / waits for admission / freed by `look_again`, or by time."""
         deadline_s = monotonic_s() + LONG_POLL_S
         while True:
             grant = self._grant(delivery.sender, ask)
@@ -54,7 +54,7 @@ class WorkRequests:
                     break
         try:
             reservations = self._dispatcher.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
-        except StorageError as full:  # stop admitting and say so; it goes on once there is space
+        except StorageError as full:  # grant nothing and give the reason; granting goes on once there is space
             log.error("no reservation: %s", full)
             delivery.reply(GroupsReserved((), str(full)))
             return

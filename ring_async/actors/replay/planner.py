@@ -1,15 +1,15 @@
-"""One batch plan over all replay shards: what the planner does beside keeping a shard of its own.
+"""The planner: it makes one batch plan over all replay shards, its own included.
 
     learner ──RequestBatch n──▶ planner ──OfferGroups n──▶ every shard that lives: evicts, answers with what it holds
-                                planner: Φ tokens over all of it, logged: now plan n is what it is
-                                planner ──ConsumePlan n──▶ shards it takes from: progress durable, tokens back
+                                planner: chooses Φ tokens among all offers and logs plan n: from now on it is fixed
+                                planner ──ConsumePlan n──▶ shards it takes from: make progress durable, return tokens
     learner ◀──BatchReady n──── planner: rows filled
 
 Owns: the conversation between planner and shards, on both sides. Does not own the choice
 (`core.replay.batch_planning`), the log or what became of groups (`ReplayShard`).
 Invariants: the log in the planner's store is the only truth about plans; a shard follows it in order, without a gap,
-and never ends a group between an offer and the plan made from it. So any of them may die at any instant: what is logged
-and not yet followed is followed later, from the log.
+and never ends a group between an offer and the plan made from it. So any shard may die at any instant: a plan that
+is logged and not yet followed is followed later, from the log.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SHARD_TIMEOUT_S = 5.0
-"""A shard that does not answer for this long is planned without, or, if a plan needs it, waited for anew."""
+"""A batch is planned without a shard that does not answer for this long; a logged plan that needs it asks again."""
 
 MAX_PARTS = 64
 """Plans read from the log at once for a shard that was away."""
@@ -59,12 +59,12 @@ _offer_decoder = msgspec.msgpack.Decoder(list[Offered])
 
 
 def shard_of(group_id: str, num_shards: int) -> str:
-    """Actor id of the shard that keeps a group: the same in every process and after every restart."""
+    """The actor id of the shard that keeps a group; every process computes the same one."""
     return id_of(Role.REPLAY, zlib.crc32(group_id.encode()) % num_shards)
 
 
 class BatchPlanner:
-    """Args: `actor` is the planner's replay actor, `shard` its own."""
+    """Plans batches over all shards. Args: `actor` is the replay actor that plans, `shard` its own shard."""
 
     def __init__(self, actor: Actor, shard: ReplayShard) -> None:
         self._actor = actor
@@ -72,15 +72,15 @@ class BatchPlanner:
         self._num_shards = actor.config.replay.num
         self._others = [id_of(Role.REPLAY, index) for index in range(1, self._num_shards)]
         self._reported: dict[str, int] = {}
-        """Trainable tokens that each other shard last spoke of."""
+        """Trainable tokens of each other shard, by its last report."""
         self._turn = asyncio.Lock()
 
     def observe(self, shard: str, report: BufferReported) -> None:
-        """Another shard says what it holds."""
+        """Record another shard's report of its content."""
         self._reported[shard] = report.buffer_tokens
 
     async def batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
-        """The packed batch asked for, or why there is none yet. Raises what `ReplayShard.plan` raises."""
+        """The packed batch asked for, or the reason why there is none yet. Raises what `ReplayShard.plan` raises."""
         if not self._others:
             return await self._actor.on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
         async with self._turn:
@@ -100,7 +100,7 @@ class BatchPlanner:
         return [shard for shard in self._others if shard in self._actor.members]
 
     def _shortfall(self) -> Shortfall | None:
-        """Why there can be no batch, if the last reports show too few tokens; None: the shards must be asked."""
+        """Why there can be no batch yet, judged by the shards' last reports; None: the shards must be asked."""
         living, buffer = self._living(), self._shard.buffer
         if not all(shard in self._reported for shard in living):
             return None
@@ -116,7 +116,7 @@ class BatchPlanner:
         return {held.record.header.group_id: held for groups in offers for held in groups}
 
     async def _offer(self, shard: str, ask: RequestBatch) -> list[HeldGroup]:
-        """What a shard has for this batch; nothing if it is away."""
+        """Ask a shard for the groups that this batch may take from; nothing if the shard is away."""
         buffer = self._shard.buffer
         question = OfferGroups(ask.plan_number, ask.policy_version, buffer.lineage, buffer.epoch_rules)
         while (answer := await self._ask(shard, question)) is not None:
@@ -134,7 +134,7 @@ class BatchPlanner:
         return [hold(record, progress, rules, lineage) for record, progress in _offer_decoder.decode(offered)]
 
     async def _catch_up(self, shard: str, last_plan: int) -> bool:
-        """Have a shard that was away follow the plans it missed. Returns whether it followed any."""
+        """Send a shard the plans that it missed. Returns whether it followed any."""
         parts = await self._actor.on_compute(self._shard.parts_after, last_plan, self._keeps(shard), MAX_PARTS)
         for part in parts:
             answer = await self._ask(shard, ConsumePlan(part, has_tokens=False))
@@ -143,7 +143,7 @@ class BatchPlanner:
         return bool(parts)
 
     async def _collect(self, plan: BatchPlan) -> PackedBatch | Shortfall:
-        """A logged plan's tokens, from all shards that keep some."""
+        """Collect the groups of a logged plan from all shards that keep some."""
         group_ids = {split_id(sequence.trajectory_id)[0] for sequence in plan.sequences}
         needed = sorted({shard_of(group_id, self._num_shards) for group_id in group_ids} - {PLANNER_ID})
         found = await asyncio.gather(*(self._take(shard, plan.plan_number) for shard in needed))
@@ -154,7 +154,7 @@ class BatchPlanner:
         return await self._actor.on_compute(self._shard.pack, plan, groups)
 
     async def _take(self, shard: str, plan_number: int) -> list[Group] | None:
-        """A shard's groups in a logged plan; None while it is away."""
+        """Have a shard follow a logged plan, and return its groups in it; None while the shard is away."""
         [part] = await self._actor.on_compute(self._shard.parts_after, plan_number - 1, self._keeps(shard), 1)
         while (answer := await self._ask(shard, ConsumePlan(part, has_tokens=True))) is not None:
             consumed = answer.message
@@ -166,7 +166,7 @@ class BatchPlanner:
         return None
 
     async def _ask(self, shard: str, question: Message) -> Answer | None:
-        """A shard's answer; None if it is away or cannot write now."""
+        """Ask a shard; None if it is away or cannot write now."""
         if shard not in self._actor.members:
             return None
         try:

@@ -1,12 +1,12 @@
-"""Replay: keeps scored groups durably, and hands out batches of exactly Φ loss tokens.
+"""The replay actor: it keeps scored groups durably, and hands out batches of exactly Φ loss tokens.
 
     reward ──GroupScored──▶ [pending] ──one commit──▶ acknowledged ──▶ buffer
     learner ──RequestBatch──▶ plan ──logged──▶ BatchReady (packed rows)          replay-0, the planner, alone
-    planner ──OfferGroups, ConsumePlan──▶ what is held, its tokens               the other shards, if there are any
+    planner ──OfferGroups, ConsumePlan──▶ open groups, their tokens              the other shards, if there are any
     controller ◀──TrajectoriesMoved, BufferReported── what became of every trajectory
 
-Owns: one `ReplayShard` and the thread it lives on. Does not decide what is trained or dropped (`core.replay`), nor
-speak to the controller (`reports`).
+Owns: one `ReplayShard` and the thread that calls it. Does not own what is trained or dropped (`core.replay`), nor the
+reports to the controller (`reports`).
 Invariants: a group is acknowledged after its commit; a batch leaves after its plan is logged; the controller hears of
 every trajectory, if need be from the store after a restart.
 """
@@ -57,7 +57,7 @@ MAX_COMMIT_BYTES = 64 << 20
 REPORT_INTERVAL_S = 0.05
 STORAGE_RETRY_S = 1.0
 SHORTEST_WAIT_S = 1e-3
-"""Less is no wait: a remainder that rounding left over would be waited for without the clock moving."""
+"""Shorter waits are skipped: a remainder left by rounding can be too small to move a clock."""
 
 
 class Replay(Actor):
@@ -71,7 +71,7 @@ class Replay(Actor):
         self._changed = asyncio.Condition()
         self._num_waiting_questions = 0
         self._num_wakeups = 0
-        """How often questions that wait were woken: one that sees it unchanged has missed nothing."""
+        """How often the waiting questions were woken; a question that finds it unchanged has missed no change."""
         self._trouble = ""
         self._swap_wait_s = 0.0
         """Time that the shard's thread spent on new epoch rules."""
@@ -94,7 +94,7 @@ class Replay(Actor):
         self.open_data_inbox()
 
     async def joined(self, registered: Registered) -> None:
-        """A controller that may have restarted must hear all that it has not acknowledged, then what is held."""
+        """Report again to a controller that may have restarted: what it has not acknowledged, then what is held."""
         await self._apply_knobs(registered.knobs)
         await self._bar(registered.epoch_rules)
         self.reports.start_over()
@@ -156,7 +156,7 @@ class Replay(Actor):
                 await self._bar(rules)
                 await self._wake()
             case Pause() | Resume():
-                pass  # what is generated while the run pauses is kept; the learner asks for nothing
+                pass  # nothing to do: groups that arrive during a pause are kept, and the learner asks for no batch
             case _:
                 return await super().on_command(message)
         return Done()
@@ -166,7 +166,9 @@ class Replay(Actor):
     async def _receive(self) -> None:
         """Consumes groups and questions / produces work for the other loops / waits for both / freed by any sender.
 
-        The inbox's credits bound how many groups wait for a commit. Questions still held when this ends end with it.
+        The inbox's credits bound how many groups wait for a commit. Questions that are unanswered when this loop ends
+        are
+        cancelled.
         """
         async with asyncio.TaskGroup() as questions:
             while True:
@@ -199,7 +201,8 @@ class Replay(Actor):
         """Consumes pending groups / produces commits and acknowledgements / waits for groups, for disk space / freed by
         reward actors, by space.
 
-        While one commit is being synced the next gathers; it waits `commit_interval_s` at most for company.
+        While one commit is being synced, groups gather for the next; a commit waits `commit_interval_s` at most for
+        more.
         """
         while True:
             await self._arrived.wait()
@@ -242,7 +245,7 @@ class Replay(Actor):
                 metrics.replay_dropped.labels(cause="no_signal").inc()
 
     async def _commit_one_by_one(self, batch: list[tuple[Delivery, Group]], error: ValueError) -> None:
-        """A group in the batch is not fit to keep: find it, refuse it, keep the others."""
+        """Commit groups one at a time after their joint commit failed, so that only invalid ones are refused."""
         log.warning("%s: %s", self.actor_id, error)
         for delivery, group in batch:
             try:
@@ -258,7 +261,9 @@ class Replay(Actor):
         await self._wake()
 
     async def _wait_for_space(self, error: StorageError) -> None:
-        """Nothing is acknowledged meanwhile, so senders keep their groups and run out of credit."""
+        """Wait until the disk has space. No group is acknowledged meanwhile, so senders keep theirs and run out of
+        credit.
+        """
         if str(error) != self._trouble:
             self._trouble = str(error)
             log.error("%s: %s", self.actor_id, error)
@@ -268,7 +273,7 @@ class Replay(Actor):
     # -- batches
 
     async def _answer(self, delivery: Delivery, ask: RequestBatch) -> None:
-        """One question of the learner, held for as long as it allows."""
+        """Answer a request for a batch; while there is none, wait as long as the learner allows."""
         assert self._planner is not None
         began_s = monotonic_s()
         while True:
@@ -322,9 +327,9 @@ class Replay(Actor):
             self._num_waiting_questions -= 1
 
     async def _bar(self, rules: dict[str, EpochRules]) -> None:
-        """Train on no other verifier epochs from the next plan on, however long the disk is full.
+        """Apply epoch rules from the next plan on; retried while the disk is full.
 
-        The planner says when other shards follow: between two plans, with the offer for the next.
+        Other shards get the rules from the planner, between two plans, with the offer for the next one.
         """
         while self._planner is not None:
             began_s = monotonic_s()
@@ -336,7 +341,7 @@ class Replay(Actor):
                 await self._wait_for_space(error)
 
     async def _wake(self) -> None:
-        """The shard changed: wake the questions that wait, the reports, and whoever has groups judged again."""
+        """Tell the waiting questions, the reports and the rescorer that the shard changed."""
         self._num_wakeups += 1
         self.reports.look_again()
         self.rescorer.look_again()

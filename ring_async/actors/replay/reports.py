@@ -1,11 +1,12 @@
-"""What replay reports: what became of every trajectory, and how much is held.
+"""The reports of a replay actor: the new states of trajectories, and how much the shard holds.
 
     shard ──unheard states──▶ TrajectoriesMoved ──▶ controller        after each commit; again, until it is acknowledged
-    shard ──what is held───▶ BufferReported ───▶ controller, planner  at most every REPORT_INTERVAL_S
+    shard ──its totals─────▶ BufferReported ───▶ controller, planner  at most every REPORT_INTERVAL_S
 
-Owns: when a report is sent, and which ones the controller has. Does not own their content (`ReplayShard`).
-Invariants: the controller hears of every trajectory, if need be from the store after a restart; a state that is held is
-told after the reports that led to it.
+Owns: when a report is sent, and which reports the controller has acknowledged. Does not own their content
+(`ReplayShard`).
+Invariants: the controller hears of every trajectory, if need be from the store after a restart; the present
+states are reported after the changes that led to them.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ REPORT_INTERVAL_S = 0.05
 
 
 class Reports:
-    """The reports of one replay actor.
+    """Sends the reports of one replay actor.
 
     Args:
         actor: the replay actor, through whose links reports go.
-        shard: what they are about; looked at on the actor's compute thread.
+        shard: source of the reports; read on the actor's compute thread.
         is_learner_waiting: whether a question of the learner waits for groups.
 
     Example:
@@ -57,18 +58,20 @@ class Reports:
         """Number of the newest report of states that was sent to this controller."""
         self._is_present_due = False
         self._num_sent = 0
-        """Reports without a number of their own; it makes their message ids."""
+        """Counts reports that have no number; their message ids derive from it."""
         self._num_evictions_exported = 0
         self._scored: defaultdict[str, float] = defaultdict(float)
-        """Trajectories that arrived scored, and the sum of their rewards, by source: signal or not."""
+        """Number of scored trajectories that arrived, with or without a signal, and the sum of their rewards, by
+        source.
+        """
         self._planner_hears: asyncio.Future[None] | None = None
 
     def look_again(self) -> None:
-        """The shard, or what waits for it, has changed: report it soon."""
+        """Send a report soon, because the shard, or a question that waits for it, has changed."""
         self._due.set()
 
     def start_over(self) -> None:
-        """A controller that may have restarted must hear all that it has not acknowledged, then what is held."""
+        """Report again to a controller that may have restarted: what it has not acknowledged, then what is held."""
         self._last_sent = 0
         self._is_present_due = True
         self._due.set()
@@ -106,7 +109,7 @@ class Reports:
         sent.add_done_callback(_log_failure)
 
     async def _tell_planner(self, report: BufferReported) -> None:
-        """One report at a time: a planner that is away hears the newest when it is back."""
+        """Send the newest report to the planner, one at a time: a planner that was away gets only the newest."""
         if self._actor.actor_id == PLANNER_ID or PLANNER_ID not in self._actor.members:
             return
         if self._planner_hears is not None and not self._planner_hears.done():
@@ -120,7 +123,9 @@ class Reports:
         return f"{self._actor.actor_id}.{self._actor.incarnation}-{kind}-{self._num_sent}"
 
     def _heard(self, number: int, sent: asyncio.Future[None]) -> None:
-        """The controller has report `number` durably, or will never take it; else it is sent again after a restart."""
+        """Note that the controller stored report `number` durably, or refused it. Other reports are sent again after a
+        restart.
+        """
         if sent.cancelled():
             return
         if (error := sent.exception()) is not None:
@@ -132,7 +137,7 @@ class Reports:
     # -- on the shard's thread
 
     def _unsent(self, number: int, is_present_due: bool) -> tuple[list[Any], tuple[TrajectoryState, ...]]:
-        """The reports after `number`, and what is held once they are true: taken at one moment, told in this order."""
+        """The reports after `number`, and the totals after them: read at one moment, sent in this order."""
         return self._shard.unheard_after(number), self._shard.present_states() if is_present_due else ()
 
     def _buffer_report(self) -> BufferReported:
@@ -141,7 +146,7 @@ class Reports:
         num_open = buffer.num_open
         metrics.replay_buffer_tokens.set(buffer.trainable_tokens)
         metrics.replay_buffer_trajectories.set(num_open)
-        with contextlib.suppress(StorageError):  # a disk that cannot be written is spoken of where groups wait for it
+        with contextlib.suppress(StorageError):  # a disk that cannot be written is reported where groups wait for it
             metrics.replay_store_bytes.set(shard.store.used_bytes)
         num_evicted = shard.counters[TrajectoryStatus.EVICTED]
         metrics.replay_evicted.inc(num_evicted - self._num_evictions_exported)

@@ -1,10 +1,10 @@
-"""Groups whose verdicts may not be trained on any more, sent to be judged again.
+"""The rescorer: it has groups judged again whose verdicts may no longer be trained on.
 
-    replay ──GroupGenerated (rescore)──▶ reward ──GroupScored, by the epoch in force──▶ replay: instead of the old one
+    replay ──GroupGenerated (rescore)──▶ reward ──GroupScored, by the epoch in force──▶ replay: replaces the old verdict
 
-Owns: which are on their way, and to whom. Does not own which groups those are (`ReplayBuffer`), nor what becomes of the
-new verdict (`ReplayShard.put`).
-Invariant: a group leaves this only judged by an epoch that may be trained on, or dropped.
+Owns: which groups are being judged again, and by which actor. Does not own which groups need it (`ReplayBuffer`), nor
+what becomes of the new verdict (`ReplayShard.put`).
+Invariant: a group is asked for until it is judged by an epoch that may be trained on, or dropped.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from ring_async.types import Group
 log = logging.getLogger(__name__)
 
 MAX_UNDER_WAY = 16
-"""Groups on their way to be judged again at once."""
+"""Most groups that are being judged again at once."""
 
 
 class Rescorer:
-    """Args: `actor` is the replay actor, `shard` what it keeps; `on_news` is told when a group was dropped."""
+    """Has groups judged again. Args: `actor` is the replay actor, `shard` its shard; `on_news` is called after a group
+    was
+    dropped.
+    """
 
     def __init__(self, actor: Actor, shard: ReplayShard, on_news: Callable[[], Awaitable[None]]) -> None:
         self._actor = actor
@@ -39,7 +42,7 @@ class Rescorer:
         """Groups sent to be judged again, repeats counted."""
 
     def look_again(self) -> None:
-        """Epoch rules or groups have changed, so groups that must be judged again may be held now: look for them."""
+        """Look again for groups that must be judged again, because epoch rules or groups have changed."""
         if self._shard.buffer.epoch_rules:
             self._due.set()
 
@@ -51,7 +54,7 @@ class Rescorer:
                 self._due.clear()
                 for group_id in await self._actor.on_compute(self._shard.barred):
                     if len(self._under_way) >= MAX_UNDER_WAY:
-                        break  # one of them looks again when it ends
+                        break  # each task looks again when it ends
                     if group_id not in self._under_way:
                         self._under_way[group_id] = tasks.create_task(self._rescore(group_id), name=f"again {group_id}")
 
@@ -64,7 +67,7 @@ class Rescorer:
             self._due.set()
 
     async def _ask(self, group: Group) -> None:
-        """Have one reward actor judge the group; it answers once the new verdict is durable in this shard."""
+        """Have one reward actor judge the group; the actor answers once the new verdict is durable in this shard."""
         actor, group_id = self._actor, group.header.group_id
         self.num_sent += 1
         try:

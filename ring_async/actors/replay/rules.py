@@ -1,6 +1,6 @@
-"""What a run's configuration, and knobs turned while it runs, mean for replay.
+"""Replay's rules, from the run's configuration and from settings changed live.
 
-Owns: the translation into the buffer's and the estimator's rules. Decides nothing.
+Owns: the translation into the buffer's and the estimator's rules. Does not own the decisions under these rules.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def advantage_rules(config: Config) -> AdvantageRules:
 
 
 def tuned_rules(config: Config, knobs: Mapping[str, Any]) -> BufferRules:
-    """The buffer's rules with settings changed live. `mixture` is one of them here: quotas may follow it.
+    """The buffer's rules after settings were changed live, the mixture included, since quotas may follow it.
 
     Raises:
-        ConfigError: a setting that is not tunable, or a bad value.
+        ConfigError: a setting is not tunable, or has a bad value.
     """
     settings = {name: value for name, value in knobs.items() if name != "mixture"}
     rules = buffer_rules(tuned(config, settings))

@@ -1,4 +1,4 @@
-"""Which processes the run should have, and which of them are alive.
+"""The fleet: the processes that the run should have, and which of them are alive.
 
 Owns: the wanted actors with their incarnations, the registered members, and the decision to replace. Events in,
 effects out: the launcher starts and stops what `wanted` lists. Does not own processes, hosts, sockets, or time.
@@ -17,13 +17,13 @@ from ring_async.core.roster import ActorSpec, Role, id_of, ordinal_of
 
 @dataclass(frozen=True, slots=True)
 class FleetChange:
-    """What an event led to.
+    """The effects of an event on the fleet.
 
     Attributes:
         lost: the actor that left the fleet just now, or None.
         notice: a sentence for people.
-        given_up: why the actor is not started again, so that the run may not be able to go on; or empty.
-        has_left: the actor had been told to leave.
+        given_up: why the actor is not started again (the run may then be unable to go on); empty if it is.
+        has_left: whether the actor had been told to leave.
     """
 
     lost: ActorSpec | None = None
@@ -69,10 +69,10 @@ class Fleet:
     """Last incarnations of actors that left, so that one that comes back under the same id is a new one."""
 
     def want(self, role: Role, num: int, now_s: float, *, leave_s: float = 0.0) -> list[ActorSpec]:
-        """Set the number of actors of a role; returns those that must leave, the newest first.
+        """Set the number of actors of a role; returns the actors that must leave, the newest first.
 
-        One that leaves stays part of the fleet until its process has ended, for at most `leave_s`. One that was
-        leaving and is wanted again ends all the same, and comes back as a new incarnation.
+        A leaving actor stays part of the fleet until its process has ended, for at most `leave_s`. A leaving actor that
+        is wanted again ends all the same, and comes back as a new incarnation.
         """
         self._nums[role] = num
         for index in range(num):
@@ -89,18 +89,18 @@ class Fleet:
 
     @property
     def actor_ids(self) -> tuple[str, ...]:
-        """All that are part of the fleet, those whose restart is still delayed too."""
+        """The ids of all actors of the fleet, those whose restart is still delayed included."""
         return tuple(self._actors)
 
     def seek_places(self, waiting: Mapping[tuple[str, int], str], now_s: float) -> list[str]:
-        """Note which actors have no place where their process could start. Their time to start does not run meanwhile.
+        """Note which actors have no place where their process could start; their start timeout does not run meanwhile.
 
         Args:
-            waiting: all of them, by id and incarnation, with what each waits for.
+            waiting: all actors without a place, by id and incarnation, with what each waits for.
             now_s: the time.
 
         Returns:
-            Ids of the actors that were not waiting for a place at the last call.
+            Ids of the actors that began to wait since the last call.
         """
         fresh = []
         for actor_id, wanted in self._actors.items():
@@ -114,7 +114,7 @@ class Fleet:
         return fresh
 
     def waits_for_place(self, now_s: float) -> dict[str, tuple[str, float]]:
-        """Actors without a place: what each waits for, and for how many seconds it has."""
+        """The actors without a place: what each waits for, and for how many seconds it has waited."""
         return {a: (w.no_place, now_s - w.no_place_since_s) for a, w in self._actors.items() if w.no_place}
 
     def is_leaving(self, actor_id: str) -> bool:
@@ -126,19 +126,19 @@ class Fleet:
         return [ActorSpec(a, w.role, w.incarnation) for a, w in self._actors.items() if now_s >= w.start_at_s]
 
     def is_current(self, actor_id: str, incarnation: int) -> bool:
-        """Whether this is the incarnation wanted now."""
+        """Whether this incarnation of the actor is the one wanted now."""
         wanted = self._actors.get(actor_id)
         return wanted is not None and wanted.incarnation == incarnation
 
     def saw(self, actor_id: str, incarnation: int, now_s: float) -> bool:
-        """An actor registered or sent a heartbeat. Returns whether this incarnation is part of the fleet."""
+        """Note a registration or heartbeat. Returns whether this incarnation is part of the fleet."""
         if not self.is_current(actor_id, incarnation):
             return False
         self._actors[actor_id].last_seen_s = now_s
         return True
 
     def adopt(self, incarnations: Mapping[str, int]) -> None:
-        """Take over incarnation numbers from before a restart of the controller."""
+        """Restore the incarnation numbers from before a restart of the controller."""
         for actor_id, incarnation in incarnations.items():
             if actor_id in self._actors:
                 self._actors[actor_id].incarnation = max(self._actors[actor_id].incarnation, incarnation)
@@ -151,9 +151,9 @@ class Fleet:
     def exited(
         self, actor_id: str, incarnation: int, cause: str, now_s: float, *, is_host_lost: bool = False
     ) -> FleetChange:
-        """A process ended: replace it, or give it up. Where its host was lost, that is not counted as a death."""
+        """Handle the end of a process: replace it, or give the actor up. A lost host does not count as a death."""
         if not self.is_current(actor_id, incarnation):
-            if is_host_lost:  # it was silent first, and counted dead
+            if is_host_lost:  # the actor was silent before, and was counted dead then
                 self.restart.forgive(actor_id)
             return FleetChange()
         wanted = self._actors[actor_id]
@@ -175,7 +175,7 @@ class Fleet:
         return FleetChange(lost, decision.reason)
 
     def expire(self, now_s: float) -> list[FleetChange]:
-        """Count silent actors dead; the launcher kills what is no longer wanted."""
+        """Count silent actors as dead; the launcher kills processes that are no longer wanted."""
         changes = []
         for actor_id, wanted in list(self._actors.items()):
             if wanted.leave_by_s is not None and now_s > wanted.leave_by_s:

@@ -1,4 +1,4 @@
-"""When a dead actor is started again: the one restart authority's rule.
+"""The restart policy: whether and when a dead actor is started again.
 
 Owns: the count of deaths per actor and the delay before the next start. Does not own processes.
 Invariant: an actor that died more than `max_restarts` times within `window_s` is given up, and the reason says so.
@@ -20,7 +20,7 @@ class RestartDecision:
 
 @dataclass(slots=True)
 class RestartPolicy:
-    """Exponential delay, bounded number of restarts within a sliding window.
+    """Decides on restarts: the delay grows exponentially, and restarts within a sliding window are bounded.
 
     policy = RestartPolicy(max_restarts=1, window_s=60.0)
     policy.on_death(actor_id, 0.0, "exit code 1").delay_s     # 0.2
@@ -47,6 +47,6 @@ class RestartPolicy:
         return RestartDecision(delay_s, f"{actor_id} died ({cause}); starting it again in {delay_s:.1f} s")
 
     def forgive(self, actor_id: str) -> None:
-        """Do not count an actor's last death: its host was lost."""
+        """Remove an actor's last death from the count, because its host was lost."""
         if deaths := self._deaths.get(actor_id):
             deaths.pop()

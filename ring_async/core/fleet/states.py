@@ -1,7 +1,7 @@
 """The states of a run and of its actors, as heartbeats, `status` and people spell them.
 
-Owns: the words. Does not own what leads from one state to the next, nor the states of trajectories
-(`core.work.ledger`) and of swaps (`core.verifier_swap`).
+Owns: the names of the states. Does not own the transitions between them, nor the states of trajectories
+(`trajectory_states`) and of swaps (`core.verifier_swap`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from enum import StrEnum
 
 
 class RunState(StrEnum):
-    """What a run does now."""
+    """The state of a run."""
 
     RUNNING = "running"
     PAUSED = "paused"
     """No work is granted and nothing is trained until a person resumes it."""
     STOPPING = "stopping"
-    """Actors are leaving. Why, stands beside the state."""
+    """Actors are leaving; the status gives the reason."""
     FINISHED = "finished"
     FAILED = "failed"
 
@@ -26,12 +26,12 @@ class RunState(StrEnum):
 
 
 class ActorState(StrEnum):
-    """What an actor does now. It says so itself, but for `WAITING`, which the controller says in its place."""
+    """The state of an actor, as its heartbeats report it; `WAITING` (no process yet) is set by the controller."""
 
     WAITING = "waiting"
-    """There is no place yet where its process could start."""
+    """There is no place yet where the actor's process could start."""
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
-    """It was told to leave and finishes what it has under way."""
+    """The actor was told to leave and finishes its work."""
     DONE = "done"

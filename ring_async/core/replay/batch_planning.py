@@ -1,4 +1,4 @@
-"""One batch of exactly Φ loss tokens over all groups held, whichever shard keeps them: candidates in, logged plan out.
+"""Batch planning: groups of all shards in, one logged plan of exactly Φ loss tokens out.
 
 Owns: a held group as planning sees it, the candidates, and a plan's logged form. Does not own what becomes of groups
 (`buffer`), the choice among candidates (`token_budget`), nor where tokens lie (`packing`).
@@ -35,11 +35,16 @@ Taken = tuple[str, int, int]
 
 
 class HeldGroup(msgspec.Struct):
-    """A group, and what follows from its progress.
+    """A buffered group as planning sees it: its record, its progress, and the values that follow from both.
 
-    `births[k]` and `oldest[k]` are what staleness counts from: by the measure in force, and strictly. `trainable` are
-    its loss tokens over all their uses; `is_open`: some trajectory may be trained; `is_used`: some trajectory was
-    trained to its end and not retired yet.
+    `births[k]` and `oldest[k]` are the version numbers that the staleness of trajectory k counts from: under the
+    configured measure, and from its oldest token. `trainable`: loss tokens that may still be trained, over all their
+    uses; `is_open`: some trajectory may still be trained; `is_used`: some trajectory was trained to its end and is not
+    retired yet.
+
+    Example:
+        A group of two responses of 6 loss tokens each, all sampled by version 3: `num_tokens` (6, 6), `births` [3, 3],
+        `trainable` 12 with `max_reuse` 1. After a batch took 4 tokens of the first response, `trainable` is 8.
     """
 
     record: GroupRecord
@@ -52,13 +57,13 @@ class HeldGroup(msgspec.Struct):
     is_used: bool = False
 
     def count_births(self, lineage: Lineage, measure: StalenessMeasure) -> None:
-        """Follow the learner's lineage."""
+        """Compute `births` and `oldest` anew, for a lineage of the learner."""
         trajectories = self.record.header.trajectories
         self.oldest = birth_numbers(trajectories, lineage)
         self.births = self.oldest if measure == "oldest" else birth_numbers(trajectories, lineage, measure)
 
     def take_stock(self, max_reuse: int) -> None:
-        """Follow new progress, or a new bound."""
+        """Compute the other values anew, after progress or bounds changed."""
         trainable, is_open, is_used = 0, False, False
         for num_tokens, one in zip(self.num_tokens, self.progress, strict=True):
             if one.is_open:
@@ -70,14 +75,14 @@ class HeldGroup(msgspec.Struct):
 
 
 class PlannedBatch(msgspec.Struct, frozen=True):
-    """A plan to be logged, and what it takes of each trajectory."""
+    """A plan to be logged, and the number of loss tokens that it takes of each trajectory."""
 
     entry: PlanEntry
     taken: tuple[Taken, ...]
 
 
 def hold(record: GroupRecord, progress: GroupProgress, rules: BufferRules, lineage: Lineage) -> HeldGroup:
-    """A group that another buffer keeps, ready to plan with."""
+    """Make a `HeldGroup` of a group that another shard's buffer keeps."""
     held = HeldGroup(record, progress, all_loss_tokens(record), [], [])
     held.count_births(lineage, rules.staleness_measure)
     held.take_stock(rules.max_reuse)
@@ -85,7 +90,7 @@ def hold(record: GroupRecord, progress: GroupProgress, rules: BufferRules, linea
 
 
 def planning_record(record: GroupRecord) -> GroupRecord:
-    """A record without what planning does not look at: the prompt's text and metadata."""
+    """The record without the prompt's text and metadata, which planning does not need."""
     header = record.header
     prompt = msgspec.structs.replace(header.prompt, text="", metadata={})
     return msgspec.structs.replace(record, header=msgspec.structs.replace(header, prompt=prompt))
@@ -101,10 +106,10 @@ def plan_batch(
     is_final: bool = False,
     epoch_rules: Mapping[str, EpochRules] = NO_RULES,
 ) -> PlannedBatch | Shortfall:
-    """Decide on a batch: exactly Φ loss tokens, or why not yet.
+    """Plan a batch of exactly Φ loss tokens, or say why there is none yet.
 
-    What is beyond `max_staleness`, or scored by an epoch that `epoch_rules` bar, is passed over. So is a group with a
-    column that most others have with another dtype or width: one array cannot hold both.
+    Passed over are trajectories beyond `max_staleness`, groups scored by an epoch that `epoch_rules` bar, and groups
+    with a column that most others have with another dtype or width, since one array cannot hold both.
     """
     columns = agreed_columns(held.values())
     where, candidates, num_unlike = _eligible(held, rules, learner, epoch_rules, columns)
@@ -147,7 +152,7 @@ def plan_batch(
 
 
 def agreed_columns(held: Iterable[HeldGroup]) -> dict[str, Column]:
-    """Of each optional column, by name, the description under which the most tokens may be trained."""
+    """For each optional column, by name, the description that the groups with most trainable tokens share."""
     tokens: dict[Column, int] = {}
     for group in held:
         for column in group.record.header.columns:
@@ -162,8 +167,8 @@ def _eligible(
     epoch_rules: Mapping[str, EpochRules],
     columns: Mapping[str, Column],
 ) -> tuple[list[tuple[str, int]], list[Candidate], int]:
-    """Group id and index of each response that this batch may take from, the candidates they make, and the number of
-    groups passed over for a column unlike the others'.
+    """The responses that this batch may take from (group id, index), their candidates, and the number of groups passed
+    over because of a column that differs from the others'.
     """
     max_staleness, carries = rules.max_staleness, rules.carries
     where: list[tuple[str, int]] = []
@@ -200,7 +205,7 @@ def _eligible(
 
 
 class _Logged(msgspec.Struct):
-    """What the log keeps beside the plan, one entry for each sequence, and the number of rows."""
+    """The fields that the log keeps beside the plan, one entry for each sequence, and the number of rows."""
 
     num_rows: int
     loss_tokens: list[int]
@@ -211,7 +216,7 @@ class _Logged(msgspec.Struct):
 def _sequences(
     held: Mapping[str, HeldGroup], taken: Sequence[Taken], rules: BufferRules, learner: PolicyVersion
 ) -> tuple[list[PackedSequence], _Logged]:
-    """Lay out what is taken, and describe each sequence."""
+    """Lay out the chosen responses in rows, and describe each sequence."""
     lengths = []
     for group_id, index, _ in taken:
         header = held[group_id].record.header
@@ -221,7 +226,7 @@ def _sequences(
     sequences = []
     last_id = ""
     for (group_id, index, num_tokens), row, offset in zip(taken, layout.rows, layout.offsets, strict=True):
-        if group_id != last_id:  # a group's responses mostly follow each other
+        if group_id != last_id:  # mostly one group's responses follow each other, so the last group is kept at hand
             last_id, group = group_id, held[group_id]
             record, header = group.record, group.record.header
             stamp = (header.verifier.name, header.verifier.epoch) if header.verifier else ("", 0)

@@ -1,9 +1,10 @@
-"""What replay holds, and what becomes of it: the index over buffered groups.
+"""The replay buffer: the index over buffered groups, and the decisions about them.
 
-Owns: eligibility, the progress of every trajectory through its uses, eviction, retention, and when a payload may go.
+Owns: eligibility, the progress of every trajectory, eviction, retention, and when a payload may be released.
 Does not own payloads, files, or time.
-Invariants: methods that decide return a `Change` and leave the buffer alone; `apply` puts it in force, after the caller
-has made it durable. A token is trained at most `max_reuse` times and never beyond `max_staleness`. A payload is kept
+Invariants: methods that decide return a `Change` and do not change the buffer; `apply` carries the change out, after
+the caller has made it durable. A token is trained at most `max_reuse` times and never beyond `max_staleness`. A payload
+is kept
 until a checkpoint covers every batch that used it.
 
     add ──▶ open ──plan──▶ ... ──plan──▶ used up ──cover──▶ retired ──▶ payload released
@@ -39,8 +40,8 @@ class ReplayBuffer:
     """The groups that one shard holds, and the decisions about them.
 
     Args:
-        rules: in force until `tune` changes them.
-        last_plan, covered, lineage, epoch_rules: as the store has them, after a restart.
+        rules: settings of the decisions; `tune` changes them.
+        last_plan, covered, lineage, epoch_rules: the state to go on from, as stored before a restart.
 
     Example:
         With Φ = 10, groups `a` and `b` of two responses of 6 tokens each are added. `plan(1, version)` takes `a/0`
@@ -65,7 +66,7 @@ class ReplayBuffer:
         self.epoch_rules = dict(epoch_rules or {})
         self._entries: dict[str, HeldGroup] = {}
         self._barred: set[str] = set()
-        """Groups whose verdicts may not be trained on. Asked for after every commit, so kept rather than sought."""
+        """Groups whose verdicts may not be trained on. Kept up to date because they are needed after every commit."""
         self._next_arrival = 1
         self._trainable = 0
 
@@ -83,12 +84,12 @@ class ReplayBuffer:
 
     @property
     def trainable_tokens(self) -> int:
-        """Loss tokens that may still be trained, over all their uses."""
+        """The number of loss tokens that may still be trained, over all their uses."""
         return self._trainable
 
     @property
     def num_open(self) -> int:
-        """Trajectories that may still be trained."""
+        """The number of trajectories that may still be trained."""
         return sum(1 for _ in self._open())
 
     def group_ids(self) -> tuple[str, ...]:
@@ -101,7 +102,7 @@ class ReplayBuffer:
         return self._entries[group_id].progress
 
     def add(self, record: GroupRecord, progress: GroupProgress) -> None:
-        """Take in a group that is durable: fresh from `admit`, or read back after a restart."""
+        """Add a durable group: one that `admit` took in, or one read back after a restart."""
         group_id = record.header.group_id
         if group_id in self._entries:
             return
@@ -113,10 +114,10 @@ class ReplayBuffer:
         self._note_barred(entry)
 
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
-        """First progress of a new group's trajectories: open, or dropped at once with the cause.
+        """The first progress of a new group's trajectories: each is open, or dropped at once with a cause.
 
-        Dropped are responses that are masked (`truncated`), carry no loss token (`no_loss_tokens`), or do not fit into
-        a packed row with their prompt (`row_too_short`).
+        Responses are dropped if they are masked (`truncated`), carry no loss token (`no_loss_tokens`), or do not fit
+        into a packed row together with their prompt (`row_too_short`).
         """
         header = record.header
         longest = self.rules.token_capacity - header.num_prompt_tokens
@@ -139,7 +140,7 @@ class ReplayBuffer:
     # -- judged again
 
     def barred(self) -> tuple[str, ...]:
-        """Groups that wait to be judged again."""
+        """The ids of the groups that wait to be judged again."""
         return tuple(group_id for group_id in self._barred if self._entries[group_id].is_open)
 
     def is_barred(self, group_id: str) -> bool:
@@ -147,22 +148,24 @@ class ReplayBuffer:
         return group_id in self._barred and self._entries[group_id].is_open
 
     def awaits(self, header: GroupHeader) -> bool:
-        """Whether this is the verdict that a group held here waits for."""
+        """Whether a group held here waits for this verdict."""
         return self.is_barred(header.group_id) and is_admitted(header, self.epoch_rules)
 
     def judged_again(self, group_id: str, fresh: GroupProgress) -> GroupProgress:
-        """Progress of a group under new verdicts; trajectories that ended meanwhile stay ended."""
+        """The progress of a group under new verdicts; trajectories that ended meanwhile stay ended."""
         return tuple(now if was.is_open else was for was, now in zip(self.progress(group_id), fresh, strict=True))
 
     def replace(self, record: GroupRecord, progress: GroupProgress) -> None:
-        """Put durable new verdicts in force."""
+        """Replace a group's verdicts by new ones, which are durable."""
         entry = self._entries[record.header.group_id]
         entry.record, entry.progress = record, progress
         self._take_stock(entry)
         self._note_barred(entry)
 
     def bar(self, epoch_rules: Mapping[str, EpochRules]) -> Change:
-        """New epoch rules. What they bar is judged again if no batch used any of it, else its rest is dropped."""
+        """Decide on new epoch rules: a barred group that no batch used is judged again; the rest of a used one is
+        dropped.
+        """
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
         for group_id, entry in self._entries.items():
@@ -172,7 +175,7 @@ class ReplayBuffer:
         return replace(self._change(touched, moved), epoch_rules=dict(epoch_rules))
 
     def give_up(self, group_id: str) -> Change:
-        """Drop a group that waits to be judged again and that no verifier can judge."""
+        """Drop a group that waits to be judged again but that no verifier can judge."""
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
         if self.is_barred(group_id):
@@ -182,7 +185,7 @@ class ReplayBuffer:
     # -- changes
 
     def apply(self, change: Change) -> None:
-        """Put a durable change in force."""
+        """Carry out a change, which is durable."""
         for group_id in change.released:
             self._trainable -= self._entries.pop(group_id).trainable
             self._barred.discard(group_id)
@@ -204,10 +207,10 @@ class ReplayBuffer:
                 entry.count_births(self.lineage, self.rules.staleness_measure)
 
     def tune(self, rules: BufferRules) -> None:
-        """Put changed rules in force from the next decision on.
+        """Change the rules of the decisions to come.
 
         Raises:
-            ConfigError: the batch could never be filled under them.
+            ConfigError: no batch could ever be filled under these rules.
         """
         check_rules(rules)
         self.rules = rules
@@ -218,10 +221,10 @@ class ReplayBuffer:
     # -- decisions
 
     def evict(self, learner: PolicyVersion) -> Change:
-        """End what is beyond `max_staleness` at the learner's version, and what exceeds the retention bound.
+        """End trajectories beyond `max_staleness` at the learner's version, and those above the retention bound.
 
-        Retention takes the oldest first. A trajectory all of whose tokens were trained at least once has lost nothing:
-        it is merely not used again.
+        Retention ends the oldest trajectories first. A trajectory whose tokens were all trained at least once
+        keeps its state: it is merely not used again.
         """
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
@@ -239,7 +242,7 @@ class ReplayBuffer:
 
         fresh: list[tuple[int, int, str, int]] = []
         for group_id, index, entry, progress in self._open():
-            if progress.num_uses >= self.rules.max_reuse:  # max_reuse was lowered meanwhile
+            if progress.num_uses >= self.rules.max_reuse:  # `max_reuse` was lowered meanwhile
                 end(group_id, index, EndCause.NONE)
             elif learner.number - entry.births[index] > self.rules.max_staleness:
                 end(group_id, index, EndCause.STALE)
@@ -256,9 +259,9 @@ class ReplayBuffer:
         self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False,
         others: Mapping[str, HeldGroup] | None = None,
     ) -> Change | Shortfall:  # fmt: skip
-        """Decide on the next batch: exactly Φ loss tokens, or why not yet. Assumes that `evict` was applied.
+        """Plan the next batch of exactly Φ loss tokens, or say why there is none yet. Call `evict` and `apply` first.
 
-        `others` are groups of other shards; the change says what becomes of those held here.
+        `others` are groups of other shards; the change concerns the groups held here.
 
         Raises:
             ValueError: `plan_number` is not the next one.
@@ -275,12 +278,13 @@ class ReplayBuffer:
         return replace(change, entry=planned.entry)
 
     def advance(self, plan_number: int, taken: Sequence[Taken], max_reuse: int, *, carries: bool) -> Change:
-        """What batch `plan_number` makes of groups held here; `taken` are those of its parts that lie here.
+        """The change that batch `plan_number` makes to groups held here; `taken` are the parts of the batch that lie
+        here.
 
-        Follows from the logged plan alone, so that a shard that was away comes to the same progress later.
+        The change follows from the logged plan alone, so that a shard that was away computes the same one later.
 
         Raises:
-            ValueError: `plan_number` is not the next one, or what is taken cannot be.
+            ValueError: `plan_number` is not the next one, or a part that it takes is not open here.
         """
         self._check_next(plan_number)
         touched: dict[str, list[Progress]] = {}
@@ -296,7 +300,8 @@ class ReplayBuffer:
                 group = touched[group_id]
             progress = entry.progress[index]
             is_whole = not progress.position and num_tokens == entry.num_tokens[index]
-            if not (is_whole and was_whole and progress == before):  # whole responses share what becomes of them
+            # responses that are taken whole share one `Progress`
+            if not (is_whole and was_whole and progress == before):
                 after = advanced(entry, index, num_tokens, plan_number, max_reuse, carries=carries)
                 before, was_whole = progress, is_whole
             group[index] = after
@@ -306,11 +311,13 @@ class ReplayBuffer:
         return Change(progresses, (), tuple(moved), plan_number=plan_number)
 
     def offer(self) -> list[tuple[GroupRecord, GroupProgress]]:
-        """Groups with something to train, as whoever plans over several buffers needs them: without prompts' text."""
+        """The groups with tokens to train, without prompts' text, for a planner of several shards."""
         return [(planning_record(one.record), one.progress) for one in self._entries.values() if one.is_open]
 
     def cover(self, plan_number: int) -> Change:
-        """A durable learner checkpoint covers all batches up to `plan_number`: retire and release what they used up."""
+        """Decide on a durable learner checkpoint that covers all batches up to `plan_number`: retire and release
+        used-up groups.
+        """
         covered = max(plan_number, self.covered)
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
@@ -333,7 +340,7 @@ class ReplayBuffer:
         return self._change(touched, moved, covered=covered)
 
     def fork(self, incarnation: int) -> Change:
-        """The learner came back as a new incarnation; it will train the logged batches again, then go on from there."""
+        """Decide on a new incarnation of the learner, which trains the logged batches again and goes on from there."""
         return Change({}, lineage=self.lineage.forked(incarnation, self.last_plan))
 
     # -- parts
@@ -372,7 +379,7 @@ class ReplayBuffer:
         return (self.rules.max_reuse - progress.num_uses) * num_tokens - progress.position if progress.is_open else 0
 
     def _take_stock(self, entry: HeldGroup) -> None:
-        """Follow an entry's new progress, or new rules."""
+        """Update an entry and the totals, after progress or rules changed."""
         self._trainable -= entry.trainable
         entry.take_stock(self.rules.max_reuse)
         self._trainable += entry.trainable

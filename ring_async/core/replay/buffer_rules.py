@@ -1,4 +1,4 @@
-"""The settings under which a buffer decides. Owns: their meaning, and refusing those that cannot work."""
+"""The settings of the replay buffer. Owns: their meaning, and the refusal of settings that cannot work."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ class BufferRules(msgspec.Struct, frozen=True):
 
     Attributes:
         token_budget: Φ over all ranks.
-        carry: the cut remainder stays and is trained next; otherwise it is dropped. With max_staleness 0 nothing can
-            be trained next, so remainders are dropped whatever this says.
+        carry: whether the remainder of a cut response is trained with the next batch, or dropped. With max_staleness 0
+            it
+                would be too old for the next batch, so it is always dropped.
         max_buffer_tokens: retention bound in trainable loss tokens; None: `2 (max_staleness + 1) Φ`.
-        source_shares: by-domain quotas of a batch's loss tokens, in any unit; None: batches take what completes.
-        seed: of the order's random ties.
+        source_shares: each source's share of a batch's loss tokens, in any unit; None: no quotas.
+        seed: for breaking ties in the order of candidates.
         num_shards: buffers that share the retention bound; each keeps about its part.
     """
 
@@ -50,7 +51,7 @@ def check_rules(rules: BufferRules) -> None:
     """Refuse rules under which no batch could ever be filled.
 
     Raises:
-        ConfigError: says which.
+        ConfigError: a setting cannot work; the message names it.
     """
     if rules.retention_tokens < rules.token_budget:
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""Many groups, or many partial responses, as a few buffers: headers encoded, arrays of one column joined.
+"""Bundles: many groups, or many partial responses, as a few buffers, with encoded headers and joined columns.
 
-Owns: that form. A message carries a bounded number of frames and a small header, whatever it holds.
+Owns: this format, which keeps the number of frames and the header of a message small for any number of groups.
 
-    headers · (prompt_ids of all groups) · response_ids · behavior_logprobs · loss_mask · each optional column there is
+    headers · (prompt_ids of all groups) · response_ids · behavior_logprobs · loss_mask · each optional column
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class _HasColumns(Protocol):
 
 
 def bundle(groups: Sequence[Group]) -> list[Buffer]:
-    """Groups as the buffers of one message (one copy)."""
+    """Pack groups into the buffers of one message (one copy)."""
     prompts = np.concatenate([np.empty(0, np.int32), *(group.prompt_ids for group in groups)])
     return [_encode([group.header for group in groups]), prompts, *_joined(groups, [g.header.columns for g in groups])]
 
 
 def unbundle(buffers: Sequence[Buffer]) -> list[Group]:
-    """The groups again, views into the buffers.
+    """Unpack groups, as views into the buffers.
 
     Raises:
         ValueError: the buffers do not fit their headers.
@@ -59,13 +59,13 @@ def unbundle(buffers: Sequence[Buffer]) -> list[Group]:
 
 
 def bundle_partials(partials: Sequence[PartialResponse]) -> list[Buffer]:
-    """Partial responses as the buffers of one message (one copy)."""
+    """Pack partial responses into the buffers of one message (one copy)."""
     headers = [partial.header for partial in partials]
     return [_encode(headers), *_joined(partials, [header.columns for header in headers])]
 
 
 def unbundle_partials(buffers: Sequence[Buffer]) -> list[PartialResponse]:
-    """The partial responses again, views into the buffers.
+    """Unpack partial responses, as views into the buffers.
 
     Raises:
         ValueError: the buffers do not fit their headers.
@@ -86,7 +86,7 @@ def unbundle_partials(buffers: Sequence[Buffer]) -> list[PartialResponse]:
 
 
 def _joined(pieces: Sequence[_HasColumns], described: Sequence[Sequence[Column]]) -> list[Buffer]:
-    """Each required column of all pieces, then each optional one of those that have it."""
+    """Join each required column of all pieces, and each optional column of the pieces that have it."""
     required = [
         np.concatenate([np.empty(0, column.dtype), *(getattr(piece, column.name) for piece in pieces)])
         for column in REQUIRED_COLUMNS
@@ -99,7 +99,7 @@ def _joined(pieces: Sequence[_HasColumns], described: Sequence[Sequence[Column]]
 
 
 def _distinct(described: Sequence[Sequence[Column]]) -> list[Column]:
-    """Optional columns in the order of first appearance; those that differ in dtype or width are apart."""
+    """The distinct optional columns in the order of first appearance; another dtype or width makes another column."""
     return list(dict.fromkeys(column for own in described for column in own))
 
 
@@ -122,7 +122,7 @@ def _required(buffers: Sequence[Buffer], *dtypes: Any) -> list[Array]:
 
 
 def _optional(described: Sequence[Sequence[Column]], buffers: Sequence[Buffer]) -> dict[Column, Array]:
-    """The optional columns, each with its array over all pieces that have it."""
+    """The optional columns of a bundle, each with its joined array."""
     for own in described:
         check_columns(own, "a bundle")
     distinct = _distinct(described)
@@ -137,7 +137,7 @@ def _optional(described: Sequence[Sequence[Column]], buffers: Sequence[Buffer]) 
 def _parted(
     counts: Sequence[tuple[int, Sequence[Column]]], required: Sequence[Array], optional: dict[Column, Array]
 ) -> list[list[Any]]:
-    """Each piece's required arrays and its optional columns, given its number of tokens and its description."""
+    """Split joined arrays into each piece's required arrays and optional columns, by the pieces' sizes and columns."""
     start = 0
     starts = dict.fromkeys(optional, 0)
     parts = []

@@ -1,10 +1,11 @@
-"""What becomes of groups that arrive scored: buffered, dropped, or nothing where they are held already.
+"""Intake of scored groups: each is buffered, dropped, or recognised as a duplicate.
 
-    scored groups, the buffer as it is ──decide_intake──▶ Intake: what to commit, what to report, what to answer
+    scored groups, the buffer ──decide_intake──▶ Intake: what to commit, what to report, what to answer
 
-Owns: that decision. Does not own making it durable (`storage.replay_shard`), nor what a group is worth (`advantages`).
-Invariants: the buffer is only looked at. The first copy of a group wins, and later copies change nothing, with one
-exception: a group whose verdict may not be trained on waits for a verdict by an epoch that may, which replaces it.
+Owns: that decision. Does not own making it durable (`storage.replay_shard`), nor the advantages
+(`core.advantages`).
+Invariants: the buffer is read, never changed. Of several copies of a group the first is kept, with one exception:
+if the verdict of a group may no longer be trained on, a copy with a verdict by an admitted epoch replaces it.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from ring_async.trajectory_states import EndCause, TrajectoryState
 from ring_async.types import Group, GroupHeader
 
 Score = Callable[[GroupHeader], GroupAdvantages]
-"""What a group is worth. It may remember groups that it has seen, so it is asked once for each group taken in."""
+"""Computes a group's advantages. It may be stateful (`RewardSpread`), so it is called once for each group taken in."""
 
 
 class IntakeOutcome(StrEnum):
-    """What became of one group that arrived."""
+    """The outcome for one group that arrived."""
 
     BUFFERED = "buffered"
     DROPPED = "dropped"
-    """No response of it can be trained."""
+    """No response of the group can be trained."""
     DUPLICATE = "duplicate"
     """The group is held, or ended, already."""
 
@@ -45,7 +46,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A group to store: under a new record and progress, with the arrays it arrived with."""
+    """A group to store: its record, its progress, and the group as it arrived."""
 
     group: Group
     record: GroupRecord
@@ -54,15 +55,15 @@ class Admitted:
 
 @dataclass(slots=True)
 class Intake:
-    """Everything that taking in some groups does.
+    """The result of taking in some groups.
 
     Attributes:
         receipts: one for each group that arrived, in order.
         admitted: groups to store, by id.
-        ended: progress of groups that arrived and ended at once, by id; they have no payload here.
+        ended: progress of groups that arrived and ended at once, by id; their payload is not stored.
         judged_again: ids of groups, among those admitted or changed, whose verdict was replaced.
-        change: what becomes of groups that were held before.
-        moved: what the ledger must hear.
+        change: the change to groups that were held before.
+        moved: new states of trajectories, for the ledger.
 
     Example:
         Groups `a` (rewards 1, 0), `b` (rewards 1, 1) and `a` once more arrive. The receipts say buffered, dropped,
@@ -90,11 +91,11 @@ def decide_intake(
 
     Args:
         groups: in the order of their arrival.
-        buffer: what is held; left alone.
+        buffer: the groups held; it is not changed.
         known: ids, among those of `groups`, that are held or have ended.
-        score: what a group is worth.
-        cover: the newest plan number that a checkpoint covers and that was not followed yet; 0: none. What only
-            covered batches needed is released in the same commit.
+        score: computes a group's advantages.
+        cover: newest plan number covered by a checkpoint, if that was not carried out yet; else 0. Payloads that
+            only covered batches needed are released in the same commit.
 
     Raises:
         ValueError: a group has no finite rewards.
@@ -141,7 +142,7 @@ def _take_in(
 
 
 def _release_judged_again(intake: Intake) -> None:
-    """A held group of which the new verdict leaves nothing to train: its payload is released."""
+    """Release the payload of a held group if its new verdict leaves nothing to train."""
     over = {group_id: intake.ended.pop(group_id) for group_id in intake.judged_again if group_id in intake.ended}
     if over:
         released = tuple(dict.fromkeys((*intake.change.released, *over)))

@@ -1,9 +1,9 @@
-"""Unfinished responses, handed over piece by piece so that a rollout's death loses little of them.
+"""Partial responses: a rollout hands over unfinished responses piece by piece, so that its death loses little.
 
     rollout ──tokens [0, 40)──▶ ──tokens [40, 75)──▶ shard of the group      another rollout ◀── tokens [0, 75) ── shard
 
-Owns: the form of a piece, what a shard does with one (`decide_append`), and joining pieces. Does not own where pieces
-lie (`storage.partial_store`).
+Owns: the form of a piece, the decision to append it (`decide_append`), and joining pieces. Does not own where pieces
+are stored (`storage.partial_store`).
 Invariants: a response's pieces follow each other without gap or overlap; only its group's present writer appends. The
 ledger knows nothing of pieces: their trajectories are `generating`.
 """
@@ -22,7 +22,7 @@ from ring_async.types import Float32, Int32, Segment, UInt8, check_segments
 
 
 class PartialHeader(msgspec.Struct, frozen=True):
-    """All of one piece but its arrays: tokens `[start, start + num_tokens)` of one response.
+    """The header of one piece, which holds tokens `[start, start + num_tokens)` of one response.
 
     Attributes:
         segments: cover exactly these tokens, at their positions in the response.
@@ -42,7 +42,7 @@ class PartialHeader(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class PartialResponse:
-    """A piece of a response, or all of it so far if it starts at 0.
+    """A piece of an unfinished response; if it starts at 0, all that was generated so far.
 
     Attributes:
         response_ids: int32 `[T]`, T = `header.num_tokens`.
@@ -80,21 +80,21 @@ class PartialResponse:
 
 
 class AppendOutcome(StrEnum):
-    """What becomes of a piece that was handed over."""
+    """The outcome for a piece that was handed over."""
 
     APPENDED = "appended"
     DUPLICATE = "duplicate"
-    """All its tokens are held already."""
+    """All tokens of the piece are held already."""
     OUT_OF_ORDER = "out_of_order"
-    """It does not begin where the held tokens end; the sender goes on from there."""
+    """The piece does not begin where the held tokens end; the sender goes on from that position."""
     NOT_WRITER = "not_writer"
-    """Its group is another's now: the sender stops."""
+    """The group belongs to another writer now: the sender stops."""
     ENDED = "ended"
-    """Its group is complete in replay: the sender stops."""
+    """The group is complete in replay: the sender stops."""
 
 
 class AppendAnswer(msgspec.Struct, frozen=True):
-    """What became of one piece, and how many tokens of its response are held now: where the next piece begins."""
+    """The outcome for one piece, and the number of tokens of its response held now, where the next piece must begin."""
 
     trajectory_id: str
     outcome: AppendOutcome
@@ -104,13 +104,13 @@ class AppendAnswer(msgspec.Struct, frozen=True):
 def decide_append(
     header: PartialHeader, *, num_held: int, writer: str, present_writer: str | None, is_known: bool
 ) -> AppendOutcome:
-    """What a shard does with a piece.
+    """Decide whether a shard appends a piece.
 
     Args:
         header: of the piece.
         num_held: tokens of the response that the shard holds.
-        writer: who sent the piece.
-        present_writer: who may append to the group; None: nobody has, so whoever comes first may.
+        writer: the sender of the piece.
+        present_writer: the writer that may append to the group; None: no writer yet, the first one becomes it.
         is_known: whether replay holds the complete group, or held it.
     """
     if is_known:
@@ -123,7 +123,8 @@ def decide_append(
 
 
 def join_pieces(pieces: Sequence[PartialResponse]) -> PartialResponse:
-    """All pieces of one response as one that starts at 0 (one copy). Runs of one version become one segment.
+    """Join all pieces of one response into one that starts at 0 (one copy). Adjacent segments of one version are
+    merged.
 
     A column that some pieces lack is zero there.
 

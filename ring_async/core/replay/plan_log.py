@@ -1,4 +1,4 @@
-"""The log of batch plans, and what must be true of it.
+"""The log of batch plans, and the proof of its rules.
 
 Owns: the logged form of a plan and the proof over a whole log: exact budgets, no token trained too often, none too
 stale. Does not own reading or writing it.
@@ -26,15 +26,15 @@ class Violation(NamedTuple):
 
 
 class PlanEntry(msgspec.Struct, frozen=True):
-    """A batch plan as it was decided, with what is needed to judge it once payloads are gone.
+    """A logged batch plan, with the data to check it after payloads were deleted.
 
     Attributes:
         loss_tokens: of each planned sequence's interval, in the plan's order.
         segments: of each planned sequence's response.
-        carries: whether what a cut left over stays to be trained.
+        carries: whether the remainder of a cut response stays to be trained.
         scored_by: verifier and epoch of each planned sequence.
         epoch_rules: which epochs could be trained on.
-        replayed_as: the learner's versions under which it was handed out again after a crash.
+        replayed_as: the learner's versions under which the plan was handed out again after a crash.
     """
 
     plan: BatchPlan
@@ -51,10 +51,10 @@ class PlanEntry(msgspec.Struct, frozen=True):
 
 
 class PlanPart(msgspec.Struct, frozen=True):
-    """What one shard must know of a plan to follow it.
+    """The part of a plan that concerns one shard.
 
     Attributes:
-        taken: trajectories that the shard keeps, with the loss tokens taken of each; may be empty.
+        taken: the shard's trajectories in the plan, with the loss tokens taken of each; may be empty.
     """
 
     plan_number: int
@@ -74,12 +74,12 @@ def plan_part(entry: PlanEntry, is_kept: Callable[[str], bool]) -> PlanPart:
 
 
 class Consumption(msgspec.Struct):
-    """What the log says was trained of one trajectory.
+    """How far the logged plans trained one trajectory.
 
     Attributes:
         cursor: where the next interval of the present pass must begin.
         num_passes: passes over the whole response.
-        max_reuse: the widest bound in force when it was planned.
+        max_reuse: the largest bound in force when one of its plans was made.
     """
 
     num_tokens: int
@@ -90,7 +90,7 @@ class Consumption(msgspec.Struct):
 
 
 class PlanLog:
-    """Reads plans in order and collects what is wrong with them."""
+    """Reads plans in order and collects violations of the log's rules."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
@@ -142,7 +142,7 @@ class PlanLog:
         self._follow(sequence, entry, subject)
 
     def _follow(self, sequence: PackedSequence, entry: PlanEntry, subject: str) -> None:
-        """Intervals of one trajectory follow each other without gap or overlap; a full pass is one use."""
+        """Check that a trajectory's intervals follow each other without gap or overlap; a full pass is one use."""
         trained = self.consumed.setdefault(sequence.trajectory_id, Consumption(sequence.num_response_tokens))
         trained.max_reuse = max(trained.max_reuse, entry.max_reuse)
         trained.last_plan = entry.plan.plan_number

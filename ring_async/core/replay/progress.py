@@ -1,7 +1,7 @@
-"""What is kept about a buffered group, and how far each of its trajectories came.
+"""The stored records of buffered groups, and the progress of their trajectories.
 
-Owns: the stored records, their loss-token arithmetic, and `Change`, the form in which decisions about them travel from
-`buffer` to the store. Does not own the decisions.
+Owns: these records, their loss-token arithmetic, and `Change`, in which decisions travel from `buffer` to the store.
+Does not own the decisions.
 Invariants: a `GroupRecord` never changes; a `Progress` is replaced, never mutated.
 """
 
@@ -21,7 +21,7 @@ from ring_async.types import EpochRules, GroupHeader, Int32, UInt8
 
 
 class GroupRecord(msgspec.Struct, frozen=True):
-    """What never changes about a buffered group, stored beside its payload.
+    """The immutable part of a buffered group, stored beside its payload.
 
     Attributes:
         advantages: one per trajectory, frozen when it was scored.
@@ -36,14 +36,14 @@ class GroupRecord(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How far one trajectory came.
+    """The progress of one trajectory in training.
 
     Attributes:
-        num_uses: passes completed over all of its loss tokens.
+        num_uses: completed passes over all of its loss tokens.
         position: loss tokens trained in the present pass.
         last_plan: number of the last batch that used it; 0: none.
-        state: as the ledger has it: buffered, consumed, or how it ended.
-        is_open: it may still be trained.
+        state: its state in the ledger: buffered, consumed, or how it ended.
+        is_open: whether it may still be trained.
     """
 
     num_uses: int = 0
@@ -59,15 +59,15 @@ GroupProgress = tuple[Progress, ...]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a decision does to the buffer, to be made durable before `apply`.
+    """A decision's change to the buffer, to be made durable before `apply`.
 
     Attributes:
-        progress: new progress of the groups touched.
+        progress: new progress of the groups that change, by id.
         released: groups whose payload may be deleted now.
-        moved: what the ledger must hear.
-        plan_number: the batch that this is part of, if any.
-        entry: that batch as it is logged, where this decides on it.
-        covered: the newest plan number that a checkpoint covers, if this says so.
+        moved: new states of trajectories, for the ledger.
+        plan_number: the batch that the change belongs to, if any.
+        entry: the log entry of that batch, if this change plans it.
+        covered: the newest plan number that a checkpoint covers, if it changed.
         lineage: the learner's lineage, if it changed.
         epoch_rules: which verifier epochs may be trained on, by verifier, if that changed.
     """
@@ -105,7 +105,7 @@ def make_record(header: GroupHeader, advantages: Iterable[float], loss_mask: UIn
 
 
 def all_loss_tokens(record: GroupRecord) -> tuple[int, ...]:
-    """Loss tokens of each trajectory."""
+    """The number of loss tokens of each trajectory."""
     if record.loss_positions.count(None) == len(record.loss_positions):
         return tuple([trajectory.num_tokens for trajectory in record.header.trajectories])
     return tuple(
@@ -115,13 +115,13 @@ def all_loss_tokens(record: GroupRecord) -> tuple[int, ...]:
 
 
 def num_loss_tokens(record: GroupRecord, index: int) -> int:
-    """Loss tokens of one trajectory."""
+    """The number of loss tokens of one trajectory."""
     positions = record.loss_positions[index]
     return record.header.trajectories[index].num_tokens if positions is None else len(positions) // 4
 
 
 def count_loss_tokens(record: GroupRecord, index: int, interval: TokenInterval) -> int:
-    """Loss tokens within an interval, counted from the loss mask."""
+    """The number of loss tokens within an interval, counted from the loss mask."""
     if (raw := record.loss_positions[index]) is None:
         return interval.end - interval.start
     positions: Int32 = np.frombuffer(raw, np.int32)
@@ -129,7 +129,9 @@ def count_loss_tokens(record: GroupRecord, index: int, interval: TokenInterval) 
 
 
 def token_interval(record: GroupRecord, index: int, start: int, end: int) -> TokenInterval:
-    """The response tokens that hold loss tokens `[start, end)`; the intervals of one pass tile the response."""
+    """The interval of response tokens that holds loss tokens `[start, end)`; the intervals of one pass tile the
+    response.
+    """
     trajectory = record.header.trajectories[index]
     raw = record.loss_positions[index]
     if raw is None:
@@ -141,7 +143,7 @@ def token_interval(record: GroupRecord, index: int, start: int, end: int) -> Tok
 
 
 def is_finished(progress: GroupProgress, covered: int) -> bool:
-    """Nothing of the group can be trained, now or again after a learner's crash, and every state is final."""
+    """Whether no token of the group can be trained, now or again after a learner's crash, and every state is final."""
     before = None
     for one in progress:
         if one is before:

@@ -1,10 +1,10 @@
-"""Which token intervals make one batch of exactly Φ loss tokens.
+"""The choice of exactly Φ loss tokens for one batch.
 
-Owns: the order of candidates, the choice, and the rule for cutting the response that crosses Φ. Does not own what is
-eligible (`buffer` says) nor where tokens lie (`packing`).
+Owns: the order of candidates, the choice, and the rule for cutting the response that crosses Φ. Does not own which
+responses are eligible (`batch_planning`), nor where tokens lie (`packing`).
 Invariants: a choice holds exactly Φ loss tokens, or nothing; at most one response is cut; with carry, a response is cut
 only if its remainder can still be trained.
-Source: C3PO, arXiv 2506.14731 §3.2; algorithm.md §1.
+Source: C3PO, arXiv 2506.14731 §3.2; docs/algorithm.md, "The loss".
 Differs: Eq. 3 read literally keeps the boundary response whole; Fig. 3 and this code cut it by loss mask.
 """
 
@@ -29,9 +29,9 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         num_loss_tokens: loss tokens not yet trained in this pass, > 0.
-        can_split: its remainder could still be trained with the next batch (or may be dropped).
-        is_remainder: an earlier batch cut it; the rest comes first.
-        num_uses: how often all of it was trained before.
+        can_split: whether it may be cut: its remainder could still be trained with the next batch, or may be dropped.
+        is_remainder: whether an earlier batch cut it; remainders are chosen first.
+        num_uses: how often all of its tokens were trained before.
         oldest_number: version number of its oldest token, in the surviving lineage.
         arrival: order in which its group was committed.
         abs_advantage: |advantage|.
@@ -50,7 +50,7 @@ class Candidate(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to train: candidates by index, with the number of loss tokens of each. They add up to Φ."""
+    """The chosen candidates, by index, with the number of loss tokens taken of each. The numbers add up to Φ."""
 
     taken: tuple[tuple[int, int], ...]
 
@@ -69,10 +69,11 @@ def order_candidates(
     salt: int,
     shares: Mapping[str, float] | None = None,
 ) -> list[int]:
-    """Indices in the order of choice: remainders first, then the least used, then `order`.
+    """The candidates' indices in the order of choice: remainders first, then the least used, then by `order`.
 
-    Ties are broken at random by group (a hash of `salt` and the group's id): by arrival would favour short responses,
-    for they finish first. With `shares`, sources are interleaved so that the loss tokens of every prefix follow them.
+    Ties are broken at random by group (a hash of `salt` and the group's id): breaking them by arrival would favour
+    short responses, which finish first. With `shares`, sources are interleaved so that loss tokens of every prefix
+    follow them.
     """
     salted = zlib.crc32(f"{salt}:".encode())
     ties = {g: zlib.crc32(g.encode(), salted) for g in dict.fromkeys([one.group_id for one in candidates])}
@@ -94,9 +95,9 @@ def choose_tokens(
 ) -> Choice | Shortfall:
     """Choose exactly `token_budget` loss tokens: whole responses in order, the one that crosses the line cut.
 
-    A response that may not be cut and does not fit whole is passed over. If that leaves the batch short although there
-    are tokens enough, a set of responses that may not be cut is sought that leaves no more than the others can fill.
-    `is_final` is a stage's declared end: it takes all there is if that is less than the budget.
+    A response that may not be cut and does not fit whole is passed over. If the batch then stays short although there
+    are enough tokens, another set of uncuttable responses is searched for, whose rest the cuttable ones can fill.
+    `is_final` is a stage's declared end: the batch then takes all tokens if they are fewer than the budget.
     """
     available = sum([candidates[i].num_loss_tokens for i in ordered])
     if available <= token_budget and (is_final or available == token_budget) and available > 0:
@@ -132,9 +133,9 @@ def _fill(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget:
 
 
 def _fit(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: int) -> list[tuple[int, int]] | None:
-    """Whole responses that may not be cut, as many tokens of them as fit, and the others around them.
+    """Choose uncuttable responses whose tokens fill the budget as far as possible, and fill the rest with the others.
 
-    All but the last stretch is taken in order; there the best sum is found exactly, among a bounded number.
+    Responses are taken in order except near the end, where the best sum over a bounded number of them is found exactly.
     """
     rigid = [i for i in ordered if not candidates[i].can_split]
     taken: list[int] = []
@@ -149,7 +150,7 @@ def _fit(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: 
 
 
 def largest_sum(sizes: Sequence[int], limit: int) -> list[int]:
-    """Indices of sizes whose sum is the largest one not above `limit`.
+    """The indices of sizes whose sum is as large as possible but not above `limit`.
 
     Subset sum over bit sets: bit n of `reachable[k]` says that some of the first k sizes add up to n.
     """
@@ -169,9 +170,9 @@ def largest_sum(sizes: Sequence[int], limit: int) -> list[int]:
 
 
 def _interleave(candidates: Sequence[Candidate], ordered: Sequence[int], shares: Mapping[str, float]) -> list[int]:
-    """Merge the sources' lists, always taking from the one furthest behind its share of tokens.
+    """Merge the sources' lists; the next candidate is always of the source furthest behind its share of tokens.
 
-    A source without candidates gives its part to the others; one without a share comes last.
+    A source without candidates leaves its part to the others; a source without a share comes last.
     """
     queues: dict[str, list[int]] = {}
     for i in reversed(ordered):

@@ -1,6 +1,6 @@
-"""What becomes of one trajectory: taken in, trained further, ended.
+"""The transitions of one trajectory's progress: taken in, trained further, ended.
 
-Owns: one trajectory's progress from one decision to the next. Does not own the decisions (`buffer`, `intake`).
+Owns: the progress that follows from a decision. Does not own the decisions (`buffer`, `intake`).
 Invariants: a trajectory that has ended stays ended; the state says what became of its last token.
 """
 
@@ -16,16 +16,16 @@ from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectorySt
 from ring_async.types import GroupHeader
 
 OPEN: Final = Progress()
-"""Progress of a trajectory to which nothing has happened."""
+"""Progress of a trajectory that no batch has used."""
 
 
 def dropped(cause: EndCause) -> Progress:
-    """Progress of a trajectory that is not taken in at all."""
+    """The progress of a trajectory that is dropped on arrival."""
     return Progress(state=TrajectoryStatus.DROPPED, cause=cause, is_open=False)
 
 
 def states_of(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:
-    """The state of every trajectory of a group, with its reward, as the ledger hears of it."""
+    """The state and reward of every trajectory of a group, as reported to the ledger."""
     return [
         TrajectoryState(trajectory.trajectory_id, one.state, one.cause, trajectory.num_tokens, trajectory.reward)
         for trajectory, one in zip(header.trajectories, progress, strict=True)
@@ -62,14 +62,14 @@ def advanced(
 
 
 def ended_as(entry: HeldGroup, index: int, progress: Progress, state: TrajectoryStatus, cause: EndCause) -> Progress:
-    """Progress of a trajectory that ends; one whose tokens were all trained is merely not used again."""
+    """The progress of a trajectory that ends; if all its tokens were trained, its state stays."""
     if not untrained_tokens(entry, index, progress):
         return msgspec.structs.replace(progress, is_open=False)
     return msgspec.structs.replace(progress, is_open=False, state=state, cause=cause)
 
 
 def moved_to(record: GroupRecord, index: int, progress: Progress, num_tokens: int | None = None) -> TrajectoryState:
-    """What the ledger hears of new progress; `num_tokens` None: all tokens of the response."""
+    """The new state of a trajectory, as reported to the ledger; `num_tokens` None: all tokens of the response."""
     trajectory = record.header.trajectories[index]
     tokens = trajectory.num_tokens if num_tokens is None else num_tokens
     return TrajectoryState(trajectory.trajectory_id, progress.state, progress.cause, tokens)

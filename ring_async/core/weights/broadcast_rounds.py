@@ -1,4 +1,4 @@
-"""Who takes part in the next broadcast of weights, and what happens when somebody does not.
+"""The rounds of a weight broadcast: who takes part in each, and what happens when a member fails.
 
 Owns: the membership of a weight broadcast, its gate, its deadlines. Does not own: sockets, communicators, memory.
 Events in, effects out; time comes with the events.
@@ -12,10 +12,10 @@ Invariants:
 * Nobody enters a collective before every member of the round has said that it is ready to: a member dead at the gate
   costs `gate_s`, not a hang.
 * A round's members are fixed. Who joins meanwhile takes part in the next round, with whoever lacks the version then.
-* A communicator is used again only by a round of the same members, after a round that ended well. Numbers of rounds and
+* A communicator is used again only by a round of the same members, after a round that succeeded. Numbers of rounds and
   communicators are never used twice.
-* Every state but idle has a deadline. A member that keeps failing, for want of memory say, is left out for ever longer
-  pauses, and never keeps the version from the others.
+* Every state but idle has a deadline. A member that keeps failing, for example for lack of memory, is left out for
+  pauses that grow, and never delays the version for the others.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from ring_async.types import PolicyVersion
 
 BACKOFF_S = 0.25
 MAX_BACKOFF_S = 8.0
-"""Pause after a failure, doubled with every further one: of the member that failed, while the others go on; or of the
-sender."""
+"""Longest pause after a failure; pauses double from `BACKOFF_S`. A member is left out meanwhile, the sender rests."""
 ENDING_S = 5.0
 """How long the thread of an aborted round may take to end; after that it is abandoned."""
 
@@ -46,14 +45,14 @@ class OfferRound:
 
 @dataclass(frozen=True, slots=True)
 class StartRound:
-    """Everyone is at the gate: tell them, and broadcast."""
+    """All members are ready: tell them to start, and broadcast."""
 
     round: int
 
 
 @dataclass(frozen=True, slots=True)
 class CancelRound:
-    """The round is off before it started."""
+    """The round is called off before its start."""
 
     round: int
     members: tuple[str, ...]
@@ -61,7 +60,7 @@ class CancelRound:
 
 @dataclass(frozen=True, slots=True)
 class AbortRound:
-    """The round is off half-way: abort the communicator, on every side that still lives."""
+    """The round is called off after its start: abort the communicator, at every member that still lives."""
 
     round: int
     members: tuple[str, ...]
@@ -114,12 +113,16 @@ class _Round:
 
 
 class BroadcastRounds:
-    """The sender's decisions.
+    """Decides, for the sender of weights, on rounds and their members.
+
+        rounds.join(actor_id, None, now_s=0.0)               # the receiver holds no version yet
+        rounds.publish(PolicyVersion(0, 1), now_s=0.1)       # [OfferRound(round=1, …)]
+        rounds.ready(1, actor_id, now_s=0.2)                 # [StartRound(round=1)]
 
     Args:
-        gate_s: from the offer to the last "ready".
-        round_s: from the start to the last "staged".
-        lost_s: silence after which a member is lost; members speak up at least four times as often.
+        gate_s: longest time from the offer to the last "ready".
+        round_s: longest time from the start to the last "staged".
+        lost_s: silence after which a member is lost; members send signs of life at least four times as often.
     """
 
     def __init__(self, *, gate_s: float, round_s: float, lost_s: float) -> None:
@@ -140,7 +143,7 @@ class BroadcastRounds:
 
     @property
     def waiting_for(self) -> str | None:
-        """Whom the round under way waits for, for people."""
+        """The members that the round under way waits for, in words for people."""
         if self._round is None:
             return None
         arrived = self._round.ready if self._round.phase == "gathering" else self._round.staged
@@ -150,7 +153,9 @@ class BroadcastRounds:
     # -- events
 
     def join(self, member: str, version: PolicyVersion | None, now_s: float) -> list[Effect]:
-        """A receiver is here, holding `version`. If it was a member of the round under way, that life of it is over."""
+        """A receiver joins, holding `version`. If it was a member of the round under way, it has restarted and left
+        that round.
+        """
         effects: list[Effect] = []
         if self._round is not None and member in self._round.members and self._round.phase != "ending":
             effects += self._end_early(f"{member} started anew", now_s)
@@ -158,23 +163,23 @@ class BroadcastRounds:
         return effects + self._go_on(now_s)
 
     def leave(self, member: str, now_s: float) -> list[Effect]:
-        """A receiver says goodbye."""
+        """A receiver leaves."""
         return self._drop([member], "left", now_s) + self._go_on(now_s)
 
     def hear(self, member: str, now_s: float) -> bool:
-        """A sign of life. False: not a member, it should join."""
+        """Note a sign of life. Returns False if the receiver is no member and should join."""
         known = self._members.get(member)
         if known is not None:
             known.heard_s = now_s
         return known is not None
 
     def publish(self, version: PolicyVersion | None, now_s: float) -> list[Effect]:
-        """This is the current version; None: there is none now, so let the round under way end and start no other."""
+        """Set the current version; None: there is none, so the round under way may end and no other starts."""
         self._version = version
         return self._go_on(now_s)
 
     def ready(self, round_number: int, member: str, now_s: float) -> list[Effect]:
-        """A member stands at the gate, with memory to receive into."""
+        """A member is ready for the round: it has memory to receive into."""
         current = self._round
         if current is None or current.number != round_number or current.phase != "gathering":
             return []
@@ -186,7 +191,7 @@ class BroadcastRounds:
         return [StartRound(round_number)]
 
     def staged(self, round_number: int, member: str, now_s: float) -> list[Effect]:
-        """A member holds the version, whole and verified."""
+        """A member has received and verified the whole version."""
         current = self._round
         if current is None or current.number != round_number:
             return []
@@ -197,7 +202,7 @@ class BroadcastRounds:
         return self._finish(now_s)
 
     def failed(self, round_number: int, member: str, reason: str, now_s: float) -> list[Effect]:
-        """A member could not take part or got something else than what was sent."""
+        """A member could not take part, or received corrupt data."""
         current = self._round
         if current is None or current.number != round_number or member not in self._members:
             return []
@@ -205,7 +210,7 @@ class BroadcastRounds:
         return self._end_early(f"{member}: {reason}", now_s) + self._go_on(now_s)
 
     def sent(self, round_number: int, now_s: float) -> list[Effect]:
-        """The sender's own work ended well."""
+        """The sender's own part of the round succeeded."""
         current = self._round
         if current is None or current.number != round_number:
             return []
@@ -213,7 +218,7 @@ class BroadcastRounds:
         return self._finish(now_s)
 
     def broken(self, round_number: int, reason: str, now_s: float) -> list[Effect]:
-        """The sender's own work ended with an error, or because it was aborted."""
+        """The sender's own part of the round failed or was aborted."""
         current = self._round
         if current is None or current.number != round_number:
             return []
@@ -225,7 +230,7 @@ class BroadcastRounds:
         return effects + self._go_on(now_s)
 
     def tick(self, now_s: float) -> list[Effect]:
-        """Time passed."""
+        """Check the deadlines."""
         effects: list[Effect] = []
         lost = [name for name, member in self._members.items() if now_s - member.heard_s > self._lost_s]
         current = self._round
@@ -249,7 +254,7 @@ class BroadcastRounds:
     # -- steps
 
     def _go_on(self, now_s: float) -> list[Effect]:
-        """Start a round if there is reason to."""
+        """Start a round if some member lacks the current version."""
         if self._round is not None:
             return []
         version = self._version

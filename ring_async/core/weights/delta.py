@@ -1,6 +1,6 @@
-"""What changed between two versions, bit by bit: the smallest of several lossless encodings, for each bucket.
+"""Deltas: the changed bits between two versions, in the smallest of several lossless encodings for each bucket.
 
-Owns: the encodings. Does not own: which base a receiver has, or sending.
+Owns: the encodings. Does not own: the choice of a receiver's base version, or sending.
 
 A bucket is read as 16-bit words: the values of bf16, and the halves of fp32, whose upper halves (sign, exponent,
 leading mantissa) seldom change in an optimizer step at a small learning rate while the lower halves almost always do.
@@ -56,7 +56,7 @@ def encode_delta(base: UInt8, new: UInt8) -> tuple[str, UInt8]:
 
 
 def _encode_sparse(base: UInt16, new: UInt16) -> tuple[str, UInt8] | None:
-    """The smaller of `gaps` and `bitmap`; None where too many words changed."""
+    """Encode as the smaller of `gaps` and `bitmap`; None if too many words changed."""
     is_changed = base != new
     num_changed = int(np.count_nonzero(is_changed))
     if num_changed == 0:
@@ -65,7 +65,7 @@ def _encode_sparse(base: UInt16, new: UInt16) -> tuple[str, UInt8] | None:
         return None
     if num_changed * 16 > new.size:
         return "bitmap", np.concatenate([np.packbits(is_changed), new[is_changed].view(np.uint8)])
-    # Words a whole gap apart are listed too, changed or not: so that every distance fits 16 bits.
+    # Where the distance between changed words exceeds 16 bits, unchanged words between them are listed, too.
     is_changed[_MAX_GAP - 1 :: _MAX_GAP] = True
     positions = np.flatnonzero(is_changed)
     gaps = np.diff(positions, prepend=-1).astype(np.uint16)

@@ -1,7 +1,7 @@
-"""How a version of weights lies in bytes: tensors one after another, cut into buckets that are sent and checked alone.
+"""The layout of a version's bytes: tensors one after another, cut into buckets that are sent and checked independently.
 
-Owns: the layout (where each tensor starts), the cut into buckets, which pieces of which tensors fill a bucket, and the
-manifest that describes all of it to a receiver. Does not own: copying, hashing, sending.
+Owns: the start of each tensor, the cut into buckets, the pieces of tensors that fill a bucket, and the manifest that
+describes these to a receiver. Does not own: copying, hashing, sending.
 
 Invariants: tensors lie in order, aligned to `ALIGNMENT` bytes, without overlap; what lies between them is zero; buckets
 are equal cuts of `bucket_bytes` (the last may be shorter) and cover every byte exactly once. So the bytes of a version
@@ -45,7 +45,7 @@ ChecksumKind = Literal["xxh3_64", "fold64"]
 
 
 class TensorShape(NamedTuple):
-    """One tensor as it is known before its values are there: Hugging Face name, torch's name of the dtype, shape."""
+    """The description of a tensor without its values: Hugging Face name, torch's name of the dtype, shape."""
 
     name: str
     dtype: str
@@ -80,7 +80,7 @@ class Piece(NamedTuple):
 
 
 class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
-    """Where the tensors of a version lie. (`dict=True` keeps the cached properties.)
+    """The place of every tensor of a version. (`dict=True` keeps the cached properties.)
 
     Raises:
         ValueError: tensors overlap, are misaligned, share a name or reach past the end; a dtype is unknown.
@@ -90,7 +90,7 @@ class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
     num_bytes: int
     bucket_bytes: int
     large_bytes: int = LARGE_BYTES
-    """From here on a tensor's bytes are sent alone."""
+    """A tensor of at least this many bytes is sent alone."""
 
     def __post_init__(self) -> None:
         if self.large_bytes < ALIGNMENT:
@@ -123,7 +123,7 @@ class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
         return start, min(start + self.bucket_bytes, self.num_bytes)
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
-        """What fills bytes `[start, end)`, in order and without a gap."""
+        """The pieces that fill bytes `[start, end)`, in order and without a gap."""
         position = start
         index = max(0, bisect_right(self.tensors, position, key=lambda tensor: tensor.start) - 1)
         while position < end:
@@ -143,10 +143,12 @@ class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def sends(self) -> tuple[tuple[Piece, ...], ...]:
-        """The parts that each bucket is sent in: a large tensor's bytes alone, all that lies between two such together.
+        """The parts that each bucket is sent in: one for a large tensor's bytes, one for all bytes between two large
+        tensors.
 
-        A function of the layout alone, so that both ends agree on it. Starts, lengths and offsets are multiples of
-        `ALIGNMENT`: a large tensor's last odd bytes go with what follows. `tensor` is None for what lies between.
+        The parts follow from the layout alone, so that both ends agree on them. Starts, lengths and offsets are
+        multiples of `ALIGNMENT`: a large tensor's last odd bytes belong to the next part. `tensor` is None for a part
+        between two.
         """
         return tuple(tuple(self._cut(*self.bucket_range(bucket))) for bucket in range(self.num_buckets))
 
@@ -169,7 +171,7 @@ class WeightsLayout(msgspec.Struct, frozen=True, dict=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """A version as a receiver must know it: the layout, a checksum per bucket, and where to fetch it.
+    """The description of a version for receivers: the layout, a checksum per bucket, and where to fetch it.
 
     Raises:
         ValueError: the number of checksums is not that of the buckets.
@@ -197,7 +199,7 @@ class Manifest(msgspec.Struct, frozen=True):
         """Rebuild a manifest from plain data and check it.
 
         Raises:
-            ValueError: not a manifest, or one that contradicts itself.
+            ValueError: the data is no manifest, or contradicts itself.
         """
         try:
             return _manifest_decoder.decode(msgspec.msgpack.encode(plain))

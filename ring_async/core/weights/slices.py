@@ -1,14 +1,14 @@
-"""Which parts of which Hugging Face tensors one rank of a sharded receiver keeps: name → slices, and slices → bytes.
+"""Slices of a version: the parts of Hugging Face tensors that one rank of a sharded receiver keeps, and their bytes.
 
     layout of the version ─┐
     rules of the family ───┼─▶ plan_slices ──▶ SlicePlan ──▶ slice_layout   what this rank holds
-    place in the mesh ─────┘                       └───────▶ copies(bucket) what it takes of each bucket, and where to
+    place in the mesh ─────┘                       └───────▶ copies(bucket) bytes to copy from each bucket
 
 Owns: the rules (cut along an axis, owned by number, whole), the slices of a rank, the mapping from a version's bytes to
 those the rank keeps. Does not own: a family's rules (the engine knows its model), copying, sending.
 
-A receiver's rank gets every bucket whole, verifies its checksum, copies its own bytes out and drops the bucket: so a
-version needs no other manifest than an unsharded one, and no rank ever holds more than its slices and a bucket.
+A receiver's rank gets every bucket whole, verifies its checksum, copies its own bytes out and drops the bucket. So
+sharded and unsharded receivers use the same manifest, and no rank ever holds more than its slices and one bucket.
 
 Invariants: the ranks along one dimension of the mesh cut a tensor into equal parts, in the order of the ranks, without
 gap or overlap; ranks that differ only in dimensions that no rule of a tensor names hold the same. A tensor that no rule
@@ -55,17 +55,20 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 class Owned(msgspec.Struct, frozen=True):
-    """Ranks of `dimension` own whole tensors by the number in their name (experts, layers): equal runs of `count`."""
+    """Each rank of `dimension` owns whole tensors, by the number in their names (experts, layers): an equal run of the
+    `count` numbers.
+    """
 
     dimension: str
     count: int
 
 
 class SliceRule(msgspec.Struct, frozen=True):
-    """What becomes of the tensors whose whole name matches `pattern`, a regular expression. First match wins.
+    """The rule for tensors whose whole name matches `pattern`, a regular expression; the first rule that matches
+    applies.
 
-    Without `cuts` and `owned` each rank keeps them whole. The number that `owned` looks at is the pattern's group
-    `number`.
+    Without `cuts` and `owned` every rank keeps the whole tensor. The number that `owned` refers to is the pattern's
+    group `number`.
     """
 
     pattern: str
@@ -106,7 +109,7 @@ class CopyRange(NamedTuple):
 
 
 class SlicePlan(msgspec.Struct, frozen=True, dict=True):
-    """What one rank keeps of versions with this layout.
+    """The slices that one rank keeps of versions with this layout.
 
     A rank of two that holds the first half of a matrix's rows, and a bias whole:
 
@@ -117,7 +120,7 @@ class SlicePlan(msgspec.Struct, frozen=True, dict=True):
 
     Attributes:
         layout: of the version.
-        slices: of the tensors that this rank keeps any of, in the layout's order.
+        slices: of the tensors that this rank keeps wholly or in part, in the layout's order.
     """
 
     layout: WeightsLayout
@@ -125,13 +128,13 @@ class SlicePlan(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def slice_layout(self) -> WeightsLayout:
-        """Where the kept parts lie in this rank's memory, under the same names."""
+        """The layout of the kept parts in this rank's memory, under the same names."""
         tensors = self.layout.tensors
         kept = (TensorShape(tensors[s.index].name, tensors[s.index].dtype, s.shape) for s in self.slices)
         return plan_layout(kept, self.layout.bucket_bytes, self.layout.large_bytes)
 
     def copies(self, bucket: int) -> Iterator[CopyRange]:
-        """What this rank takes of one bucket, ascending in `target`; runs of bytes as long as they get."""
+        """The byte ranges that this rank copies from one bucket, as long as possible, ascending in `target`."""
         first, last = self.layout.bucket_range(bucket)
         for kept, held in zip(self.slices, self.slice_layout.tensors, strict=True):
             tensor = self.layout.tensors[kept.index]
@@ -146,12 +149,12 @@ class SlicePlan(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def buckets(self) -> tuple[int, ...]:
-        """Buckets that hold bytes of this rank; the others need not be fetched by a rank that can choose."""
+        """The buckets that hold bytes of this rank; a receiver that fetches buckets one by one can skip the others."""
         return tuple(b for b in range(self.layout.num_buckets) if next(self.copies(b), None) is not None)
 
 
 def plan_slices(layout: WeightsLayout, rules: Sequence[SliceRule], mesh: dict[str, MeshRank]) -> SlicePlan:
-    """Decide what a rank keeps of versions with this layout.
+    """Plan the slices that a rank keeps of versions with this layout.
 
     Args:
         layout: of the version.
@@ -243,7 +246,7 @@ def _joined(parts: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def _runs(tensor: TensorSpec, kept: TensorSlice) -> Iterator[tuple[int, int]]:
-    """Start and length, in bytes of the version, of what is kept, in the order of the kept tensor's own bytes."""
+    """The kept runs of bytes as (start in the version, length), in the order of the kept tensor's own bytes."""
     whole = [along == (Range(0, size),) for along, size in zip(kept.ranges, tensor.shape, strict=True)]
     # Axes behind the last one that is cut are contiguous with it.
     last = max((axis for axis, is_whole in enumerate(whole) if not is_whole), default=-1)

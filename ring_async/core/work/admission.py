@@ -1,20 +1,21 @@
-"""How many groups may be under way.
+"""Admission: the limit on the number of groups under way.
 
-Owns: the limit on tokens that wait or run ahead of the learner, and the running means it is computed from. Events in
-(`observe_*`), a number out (`grantable`). Does not own leases (`leases`), states (`ledger`), or what is eligible.
+Owns: the limit on tokens that are buffered or being generated ahead of the learner, and the running means it is
+computed from. Events in (`observe_*`), a number out (`grantable`). Does not own leases (`leases`), states (`ledger`),
+or which trajectories are eligible (`core.replay`).
 Invariants: a limiter that exists cannot deadlock, for it grants while nothing is under way and the learner waits. A
-refused change leaves the limiter as it was.
-Source: algorithm.md §4; the same account as AReaL's (arXiv 2505.24298 §5.1), in tokens instead of responses.
+refused change leaves the limiter unchanged.
+Source: docs/replay.md, "Admission"; the account of AReaL (arXiv 2505.24298 §5.1), in tokens instead of responses.
 
 The account, with `version` the newest published and `planned` the batches already handed out:
 
     buffered + expected of what runs  <  (version + max_staleness + 1 − headroom − planned) · Φ
 
-so that everything admitted is consumed within `max_staleness` versions. Without headroom the last of what is admitted
-would be consumed at the bound exactly, and whatever makes it late evicts it: a mean that was guessed low, a response
-that may not be cut. Half a batch takes evictions in the simulated fleet from 5.5 % to 0.14 % at the same throughput
-(docs/scale.md). With max_staleness 0 there is none and it alternates: while the learner trains a batch, planned =
-version + 1 and nothing is granted.
+so that every admitted token is consumed within `max_staleness` versions. Without headroom the last admitted group would
+be consumed at the bound exactly, and any delay would evict it: a mean that was estimated too low, a response that may
+not be cut. Half a batch of headroom takes evictions in the simulated fleet from 5.5 % to 0.14 % at the same throughput
+(docs/scale.md). With max_staleness 0 there is no headroom, and generation and training alternate: while the learner
+trains a batch, planned = version + 1 and nothing is granted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MAX_NO_SIGNAL_SHARE = 0.9
 
 
 class AdmissionRules(msgspec.Struct, frozen=True):
-    """What a limiter is built from.
+    """The settings of a limiter.
 
     Attributes:
         token_budget: Φ over all ranks.
@@ -38,7 +39,7 @@ class AdmissionRules(msgspec.Struct, frozen=True):
         max_buffer_tokens: replay's retention bound; None: `2 (max_staleness + 1) Φ`.
         max_reuse: how often one token is trained.
         max_groups: most groups under way at once, or None.
-        headroom: batches kept free below the bound, where there is one.
+        headroom: batches kept free below the bound; without effect at `max_staleness` 0.
     """
 
     token_budget: int
@@ -53,7 +54,7 @@ class AdmissionRules(msgspec.Struct, frozen=True):
         """Refuse settings that cannot run, or can come to a standstill.
 
         Raises:
-            ConfigError: says which setting, and what would happen.
+            ConfigError: a setting cannot work; the message names it, and says what would happen.
         """
         if self.token_budget <= 0 or self.max_group_tokens <= 0 or self.max_reuse <= 0:
             raise ConfigError("token_budget, max_reuse and the longest group must be above 0")
@@ -74,7 +75,7 @@ class AdmissionRules(msgspec.Struct, frozen=True):
 
 
 class AdmissionState(msgspec.Struct):
-    """What survives a restart."""
+    """The state of a limiter that survives a restart."""
 
     version_number: int = 0
     num_planned: int = 0
@@ -91,7 +92,11 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 class AdmissionLimiter:
-    """See the module.
+    """Decides how many groups may be granted; the formula is in the module's docstring.
+
+        limiter = AdmissionLimiter(AdmissionRules(token_budget=100, max_staleness=1, max_group_tokens=40))
+        limiter.grantable(0, PolicyVersion(0, 0)).num_groups       # 8 groups of an expected 20 tokens, below 1.5 · Φ
+        limiter.grantable(8, PolicyVersion(0, 0)).reason           # why there is none for the next rollout
 
     Raises:
         ConfigError: at construction and in `tune`, for rules that can deadlock.
@@ -106,10 +111,10 @@ class AdmissionLimiter:
         self._is_learner_waiting = False
 
     def tune(self, **changes: float | None) -> None:
-        """Put changed rules in force from the next grant on.
+        """Change the rules of the grants to come.
 
         Raises:
-            ConfigError: they could deadlock; the old rules stay.
+            ConfigError: admission could deadlock under these rules; the old rules stay.
         """
         rules = msgspec.structs.replace(self.rules, **changes)
         rules.check()
@@ -118,17 +123,17 @@ class AdmissionLimiter:
     # -- events
 
     def observe_version(self, version: PolicyVersion) -> None:
-        """The learner published a version; after a restart its number may be smaller."""
+        """Note the learner's newest version; after a restart its number may be smaller."""
         self.state.version_number = version.number
 
     def observe_buffer(self, buffer_tokens: int, next_plan_number: int, *, is_learner_waiting: bool = False) -> None:
-        """Replay reported what it holds. `is_learner_waiting`: a request for a batch stands unanswered."""
+        """Note replay's report of its content. `is_learner_waiting`: a request for a batch is unanswered."""
         self._buffer_tokens = buffer_tokens
         self.state.num_planned = next_plan_number - 1
         self._is_learner_waiting = is_learner_waiting
 
     def observe_group(self, num_tokens: int, *, has_signal: bool) -> None:
-        """A group ended: `num_tokens` response tokens over its K trajectories."""
+        """Note a group that ended with `num_tokens` response tokens over its K trajectories."""
         state, rate = self.state, self._smoothing
         state.group_tokens = num_tokens if not state.group_tokens else _mix(state.group_tokens, num_tokens, rate)
         state.no_signal_share = _mix(state.no_signal_share, 0.0 if has_signal else 1.0, rate)
@@ -137,7 +142,7 @@ class AdmissionLimiter:
 
     @property
     def limit_tokens(self) -> int:
-        """Tokens that may be buffered or expected ahead of the learner now."""
+        """The number of tokens that may be buffered or expected ahead of the learner now."""
         rules = self.rules
         ahead: float = self.state.version_number + rules.max_staleness + 1 - self.state.num_planned
         if rules.max_staleness > 0:
@@ -149,19 +154,19 @@ class AdmissionLimiter:
 
     @property
     def expected_group_tokens(self) -> float:
-        """Loss tokens that one more group is expected to bring, over all its uses and net of groups without signal.
+        """The expected loss tokens of one more group, over all its uses, less the share of groups without a signal.
 
-        Before any group was seen: half of the longest.
+        Before any group was observed: half of the longest possible group.
         """
         mean = self.state.group_tokens or self.rules.max_group_tokens / 2
         return max(1.0, mean * self.rules.max_reuse * (1 - min(self.state.no_signal_share, MAX_NO_SIGNAL_SHARE)))
 
     def grantable(self, num_running: int, policy_version: PolicyVersion | None = None) -> Grant:
-        """How many further groups may be granted.
+        """The number of further groups that may be granted, or the reason why there is none.
 
         Args:
             num_running: groups granted and not yet in the buffer, dropped or failed.
-            policy_version: what the asking rollout samples from; one too old for the bound gets nothing.
+            policy_version: the version that the asking rollout samples from; if it is too old, nothing is granted.
         """
         state, rules = self.state, self.rules
         if policy_version is not None and policy_version.number < state.version_number - rules.max_staleness:

@@ -1,8 +1,8 @@
-"""Which prompts of a source are issued: those whose difficulty lies in its window.
+"""Difficulty windows: a source issues only prompts whose difficulty lies in its window.
 
-Owns: windows, the numbers that prompts carry, and what was observed of prompts that come again. Does not own cursors,
-or the search for a prompt within (`actors.controller.prompt_search`).
-Invariant: what a window says of a prompt follows from the prompt, its place and the observations so far.
+Owns: windows, the numbers that prompts carry, and the observed difficulties of prompts that come again. Does not own
+cursors, or the search for a prompt within a window (`actors.controller.prompt_search`).
+Invariant: whether a window admits a prompt follows from the prompt, its index and the observations so far.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ from ring_async.types import Prompt
 OBSERVED = "observed"
 """Difficulty as this run found it: 1 − mean reward of the prompt's last group. 0: always solved, 1: never."""
 BELIEVED_ROUNDS = 3
-"""An observation passes a prompt over in so many rounds of its source; then it is asked again, for the policy moves."""
+"""Rounds of a source for which an observation is valid; then the prompt is issued again, since the policy has changed.
+"""
 
 MAX_OBSERVED = 100_000
 """Prompts of which an observation is kept, in memory and in the journal (90 bytes each); later ones stay unknown."""
 
 
 class Window(msgspec.Struct, frozen=True):
-    """Difficulties from `low` to `high`, both within; None: no bound. `by` names the number that is meant."""
+    """The difficulties from `low` to `high`, both included; None: no bound. `by` names the number that counts as
+    difficulty.
+    """
 
     by: str = "difficulty"
     low: float | None = None
     high: float | None = None
 
     def admits(self, difficulty: float | None) -> bool:
-        """Whether a prompt of this difficulty is issued. Unknown: only where trying it is how it becomes known."""
+        """Whether a prompt of this difficulty is issued. An unknown one is issued only if trying it makes it known."""
         if difficulty is None:
             return self.by == OBSERVED
         return (self.low is None or difficulty >= self.low) and (self.high is None or difficulty <= self.high)
@@ -57,7 +60,7 @@ def carried_numbers(prompt: Prompt) -> dict[str, float]:
 
 
 def carried(prompt: Prompt, by: str) -> float | None:
-    """The number of this name that a prompt carries."""
+    """The number of this name that a prompt carries, or None."""
     return carried_numbers(prompt).get(by)
 
 
@@ -70,7 +73,8 @@ def _numbers(values: dict[str, Any]) -> dict[str, float]:
 
 
 class Observations:
-    """What the fleet saw of prompts that come again: for each the index of its last group, and its difficulty.
+    """The observed difficulties of prompts that come again: for each prompt, the index and difficulty of its last
+    group.
 
     observations.note("rows/7", 7, 0.25)                             # True
     observations.difficulty("rows/7", 107, num_prompts=100)          # 0.25: one round later
@@ -80,7 +84,7 @@ class Observations:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def note(self, prompt_id: str, index: int, difficulty: float) -> bool:
-        """Remember a difficulty, unless a later group of the prompt was noted before. Returns whether it is kept."""
+        """Store a prompt's difficulty, unless a later group of it was noted before. Returns whether it was stored."""
         seen = self._seen.get(prompt_id)
         if len(self._seen) >= MAX_OBSERVED if seen is None else index < seen[0]:
             return False
@@ -88,12 +92,12 @@ class Observations:
         return True
 
     def difficulty(self, prompt_id: str, index: int, num_prompts: int) -> float | None:
-        """The prompt's difficulty as it was observed; None where it is not known, or was observed too long ago.
+        """The observed difficulty of a prompt; None if it is unknown, or was observed too long ago.
 
         Args:
             prompt_id: of the prompt.
             index: the cursor under which it would be issued now.
-            num_prompts: of its source; so many cursors are one round, which asks each prompt once.
+            num_prompts: number of prompts of the source; one round over them issues each prompt once.
         """
         seen = self._seen.get(prompt_id)
         if seen is None or index // num_prompts - seen[0] // num_prompts > BELIEVED_ROUNDS:
@@ -102,7 +106,7 @@ class Observations:
 
 
 def observed_difficulty(rewards: Iterable[float | None]) -> float | None:
-    """1 − the mean of a group's rewards; None if one of them is missing."""
+    """The difficulty of a group: 1 − the mean of its rewards; None if a reward is missing."""
     known = list(rewards)
     if not known or None in known:
         return None

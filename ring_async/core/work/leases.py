@@ -1,9 +1,9 @@
-"""Who holds which reservation: leases, owners, returns, and what is issued again.
+"""The leases of reservations: owners, expiry, returns, and the queue of groups to issue again.
 
 Owns: open reservations and the queue of those to issue again. Events in, effects out; time is an argument. Does not own
 trajectory states (`ledger`) nor how many groups may be open (`admission`).
-Invariants: a group is open at most once, with one owner; every open lease has an end; a group that came back goes to
-the head of the queue, so that its prompt is not lost, nor postponed for being long.
+Invariants: a group is open at most once, with one owner; every open lease has an end; a group that came back is
+issued before any new prompt, so that its prompt is neither lost nor postponed for being long.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class OpenReservation:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A group that came back from `owner`: `is_failed` when it was tried too often and is given up."""
+    """A group that came back from `owner`; `is_failed`: it was tried too often and is given up."""
 
     reservation: Reservation
     owner: str
@@ -60,7 +60,7 @@ class LeaseTable:
 
     @property
     def num_waiting(self) -> int:
-        """Groups to issue again before any new prompt."""
+        """The number of groups to issue again before any new prompt."""
         return len(self._again)
 
     def is_open(self, group_id: str) -> bool:
@@ -76,7 +76,7 @@ class LeaseTable:
         self._open[reservation.group_id] = OpenReservation(reservation, owner, lease_end_s, attempt)
 
     def renew(self, owner: str, group_ids: Iterable[str], now_s: float) -> tuple[str, ...]:
-        """Extend leases; returns those that `owner` does not hold (any more)."""
+        """Extend leases; returns the groups that `owner` does not hold, or no longer holds."""
         lost = []
         for group_id in group_ids:
             held = self._open.get(group_id)
@@ -87,9 +87,9 @@ class LeaseTable:
         return tuple(lost)
 
     def complete(self, group_id: str) -> OpenReservation | None:
-        """The group is durable in replay, or ended otherwise; None if it was not open.
+        """End the lease of a group that is durable in replay or ended otherwise; None if the group was not open.
 
-        A group that waits to be issued again completes too: its first owner's copy arrived after all.
+        A group that waits to be issued again is completed, too: its first owner's copy arrived after all.
         """
         for entry in self._again:
             if entry[0].group_id == group_id:
@@ -98,7 +98,7 @@ class LeaseTable:
         return self._open.pop(group_id, None)
 
     def give_back(self, group_ids: Iterable[str], cause: str, *, owner: str | None = None) -> list[Returned]:
-        """Groups come back unfinished. With `owner`, only those that it still holds."""
+        """Take back unfinished groups; with `owner`, only those that this owner still holds."""
         returned = []
         for group_id in group_ids:
             held = self._open.get(group_id)
@@ -107,16 +107,18 @@ class LeaseTable:
         return returned
 
     def owner_lost(self, owner: str, cause: str) -> list[Returned]:
-        """An owner died: all it held comes back."""
+        """Take back all groups of an owner that died."""
         return [self._return(held, cause) for held in list(self._open.values()) if held.owner == owner]
 
     def expire(self, now_s: float) -> list[Returned]:
-        """Leases that ran out come back."""
+        """Take back groups whose leases ran out."""
         late = [held for held in self._open.values() if now_s > held.lease_end_s]
         return [self._return(held, "lease_expired") for held in late]
 
     def restore(self, open_before: Sequence[Reservation]) -> None:
-        """After a restart of the controller: reservations that were open before it are issued again first, in order."""
+        """After a restart of the controller, queue the reservations that were open before it, to be issued again in
+        order.
+        """
         self._again.extend((_reissued(reservation), 1) for reservation in open_before)
 
     def _return(self, held: OpenReservation, cause: str) -> Returned:

@@ -3,8 +3,9 @@
     generating ──▶ generated ──▶ scored ──▶ buffered ──▶ consumed ──▶ retired
         └───────────────┴───────────┴──▶ failed(cause) · dropped(cause)  └──▶ evicted(stale) · dropped(rescored)
 
-Owns: the transitions between states (`trajectory_states` lists these), and the counts. Records in (`apply`), what
-changed out; the same records in the same order give the same ledger, so a journal of them is the ledger. Does not own
+Owns: the transitions between states (`trajectory_states` lists these), and the counts. Records in (`apply`),
+changes out; the same records in the same order give the same ledger, so a journal of them is enough to rebuild it. Does
+not own
 the file, leases, or payloads.
 Invariants: reserved = sum of all states; a record applied twice changes nothing; a late message never moves a
 trajectory back.
@@ -52,34 +53,34 @@ class Record(msgspec.Struct, frozen=True, tag=True):
 
 
 class GroupReserved(Record, frozen=True):
-    """K trajectories `group_id/0 … group_id/K-1` were granted to `owner`."""
+    """A group was granted to `owner`: its K trajectories are `group_id/0 … group_id/K-1`."""
 
     reservation: Reservation
     owner: str
 
 
 class GroupReissued(Record, frozen=True):
-    """The lease ran out, or its owner died: the same group belongs to `owner` now."""
+    """A group was granted again, now to `owner`, because its lease ran out or its former owner died."""
 
     group_id: str
     owner: str
 
 
 class GroupReturned(Record, frozen=True):
-    """The group will not come: those of its trajectories that are not durable in replay are `failed(cause)`."""
+    """A group was given up: its trajectories that are not durable in replay are `failed(cause)`."""
 
     group_id: str
     cause: str
 
 
 class StatesMoved(Record, frozen=True):
-    """Replay (or another actor) says what became of trajectories."""
+    """Replay (or another actor) reported new states of trajectories."""
 
     states: tuple[TrajectoryState, ...]
 
 
 class Noted(Record, frozen=True):
-    """The newest value of something small that must survive with the ledger: cursors, epochs, the last checkpoint."""
+    """The newest value of a small thing that must survive with the ledger: a cursor, an epoch, the last checkpoint."""
 
     key: str
     value: Any
@@ -102,7 +103,7 @@ AnyRecord = GroupReserved | GroupReissued | GroupReturned | StatesMoved | Noted 
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """What a record changed: trajectories that moved, and groups all of whose trajectories have now ended."""
+    """The changes by a record: trajectories that moved, and groups of which every trajectory has now ended."""
 
     moved: tuple[TrajectoryState, ...] = ()
     ended_groups: tuple[str, ...] = ()
@@ -117,7 +118,7 @@ class LiveGroup(msgspec.Struct):
 
     @property
     def is_under_way(self) -> bool:
-        """Not durable in replay yet, so its owner must still deliver it."""
+        """Whether the group is not durable in replay yet, so that its owner must still deliver it."""
         return any(state in UNDER_WAY_STATES for state in self.states)
 
 
@@ -170,7 +171,7 @@ class Ledger:
         """Whether `apply` would take this record; changes nothing.
 
         Raises:
-            LedgerError: it would not.
+            LedgerError: `apply` would refuse the record.
         """
         if isinstance(record, StatesMoved):
             try:
@@ -189,14 +190,14 @@ class Ledger:
         }
 
     def causes(self) -> dict[str, int]:
-        """Ended trajectories by `state(cause)`."""
+        """The number of ended trajectories, by `state(cause)`."""
         return dict(self._causes)
 
     def check(self) -> None:
-        """Prove the invariant, by counting again.
+        """Prove, by counting again, that the counts equal the trajectories' states.
 
         Raises:
-            LedgerError: it does not hold.
+            LedgerError: they differ.
         """
         total = sum(self._counts.values())
         if total != self._num_reserved:
@@ -210,7 +211,9 @@ class Ledger:
                 raise LedgerError(f"{self._counts[state]} trajectories counted {state}, but {recount[state]} are")
 
     def state_of(self, trajectory_id: str) -> TrajectoryStatus | None:
-        """A trajectory's present state; None for one that is unknown, or that ended too long ago to be known by id."""
+        """The present state of a trajectory; None if it is unknown, or ended so long ago that only the counts include
+        it.
+        """
         group_id, index = split_id(trajectory_id)
         states = group.states if (group := self.live.get(group_id)) else self._ended.get(group_id, ())
         return states[index] if index < len(states) else None
@@ -272,7 +275,7 @@ class Ledger:
         before = group.states[index] if group and index < len(group.states) else self.state_of(moved.trajectory_id)
         if before is None or not _advances(before, moved.state):
             return False
-        if group is None:  # counted as failed, yet it arrived: replay's store is right
+        if group is None:  # counted as failed, but it arrived after all: replay's store is right
             group = LiveGroup(None, "", list(self._ended.pop(group_id)))
             self.live[group_id] = group
         group.states[index] = moved.state
@@ -284,7 +287,7 @@ class Ledger:
         return True
 
     def _make_room(self, group_id: str, index: int, state: TrajectoryStatus) -> None:
-        """Adopt a trajectory that replay holds and the journal never heard of."""
+        """Adopt a trajectory that replay holds but the journal does not know."""
         if group_id in self._ended or state not in HELD_STATES:
             return
         group = self.live.setdefault(group_id, LiveGroup(None, "", []))
@@ -317,7 +320,7 @@ class Ledger:
 
 
 def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState, ...]]:
-    """States as messages can carry them; those of one group that lie side by side stay together."""
+    """Split states into portions that fit a message; adjacent states of one group stay together."""
     portions: list[list[TrajectoryState]] = []
     last_id = ""
     for state in states:
@@ -330,8 +333,8 @@ def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState
 
 
 def _advances(before: TrajectoryStatus, after: TrajectoryStatus) -> bool:
-    """Whether `after` is news; if not, the message is a repeat or late."""
-    if before == TrajectoryStatus.FAILED:  # counted as failed, yet replay has it
+    """Whether `after` follows `before`; if not, the message is a repetition or late."""
+    if before == TrajectoryStatus.FAILED:  # counted as failed, but replay holds it
         return after in HELD_STATES or (after in END_STATES and after != TrajectoryStatus.FAILED)
     if before in END_STATES:
         return False

@@ -1,4 +1,4 @@
-"""Which source the next prompt comes from.
+"""The mixture: the choice of the source of the next prompt.
 
 Owns: the weights, their epoch, and the account of completed tokens per source. Steered on *completed* tokens, not
 on issued prompts: short answers come back sooner and would otherwise flood an asynchronous buffer.
@@ -13,7 +13,12 @@ from typing import Any
 
 
 class Mixture:
-    """Chooses the source whose share of completed and expected tokens lags its weight the most.
+    """Chooses the source whose share of completed and expected tokens is furthest below its weight.
+
+        mixture = Mixture({"math": 3.0, "code": 1.0})
+        mixture.choose()                  # "math", with one group under way
+        mixture.completed("math", 900)    # the group ended with 900 response tokens
+        mixture.choose()                  # "code": its share is behind
 
     A source's debt is `weight_share · total − own`, in tokens, where tokens of groups under way count at the source's
     running mean. The choice is deterministic. A change of weights starts a new account, so that the past is not
@@ -25,14 +30,14 @@ class Mixture:
         self._completed: dict[str, float] = {}
         self._in_flight: dict[str, int] = {}
         self.paused: set[str] = set()
-        """Sources that are not chosen now, whatever their weight: nobody can judge them."""
+        """Sources that are not chosen now, whatever their weight, because no verifier can judge them."""
         self.set_weights(weights, epoch=epoch)
 
     def set_weights(self, weights: Mapping[str, float], *, epoch: int) -> None:
-        """Put new weights in force.
+        """Set new weights and start a new account.
 
         Raises:
-            ValueError: no weight above 0, or a negative one.
+            ValueError: no weight is above 0, or one is negative.
         """
         check_weights(weights)
         total = sum(weights.values())
@@ -42,22 +47,23 @@ class Mixture:
 
     @property
     def candidates(self) -> list[str]:
-        """Sources that have a share and are not paused."""
+        """The sources that have a share and are not paused."""
         return [source for source, share in self.shares.items() if share > 0 and source not in self.paused]
 
     def pause(self, sources: Iterable[str]) -> bool:
-        """Choose these sources no more, until `resume`; whether any source is left."""
+        """Stop choosing these sources until `resume`; returns whether any source is left."""
         self.paused.update(sources)
         return bool(self.candidates)
 
     def resume(self, sources: Iterable[str]) -> set[str]:
-        """Choose these sources again; returns those that were paused."""
+        """Choose these sources again; returns the ones that were paused."""
         resumed = self.paused & set(sources)
         self.paused -= resumed
         return resumed
 
     def choose(self, is_ready: Callable[[str], bool] = lambda source: True) -> str | None:
-        """The source of the next group, among those that are ready; counts it as under way. None: none is ready.
+        """Choose the source of the next group among those that are ready, and count the group as under way; None: none
+        is.
 
         Raises:
             ValueError: every source is paused.
@@ -79,7 +85,7 @@ class Mixture:
         return source
 
     def completed(self, source: str, num_tokens: int) -> None:
-        """A group of this source ended with so many response tokens (0: it failed)."""
+        """Note that a group of this source ended with so many response tokens (0: it failed)."""
         self._in_flight[source] = max(0, self._in_flight.get(source, 0) - 1)
         if num_tokens:
             mean = self._mean_tokens.get(source)
@@ -88,11 +94,11 @@ class Mixture:
                 self._completed[source] += num_tokens
 
     def snapshot(self) -> dict[str, Any]:
-        """Plain data for a checkpoint; groups under way are not part of it, for they are issued again."""
+        """The account as plain data, for the journal; groups under way are left out, for they are issued again."""
         return {"epoch": self.epoch, "shares": self.shares, "mean": self._mean_tokens, "completed": self._completed}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Take over accounts from a checkpoint, for sources that still exist. Weights stay the configured ones."""
+        """Restore the accounts from a snapshot, for sources that still exist. Weights stay the configured ones."""
         self.epoch = max(self.epoch, int(snapshot["epoch"]))
         for source, value in snapshot["mean"].items():
             self._mean_tokens[source] = float(value)
@@ -109,7 +115,7 @@ class Mixture:
 def check_weights(weights: Mapping[str, float]) -> None:
     """
     Raises:
-        ValueError: no weight above 0, a negative one, or one that is no finite number.
+        ValueError: no weight is above 0, or one is negative or not finite.
     """
     if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
         raise ValueError("weights must be finite, 0 or more, and at least one above 0")

@@ -138,7 +138,7 @@ class Batcher:
         return ended
 
     def abort(self, request_ids: Iterable[str] | None = None) -> list[tuple[str, Generation | None]]:
-        """Remove these requests (None: all), with what they had: None where nothing was sampled yet."""
+        """Remove these requests (None: all); returns what each had sampled, None for one that had sampled nothing."""
         wanted = None if request_ids is None else set(request_ids)
         aborted: list[tuple[str, Generation | None]] = []
         for row in reversed(range(len(self._running))):
@@ -158,7 +158,7 @@ class Batcher:
     def swap(
         self, policy_version: PolicyVersion, tensors: Mapping[str, Any], on_update: OnUpdate
     ) -> tuple[SwapReport, list[tuple[str, Generation | None]]]:
-        """Put new weights in force between two tokens; also returns what `abort` ended.
+        """Swap new weights in between two tokens; also returns the requests that `abort` ended.
 
         Raises:
             WeightsError: names or shapes do not fit; nothing was changed.
@@ -179,7 +179,7 @@ class Batcher:
     def _targets(
         self, policy_version: PolicyVersion, tensors: Mapping[str, Any]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Pairs of (parameter, new value), all checked before any is written."""
+        """The pairs of (parameter, new value), all checked before any is written."""
         known = dict(self.model.named_parameters(remove_duplicate=False))
         needed = {name for name, _ in self.model.named_parameters()}
         missing, unknown = needed - tensors.keys(), tensors.keys() - known.keys()
@@ -241,7 +241,7 @@ class Batcher:
             self._logprobs = np.pad(self._logprobs, ((0, 0), (0, more)))
 
     def _open_segment(self, row: int) -> None:
-        """From here on, tokens of this row come from the weights in force."""
+        """Begin a segment: from here on, tokens of this row come from the present weights."""
         running = self._running[row]
         version = self._version()
         num_sampled = int(self._lengths[row] - self._prompt_lengths[row])
@@ -256,7 +256,7 @@ class Batcher:
         return self.policy_version
 
     def _prefill(self, rows: list[int]) -> None:
-        """Compute the cache of these rows anew: every known token but the last."""
+        """Compute the cache of these rows anew, for every known token but the last."""
         by_length = sorted(rows, key=lambda row: int(self._lengths[row]))
         while by_length:
             chunk = [by_length.pop()]
@@ -277,7 +277,7 @@ class Batcher:
         )
 
     def _decode(self, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """One token for each of the first rows: int64 `[R]`, float32 `[R]`."""
+        """Sample one token for each of the first rows: ids int64 `[R]`, log-probabilities float32 `[R]`."""
         lengths = self._lengths[:num_rows]
         positions = self._to_device(lengths - 1)
         num_positions = int(lengths.max())
@@ -310,7 +310,7 @@ class Batcher:
         )
 
     def _vacate(self, row: int) -> None:
-        """Free a row; the last one takes its place."""
+        """Free a row; the request of the last row moves into it."""
         last = len(self._running) - 1
         if row != last:
             for array in (

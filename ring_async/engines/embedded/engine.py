@@ -141,7 +141,7 @@ class EmbeddedEngine:
         return await self._call(swap)
 
     def load(self) -> EngineLoad:
-        """How busy it is; callable from any thread."""
+        """The engine's load; may be called from any thread."""
         batcher = self._batcher
         if batcher is None:
             return EngineLoad(0, 0, self._max_running_requests, 0, 0.0)
@@ -206,7 +206,7 @@ class EmbeddedEngine:
                     if not self._batcher.has_work:
                         track.flush()
             self._fail(ActorFailedError(f"engine {self.engine_id} was closed"), ready)
-        except BaseException as error:  # whatever ends this thread must reach those who wait on it
+        except BaseException as error:  # any error that ends this thread must reach the callers that wait for it
             self._fail(error, ready)
 
     def _make_batcher(self) -> Any:
@@ -239,7 +239,7 @@ class EmbeddedEngine:
         return Batcher(model, stops, self._max_running_requests, self.policy_version)
 
     def _apply_commands(self) -> bool:
-        """Apply what is queued, waiting for a command when nothing runs. False: closed."""
+        """Apply queued commands; wait for one when no request runs. Returns False once the engine is closed."""
         while True:
             try:
                 command = self._commands.get(block=not self._batcher.has_work)
@@ -250,7 +250,7 @@ class EmbeddedEngine:
             began = time.perf_counter()
             try:
                 result = command.apply()
-            except Exception as error:  # a refused command is its caller's to handle
+            except Exception as error:  # the caller handles the error of its command
                 self._on_loop(_reject, command.future, error)
             else:
                 self._on_loop(_resolve, command.future, result)
@@ -271,7 +271,7 @@ class EmbeddedEngine:
                 _resolve(future, generation)
 
     def _fail(self, error: BaseException, ready: asyncio.Future[None]) -> None:
-        """Tell everyone who waits, or still queues, that nothing more will come."""
+        """End every request and queued command with the engine's failure."""
         self._failure = error
 
         def reject_all() -> None:
@@ -292,7 +292,7 @@ class EmbeddedEngine:
 
     def _on_loop(self, callback: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
+        with contextlib.suppress(RuntimeError):  # the loop is closed: no caller is left
             self._loop.call_soon_threadsafe(callback, *arguments)
 
 

@@ -54,7 +54,9 @@ class RowCache:
 
 
 class PrefillView:
-    """What a model sees while it reads whole sequences from position 0: its own keys, stored into `rows` on the way."""
+    """The cache as a model uses it to read whole sequences from position 0: keys and values are also stored into
+    `rows`.
+    """
 
     def __init__(self, cache: RowCache, rows: torch.Tensor) -> None:
         self._cache = cache
@@ -71,7 +73,7 @@ class PrefillView:
 
 
 class DecodeView:
-    """What a model sees while it reads one token per row: the first `num_rows` rows, up to `num_positions`."""
+    """The cache as a model uses it to read one token per row: the first `num_rows` rows, up to `num_positions`."""
 
     def __init__(self, cache: RowCache, positions: torch.Tensor, num_positions: int) -> None:
         self._cache = cache

@@ -1,7 +1,7 @@
 """The curves of a run: nine panels over policy versions, ten where versions were evaluated, as one PNG or one SVG each.
 
-Owns: what is drawn and how it looks. Draws on figures of its own, never on pyplot's global ones, so it may run in any
-thread beside anything else.
+Owns: the panels and their look. Draws on figures of its own, never on pyplot's global ones, so that it may run in any
+thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PALETTE = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#ca8a04", "#0891b2", "#be185d", "#4d7c0f")
-"""Told apart by people who see few colours, up to the fifth."""
+"""The first five colours can be told apart by people with colour blindness."""
 _INK, _FAINT, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _SMOOTHING_SHARE = 0.06
 """The bold line is a moving average over this share of the versions; the faint one is every batch."""
@@ -56,7 +56,7 @@ _STYLE: Any = {
 
 
 Mark = tuple[float, str]
-"""Where people changed something while the run went on: the policy version, and in a word what."""
+"""A change that people made while the run went on: the policy version, and a word for the change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Panel:
 
 
 def panels(rows: Sequence[Row], config: Mapping[str, Any]) -> list[Panel]:
-    """What is drawn, in order of interest. Panels without any value are left out."""
+    """The panels to draw, in order of interest. Panels without any value are left out."""
 
     def lines(**keys: str) -> list[Curve]:
         return [Curve(label.replace("_", " "), column(rows, key)) for label, key in keys.items()]
@@ -253,7 +253,7 @@ def _draw_line(axes: Axes, line: Curve, versions: list[float], colour: str, *, i
 
 
 def _moving_average(values: list[float], window: int) -> list[float]:
-    """Over the last `window` values; the first ones over as many as there are."""
+    """The mean over the last `window` values; for the first values, over as many as there are."""
     sums = [0.0]
     for value in values:
         sums.append(sums[-1] + value)
@@ -263,7 +263,7 @@ def _moving_average(values: list[float], window: int) -> list[float]:
 
 
 def _roomy(axes: Axes, panel: Panel) -> None:
-    """From zero where all is positive: no small change looks like a cliff."""
+    """Limits of the y axis, from zero if all values are positive, so that no small change looks like a cliff."""
     values = [value for line in panel.lines for value in line.values if math.isfinite(value)]
     if panel.bound is not None:
         values.append(panel.bound[0])

@@ -64,7 +64,7 @@ def _summary_table(figures: dict[str, Any]) -> str:
 
 
 def _picture(title: str, svg: str) -> str:
-    """As an image of its own: SVGs put straight into one page share their ids."""
+    """Embed an SVG as an image, because SVGs placed directly into one page share their ids."""
     encoded = base64.b64encode(svg.encode()).decode()
     return f'<div class="card"><img alt="{escape(title)}" src="data:image/svg+xml;base64,{encoded}"></div>'
 

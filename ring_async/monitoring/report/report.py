@@ -1,4 +1,4 @@
-"""What a run did: read from its files, summed up in figures, and written as curves (PNG) and a page (HTML).
+"""The report of a run: read from its files, summed up in figures, and written as curves (PNG) and a page (HTML).
 
 Owns: reading `metrics.jsonl` and `events.jsonl`, and the summary. Does not own how curves (`curves`) and the page
 (`page`) look.

@@ -85,7 +85,9 @@ def sources_of(rows: Sequence[Row]) -> list[str]:
 
 
 def changes_of(rows: Sequence[Row], events: Sequence[Row]) -> list[tuple[float, str]]:
-    """What people changed while the run went on: the policy version after which, and in a word what."""
+    """The changes that people made while the run went on: for each the policy version before it, and a word for the
+    change.
+    """
     changes = []
     for event in events:
         if name := _CHANGES.get(str(event.get("kind"))):

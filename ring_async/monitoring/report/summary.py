@@ -19,7 +19,7 @@ _WINDOW_SHARE, _WINDOW_MAX = 0.1, 10
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
-    """A run in figures: plain data, ready for JSON; None where the files don't say.
+    """The figures of a run as plain data; None where the files don't hold a figure.
 
     Raises:
         RunError: the run has no optimizer step yet.
@@ -112,7 +112,7 @@ def summary_lines(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _evaluation_lines(evaluations: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """Held-out accuracy, the first version evaluated against the last."""
+    """Held-out accuracy: the first evaluated version against the last."""
     if not evaluations:
         return []
     first, last = evaluations[0], evaluations[-1]
@@ -122,7 +122,7 @@ def _evaluation_lines(evaluations: Sequence[Row]) -> list[tuple[str, str, str]]:
 
 
 def _overlap(run_dir: Path) -> float | None:
-    """None where the timeline was off, or holds none of the two kinds of span."""
+    """The overlap of generation and training; None if the timeline was off or lacks one of the two kinds of span."""
     parts = RunDir(run_dir).trace_parts
     if not busy_intervals(parts, "generate") or not busy_intervals(parts, "train"):
         return None
@@ -134,7 +134,7 @@ def _is_off_budget(row: Row) -> bool:
 
 
 def _is_over_budget(row: Row) -> bool:
-    """The last batch may be a stage's declared end, which alone may be smaller."""
+    """Whether a batch exceeds the budget. A smaller one may be right at the end: a stage's declared last batch."""
     return _is_off_budget(row) and row.get("loss_tokens", 0) > row["token_budget"]
 
 

@@ -1,4 +1,4 @@
-"""Everything actors say to each other, as typed structs, a module a conversation.
+"""The base of all messages between actors: typed structs, in one module for each conversation.
 
 Events are in the past tense, commands in the imperative. A message is a MessagePack header; arrays travel beside it as
 raw buffers, in the order that the struct named in the message gives (`Group.buffers`, `PackedBatch.buffers`).
@@ -17,4 +17,4 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(Message, frozen=True):
-    """The plain yes to a command."""
+    """The answer to a command that was carried out."""

@@ -1,4 +1,4 @@
-"""Messages about batches: asked for, planned over the shards of replay, trained."""
+"""Messages about batches: requests, planning over the shards of replay, training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BatchReady(Message, frozen=True):
 
     plan_number: int
     share: RankShare | None = None
-    """Whose rows these are, if a `data_rank` was asked for: the plan in the buffers is then that rank's."""
+    """The rank's share, if a `data_rank` was asked for: the plan in the buffers is then that rank's."""
 
 
 class BatchNotReady(Message, frozen=True):
@@ -57,7 +57,7 @@ class GroupsOffered(Message, frozen=True):
 
 
 class ConsumePlan(Message, frozen=True):
-    """A logged plan's part for one shard. A part that is not next changes nothing."""
+    """The planner sends a shard its part of a logged plan. The part of a plan that is not next changes nothing."""
 
     part: PlanPart
     has_tokens: bool

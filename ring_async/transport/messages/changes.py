@@ -1,4 +1,4 @@
-"""Messages about changes of a run that goes on: knobs, verifiers, sources."""
+"""Messages about changes of a run at work: settings, verifiers, sources."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PrepareVerifier(Message, frozen=True):
 class VerifierPrepared(Message, frozen=True):
     version: str
     num_cases: int
-    """Golden cases it passed."""
+    """Number of golden cases that the verifier passed."""
     seconds: float
 
 
@@ -59,7 +59,7 @@ class ReportShadow(Message, frozen=True):
 
 
 class ShadowReported(Message, frozen=True):
-    """What one reward actor counted until now."""
+    """The shadow counts of one reward actor so far."""
 
     counts: ShadowCounts
 
@@ -71,18 +71,18 @@ class CommitVerifier(Message, frozen=True):
 
 
 class DropPrepared(Message, frozen=True):
-    """A prepared verifier will not be used."""
+    """Close a prepared verifier, which will not be used."""
 
     epoch: int
 
 
 class ApplyEpochRules(Message, frozen=True):
-    """Replay trains on no other epochs from now on; what they scored and no batch used is judged again."""
+    """Train on admitted epochs alone from now on; unused groups scored by barred epochs are judged again."""
 
     rules: dict[str, EpochRules]
 
 
 class UseSources(Message, frozen=True):
-    """Who judges sources that were added."""
+    """The verifiers of sources that were added to the mixture."""
 
     source_verifiers: dict[str, str]

@@ -34,7 +34,7 @@ class Register(Message, frozen=True):
 
 
 class Registered(Message, frozen=True):
-    """The fleet as it stands."""
+    """The answer to `Register`: the present members, and how the run differs from its configuration."""
 
     members: tuple[Member, ...]
     weights: WeightsAnnouncement | None
@@ -43,10 +43,10 @@ class Registered(Message, frozen=True):
     """Checkpoint folder to restore from, or empty."""
     learner_incarnation: int
     verifiers: tuple[VerifierInForce, ...] = ()
-    """Those that differ from the configuration's."""
+    """The verifiers in force that differ from the configuration's."""
     epoch_rules: dict[str, EpochRules] = {}
     source_verifiers: dict[str, str] = {}
-    """Sources added since the start, and who judges them."""
+    """Sources added since the start, and their verifiers."""
     knobs: dict[str, Any] = {}
     """Settings changed since the start."""
 
@@ -77,13 +77,13 @@ class RunFailed(Message, frozen=True):
 
 
 class ActorExit(msgspec.Struct, frozen=True):
-    """A process that is gone, and what is known of why."""
+    """A process that ended, and the known cause."""
 
     actor_id: str
     incarnation: int
     cause: str
     is_host_lost: bool = False
-    """Its host went, and it with it."""
+    """Whether the process ended because its host was lost."""
 
 
 class ActorWaiting(msgspec.Struct, frozen=True):
@@ -99,7 +99,7 @@ class ReportFleet(Message, frozen=True):
 
     exits: tuple[ActorExit, ...]
     waiting: tuple[ActorWaiting, ...] = ()
-    """All that wait now."""
+    """All actors that wait now."""
 
 
 class FleetWanted(Message, frozen=True):

@@ -56,6 +56,6 @@ class SaveCheckpoint(Message, frozen=True):
 
 
 class CheckpointCovered(Message, frozen=True):
-    """Replay may let go of payloads and plans up to and including `plan_number`."""
+    """Replay may delete the payloads that only plans up to and including `plan_number` need."""
 
     plan_number: int

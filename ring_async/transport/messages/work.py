@@ -62,7 +62,7 @@ class HandOverPartials(Message, frozen=True):
 
 
 class PartialsAppended(Message, frozen=True):
-    """One answer for each piece handed over."""
+    """The answers to `HandOverPartials`, one for each piece."""
 
     answers: tuple[AppendAnswer, ...]
 
@@ -75,7 +75,7 @@ class ReadPartials(Message, frozen=True):
 
 
 class PartialsRead(Message, frozen=True):
-    """What is held of the group's unfinished responses. Buffers: `bundle_partials`, one piece a response."""
+    """The held parts of the group's unfinished responses. Buffers: `bundle_partials`, one piece for each response."""
 
     group_id: str
 
@@ -87,7 +87,7 @@ class TrajectoriesMoved(Message, frozen=True):
 
 
 class BufferReported(Message, frozen=True):
-    """What replay holds, for admission and for people."""
+    """Replay reports how much it holds, for admission and for people."""
 
     buffer_tokens: int
     buffer_trajectories: int

@@ -1,4 +1,4 @@
-"""Weight channels: how a published version of the policy reaches every engine, whole or not at all.
+"""Weight channels: they bring a published version of the policy to every engine, whole or not at all.
 
 Owns: the protocols, and what a receiver hands to its engine (`StagedWeights`). The channels are `shm` (one host), `zmq`
 (any host), `nccl` (GPUs); `registry` chooses. Does not own: when versions are published
@@ -30,7 +30,7 @@ from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.types import PolicyVersion
 
 Tensors = Iterable[tuple[str, torch.Tensor]]
-"""Names (Hugging Face's) and tensors on any device, each asked for when its first bucket is filled, in order, once."""
+"""Hugging Face names and tensors on any device; iterated once, a tensor at a time, when its first bucket is filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class StageReport:
 
 
 class StagedWeights:
-    """A whole, verified version in this process, ready to be put in force.
+    """A whole, verified version in this process, ready for the engine.
 
     `tensors` are views into one buffer, which lives as long as any of them: an engine that rebinds its parameters to
     them needs nothing else. Treat them as read-only.
@@ -134,7 +134,7 @@ class ChannelEntry(Protocol):
         ...
 
     def check(self, config: Config) -> list[str]:
-        """Why the channel cannot work here: reasons, each with what to do (`config.registry.Entry`)."""
+        """The reasons why the channel cannot work here, each with a remedy (`config.registry.Entry`)."""
         ...
 
 

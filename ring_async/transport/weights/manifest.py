@@ -1,4 +1,4 @@
-"""Reading the manifest that an announcement carries: a stranger's words until they are checked."""
+"""Reading and checking the manifest that an announcement carries."""
 
 from __future__ import annotations
 

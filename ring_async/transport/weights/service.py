@@ -27,7 +27,7 @@ from ring_async.transport.weights.wire import MAX_REQUEST_BYTES, set_options
 
 _log = logging.getLogger(__name__)
 _BATCH = 256
-"""Messages taken in before anything else has its turn."""
+"""Messages read before other work of the thread gets its turn."""
 
 
 class WeightService:

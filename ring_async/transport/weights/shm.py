@@ -156,7 +156,7 @@ class ShmWeightReceiver:
             self._mappings.clear()
 
     def _unmap_unused(self) -> None:
-        """Unmap what no tensor views any more.
+        """Unmap the versions that no tensor views any more.
 
         Here, in the thread that stages, and without the interpreter's lock: unmapping 1 GiB takes tens of
         milliseconds, which would else fall into the engine's swap, when it drops the last tensor.
@@ -200,7 +200,7 @@ class _Slab:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def reclaim(self) -> bool:
-        """Lock out receivers, if none maps the slab now."""
+        """Take the slab's exclusive lock and clear its header; returns False if a receiver maps it."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

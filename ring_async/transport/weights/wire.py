@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ring_async.transport.curve import CurveKeys
 
 MAX_REQUEST_BYTES = 64 << 10
-"""Longest message to a sender; ZMQ cuts off whoever sends more."""
+"""Longest message to a sender; ZMQ disconnects a receiver that sends a longer one."""
 MAX_ANSWER_BYTES = 64 << 20
 """Longest message to a receiver: chunks, and the table of a delta."""
 MAX_CHUNK_BYTES = 4 << 20

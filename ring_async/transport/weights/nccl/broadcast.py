@@ -40,7 +40,7 @@ class Broadcaster:
         self._lane = device.lane()
         self._communicator: tuple[int, Communicator] | None = None
         self.unique_id = b""
-        """Of the communicator offered last."""
+        """Unique id of the communicator offered last."""
 
     def new_communicator(self) -> None:
         """Abort the communicator there is, and make the `unique_id` of the next one.

@@ -128,7 +128,7 @@ class NcclWeightSender:
         self._published: set[PolicyVersion] = set()
         self._layout = WeightsLayout((), 0, ALIGNMENT)
         self._packing: Future[Packing] = Future()
-        """Of the current version; a round may be offered before it is there."""
+        """Packing of the current version; a round may be offered before the packing exists."""
         self._is_closed = False
         self._addresses: dict[str, bytes] = {}
         self._attempt: Attempt | None = None
@@ -226,7 +226,7 @@ class NcclWeightSender:
         self._broadcaster.abort()
 
     def _begin(self, version: PolicyVersion | None) -> threading.Event:
-        """Make this the current version. The event is set when no round is under way and nobody lacks it."""
+        """Make this the current version. The event is set when no round runs and no member lacks the version."""
         settled = threading.Event()
 
         def publish(now_s: float) -> list[Effect]:
@@ -234,7 +234,8 @@ class NcclWeightSender:
             return self._rounds.publish(version, now_s)
 
         if version is None:
-            with self._deciding:  # Here: it offers nothing, and mostly all is settled already.
+            # Decided in this thread: withdrawing a version offers nothing, and mostly no round is under way.
+            with self._deciding:
                 self._perform(publish(time.monotonic()))
         else:
             self._post(publish)

@@ -11,61 +11,61 @@ def make_reservation(group_id: str = "sum-0", *, lease_s: float = 10.0) -> Reser
 
 
 def test_a_group_is_open_until_complete():
-    desk = LeaseTable()
-    desk.issue(make_reservation(), "rollout-0", now_s=0.0)
-    assert desk.is_open("sum-0")
-    assert desk.complete("sum-0").owner == "rollout-0"
-    assert desk.num_open == 0
-    assert desk.complete("sum-0") is None
+    leases = LeaseTable()
+    leases.issue(make_reservation(), "rollout-0", now_s=0.0)
+    assert leases.is_open("sum-0")
+    assert leases.complete("sum-0").owner == "rollout-0"
+    assert leases.num_open == 0
+    assert leases.complete("sum-0") is None
 
 
 def test_leases_run_out_unless_renewed():
-    desk = LeaseTable()
-    desk.issue(make_reservation("sum-0"), "rollout-0", now_s=0.0)
-    desk.issue(make_reservation("sum-1"), "rollout-0", now_s=0.0)
-    assert desk.renew("rollout-0", ["sum-0"], now_s=8.0) == ()
-    (late,) = desk.expire(now_s=11.0)
+    leases = LeaseTable()
+    leases.issue(make_reservation("sum-0"), "rollout-0", now_s=0.0)
+    leases.issue(make_reservation("sum-1"), "rollout-0", now_s=0.0)
+    assert leases.renew("rollout-0", ["sum-0"], now_s=8.0) == ()
+    (late,) = leases.expire(now_s=11.0)
     assert (late.reservation.group_id, late.cause, late.is_failed) == ("sum-1", "lease_expired", False)
-    assert desk.renew("rollout-0", ["sum-0", "sum-1"], now_s=12.0) == ("sum-1",)
+    assert leases.renew("rollout-0", ["sum-0", "sum-1"], now_s=12.0) == ("sum-1",)
 
 
 def test_a_group_that_came_back_is_issued_again_before_anything_else_in_its_old_order():
-    desk = LeaseTable()
+    leases = LeaseTable()
     for index in range(3):
-        desk.issue(make_reservation(f"sum-{index}"), "rollout-0", now_s=0.0)
-    desk.owner_lost("rollout-0", "owner_lost")
-    again = [desk.next_again() for _ in range(3)]
+        leases.issue(make_reservation(f"sum-{index}"), "rollout-0", now_s=0.0)
+    leases.owner_lost("rollout-0", "owner_lost")
+    again = [leases.next_again() for _ in range(3)]
     assert [(reservation.group_id, attempt) for reservation, attempt in again] == [
         ("sum-0", 2),
         ("sum-1", 2),
         ("sum-2", 2),
     ]
-    assert desk.next_again() is None
+    assert leases.next_again() is None
 
 
 def test_only_the_present_owner_can_give_back():
-    desk = LeaseTable()
-    desk.issue(make_reservation(), "rollout-1", now_s=0.0)
-    assert desk.give_back(["sum-0"], "late", owner="rollout-0") == []
-    assert desk.is_open("sum-0")
+    leases = LeaseTable()
+    leases.issue(make_reservation(), "rollout-1", now_s=0.0)
+    assert leases.give_back(["sum-0"], "late", owner="rollout-0") == []
+    assert leases.is_open("sum-0")
 
 
 def test_a_group_tried_too_often_is_failed_and_not_issued_again():
-    desk = LeaseTable(max_attempts=2)
-    desk.issue(make_reservation(), "rollout-0", now_s=0.0)
-    assert [back.is_failed for back in desk.give_back(["sum-0"], "verifier:timeout")] == [False]
-    reservation, attempt = desk.next_again()
-    desk.issue(reservation, "rollout-0", now_s=1.0, attempt=attempt)
-    assert [back.is_failed for back in desk.give_back(["sum-0"], "verifier:timeout")] == [True]
-    assert desk.next_again() is None
+    leases = LeaseTable(max_attempts=2)
+    leases.issue(make_reservation(), "rollout-0", now_s=0.0)
+    assert [back.is_failed for back in leases.give_back(["sum-0"], "verifier:timeout")] == [False]
+    reservation, attempt = leases.next_again()
+    leases.issue(reservation, "rollout-0", now_s=1.0, attempt=attempt)
+    assert [back.is_failed for back in leases.give_back(["sum-0"], "verifier:timeout")] == [True]
+    assert leases.next_again() is None
 
 
 def test_the_first_owners_copy_may_arrive_while_the_group_waits_to_be_issued_again():
-    desk = LeaseTable()
-    desk.issue(make_reservation(), "rollout-0", now_s=0.0)
-    desk.owner_lost("rollout-0", "owner_lost")
-    assert desk.complete("sum-0") is not None
-    assert desk.next_again() is None
+    leases = LeaseTable()
+    leases.issue(make_reservation(), "rollout-0", now_s=0.0)
+    leases.owner_lost("rollout-0", "owner_lost")
+    assert leases.complete("sum-0") is not None
+    assert leases.next_again() is None
 
 
 def test_a_reservation_issued_again_says_that_partial_responses_may_be_held():
