@@ -27,15 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from bars import Bar, write_bars
-from rollout_clients import Slots, bare_tokens_per_s, slots_of
-from rollout_models import SHAPES, load_model, version_of, write_shape, write_smollm2
 
+from bars import Bar, write_bars
 from ring_async.engines.base import GenerationAborted, GenerationRequest
 from ring_async.engines.sglang.engine import SglangEngine
 from ring_async.engines.sglang.server import ServerOptions, SglangServer
 from ring_async.testing.recompute import Judge, check_exactness
 from ring_async.types import Generation, PolicyVersion, SamplingParams
+from rollout_clients import Slots, bare_tokens_per_s, slots_of
+from rollout_models import SHAPES, load_model, version_of, write_shape, write_smollm2
 
 PROMPT_TOKENS = 128
 PARTS = ("throughput", "mismatch", "swap")

@@ -76,11 +76,19 @@ class FakeSglang:
         has_tags: as if our plugin were loaded.
         step_s: time of one step.
         capacity: requests sampled at once.
+        port: 0: any that is free.
     """
 
     def __init__(
-        self, version: str = "0.5.17", *, has_tags: bool = True, step_s: float = 0.002, capacity: int = 64
+        self,
+        version: str = "0.5.17",
+        *,
+        has_tags: bool = True,
+        step_s: float = 0.002,
+        capacity: int = 64,
+        port: int = 0,
     ) -> None:
+        self._port = port
         self.version = version
         self.has_tags = has_tags
         self.step_s = step_s
@@ -97,7 +105,9 @@ class FakeSglang:
         self._requests: dict[str, _Request] = {}
         self._cached: dict[tuple[str, tuple[int, ...]], int] = {}
         self._pending: list[tuple[_Request, int, float, int]] = []
-        self._is_paused = False
+        self._running = asyncio.Event()
+        self._running.set()
+        self._request_ended = asyncio.Event()
         self._in_session = False
         self._runner: web.AppRunner | None = None
         self._stepper: asyncio.Task[None] | None = None
@@ -119,7 +129,7 @@ class FakeSglang:
             app.router.add_post(path, handler)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         self._stepper = asyncio.create_task(self._step_on())
@@ -139,8 +149,7 @@ class FakeSglang:
         """Consumes requests / produces tokens / waits for time / freed by it."""
         while True:
             await asyncio.sleep(self.step_s)
-            if self._is_paused:
-                continue
+            await self._running.wait()
             running = [request for request in self._requests.values() if request.finish is None][: self.capacity]
             launched = [self._launch(request) for request in running]
             self._deliver()
@@ -197,8 +206,7 @@ class FakeSglang:
         body = await self._body(http)
         self.num_requests += 1
         self.salts.append(body["extra_key"])
-        while self._is_paused:
-            await asyncio.sleep(self.step_s)
+        await self._running.wait()
         request = _Request(body)
         self._requests[body["rid"]] = request
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -214,6 +222,7 @@ class FakeSglang:
         finally:
             request.finish = request.finish or {"type": "abort"}
             self._requests.pop(body["rid"], None)
+            self._request_ended.set()
         return response
 
     async def _abort(self, http: web.Request) -> web.Response:
@@ -227,12 +236,13 @@ class FakeSglang:
         body = await self._body(http)
         if body["mode"] != "in_place":
             self.problems.append(f"pause mode {body['mode']}")
-        self._is_paused = True
+        self._running.clear()
+        self._request_ended.set()
         return web.json_response({})
 
     async def _continue(self, http: web.Request) -> web.Response:
         await self._body(http)
-        self._is_paused = False
+        self._running.set()
         return web.json_response({})
 
     async def _begin(self, http: web.Request) -> web.Response:
@@ -256,8 +266,9 @@ class FakeSglang:
         body = await self._body(http)
         if self._needs_session and not self._in_session:
             return web.json_response({"success": False, "message": "no session"}, status=400)
-        while self._requests and not self._is_paused:  # the writer's side of the lock
-            await asyncio.sleep(self.step_s)
+        while self._requests and self._running.is_set():  # the writer's side of the lock
+            self._request_ended.clear()
+            await self._request_ended.wait()
         if body["flush_cache"] and self._requests:
             self.problems.append("flush under running requests: a real server dies")
         bucket = pickle.loads(base64.b64decode(body["serialized_named_tensors"][0]))  # noqa: S301 - our own, in a test

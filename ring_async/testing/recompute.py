@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +42,9 @@ class Exactness:
 
 
 class Judge:
-    """Holds one model and puts one version after the other into it."""
+    """Holds one model (of transformers) and puts one version after the other into it."""
 
-    def __init__(self, model: torch.nn.Module, versions: Mapping[PolicyVersion, Weights]) -> None:
+    def __init__(self, model: Any, versions: Mapping[PolicyVersion, Weights]) -> None:
         self.model = model
         self.versions = versions
         self._parameters = dict(model.named_parameters())

@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+
 from engine_contract import *  # noqa: F403 - the tests of the contract
 from engine_contract import V1, V2, Bench, Benches
-
 from ring_async.engines.sglang.engine import SglangEngine
 from ring_async.engines.sglang.server import ServerOptions, SglangServer
 from ring_async.errors import WeightsError

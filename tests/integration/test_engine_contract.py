@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_contract import *  # noqa: F403 - the tests of the contract
-from engine_contract import V1, Bench, Benches
 from safetensors.torch import load_file
 
+from engine_contract import *  # noqa: F403 - the tests of the contract
+from engine_contract import V1, Bench, Benches
 from ring_async.engines.embedded.engine import EmbeddedEngine
 from ring_async.engines.sglang.engine import SglangEngine
 from ring_async.models import resolve_model_path

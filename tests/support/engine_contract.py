@@ -111,13 +111,14 @@ def test_tokens_after_a_swap_carry_its_version(make_bench: MakeBench, on_update:
         assert report.pause_s >= 0
         assert bench.engine.policy_version == V2
         for number, outcome in enumerate(await asyncio.gather(*tasks, return_exceptions=True)):
+            generation = outcome
             if on_update == "abort":
                 assert isinstance(outcome, GenerationAborted)
                 assert outcome.partial is not None
-                outcome = await bench.engine.generate(bench.request(number, prefix=outcome.partial))
-            assert isinstance(outcome, Generation), outcome
-            check_whole(outcome, LONG)
-            assert [segment.policy_version for segment in outcome.segments] == [V1, V2]
+                generation = await bench.engine.generate(bench.request(number, prefix=outcome.partial))
+            assert isinstance(generation, Generation), outcome
+            check_whole(generation, LONG)
+            assert [segment.policy_version for segment in generation.segments] == [V1, V2]
 
     run(make_bench, scenario)
 

@@ -50,7 +50,8 @@ class SglangEngine:
         dtype: of weights and cache.
         device: of the staged weights: the GPU of the server's first rank; `cpu` sends weights as bytes.
         tensor_parallel: ranks of the server.
-        stream_interval: tokens a response streams at a time.
+        stream_interval: tokens a response streams at a time: what is lost of it, and sampled again, if the server dies.
+            Each step costs the server's scheduler and its HTTP process.
         deterministic: a response depends on its seed, weights and prompt alone, at a price; otherwise the seed is
             not heeded.
         is_adaptive: whether `load().capacity` follows the cache.
@@ -75,7 +76,7 @@ class SglangEngine:
         dtype: str = "bfloat16",
         device: str = "cuda",
         tensor_parallel: int = 1,
-        stream_interval: int = 32,
+        stream_interval: int = 128,
         deterministic: bool = False,
         is_adaptive: bool = True,
         max_kv_age: int | None = None,
@@ -263,9 +264,9 @@ class SglangEngine:
             life = keeper.life
             if on_update == "keep" and self.policy_version is not None and not life.has_tags:
                 raise ConfigError(
-                    "rollout.on_update: keep needs a server that tags its steps, or versions would be off by one token; "
-                    "install ring-async where the server runs (it finds our plugin through the package's entry points), "
-                    "or use reprefill or abort"
+                    "rollout.on_update: keep needs a server that tags its steps, or versions would be off by one "
+                    "token; install ring-async where the server runs (SGLang finds our plugin through the package's "
+                    "entry points), or use reprefill or abort"
                 )
             await asyncio.to_thread(self._staging.fill, policy_version, tensors, self._model.expected)
             prepared = await life.prepare(self._staging)
@@ -296,8 +297,8 @@ class SglangEngine:
         self._keeper.in_force = prepared.policy_version
 
     async def _update_under_way(self, life: ServerLife, prepared: PreparedUpdate, on_update: OnUpdate) -> None:
-        """Pause, update, go on. Legs that may not go on are aborted; what they sample of the new weights does not count:
-        it would be over keys and values of the old ones.
+        """Pause, update, go on. Legs that may not go on are aborted; what they sample of the new weights does not
+        count: it would be over keys and values of the old ones.
         """
         cut = [leg for leg in self._legs if on_update != "keep" or self._is_too_old(leg, prepared.policy_version)]
         for leg in cut:

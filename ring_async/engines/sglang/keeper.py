@@ -56,7 +56,7 @@ class KeeperOptions:
 
 
 class ServerKeeper:
-    """Example: `await keeper.start()`, `await keeper.gate.wait()`, `keeper.life.reader.read(…)`, `await keeper.close()`.
+    """Example: `await keeper.start()`, `await keeper.gate.wait()`, `keeper.life.reader.read(…)`, `keeper.close()`.
 
     Args:
         name: of the engine, for people.

@@ -147,7 +147,8 @@ async def open_life(
     """Connect to a server that answers.
 
     Args:
-        server: the process behind `address`, if it is ours.
+        server: the process behind the address, if it is ours.
+        address: of the server.
         start_version: of the weights it started with; None: random ones.
         tensor_parallel: how many ranks it has.
 

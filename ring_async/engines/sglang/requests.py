@@ -39,7 +39,11 @@ def generate_body(
 
     Args:
         request_id: no other's may begin with it: the server aborts by prefix.
+        input_ids: the prompt, and what is sampled of the response already.
         max_new_tokens: beyond `input_ids`.
+        temperature: log-probabilities are of the distribution after it; 0 takes the most likely token.
+        stop_token_ids: end the response, besides those the model's configuration names.
+        stream_interval: tokens of one event.
         salt: namespace of the prefix cache; requests of different salts share no keys and values.
         seed: heeded by a server started with `--enable-deterministic-inference` alone.
         ignore_stops: sample `max_new_tokens`, come what may.

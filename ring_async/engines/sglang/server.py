@@ -29,6 +29,7 @@ from ring_async.engines.sglang.plugin import ENABLE, NAME
 from ring_async.engines.sglang.requests import SERVER_INFO
 from ring_async.errors import ActorFailedError
 
+LAUNCHER: Sequence[str] = (sys.executable, "-m", "ring_async.engines.sglang.launch")
 _HOST = "127.0.0.1"
 _POLL_S = 0.25
 _TERM_DEADLINE_S = 5.0
@@ -52,7 +53,7 @@ class ServerOptions:
     is_dummy: bool
     tensor_parallel: int = 1
     max_running_requests: int = 256
-    stream_interval: int = 32
+    stream_interval: int = 128
     is_deterministic: bool = False
     tags_steps: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class SglangServer:
     ) -> None:
         self._name = name
         self._options = options
-        self._command = command or [sys.executable, "-m", "ring_async.engines.sglang.launch"]
+        self._command = command or LAUNCHER
         self._scratch = None if log_dir else tempfile.TemporaryDirectory(prefix="ring-sglang-")
         self.log_path = (log_dir or Path(self._scratch.name if self._scratch else "")) / f"{name}.sglang.log"
         self._process: subprocess.Popen[bytes] | None = None
