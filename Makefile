@@ -46,7 +46,10 @@ fuzz: setup  ## 1,000,000 mutated frames against the wire codec and channel; new
 	$(BIN)/python -m tests.support.fuzz_transport --frames 1000000
 	HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -q tests/unit/core tests/unit/transport/test_codec.py
 
-bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control: bench-%: setup
+check-sglang: setup  ## requests of the SGLang engine against its newest release (outside CI)
+	SGLANG_RELEASES=newest $(BIN)/python -m pytest tests/integration/test_sglang_requests.py
+
+bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control bench-rollout: bench-%: setup
 	$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
 
 bench: bench-async bench-transport bench-weights bench-replay bench-rewards bench-control  ## all benchmarks that need no GPU
@@ -54,5 +57,6 @@ bench: bench-async bench-transport bench-weights bench-replay bench-rewards benc
 clean:  ## remove what was built; runs and the virtual environment stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
+.PHONY: check-sglang bench-rollout
 .PHONY: help setup check test test-fast demo demo-seeds tiny-model reward-model fuzz bench clean \
 	bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control

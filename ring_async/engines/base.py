@@ -70,8 +70,11 @@ class RolloutEngine(Protocol):
     """Generates responses, many at once, and swaps weights between two tokens."""
 
     engine_id: str
-    policy_version: PolicyVersion | None
-    """None until weights were loaded: a fresh engine serves nothing before."""
+
+    @property
+    def policy_version(self) -> PolicyVersion | None:
+        """None until weights were loaded: a fresh engine serves nothing before."""
+        ...
 
     async def start(self) -> None: ...
 

@@ -86,7 +86,7 @@ def test_versions_and_ages_are_true_across_swaps(tmp_path: Path, release: str, o
                 assert generation.response_ids.size == 100
                 assert generation.finish_reason == "stop"
                 assert [segment.policy_version.number for segment in generation.segments] == [1, 2, 3]
-                assert generation.kv_age.max() == (2 if on_update == "keep" else 0)
+                assert kv_age_of(generation).max() == (2 if on_update == "keep" else 0)
 
     asyncio.run(scenario())
 
@@ -140,8 +140,8 @@ def test_under_keep_a_cache_that_would_grow_too_old_is_computed_again(tmp_path: 
         async with FakeSglang() as server, engine_on(server, tmp_path, max_kv_age=1) as engine:
             generations = await swap_under_way(engine, "keep", [2, 3])
             check_true(generations)
-            assert {int(generation.kv_age.max()) for generation in generations} == {1}
-            assert all(generation.kv_age[-1] == 0 for generation in generations)
+            assert {int(kv_age_of(generation).max()) for generation in generations} == {1}
+            assert all(kv_age_of(generation)[-1] == 0 for generation in generations)
 
     asyncio.run(scenario())
 

@@ -10,16 +10,17 @@ from ring_async.engines.sglang import plugin, requests
 from ring_async.engines.sglang.server import ServerOptions
 from ring_async.engines.sglang.versions import release_of
 from ring_async.testing.fake_sglang import FIELDS
-from sglang_wheels import PINNED, NoWheelError, defines, problems_of, routes_of, server_flags_of, unpacked
+from sglang_wheels import RELEASES, NoWheelError, defines, exact, problems_of, routes_of, server_flags_of, unpacked
 
 
-@pytest.fixture(params=PINNED)
+@pytest.fixture(params=RELEASES, scope="module")
 def version(request: pytest.FixtureRequest) -> str:
     try:
-        unpacked(request.param)
+        version = exact(request.param)
+        unpacked(version)
     except NoWheelError as error:
         pytest.skip(str(error))
-    return request.param
+    return version
 
 
 def generate(**changes) -> requests.Body:

@@ -15,8 +15,10 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import types
 import zipfile
 from collections.abc import Sequence
@@ -25,7 +27,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / "build" / "sglang_wheels"
-PINNED = ("0.5.17", "0.5.23")
+RELEASES = os.environ.get("SGLANG_RELEASES", "0.5.17 0.5.23").split()
+"""Pinned; `make check-sglang` asks for the `newest` instead."""
 DOWNLOAD_DEADLINE_S = 120
 
 _PACKAGES = (
@@ -70,21 +73,39 @@ def unpacked(version: str) -> Path:
     return root
 
 
-def _download(version: str, root: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(root)]
+def exact(release: str) -> str:
+    """The number of a release; `newest` becomes the one that pip finds now.
+
+    Raises:
+        NoWheelError: pip could not fetch it.
+    """
+    if release != "newest":
+        return release
+    with tempfile.TemporaryDirectory() as folder:
+        _fetch("sglang", Path(folder))
+        (wheel,) = Path(folder).glob("*.whl")
+        return wheel.name.split("-")[1]
+
+
+def _fetch(requirement: str, folder: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     target = ["--only-binary=:all:", "--python-version", "3.12", "--platform", "manylinux_2_34_x86_64"]
     try:
         subprocess.run(
-            [*command, *target, f"sglang=={version}"],
+            [*command, *target, requirement],
             check=True,
             capture_output=True,
             text=True,
             timeout=DOWNLOAD_DEADLINE_S,
         )
     except subprocess.CalledProcessError as error:
-        raise NoWheelError(f"pip cannot fetch sglang {version}: {error.stderr.strip()[-300:]}") from error
+        raise NoWheelError(f"pip cannot fetch {requirement}: {error.stderr.strip()[-300:]}") from error
     except subprocess.TimeoutExpired as error:
-        raise NoWheelError(f"pip did not fetch sglang {version} within {DOWNLOAD_DEADLINE_S} s") from error
+        raise NoWheelError(f"pip did not fetch {requirement} within {DOWNLOAD_DEADLINE_S} s") from error
+
+
+def _download(version: str, root: Path) -> None:
+    _fetch(f"sglang=={version}", root)
     (wheel,) = root.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(root, [name for name in archive.namelist() if name.endswith(".py")])

@@ -150,7 +150,7 @@ class SglangEngine:
     # -- responses
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Sample one response; what it returns is an `AgedGeneration`.
+        """Sample one response; its column `kv_age` says how old its cache was at each token.
 
         Raises:
             GenerationAborted: `abort`, or a swap with `on_update=abort`, ended it.

@@ -22,6 +22,9 @@ from ring_async.engines.base import GenerationRequest
 from ring_async.engines.sglang.stream import Chunk, Finish
 from ring_async.types import FinishReason, Generation, Int32, PolicyVersion, Segment, UInt8
 
+KV_AGE = "kv_age"
+"""Name of the token column."""
+
 MAX_AGE = 255
 _NAN = "NaN happened"
 
@@ -30,23 +33,14 @@ class BrokenServerError(Exception):
     """A server said what no sound server says: not a number, or a stream that contradicts itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class AgedGeneration(Generation):
-    """A generation with the age of its cache.
-
-    Attributes:
-        kv_age: uint8 `[T]`. How many versions older than the weights that sampled the token its keys and values may be,
-            at most; saturates at 255. 0: computed by those very weights.
-    """
-
-    kv_age: UInt8
-
-
 def kv_age_of(generation: Generation) -> UInt8:
-    """uint8 `[T]`; zeros for a generation of an engine that keeps no record."""
-    if isinstance(generation, AgedGeneration):
-        return generation.kv_age
-    return np.zeros(generation.response_ids.size, np.uint8)
+    """Its column `kv_age`, uint8 `[T]`; zeros for a generation of an engine that keeps no record.
+
+    How many versions older than the weights that sampled the token its keys and values may be, at most; saturates at
+    255. 0: computed by those very weights.
+    """
+    found = generation.columns.get(KV_AGE)
+    return np.zeros(generation.response_ids.size, np.uint8) if found is None else found
 
 
 @dataclass(slots=True, eq=False)
@@ -190,18 +184,18 @@ class Response:
             return None
         return "stop" if leg.finish.type == "stop" else "length"
 
-    def generation(self, finish_reason: FinishReason) -> AgedGeneration:
+    def generation(self, finish_reason: FinishReason) -> Generation:
         ids: Int32 = np.array(self.ids, np.int32)
-        return AgedGeneration(
+        return Generation(
             response_ids=ids,
             behavior_logprobs=np.array(self._logprobs, np.float32),
             segments=tuple(self._segments),
             finish_reason=finish_reason,
-            kv_age=np.array(self._ages, np.uint8),
+            columns={KV_AGE: np.array(self._ages, np.uint8)},
         )
 
     @property
-    def partial(self) -> AgedGeneration | None:
+    def partial(self) -> Generation | None:
         """What there is, to go on with; None where nothing is."""
         return self.generation("length") if self.ids else None
 

@@ -83,7 +83,7 @@ def test_tags_cut_a_leg_into_segments_with_their_ages() -> None:
     partial = response.partial
     assert partial is not None
     assert partial.segments == (Segment(0, 2, V1), Segment(2, 4, V2), Segment(4, 5, V3))
-    assert partial.kv_age.tolist() == [0, 0, 1, 1, 2]
+    assert kv_age_of(partial).tolist() == [0, 0, 1, 1, 2]
     assert response.input_ids == [7, 8, 11, 12, 13, 14, 15]
     assert response.num_left == 3
 
@@ -101,7 +101,7 @@ def test_tokens_of_weights_that_must_not_count_are_dropped_and_the_next_leg_samp
     generation = response.generation("stop")
     assert generation.response_ids.tolist() == [11, 12, 21, EOS]
     assert generation.segments == (Segment(0, 2, V1), Segment(2, 4, V2))
-    assert generation.kv_age.tolist() == [0, 0, 0, 0]
+    assert kv_age_of(generation).tolist() == [0, 0, 0, 0]
 
 
 def test_legs_of_one_version_make_one_segment() -> None:
