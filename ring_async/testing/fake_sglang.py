@@ -307,6 +307,10 @@ class FakeSglang:
 
     # -- faults
 
+    def stall(self) -> None:
+        """Stop stepping, without a word; everything else answers."""
+        self._running.clear()
+
     def break_off(self) -> None:
         """Drop every stream without its end, as a dying server does."""
         for request in self._requests.values():

@@ -163,6 +163,35 @@ def test_streams_that_break_off_are_taken_up_from_the_tokens_received(tmp_path: 
     asyncio.run(scenario())
 
 
+def test_a_server_that_answers_but_brings_no_token_counts_as_dead(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with FakeSglang() as server, engine_on(server, tmp_path, stall_s=0.2) as engine:
+            task = asyncio.create_task(engine.generate(request_of(0)))
+            await until_tokens(engine, 9)
+            server.stall()
+            with pytest.raises(ActorFailedError, match="no token came for 0.2 s with 1 requests under way"):
+                await task
+
+    asyncio.run(scenario())
+
+
+def test_capacity_follows_what_the_cache_holds(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with FakeSglang() as server, engine_on(server, tmp_path, max_running_requests=40) as engine:
+            assert engine.load().capacity == 40
+            task = asyncio.create_task(engine.generate(request_of(0, length=1500, max_tokens=2000)))
+            await until_tokens(engine, 9)
+            engine._keeper.life.reader.num_retractions = 3
+            async with asyncio.timeout(20):
+                while engine.load().capacity == 40:
+                    await asyncio.sleep(0.01)
+            assert engine.load().capacity == 8
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
 def test_a_version_with_other_names_is_refused_and_the_one_in_force_stays(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

@@ -10,6 +10,7 @@ from ring_async.engines.sglang import plugin, requests
 from ring_async.engines.sglang.server import ServerOptions
 from ring_async.engines.sglang.versions import release_of
 from ring_async.testing.fake_sglang import FIELDS
+from sglang_event_loop import tags_and_truth
 from sglang_wheels import RELEASES, NoWheelError, defines, exact, problems_of, routes_of, server_flags_of, unpacked
 
 
@@ -89,3 +90,12 @@ def test_the_fake_server_takes_no_more_than_a_real_one(version: str) -> None:
     wide = [(path, {**dict.fromkeys(FIELDS[path]), **body}) for path, body in bodies.items()]
     dropped = [problem for problems in problems_of(version, wide) for problem in problems if "dropped" in problem]
     assert not dropped
+
+
+@pytest.mark.parametrize("loop", ["event_loop_overlap", "event_loop_normal"])
+def test_tags_are_true_in_the_releases_own_event_loop(version: str, loop: str) -> None:
+    requests_seen = tags_and_truth(unpacked(version), loop)
+    for request in requests_seen.values():
+        assert request["tags"] == request["truth"]
+    assert set(requests_seen["a"]["truth"]) == {0, 1, 2}
+    assert set(requests_seen["c"]["truth"]) == {1, 2}

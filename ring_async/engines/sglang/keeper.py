@@ -160,7 +160,7 @@ class ServerKeeper:
         if num_tokens != self._progress[0] or not num_under_way:
             self._progress = (num_tokens, now_s)
         if now_s - self._progress[1] > self._options.stall_s:
-            return f"no token came for {self._options.stall_s:.0f} s with {num_under_way} requests under way"
+            return f"no token came for {self._options.stall_s:g} s with {num_under_way} requests under way"
         try:
             if self._suspicion is not None:
                 await life.control.get(SERVER_INFO)
