@@ -15,8 +15,12 @@ import torch
 from ring_async.engines.base import GenerationAborted, GenerationRequest
 from ring_async.engines.sglang.engine import SglangEngine
 from ring_async.engines.sglang.response import kv_age_of
+from ring_async.engines.sglang.weights import read_expected_weights
 from ring_async.errors import ActorFailedError, ConfigError, WeightsError
+from ring_async.models import resolve_model_path
+from ring_async.testing.builders import make_config
 from ring_async.testing.fake_sglang import END, FakeSglang, truth
+from ring_async.training.registry import make_trainer
 from ring_async.types import Generation, PolicyVersion, SamplingParams
 
 
@@ -169,7 +173,7 @@ def test_a_server_that_answers_but_brings_no_token_counts_as_dead(tmp_path: Path
             task = asyncio.create_task(engine.generate(request_of(0)))
             await until_tokens(engine, 9)
             server.stall()
-            with pytest.raises(ActorFailedError, match="no token came for 0.2 s with 1 requests under way"):
+            with pytest.raises(ActorFailedError, match=r"no token came for 0\.2 s with 1 requests under way"):
                 await task
 
     asyncio.run(scenario())
@@ -264,3 +268,14 @@ def test_a_server_that_is_too_old_or_a_folder_without_a_model_is_a_clear_error(t
                 await engine.close()
 
     asyncio.run(scenario())
+
+
+def test_what_the_learner_publishes_is_what_the_engine_expects() -> None:
+    expected = read_expected_weights(resolve_model_path("builtin:tiny"))
+    trainer = make_trainer(make_config())
+    snapshot = trainer.snapshot()
+    try:
+        expected.check(version_of(1), dict(snapshot.tensors()))
+    finally:
+        snapshot.close()
+        trainer.close()
