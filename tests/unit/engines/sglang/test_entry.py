@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ring_async.engines.registry import engine_problems
+from ring_async.engines.registry import engine_problems, make_engine
 from ring_async.engines.sglang import entry
 from ring_async.engines.sglang.versions import release_of
 from ring_async.errors import ConfigError
+from ring_async.telemetry.trace import Tracer
 from ring_async.testing.builders import make_config
 
 GPU = {"rollout__engine": "sglang", "placement__gpus": {"rollout": 1.0}, "rollout__on_update": "keep"}
@@ -74,3 +75,12 @@ def test_the_row_of_a_release(version: str, has_sessions: bool) -> None:
 def test_a_release_without_a_row_is_refused(version: str) -> None:
     with pytest.raises(ConfigError, match=r"rollout\.engine"):
         release_of(version)
+
+
+def test_the_registry_builds_an_engine_and_starts_nothing() -> None:
+    options = {"address": "http://127.0.0.1:30000/", "device": "cpu", "stream_interval": 16}
+    config = make_config(**{**GPU, "rollout__engine_options": options, "rollout__max_kv_age": 2})
+    engine = make_engine(config, "rollout-3", Tracer(None, "rollout-3"))
+    assert (engine.engine_id, engine.policy_version) == ("rollout-3", None)
+    load = engine.load()
+    assert (load.capacity, load.num_running, load.generated_tokens) == (config.rollout.max_running_requests, 0, 0)
