@@ -33,6 +33,7 @@ from ring_async.engines.sglang.response import BrokenServerError, Leg, Response,
 from ring_async.engines.sglang.server import ServerOptions
 from ring_async.engines.sglang.weights import WeightStaging
 from ring_async.errors import ActorFailedError, ConfigError
+from ring_async.telemetry import metrics
 from ring_async.telemetry.trace import BusyTrack, Tracer
 from ring_async.types import Generation, PolicyVersion
 
@@ -180,6 +181,7 @@ class SglangEngine:
             response.absorb(leg, life.versions)
             reason = response.ended(leg)
             if reason is not None:
+                metrics.rollout_kv_age.observe(response.max_kv_age)
                 return response.generation(reason)
             is_fruitless = not (leg.ids or leg.is_cut or life.is_closed)
             response.num_fruitless = response.num_fruitless + 1 if is_fruitless else 0

@@ -26,6 +26,7 @@ from ring_async.engines.sglang.requests import SERVER_INFO, Body
 from ring_async.engines.sglang.server import ServerOptions, SglangServer
 from ring_async.engines.sglang.weights import WeightStaging
 from ring_async.errors import ActorFailedError
+from ring_async.telemetry import metrics
 from ring_async.types import PolicyVersion
 
 log = logging.getLogger(__name__)
@@ -204,6 +205,7 @@ class ServerKeeper:
                 self.fail(f"{decision.reason if decision.delay_s is None else reason}")
                 raise ActorFailedError(f"engine {self._name} failed: {self.failure}")
             log.warning("%s", decision.reason)
+            metrics.rollout_server_restarts.inc()
             await asyncio.sleep(decision.delay_s)
             try:
                 self._life = await self._open_life()

@@ -145,6 +145,10 @@ class Response:
     def num_left(self) -> int:
         return self.request.sampling.max_tokens - len(self.ids)
 
+    @property
+    def max_kv_age(self) -> int:
+        return max(self._ages, default=0)
+
     def absorb(self, leg: Leg, versions: Mapping[int, PolicyVersion]) -> None:
         """Append the leg's tokens that count. Where some do not, the leg counts as cut off, however it ended.
 
