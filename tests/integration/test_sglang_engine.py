@@ -14,6 +14,7 @@ import torch
 
 from ring_async.engines.base import GenerationAborted, GenerationRequest
 from ring_async.engines.sglang.engine import SglangEngine
+from ring_async.engines.sglang.life import ServerLife
 from ring_async.engines.sglang.response import kv_age_of
 from ring_async.engines.sglang.weights import read_expected_weights
 from ring_async.errors import ActorFailedError, ConfigError, WeightsError
@@ -175,6 +176,22 @@ def test_a_server_that_answers_but_brings_no_token_counts_as_dead(tmp_path: Path
             server.stall()
             with pytest.raises(ActorFailedError, match=r"no token came for 0\.2 s with 1 requests under way"):
                 await task
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_whose_keeper_falls_ill_does_not_go_on_unwatched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with FakeSglang() as server, engine_on(server, tmp_path) as engine:
+
+            async def broken(_: ServerLife) -> None:
+                raise RuntimeError("unforeseen")
+
+            monkeypatch.setattr(ServerLife, "cache_loads", broken)
+            with pytest.raises(ActorFailedError, match="unforeseen"):
+                await engine.generate(request_of(0, length=3000, max_tokens=3500))
 
     asyncio.run(scenario())
 

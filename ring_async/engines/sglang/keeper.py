@@ -119,6 +119,12 @@ class ServerKeeper:
         if self._start_version is not None:
             await self._life.probe()
         self._task = asyncio.create_task(self._look_after(), name=f"keep-{self._name}")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Without anyone to look after the server, nobody may rely on it."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(f"nobody looks after its server any more: {error!r}")
 
     async def _open_life(self) -> ServerLife:
         options = self._options

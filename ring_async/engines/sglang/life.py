@@ -127,10 +127,12 @@ class ServerLife:
         await self.control.post(requests.CONTINUE, requests.continue_body())
 
     async def cache_loads(self) -> Body:
-        """The figures of the server's scheduler: running and waiting requests, use of its cache."""
+        """The figures of the server's scheduler: running and waiting requests, use of its cache; empty before the
+        first.
+        """
         reply = await self.control.get(f"{requests.LOADS}?include=core")
-        figures: Body = reply["loads"][0]
-        return figures
+        loads: list[Body] = reply.get("loads") or [{}]
+        return loads[0]
 
     async def close(self) -> None:
         """Break off what is read, then end the server. Idempotent."""
