@@ -40,6 +40,8 @@ from rollout_models import SHAPES, load_model, version_of, write_shape, write_sm
 PROMPT_TOKENS = 128
 PARTS = ("throughput", "mismatch", "swap")
 MODES = ("keep", "reprefill", "abort")
+MOST_REQUESTS = {"1.7b": 128}
+"""More do not fit: two servers with their caches, and the versions that are judged, on 80 GB."""
 PAUSE_BARS_S = {"135m": 0.025, "smollm2": 0.025, "1.7b": 0.060}
 HOPPER_ARGS = {
     "attention_backend": "triton",
@@ -241,6 +243,8 @@ async def finish(engine: SglangEngine, request: GenerationRequest) -> Generation
 
 
 async def measure(kind: str, root: Path, options: argparse.Namespace, report: Report) -> None:
+    sizes = [size for size in options.sizes if size <= MOST_REQUESTS.get(kind, size)]
+    options = argparse.Namespace(**{**vars(options), "sizes": sizes})
     folder = root / kind
     await asyncio.to_thread(write_smollm2, folder) if kind == "smollm2" else write_shape(kind, folder)
     async with both(folder, options, report) as (bare, engine):
