@@ -50,6 +50,13 @@ class RolloutSection(Section):
         "keep", description="What becomes of requests in flight when new weights arrive."
     )
     max_running_requests: PositiveInt = Field(64, description="Responses one engine samples at once.")
+    max_kv_age: PositiveInt | None = Field(
+        None,
+        description="sglang, under keep: a response whose cache would grow older than so many versions is read again.",
+    )
+    deterministic: bool = Field(
+        False, description="sglang: a response depends on its seed, weights and prompt alone; slower (docs/sglang.md)."
+    )
     lease_s: PositiveFloat = Field(60.0, description="A reservation not renewed for this long is issued again.")
     num_threads: PositiveInt = Field(1, description="Compute threads of an embedded engine.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")

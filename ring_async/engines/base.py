@@ -70,8 +70,11 @@ class RolloutEngine(Protocol):
     """Generates responses, many at once, and swaps weights between two tokens."""
 
     engine_id: str
-    policy_version: PolicyVersion | None
-    """The version that the engine samples from; None until weights were loaded, and no request is served before."""
+
+    @property
+    def policy_version(self) -> PolicyVersion | None:
+        """The version that the engine samples from; None until weights were loaded, and no request is served before."""
+        ...
 
     async def start(self) -> None: ...
 

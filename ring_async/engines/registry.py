@@ -11,7 +11,11 @@ from ring_async.engines.base import EngineEntry, RolloutEngine
 from ring_async.telemetry.trace import Tracer
 
 ENGINES: Registry[EngineEntry] = Registry(
-    "rollout.engine", {"embedded": "ring_async.engines.embedded.entry:EmbeddedEntry"}
+    "rollout.engine",
+    {
+        "embedded": "ring_async.engines.embedded.entry:EmbeddedEntry",
+        "sglang": "ring_async.engines.sglang.entry:SglangEntry",
+    },
 )
 
 

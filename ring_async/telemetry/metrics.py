@@ -86,6 +86,12 @@ rollout_stage_seconds = _histogram("ring_rollout_stage_seconds", "Fetching a wei
 rollout_swap_pause = _histogram(
     "ring_rollout_swap_pause_seconds", "No token was sampled for this long because weights were swapped."
 )
+rollout_kv_age = _histogram(
+    "ring_rollout_kv_age_versions",
+    "Of a response: how far its keys and values lay behind the weights at most (sglang).",
+    buckets=_VERSIONS,
+)
+rollout_server_restarts = _counter("ring_rollout_server_restarts", "Starts of the engine's server after its first.")
 rollout_policy_version = _gauge("ring_rollout_policy_version", "Number of the version sampled from.")
 rollout_waiting_seconds = _counter(
     "ring_rollout_waiting_seconds", "Time idle: for a reservation, for weights, for credit.", "cause"

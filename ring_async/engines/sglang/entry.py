@@ -1,0 +1,101 @@
+"""`rollout.engine: sglang`, as the registry knows it: an SGLang server beside the actor."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+from ring_async.config.schema import Config
+from ring_async.core.roster import Role
+from ring_async.engines.base import RolloutEngine
+from ring_async.engines.sglang.plugin import NAME
+from ring_async.engines.sglang.versions import release_of
+from ring_async.errors import ConfigError
+from ring_async.models import resolve_model_path
+from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.trace import Tracer
+
+OPTIONS = frozenset(
+    {
+        "address",
+        "api_key",
+        "device",
+        "is_adaptive",
+        "server_args",
+        "stall_s",
+        "start_deadline_s",
+        "stream_interval",
+        "tensor_parallel",
+    }
+)
+_PLUGIN_GROUP = "sglang.srt.plugins"
+
+
+class SglangEntry:
+    """Keeps `EngineEntry`."""
+
+    def make(self, config: Config, engine_id: str, tracer: Tracer) -> RolloutEngine:
+        from ring_async.engines.sglang.engine import SglangEngine
+
+        rollout = config.rollout
+        return SglangEngine(
+            engine_id,
+            resolve_model_path(config.model.path),
+            max_running_requests=rollout.max_running_requests,
+            dtype=config.model.dtype,
+            deterministic=rollout.deterministic,
+            max_kv_age=rollout.max_kv_age,
+            log_dir=RunDir(Path(config.run.dir) / config.run.name).logs,
+            tracer=tracer,
+            **rollout.engine_options,
+        )
+
+    def check(self, config: Config) -> list[str]:
+        """Packages and settings; the server itself is asked when it has started."""
+        return [*_package_problems(config), *_setting_problems(config)]
+
+
+def _package_problems(config: Config) -> Iterator[str]:
+    if importlib.util.find_spec("aiohttp") is None:
+        yield "the package aiohttp is missing: pip install ring-async[sglang]"
+    if "address" in config.rollout.engine_options:
+        return
+    try:
+        release_of(importlib.metadata.version("sglang"))
+    except importlib.metadata.PackageNotFoundError:
+        yield (
+            "the package sglang is missing: install 0.5.17 (for torch 2.11) or a later one (docs/sglang.md), "
+            "or use embedded"
+        )
+    except ConfigError as error:
+        yield str(error)
+    else:
+        names = {point.name for point in importlib.metadata.entry_points(group=_PLUGIN_GROUP)}
+        if config.rollout.on_update == "keep" and NAME not in names:
+            yield (
+                "rollout.on_update is keep, and SGLang would not find the plugin that tags its steps: install "
+                "ring-async in this environment (pip install -e .), or use reprefill or abort"
+            )
+
+
+def _setting_problems(config: Config) -> Iterator[str]:
+    rollout = config.rollout
+    if strangers := sorted(rollout.engine_options.keys() - OPTIONS):
+        yield (
+            f"it takes no rollout.engine_options but {', '.join(sorted(OPTIONS))}, not {', '.join(strangers)}; "
+            f"flags of the server itself go into server_args"
+        )
+    if "address" not in rollout.engine_options and config.placement.gpus.get(Role.ROLLOUT, 0.0) <= 0:
+        yield "each rollout needs a GPU, or a share of one; placement.gpus.rollout is 0, set it, or use embedded"
+    if rollout.max_kv_age is not None and rollout.on_update != "keep":
+        yield (
+            f"rollout.max_kv_age bounds the cache's age under keep alone, and rollout.on_update is "
+            f"{rollout.on_update}; leave it out"
+        )
+    elif rollout.max_kv_age is not None and rollout.max_kv_age >= config.replay.max_staleness:
+        yield (
+            f"rollout.max_kv_age {rollout.max_kv_age} can do nothing: replay.max_staleness "
+            f"{config.replay.max_staleness} evicts such responses anyway; set it lower, or leave it out"
+        )
