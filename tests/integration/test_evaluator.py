@@ -183,7 +183,7 @@ def test_a_retired_version_is_passed_over_for_the_newest(tmp_path: Path):
     def with_retired(context: Any) -> Any:
         actor = make(context)
         if context.spec.role == "evaluator":
-            actor._weights._receiver = Retired()
+            actor._weights.receiver = Retired()
         return actor
 
     fleet._make = with_retired
