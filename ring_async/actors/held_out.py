@@ -22,7 +22,7 @@ def share_problems(num_problems: int, sources: Iterable[str]) -> dict[str, int]:
 
 
 def held_out_problems(
-    name: str, source: PromptSource, num_problems: int, key: str = "eval.num_problems"
+    name: str, source: PromptSource, num_problems: int, key: str = "evaluation.checkpoint_problems"
 ) -> list[Prompt]:
     """The first distinct held-out questions of a source: a question that comes again is passed over.
 

@@ -1,6 +1,6 @@
 """A busy machine fails nobody: the same program has the same verdict alone and beside others that want the processors.
 
-`scripts/verdicts_under_load.py` does this at length; here it is short.
+`tests/support/verdicts_under_load.py` does this at length; here it is short.
 """
 
 import asyncio

@@ -34,7 +34,7 @@ class LiveChanges:
     """Makes the changes that people ask for, and tells them to actors that register later.
 
         changes.scale("rollout", 4, author="ada")
-        await changes.set_knobs({"learner.lr": 1e-6}, author="ada")
+        await changes.set_knobs({"learner.learning_rate": 1e-6}, author="ada")
         changes.swap_verifier("math", "my.module:Strict", {}, shadow=100, author="ada")
 
     Args:

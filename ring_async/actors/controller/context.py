@@ -19,8 +19,8 @@ from ring_async.storage.run_dir import RunDir
 class RunNotes:
     """Small values that must survive with the ledger, by key: cursors, epochs, settings, the last checkpoint.
 
-        notes.put("knobs", {"learner.lr": 1e-5})     # durable when it returns
-        notes.get("knobs")                           # {"learner.lr": 1e-5}
+        notes.put("knobs", {"learner.learning_rate": 1e-5})     # durable when it returns
+        notes.get("knobs")                           # {"learner.learning_rate": 1e-5}
 
     Args:
         journal: stores the notes.

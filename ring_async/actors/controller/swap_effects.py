@@ -160,6 +160,8 @@ class SwapEffects:
     async def _tell_one(self, actor_id: str, message: Message) -> None:
         """Repeat a command until the actor has carried it out or is gone; actors that register later hear it then."""
         told = self._members.by_id.get(actor_id)
+        if told is None:
+            return
         command = functools.partial(self._links.command, actor_id, message, timeout_s=COMMIT_RETRY_S)
         try:
             await ask_until_answered(command, is_gone=lambda: self._members.by_id.get(actor_id) != told)

@@ -31,6 +31,8 @@ OPTIONS = frozenset(
     }
 )
 _PLUGIN_GROUP = "sglang.srt.plugins"
+_START_SHARE = 0.9
+"""Of `placement.start_timeout_s`, for the server: an actor that is late itself is counted dead, without a word."""
 
 
 class SglangEntry:
@@ -40,6 +42,7 @@ class SglangEntry:
         from ring_async.engines.sglang.engine import SglangEngine
 
         rollout = config.rollout
+        deadline_s = _START_SHARE * config.placement.start_timeout_s
         return SglangEngine(
             engine_id,
             resolve_model_path(config.model.path),
@@ -49,7 +52,7 @@ class SglangEntry:
             max_kv_age=rollout.max_kv_age,
             log_dir=RunDir(Path(config.run.dir) / config.run.name).logs,
             tracer=tracer,
-            **rollout.engine_options,
+            **({"start_deadline_s": deadline_s} | rollout.engine_options),
         )
 
     def check(self, config: Config) -> list[str]:
@@ -89,6 +92,23 @@ def _setting_problems(config: Config) -> Iterator[str]:
         )
     if "address" not in rollout.engine_options and config.placement.gpus.get(Role.ROLLOUT, 0.0) <= 0:
         yield "each rollout needs a GPU, or a share of one; placement.gpus.rollout is 0, set it, or use embedded"
+    start_s, limit_s = rollout.engine_options.get("start_deadline_s", 0.0), config.placement.start_timeout_s
+    if start_s >= limit_s:
+        yield (
+            f"rollout.engine_options.start_deadline_s {start_s:g} is not below placement.start_timeout_s {limit_s:g}, "
+            "after which an actor that has not registered counts as dead; raise the latter"
+        )
+    num_engines = rollout.num + config.roster.evaluator
+    if "address" in rollout.engine_options and num_engines > 1:
+        yield (
+            f"rollout.engine_options.address names one server, and {num_engines} engines would put their weights into "
+            "it; set rollout.num=1 and evaluation.every_versions=0, or leave the address out"
+        )
+    elif config.roster.evaluator and config.placement.gpus.get(Role.EVALUATOR, 0.0) <= 0:
+        yield (
+            "the evaluator starts a server of its own and needs a GPU, or a share of one; placement.gpus.evaluator is "
+            "0, set it, or set evaluation.every_versions=0"
+        )
     if rollout.max_kv_age is not None and rollout.on_update != "keep":
         yield (
             f"rollout.max_kv_age bounds the cache's age under keep alone, and rollout.on_update is "

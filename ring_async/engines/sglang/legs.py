@@ -18,7 +18,7 @@ _END_DEADLINE_S = 60.0
 
 
 class LegsUnderWay:
-    """Example: `legs.add(leg, response)`, … `legs.remove(leg)`; `await legs.end(life, list(legs))`."""
+    """Example: `legs.add(leg, response)`, … `legs.remove(leg)`; `await legs.until_ended(life, list(legs))`."""
 
     def __init__(self) -> None:
         self._legs: dict[str, tuple[Leg, Response]] = {}

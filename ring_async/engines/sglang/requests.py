@@ -1,7 +1,7 @@
 """The requests this engine sends to an SGLang server, as plain JSON bodies.
 
 Owns: every path and every field that leaves for a server. SGLang ignores unknown fields silently, so each body is
-checked against the request classes of published wheels (`tests/unit/engines/sglang/test_requests_of_releases.py`).
+checked against the request classes of published wheels (`tests/integration/test_sglang_requests.py`).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 A leg is one submission to the server. A response takes more than one when it is aborted for new weights or its server
 died: the next leg begins with the prompt and all tokens that count.
 
-Owns: that bookkeeping, pure. Does not own when legs begin and end (`engine`), nor how chunks arrive (`reader`).
+Owns: that bookkeeping, pure. Does not own when legs begin and end (`engine`), nor how chunks arrive (`stream`).
 Invariants: the tokens of a response are in order of sampling and each has a log-probability, a version and the age of
 its keys and values; segments cover them without a gap.
 """

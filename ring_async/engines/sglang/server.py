@@ -1,7 +1,7 @@
 """An SGLang server in a process session of its own: launched, watched, ended.
 
 Owns: its flags, port, key, log file and process. Does not own what is asked of it (`http`), nor when it is started
-again (`engine`).
+again (`keeper`).
 Invariants: it listens on loopback alone, behind a key made for it; its process and all children end when it is closed
 or when this process ends, by SIGKILL too (`launch`).
 """

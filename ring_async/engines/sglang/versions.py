@@ -1,7 +1,7 @@
 """What differs between SGLang's releases, in one table; everything else in this package is the same for all of them.
 
 Owns: which releases are supported, and the steps a weight update takes in each. The facts were read from the published
-wheels; `tests/unit/engines/sglang/test_requests_of_releases.py` checks every request against two of them.
+wheels; `tests/integration/test_sglang_requests.py` checks every request against two of them.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ def test_every_part_that_is_not_here_is_told_at_once(tmp_path: Path, monkeypatch
         model__path="/no/such/model",
     )  # fmt: skip
     assert said == [
-        "rollout.engine: sglang: not here, because this release does not have it; choose embedded",
+        "rollout.engine: sglang: not here, because the package sglang is missing: install 0.5.17 (for torch 2.11) or a "
+        "later one (docs/sglang.md), or use embedded",
         "learner.engine: megatron: not here, because this release does not have it; choose hf",
         "placement.gpus: the fleet needs 2 (rollout 2), this machine has 1; lower rollout.num, reward.num, "
         "learner.num_ranks or placement.gpus, or add machines",

@@ -35,6 +35,10 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"placement__gpus": {}}, "placement.gpus.rollout is 0"),
         ({"placement__gpus": {}, "rollout__engine_options": {"address": "http://127.0.0.1:30000"}}, None),
         ({"rollout__engine_options": {"attention_backend": "triton"}}, "server_args"),
+        ({"rollout__num": 2, "rollout__engine_options": {"address": "http://127.0.0.1:30000"}}, "names one server"),
+        ({"evaluation__every_versions": 2}, "placement.gpus.evaluator is 0"),
+        ({"evaluation__every_versions": 2, "placement__gpus": {"rollout": 1.0, "evaluator": 0.5}}, None),
+        ({"rollout__engine_options": {"start_deadline_s": 120.0}}, "not below placement.start_timeout_s 120"),
     ],
 )
 def test_settings(overrides: dict[str, object], words: str | None) -> None:
