@@ -1,7 +1,7 @@
 """Staleness correction: one interface, several rules.
 
 Owns: what every rule makes of the log-probabilities of one microbatch: the surrogate with its gradient, the weight,
-and which tokens are masked or clipped and why. Does not own the sum over the batch (`microbatch_loss`), the filters'
+and which tokens are masked or clipped and why. Does not own the sum over the batch (`losses`), the filters'
 formulas (`filters`) or how the proximal log-probabilities were obtained (the train engine, `proximal`).
 
 Invariants: a token with a non-finite input is masked and counted, and reaches neither value nor gradient; bounds are

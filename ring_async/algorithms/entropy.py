@@ -1,6 +1,6 @@
 """Entropy of next-token distributions, over the whole vocabulary.
 
-Owns: the formula. Does not own the entropy bonus (`microbatch_loss`).
+Owns: the formula. Does not own the entropy bonus (`losses`).
 """
 
 from __future__ import annotations

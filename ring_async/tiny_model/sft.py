@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from ring_async.algorithms.microbatch_loss import cross_entropy_loss
+from ring_async.algorithms.losses import cross_entropy_loss
 from ring_async.clock import monotonic_s
 from ring_async.tiny_model.domains import Domain, draw_example
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ring_async.algorithms.corrections import Correction, TokenBatch, correct, m2po_mask
 from ring_async.algorithms.logprobs import bounded_log_ratio
-from ring_async.algorithms.microbatch_loss import batch_loss, cross_entropy_loss
+from ring_async.algorithms.losses import batch_loss, cross_entropy_loss
 from ring_async.algorithms.mismatch import MismatchMoments
 from ring_async.algorithms.proximal import loglinear_proximal
 from ring_async.algorithms.statistics import BatchStatistics, CrossEntropyStatistics, rl_columns, sft_columns

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ring_async.algorithms.corrections import Correction, TokenBatch, correct
-from ring_async.algorithms.microbatch_loss import batch_loss
+from ring_async.algorithms.losses import batch_loss
 from ring_async.config.learning import CorrectionSection, LossSection
 
 F64 = torch.float64
