@@ -129,6 +129,11 @@ class FleetShell:
             log.warning("%s cannot start yet: it waits for %s", actor_id, whom)
             self._run_log.event("actor_waiting", author=CONTROLLER_ID, actor=actor_id, whom=whom)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every actor that should run now has registered."""
+        return all(spec.actor_id in self.members for spec in self.specs())
+
     async def forget(self, actor_id: str) -> None:
         """Remove a member that is gone: wake the tasks that wait for its end, and drop its undelivered news."""
         self.members.leave(actor_id)
