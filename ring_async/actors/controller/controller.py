@@ -92,8 +92,8 @@ class Controller:
         self.endpoint = self._inbox.endpoint
         self._journal = Journal(context.run_dir.journal)
         self._notes = RunNotes(self._journal, is_resumed=is_resumed)
-        self._run_log = RunLog(context.run_dir)
         is_fleet_alive = is_resumed and context.spec.incarnation > 0
+        self._run_log = RunLog(context.run_dir, is_fleet_alive=is_fleet_alive)
         self._run = run = RunContext(
             config, context.run_dir, self._notes, self._run_log, self._spawn, is_fleet_alive=is_fleet_alive
         )

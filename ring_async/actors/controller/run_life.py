@@ -11,7 +11,6 @@ end are durable before anybody hears of them, so that a controller that restarts
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -33,7 +32,6 @@ STOP_DEADLINE_S = 10.0
 REJOIN_S = 5.0
 """How long a restarted controller that is ending the run waits for the members to register again, before it tells them
 to leave. Each does with its next heartbeat."""
-REJOIN_POLL_S = 0.1
 NOTE_TIME_S = 10.0
 """How often the time that a run has trained is stored, so that a controller's death does not prolong `stop.wall_s`."""
 TRAINED = "all policy versions trained"
@@ -179,16 +177,10 @@ class RunLife:
                 raise
             log.error("the end of the run is not durable: %s", error)
 
-    async def _gather(self) -> None:
-        """Wait until all members are back, or `REJOIN_S` have passed."""
-        end_s = monotonic_s() + REJOIN_S
-        while monotonic_s() < end_s and not self._fleet.is_complete:
-            await asyncio.sleep(REJOIN_POLL_S)
-        self._is_gathering = False
-
     async def _stop(self, deadline_s: float) -> None:
         if self._is_gathering:
-            await self._gather()
+            await self._fleet.until_complete(REJOIN_S)
+            self._is_gathering = False
         end_s = monotonic_s() + deadline_s
         config, links = self._context.config, self._fleet.links
         if not self.failure and not self._is_trained:

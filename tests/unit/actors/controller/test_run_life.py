@@ -29,10 +29,12 @@ class Fleet:
         self.dismissed: list[tuple[Role, ...]] = []
         self.members = SimpleNamespace(by_id={}, of=lambda *roles: [])
         self.links = SimpleNamespace(command=self._command)
-        self.is_complete = True
 
     def tell(self, news: Any, *roles: Role) -> None:
         self.news.append((type(news).__name__, roles))
+
+    async def until_complete(self, within_s: float) -> None:
+        await asyncio.sleep(1.0)
 
     async def dismiss(self, roles: tuple[Role, ...], *, finish_s: float, end_s: float) -> None:
         self.dismissed.append(roles)
