@@ -225,7 +225,6 @@ class Launcher:
 
     async def _start_controller(self) -> str:
         spec = ActorSpec(CONTROLLER_ID, Role.CONTROLLER, self._controller_incarnation)
-        self._run_dir.endpoints.unlink(missing_ok=True)
         place = self._places.place(CONTROLLER_ID, Role.CONTROLLER)
         if not isinstance(place, Place):  # the controller is bound to this very host
             raise ActorFailedError(f"the controller cannot start: it waits for {place}")
@@ -233,7 +232,9 @@ class Launcher:
         deadline_s = monotonic_s() + self._config.placement.start_timeout_s
         while monotonic_s() < deadline_s:
             if self._run_dir.endpoints.exists():
-                return str(self._run_dir.read_endpoints()["control"])
+                endpoints = self._run_dir.read_endpoints()
+                if endpoints["controller_incarnation"] == spec.incarnation:  # else they are its predecessor's
+                    return str(endpoints["control"])
             self._collect_exits()
             if CONTROLLER_ID not in self._processes:
                 raise ActorFailedError(f"the controller did not start: {self._exits[-1].cause}")

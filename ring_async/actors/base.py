@@ -288,7 +288,10 @@ class Actor:
         async with self.waits.on("registration with controller-0", self.config.placement.start_timeout_s):
             registered = await self.ask_controller(Register(member, self.holds()))
         assert isinstance(registered, Registered)
-        await self._adopt_members(registered.members)
+        # A controller that restarted does not know everybody yet; it tells all once it does.
+        present = {one.actor_id for one in registered.members}
+        known = [one for actor_id, one in self.members.items() if actor_id not in present]
+        await self._adopt_members([*registered.members, *known])
         await self.joined(registered)
 
     async def _send_heartbeats(self) -> None:

@@ -64,16 +64,13 @@ class PartialHandover:
     async def take_over(self, group_id: str) -> dict[int, PartialResponse]:
         """What is held of a group that was granted before, by the index of each response; from now on this rollout
         alone may hand over pieces of it.
-
-        Raises:
-            ActorFailedError: the shard did not answer in time.
         """
         if not self._interval_s:
             return {}
         actor, shard = self._actor, shard_of(group_id, self._actor.config.replay.num)
         await actor.registered(Role.REPLAY, shard)
         ask = ReadPartials(group_id, self._writer)
-        async with actor.waits.on(f"what {shard} holds of {group_id}", actor.config.replay.batch_deadline_s):
+        async with actor.waits.on(f"what {shard} holds of {group_id}"):
             answer = await ask_until_answered(lambda: actor.data_link(shard).request(ask, timeout_s=REQUEST_TIMEOUT_S))
         assert isinstance(answer.message, PartialsRead)
         held = {split_id(piece.header.trajectory_id)[1]: piece for piece in unbundle_partials(answer.buffers)}

@@ -18,11 +18,12 @@ import secrets
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from ring_async.config.load import config_from_mapping
-from ring_async.config.schema import Config
+from ring_async.config.schema import Config, ControlSection
 from ring_async.core.roster import ActorSpec, Role
 from ring_async.errors import ActorFailedError, RingAsyncError
 from ring_async.placement.make_actor import make_actor
@@ -100,15 +101,18 @@ async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
 
 async def _live_controller(context: Any, launch: ActorLaunch) -> None:
     from ring_async.actors.controller.controller import Controller
-    from ring_async.control.api import make_app, serve
+    from ring_async.control.api import make_app
     from ring_async.control.tls import read_certificate
     from ring_async.data.registry import make_source
 
     config, run_dir = context.config, context.run_dir
     controller = Controller(context, make_source, is_resumed=launch.is_resumed)
-    token = secrets.token_urlsafe(32)
+    # People, Prometheus and open pages know the predecessor's address and token: a restart changes neither.
+    former = run_dir.read_endpoints() if context.spec.incarnation and run_dir.endpoints.exists() else {}
+    token = former.get("token") or secrets.token_urlsafe(32)
     app = make_app(controller, token, config.run.name, config.control)
-    async with serve(app, config.control) as url:
+    async with contextlib.AsyncExitStack() as stack:
+        url = await _serve_again(stack, app, config.control, former.get("api", ""))
         endpoints = {
             "api": url,
             "token": token,
@@ -120,6 +124,17 @@ async def _live_controller(context: Any, launch: ActorLaunch) -> None:
         }
         write_json(run_dir.endpoints, endpoints, mode=0o600)
         await controller.live()
+
+
+async def _serve_again(stack: contextlib.AsyncExitStack, app: Any, control: ControlSection, former_url: str) -> str:
+    """Serve the control API where the former controller did, or elsewhere if that port is taken; returns the URL."""
+    from ring_async.control.api import serve
+
+    port = urlsplit(former_url).port
+    if port is not None:
+        with contextlib.suppress(OSError):
+            return await stack.enter_async_context(serve(app, control.model_copy(update={"port": port})))
+    return await stack.enter_async_context(serve(app, control))
 
 
 def _log_to_file(path: Path) -> None:

@@ -43,6 +43,9 @@ def keep_file(use: str, folder: Path, where: str = "") -> str:
     if not place.endswith(".py"):
         return use
     prefix = f"{where}: " if where else ""
+    if Path(place).exists() and not Path(place).is_file():
+        # A named pipe or a device may make a reader wait for ever, here the controller's loop.
+        raise ConfigError(f"{prefix}{Path(place).absolute()} cannot be read: it is no regular file")
     try:
         content = Path(place).read_bytes()
     except (OSError, ValueError) as error:

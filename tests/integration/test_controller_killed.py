@@ -23,9 +23,11 @@ def test_the_fleet_goes_on_without_its_controller_and_ends_on_hangup(tmp_path: P
     with fleet(tmp_path, NAME, "stop.policy_versions=100000", "transport.kind=tcp") as live:
         live.wait_version(3, timeout_s=300.0)
         before = {actor_id: live.pid_of(actor_id) for actor_id in OTHERS}
+        addresses = addresses_of(live)
         for _ in range(2):
             print(f"two versions after {kill_controller(live):.1f} s from the kill")
         assert {actor_id: live.pid_of(actor_id) for actor_id in OTHERS} == before
+        assert addresses_of(live) == addresses, "people and Prometheus know the old ones"
         assert not live.events("actor_lost")
         steps = live.steps()
         assert [step["policy_version"] for step in steps] == list(range(1, len(steps) + 1))
@@ -44,6 +46,11 @@ def test_the_fleet_goes_on_without_its_controller_and_ends_on_hangup(tmp_path: P
     assert CheckpointStore(live.run_dir.checkpoints).read(Path(outcome["checkpoint"])).policy_version.number == last
     report = audit(live.run_dir.path)
     assert report.is_clean, report.to_text()
+
+
+def addresses_of(live: LiveFleet) -> dict[str, str]:
+    endpoints = live.run_dir.read_endpoints()
+    return {key: endpoints[key] for key in ("api", "token", "control")}
 
 
 def kill_controller(live: LiveFleet) -> float:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from one_process_run import EVEN_TOTAL, events, lines, run, until_version
+from one_process_run import EVEN_TOTAL, EvenTotal, events, lines, run, until_version
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID
 from ring_async.storage.audit import audit
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.virtual_clock import VirtualClockLoop
 from ring_async.transport.memory import MemoryTransport
+from ring_async.types import Prompt, Verdict
+from ring_async.verifiers.base import Response
 
 PRODUCTIVE_S = 5.0
 """A restart of the controller is noticed with the next heartbeat; by then the next version must not be far."""
@@ -118,6 +121,35 @@ def test_the_controller_dies_again_and_again(tmp_path: Path):
     assert len(events(fleet, "controller_started")) == 1 + len(num_kills) > 10
     report = audit(fleet.run_dir.path)
     assert report.is_clean, report.to_text()
+
+
+class Recorded(EvenTotal):
+    """Takes 3 s for a verdict, and writes down what it judges."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(delay_s=3.0)
+        self._path = Path(path)
+
+    async def score(self, prompt: Prompt, response: Response) -> Verdict:
+        with self._path.open("a") as judged:
+            judged.write(f"{prompt.prompt_id}\n")
+        return await super().score(prompt, response)
+
+
+def test_groups_in_the_hands_of_a_reward_actor_are_not_sent_elsewhere(tmp_path: Path):
+    """The first members that register with the new controller must not think that the others have left."""
+    judged = tmp_path / "judged.txt"
+
+    async def kill(fleet: OneProcessFleet) -> None:
+        for number in (2, 4):
+            await until_version(fleet, number)
+            await asyncio.sleep(1.0)
+            fleet.kill(CONTROLLER_ID)
+
+    recorded = {"exact": {"use": f"{__file__}:Recorded", "options": {"path": str(judged)}}}
+    fleet = make_fleet(tmp_path, rollout__num=3, reward__num=2, stop__policy_versions=8, verifiers=recorded)
+    assert run(fleet, kill, limit_s=2000.0) == ""
+    assert set(Counter(judged.read_text().splitlines()).values()) == {4}, "each response of a group is judged once"
 
 
 class OverTcp(OneProcessFleet):

@@ -42,6 +42,9 @@ LEAVE_S = 30.0
 COMMAND_TIMEOUT_S = 300.0
 """Longest time for a command. A learner applies settings between two steps, and a step of a large model takes minutes.
 """
+REJOIN_S = 5.0
+"""How long a restarted controller waits for the members to register again, before it tells them who is there, or to
+leave. Each registers with its next heartbeat."""
 
 
 class FleetShell:
@@ -61,6 +64,9 @@ class FleetShell:
         placement = context.config.placement
         self._notes = context.notes
         self._run_log = context.run_log
+        self._spawn = context.spawn
+        self._is_gathering = context.is_fleet_alive
+        """Whether this controller restarted and does not know all members yet."""
         self.wanted = Fleet(
             RestartPolicy(placement.max_restarts, placement.restart_window_s),
             context.config.monitoring.heartbeat_timeout_s,
@@ -78,6 +84,8 @@ class FleetShell:
             if role != Role.CONTROLLER:
                 self.wanted.want(role, num, now_s)
         self.wanted.adopt(self._notes.get("incarnations") or {})
+        if self._is_gathering:
+            self._spawn(self._gather())
 
     def scale(self, role: Role, num: int) -> None:
         """Change the wanted number of actors of one role; surplus actors finish and leave."""
@@ -171,10 +179,19 @@ class FleetShell:
             self.links.tell(member.actor_id, news)
 
     def tell_members(self) -> None:
-        """Send the list of members to every member."""
+        """Send the list of members to every member. A list that is known to lack living members is not sent: their
+        peers would send elsewhere what these have in hand.
+        """
+        if self._is_gathering:
+            return
         news = MembersChanged(self.staying())
         for actor_id in self.members.by_id:
             self.links.tell(actor_id, news)
+
+    async def _gather(self) -> None:
+        await self.until_complete(REJOIN_S)
+        self._is_gathering = False
+        self.tell_members()
 
     async def is_done(self, actor_id: str, command: Message) -> bool:
         """Send a command; returns whether the member carried it out in time, or is gone and need not.

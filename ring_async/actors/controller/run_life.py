@@ -16,7 +16,7 @@ from typing import Any
 
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.dispatcher import Dispatcher
-from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.actors.controller.fleet_shell import REJOIN_S, FleetShell
 from ring_async.actors.controller.versions import Versions
 from ring_async.clock import monotonic_s
 from ring_async.core.fleet.states import RunState
@@ -29,9 +29,6 @@ from ring_async.transport.messages.versions import SaveCheckpoint
 log = logging.getLogger(__name__)
 
 STOP_DEADLINE_S = 10.0
-REJOIN_S = 5.0
-"""How long a restarted controller that is ending the run waits for the members to register again, before it tells them
-to leave. Each does with its next heartbeat."""
 NOTE_TIME_S = 10.0
 """How often the time that a run has trained is stored, so that a controller's death does not prolong `stop.wall_s`."""
 TRAINED = "all policy versions trained"

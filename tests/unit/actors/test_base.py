@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
+
 from ring_async.actors.base import Actor, ActorContext
 from ring_async.clock import monotonic_s
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
@@ -18,12 +20,21 @@ from ring_async.testing.virtual_clock import VirtualClockLoop, run_virtual
 from ring_async.transport.base import Inbox
 from ring_async.transport.memory import MemoryHub, MemoryTransport
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.fleet import Heartbeat, HeartbeatSeen, Register, Registered, Shutdown
+from ring_async.transport.messages.fleet import (
+    Heartbeat,
+    HeartbeatSeen,
+    Member,
+    MembersChanged,
+    Register,
+    Registered,
+    Shutdown,
+)
 from ring_async.transport.messages.versions import CheckpointCovered
 
 OPENING_S = 5.0
 CONFIG = make_config(monitoring__heartbeat_timeout_s=10.0)
 REGISTERED = Registered((), None, is_paused=False, resume_from="", learner_incarnation=0)
+PEER = Member("reward-0", Role.REWARD, 0, 1, "host", "memory://reward-0/control", "memory://reward-0/data")
 
 
 class Slow(Actor):
@@ -56,6 +67,9 @@ class Rig:
 
     def __init__(self, path: Path) -> None:
         self.hub = MemoryHub()
+        self.members: tuple[Member, ...] = ()
+        """What the controller knows of the fleet."""
+        self.is_known = True
         self.run_dir = RunDir(path)
         self.inbox = self.listen("controller-0")
         transport = MemoryTransport("replay-0", self.hub)
@@ -72,9 +86,9 @@ class Rig:
         while True:
             delivery = await inbox.receive()
             if isinstance(delivery.message, Register):
-                delivery.reply(REGISTERED)
+                delivery.reply(msgspec.structs.replace(REGISTERED, members=self.members))
             elif isinstance(delivery.message, Heartbeat):
-                delivery.reply(HeartbeatSeen(is_known=self.actor.num_registrations > 0))
+                delivery.reply(HeartbeatSeen(is_known=self.is_known))
 
     @contextlib.asynccontextmanager
     async def living(self) -> AsyncIterator[asyncio.Task[None]]:
@@ -109,6 +123,23 @@ def test_an_actor_may_be_told_to_leave_before_it_is_open(tmp_path: Path):
             assert monotonic_s() < OPENING_S
             await life
             assert rig.actor.covered == []
+
+    run_virtual(main(), limit_s=100.0)
+
+
+def test_a_controller_that_restarted_does_not_make_its_members_forget_each_other(tmp_path: Path):
+    async def main() -> None:
+        rig = Rig(tmp_path)
+        rig.members = (PEER,)
+        async with rig.living():
+            await asyncio.sleep(2 * OPENING_S)
+            rig.members, rig.is_known = (), False  # this actor is the first one that registers with the new one
+            while rig.actor.num_registrations < 2:
+                await asyncio.sleep(0.1)
+            rig.is_known = True
+            assert rig.actor.members == {PEER.actor_id: PEER}
+            await rig.commands.request(MembersChanged(()), timeout_s=1.0)
+            assert rig.actor.members == {}
 
     run_virtual(main(), limit_s=100.0)
 

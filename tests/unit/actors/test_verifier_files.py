@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,6 +41,12 @@ def test_a_file_that_is_missing_or_too_large_is_refused(tmp_path, strict):
     strict.write_text("#" * 600_000)
     with pytest.raises(ConfigError, match="install it as a package on every host"):
         keep_file(f"{strict}:Strict", tmp_path / "verifiers")
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(ConfigError, match="it is no regular file"):
+        keep_file(f"{tmp_path / 'pipe.py'}:Strict", tmp_path / "verifiers")
 
 
 def test_only_verifiers_files_of_the_run_are_sent(tmp_path, strict):
