@@ -169,8 +169,9 @@ class OneProcessFleet:
             await self._end()
 
     def is_up(self, actor_id: str) -> bool:
-        """Whether an actor's process runs."""
-        return actor_id in self._tasks and not self._tasks[actor_id].done()
+        """Whether an actor's process runs, and was not killed."""
+        task = self._tasks.get(actor_id)
+        return task is not None and not task.done() and not task.cancelling()
 
     def kill(self, actor_id: str) -> None:
         """End an actor in the middle of whatever it does: it acknowledges nothing more and says no goodbye."""
@@ -206,7 +207,8 @@ class OneProcessFleet:
         specs = {spec.actor_id: spec for spec in wanted.actors}
         for actor_id, task in list(self._tasks.items()):
             if actor_id != CONTROLLER_ID and specs.get(actor_id) != self._specs[actor_id] and not task.done():
-                task.cancel("not wanted any more")
+                if not task.cancelling():
+                    task.cancel("not wanted any more")
                 await asyncio.gather(task, return_exceptions=True)
                 del self._tasks[actor_id]
         without_place = {one.actor_id for one in self.waiting()}

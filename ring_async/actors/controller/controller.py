@@ -277,8 +277,10 @@ class Controller:
 
     def _register(self, member: Member, holding: Holding) -> Registered:
         """Let a member join. What it holds already is adopted: it lives on, and this controller restarted."""
+        if self._fleet.is_newcomer(member):
+            self._versions.number_learner(member, holding)
         if self._fleet.join(member):
-            self._versions.joined(member, holding)
+            self._versions.joined(member)
             self._record_failures(self._dispatcher.adopt(member.actor_id, holding.group_ids))
             if holding.weights is not None:
                 self._publish(holding.weights)

@@ -97,6 +97,11 @@ class FleetShell:
 
     # -- members
 
+    def is_newcomer(self, member: Member) -> bool:
+        """Whether `join` would take in a member that is not registered yet."""
+        is_wanted = self.wanted.is_current(member.actor_id, member.incarnation)
+        return is_wanted and self.members.by_id.get(member.actor_id) != member
+
     def join(self, member: Member) -> bool:
         """Register a member. Returns False if the same member, unchanged, was registered before.
 

@@ -167,6 +167,8 @@ class RunLife:
             "deadline_s": self._deadline_s,
             "trained_s": self._trained_s,
         }
+        if life == self._context.notes.get("life"):
+            return
         try:
             self._context.notes.put("life", life)
         except StorageError as error:
