@@ -203,9 +203,15 @@ class RunLife:
         outcome = {"reason": self._stop_reason, "failure": self.failure, "killed": killed}
         self._context.run_log.event("stopped", author=CONTROLLER_ID, **outcome)
         checkpoint = (self._versions.checkpoint or {}).get("path")
-        where = {"policy_version": self._dispatcher.limiter.state.version_number, "checkpoint": checkpoint}
+        where = {"policy_version": self._version_number, "checkpoint": checkpoint}
         write_json(self._context.run_dir.outcome, outcome | where)
 
     @property
     def _is_trained(self) -> bool:
-        return self._dispatcher.limiter.state.version_number >= self._context.config.stop.policy_versions
+        return self._version_number >= self._context.config.stop.policy_versions
+
+    @property
+    def _version_number(self) -> int:
+        """The newest version that is published or in a checkpoint: the learner may die between the two."""
+        saved = (self._versions.checkpoint or {}).get("version", 0)
+        return max(self._dispatcher.limiter.state.version_number, int(saved))

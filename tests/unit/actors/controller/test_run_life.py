@@ -67,7 +67,9 @@ class FullDisk(Notes):
 class Run:
     """A life, and what it leads to. `notes` are those of a controller that died while its fleet lives on."""
 
-    def __init__(self, runs: Path, *, version: int = 3, notes: Notes | None = None, **settings: Any) -> None:
+    def __init__(
+        self, runs: Path, *, version: int = 3, saved: int | None = None, notes: Notes | None = None, **settings: Any
+    ) -> None:
         self.run_dir = RunDir(runs)
         self.fleet = Fleet()
         self.events: list[str] = []
@@ -81,7 +83,7 @@ class Run:
             is_fleet_alive=notes is not None,
         )  # fmt: skip
         dispatcher = SimpleNamespace(limiter=SimpleNamespace(state=SimpleNamespace(version_number=version)))
-        versions = SimpleNamespace(checkpoint={"path": "checkpoints/3", "version": version})
+        versions = SimpleNamespace(checkpoint={"path": "checkpoints/3", "version": version if saved is None else saved})
         self.life = RunLife(context, self.fleet, dispatcher, versions)
 
     async def until_ended(self) -> None:
@@ -203,5 +205,15 @@ def test_an_end_goes_on_where_it_cannot_be_stored_but_a_pause_is_refused(tmp_pat
         run.life.shut_down("ring-async down", 20.0)
         await run.until_ended()
         assert run.life.state is RunState.FINISHED
+
+    run_virtual(main())
+
+
+def test_a_learner_that_died_between_its_last_checkpoint_and_its_publication_has_trained(tmp_path: Path):
+    async def main() -> None:
+        run = Run(tmp_path, version=LAST_VERSION - 1, saved=LAST_VERSION)
+        run.life.open()
+        await run.until_ended()
+        assert run.outcome()["policy_version"] == LAST_VERSION
 
     run_virtual(main())
