@@ -299,7 +299,7 @@ class SessionOutbox:
             if entry is None or entry.future.done():
                 continue
             if reason is not None:
-                entry.future.set_exception(RefusedError(f"{self.peer} refused {entry.kind}: {reason}"))
+                entry.future.set_exception(RefusedError(f"{self.peer} refused {entry.kind}: {reason}", reason))
             else:
                 entry.future.set_result(None)
         self._after_outcomes()

@@ -3,7 +3,7 @@
 Owns: the order of candidates, the choice, and the rule for cutting the response that crosses Φ. Does not own which
 responses are eligible (`batch_planning`), nor where tokens lie (`packing`).
 Invariants: a choice holds exactly Φ loss tokens, or nothing; at most one response is cut; with carry, a response is cut
-only if its remainder can still be trained, and the remainder is in the next batch: none is passed over for a better sum.
+only if its remainder can still be trained, and no remainder is passed over for a better sum of others.
 Source: C3PO, arXiv 2506.14731 §3.2; docs/algorithm.md, "The loss".
 Differs: Eq. 3 read literally keeps the boundary response whole; Fig. 3 and this code cut it by loss mask.
 """

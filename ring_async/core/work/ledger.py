@@ -169,7 +169,8 @@ class Ledger:
                     self._num_reissued += 1
                 return Applied()
             case GroupReturned(group_id, cause, is_dropped):
-                return self._return(group_id, cause, TrajectoryStatus.DROPPED if is_dropped else TrajectoryStatus.FAILED)
+                end = TrajectoryStatus.DROPPED if is_dropped else TrajectoryStatus.FAILED
+                return self._return(group_id, cause, end)
             case StatesMoved(states):
                 return self._move(states)
             case Noted(key, value):
