@@ -125,14 +125,16 @@ class PromptScheduler:
         """
         search = self._searches[source]
         was_empty = search.is_empty
-        try:
-            self.cursors[source], prompt = search.find(self.cursors[source])
-        except PromptFailedError as failure:
-            self.cursors[source] = failure.index + 1
-            log.warning("source %s: %s", source, failure)
-            if (reason := self._made.failed(source, str(failure))) is not None:
-                self.on_failing(source, reason)
-            return None
+        while True:
+            try:
+                self.cursors[source], prompt = search.find(self.cursors[source])
+                break
+            except PromptFailedError as failure:
+                self.cursors[source] = failure.index + 1
+                log.warning("source %s: %s", source, failure)
+                if (reason := self._made.failed(source, str(failure))) is not None:
+                    self.on_failing(source, reason)
+                    return None
         if prompt is not None:
             self._made.worked(source)
         if search.window is not None and search.is_empty and not was_empty:
