@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from one_process_run import EVEN_TOTAL, events, records, run
 
+from one_process_run import EVEN_TOTAL, events, records, run
 from ring_async.actors import rollout as rollout_module
 from ring_async.core.ids import split_id
 from ring_async.core.work.ledger import GroupReissued, StatesMoved
@@ -17,7 +17,7 @@ from ring_async.engines.base import GenerationRequest
 from ring_async.errors import VerifierError
 from ring_async.storage.audit import audit
 from ring_async.testing import one_process
-from ring_async.testing.builders import make_config
+from ring_async.testing.builders import make_config, make_prompt
 from ring_async.testing.one_process import CountingSource, OneProcessFleet
 from ring_async.testing.scripted_engine import ScriptedEngine
 from ring_async.testing.scripted_verifier import ScriptedVerifier
@@ -140,6 +140,22 @@ def test_a_malformed_group_fails_with_its_cause_and_reward_lives(
     assert fleet.controller.status()["ledger"]["reissued"] == 2  # three tries in all
     (failed,) = events(fleet, "group_failed")
     assert (failed["group_id"], failed["cause"]) == ("sums-00000002", "malformed")
+
+
+@pytest.mark.parametrize(("kib", "num_slots", "token_budget"), [(40, 256, 2048), (1100, 8, 64)])
+def test_prompts_with_much_metadata_are_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kib: int, num_slots: int, token_budget: int
+):
+    """Unit tests of a code task: one prompt, or a rollout's reservations together, are over the header limit."""
+
+    class Big(CountingSource):
+        def prompt(self, index: int) -> Prompt:
+            return make_prompt(f"{self.name}/{index}", source=self.name, text=f"{index} + 1 =", tests="x" * (kib << 10))
+
+    monkeypatch.setattr(one_process, "CountingSource", Big)
+    settings = {"rollout__max_running_requests": num_slots, "budget__token_budget": token_budget}
+    fleet = make_fleet(tmp_path, stop__policy_versions=2, replay__map_size_bytes=256 << 20, **settings)
+    assert not any(cause.startswith("failed") for cause in run_to_its_end(fleet))
 
 
 class FailsAtFirst(ScriptedVerifier):

@@ -96,7 +96,7 @@ class Controller:
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
-        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
+        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._record_failures)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
