@@ -96,6 +96,7 @@ class Controller:
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
+        self.changes.set_aside = self._set_aside
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._record_failures)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,7 +183,7 @@ class Controller:
             case PromptRefused(group_id, reason):
                 self._drop(sender, group_id, reason)
             case VerifierFailing():
-                self._pause_domain(message)
+                self.changes.handle_failing(message)
             case TrajectoriesMoved(states):
                 self._dispatcher.moved(states)
             case BufferReported():
@@ -232,19 +233,15 @@ class Controller:
         if (found := self._dispatcher.prompts.served.failed(prompt.source, reason)) is not None:
             self._set_aside([prompt.source], found)
 
-    def _set_aside(self, sources: list[str], reason: str, *, author: str = CONTROLLER_ID) -> None:
-        """Stop reserving groups of these sources, record it, and train the others; the run ends if there are none."""
+    def _set_aside(self, sources: list[str], reason: str, is_for_good: bool = True) -> None:
+        """Stop reserving groups of these sources, record it, and train the others. If there are none, the run ends,
+        unless the sources may soon come back.
+        """
         mixture = self._dispatcher.prompts.mixture
-        if set(sources) <= mixture.paused:
-            return
-        self._run_log.event("domain_paused", author=author, sources=sources, reason=reason)
-        if not mixture.pause(sources):
+        if not set(sources) <= mixture.paused:
+            self._run_log.event("domain_paused", author=CONTROLLER_ID, sources=sources, reason=reason)
+        if not mixture.pause(sources) and is_for_good:
             self._life.fail(f"every source is paused, the last ({', '.join(sources)}) because {reason}")
-
-    def _pause_domain(self, failing: VerifierFailing) -> None:
-        """Set the sources aside whose verifier fails. If a swap brought the verifier, it is rolled back instead."""
-        reason = f"{failing.verifier}: {failing.reason}"
-        self._set_aside(self.changes.handle_failing(failing), reason, author=Role.REWARD)
 
     # -- fleet
 

@@ -108,7 +108,9 @@ class PromptScheduler:
     def why_none(self) -> str:
         """Why no new group can be issued now; empty if one can. Goes on with the search of the last call."""
         candidates = self.mixture.candidates
-        if not self.windows.keys() >= set(candidates) or not candidates:
+        if not candidates:
+            return f"every source is set aside: {', '.join(sorted(self.mixture.paused))}"
+        if not self.windows.keys() >= set(candidates):
             return ""
         if any(self._find(source) is not None for source in candidates):
             return ""
