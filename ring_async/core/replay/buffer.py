@@ -29,7 +29,7 @@ from ring_async.core.replay.progress import (
     is_finished,
 )
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.replay.transitions import OPEN, advanced, arrived, dropped, ended_as, moved_to, untrained_tokens
+from ring_async.core.replay.transitions import OPEN, advanced, arrived, ended_as, moved_to, untrained_tokens
 from ring_async.core.staleness import Lineage
 from ring_async.core.verifier_epochs import is_admitted
 from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
