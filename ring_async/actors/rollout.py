@@ -160,7 +160,6 @@ class Rollout(Actor):
 
     async def _take_work(self, groups: asyncio.TaskGroup) -> None:
         """Consumes reservations / produces groups / waits for a slot, weights, admission / freed by each of them."""
-        deadline_s = self.config.replay.batch_deadline_s
         group_size = self.config.rollout.group_size
         while True:
             await self._unpaused.wait()
@@ -171,9 +170,7 @@ class Rollout(Actor):
             load = self.engine.load()
             free = load.capacity + group_size - 1 - load.num_running - load.num_waiting
             if free < group_size:
-                self._may_generate.clear()
-                async with self.waits.on("a free engine slot", deadline_s):
-                    await self._may_generate.wait()
+                await self._until_slot_free()
                 continue
             reserved = await self._reserve(free // group_size)
             for reservation in reserved.reservations:
@@ -182,6 +179,26 @@ class Rollout(Actor):
                 task = groups.create_task(self._generate_group(reservation), name=reservation.group_id)
                 self._in_flight[reservation.group_id] = task
             await asyncio.sleep(0)  # let the new requests reach the engine before its load is read again
+
+    async def _until_slot_free(self) -> None:
+        """Wait for a slot of the engine, as long as responses take.
+
+        Raises:
+            ActorFailedError: the engine sampled nothing for `replay.batch_deadline_s`.
+        """
+        deadline_s = self.config.replay.batch_deadline_s
+        self._may_generate.clear()
+        async with self.waits.on("a free engine slot"):
+            while not self._may_generate.is_set():
+                before = self.engine.load().generated_tokens
+                try:
+                    async with asyncio.timeout(deadline_s):
+                        await self._may_generate.wait()
+                except TimeoutError:
+                    if self.engine.load().generated_tokens == before:
+                        raise ActorFailedError(
+                            f"{self.actor_id}: the engine sampled nothing for {deadline_s:.0f} s, and no slot is free"
+                        ) from None
 
     async def _reserve(self, num_groups: int) -> GroupsReserved:
         ask = ReserveGroups(num_groups, self.engine.policy_version)

@@ -209,3 +209,10 @@ def test_a_verifier_that_crashes_on_one_response_fails_that_response_and_not_its
     assert causes["failed(unjudged)"] > 10
     assert events(fleet, "group_failed") == []
     assert events(fleet, "domain_paused") == []
+
+
+def test_responses_that_take_longer_than_the_batch_deadline_are_trained_on(tmp_path: Path):
+    """32k tokens at 60 a second take 546 s; the deadline is 300 s, and a batch needs two waves of them."""
+    fleet = make_fleet(tmp_path, token_s=546 / 16, stop__policy_versions=3, budget__token_budget=256)
+    causes = run_to_its_end(fleet, limit_s=20_000.0)
+    assert not any(cause.startswith("failed") for cause in causes)

@@ -24,6 +24,7 @@ from ring_async.actors.base import ActorContext
 from ring_async.actors.controller.changes import LiveChanges
 from ring_async.actors.controller.context import RunContext, RunNotes
 from ring_async.actors.controller.dispatcher import Dispatcher
+from ring_async.actors.controller.failed_work import FailedWork
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.prompts import MakeSource
 from ring_async.actors.controller.run_life import RunLife
@@ -33,10 +34,9 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
-from ring_async.core.fleet.batch_watch import BatchWatch
+from ring_async.core.fleet.batch_watch import BatchWatch, Signs
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
-from ring_async.core.work.leases import Returned
 from ring_async.errors import RefusedError, RingAsyncError
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
@@ -102,13 +102,13 @@ class Controller:
         self._dispatcher = Dispatcher(
             config, make_source, self._journal, is_resumed=is_resumed, is_fleet_alive=is_fleet_alive
         )
-        self._dispatcher.prompts.on_failing = lambda source, reason: self._set_aside([source], reason)
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
-        self.changes.set_aside = self._set_aside
+        self._failed = FailedWork(self._run_log, self._dispatcher, self._life)
+        self.changes.set_aside = self._failed.set_aside
         self._batches = BatchWatch(config.replay.batch_deadline_s)
-        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._record_failures)
+        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
@@ -166,7 +166,7 @@ class Controller:
             ticked_s = now_s
             for change in self._fleet.wanted.expire(now_s):
                 await self._follow(change)
-            self._record_failures(self._dispatcher.expire())
+            self._failed.record(self._dispatcher.expire())
             self._journal.ledger.check()
             self._life.stop_if_time_is_up()
             self._watch_batches(now_s)
@@ -193,7 +193,9 @@ class Controller:
             or bool(self._fleet.wanted.waits_for_place(now_s))
         )
         is_starved = learner is not None and learner.counters.get("is_starved", 0.0) > 0
-        self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused)
+        ledger = self._journal.ledger
+        signs = Signs.of(members.generated_tokens(), self._dispatcher.buffer_report(), ledger.counts(), ledger.causes())
+        self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused, signs=signs)
         if self._batches.is_over and learner is not None and not self._life.is_stopping:
             self._life.fail(self._batches.why(learner.waiting_for, self._journal.ledger.causes()))
 
@@ -219,9 +221,9 @@ class Controller:
             case RenewLeases(group_ids):
                 return LeasesRenewed(self._dispatcher.leases.renew(sender, group_ids, monotonic_s()))
             case GroupsFailed(group_ids, cause, detail):
-                self._record_failures(self._dispatcher.give_back(group_ids, cause, owner=sender, detail=detail))
+                self._failed.record(self._dispatcher.give_back(group_ids, cause, owner=sender, detail=detail))
             case PromptRefused(group_id, reason):
-                self._drop(sender, group_id, reason)
+                self._failed.drop(sender, group_id, reason)
             case VerifierFailing():
                 self.changes.handle_failing(message)
             case TrajectoriesMoved(states):
@@ -253,35 +255,6 @@ class Controller:
                 raise RefusedError(f"the controller does not take {type(message).__name__}")
         return Done()
 
-    # -- work
-
-    def _record_failures(self, given_up: list[Returned]) -> None:
-        for back in given_up:
-            group_id = back.reservation.group_id
-            said = {"group_id": group_id, "cause": back.cause, "detail": back.detail}
-            self._run_log.event("group_failed", author=back.owner, **said)
-
-    def _drop(self, rollout: str, group_id: str, reason: str) -> None:
-        """Drop a group whose prompt no engine can take, and set its source aside if its prompts are of that kind."""
-        reservation = self._dispatcher.drop(group_id, owner=rollout)
-        if reservation is None:
-            return
-        prompt = reservation.prompt
-        said = {"group_id": group_id, "prompt_id": prompt.prompt_id, "source": prompt.source, "reason": reason}
-        self._run_log.event("prompt_refused", author=rollout, **said)
-        if (found := self._dispatcher.prompts.served.failed(prompt.source, reason)) is not None:
-            self._set_aside([prompt.source], found)
-
-    def _set_aside(self, sources: list[str], reason: str, is_for_good: bool = True) -> None:
-        """Stop reserving groups of these sources, record it, and train the others. If there are none, the run ends,
-        unless the sources may soon come back.
-        """
-        mixture = self._dispatcher.prompts.mixture
-        if not set(sources) <= mixture.paused:
-            self._run_log.event("domain_paused", author=CONTROLLER_ID, sources=sources, reason=reason)
-        if not mixture.pause(sources) and is_for_good:
-            self._life.fail(f"every source is paused, the last ({', '.join(sources)}) because {reason}")
-
     # -- fleet
 
     def _publish(self, announcement: WeightsAnnouncement) -> None:
@@ -293,7 +266,7 @@ class Controller:
         """Let a member join. What it holds already is adopted: it lives on, and this controller restarted."""
         if self._fleet.join(member):
             self._versions.joined(member, holding)
-            self._record_failures(self._dispatcher.adopt(member.actor_id, holding.group_ids))
+            self._failed.record(self._dispatcher.adopt(member.actor_id, holding.group_ids))
             if holding.weights is not None:
                 self._publish(holding.weights)
         checkpoint = self._versions.checkpoint
@@ -326,7 +299,7 @@ class Controller:
         self._run_log.event(kind, author=CONTROLLER_ID, actor=actor_id, notice=change.notice)
         if not change.has_left:
             metrics.controller_restarts.labels(role=change.lost.role).inc()
-        self._record_failures(self._dispatcher.owner_lost(actor_id))
+        self._failed.record(self._dispatcher.owner_lost(actor_id))
         self._fleet.note_incarnations()
         self._fleet.tell_members()
         if change.given_up and change.lost.role == Role.EVALUATOR:  # the run can go on without this actor
