@@ -225,7 +225,10 @@ class ReplayBuffer:
         """
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
-        excess = self._trainable - -(-self.rules.retention_tokens // self.rules.num_shards)
+        excess = self._trainable - self.rules.retention_part
+        if excess > 0:
+            longest = max(max(entry.num_tokens) for entry in self._entries.values() if entry.is_open)
+            excess = self._trainable - max(self.rules.retention_part, self.rules.batch_part(longest))
 
         def end(group_id: str, index: int, cause: EndCause) -> None:
             nonlocal excess
