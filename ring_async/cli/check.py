@@ -67,6 +67,7 @@ def part_problems(config: Config) -> Iterator[str]:
         )
     yield from _refusal(lambda: read_certificate(config.control))
     yield from _refusal(lambda: resolve_model_path(config.model.path))
+    yield from _refusal(functools.partial(_try_rules, config))
     for name in config.mixture:
         yield from _refusal(functools.partial(_try_source, config, name))
 
@@ -76,6 +77,16 @@ def _refusal(attempt: Callable[[], object]) -> Iterator[str]:
         attempt()
     except ConfigError as refusal:
         yield str(refusal)
+
+
+def _try_rules(config: Config) -> None:
+    """Refuse settings of admission and replay under which no batch would ever be made."""
+    from ring_async.actors.controller.dispatcher import admission_rules
+    from ring_async.actors.replay.rules import buffer_rules
+    from ring_async.core.replay.buffer_rules import check_rules
+
+    admission_rules(config).check()
+    check_rules(buffer_rules(config))
 
 
 def _try_source(config: Config, name: str) -> None:

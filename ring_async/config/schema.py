@@ -26,6 +26,7 @@ from ring_async.config.learning import (
 )
 from ring_async.config.section import PositiveFloat, PositiveInt, Section
 from ring_async.core.roster import GPU_ROLES, Role, Roster
+from ring_async.core.work.mixture import check_weights
 
 
 class RunSection(Section):
@@ -313,6 +314,11 @@ class Config(Section):
             yield from self._unknown_sources(where, weights)
             if not any(weight > 0 for weight in weights.values()):
                 yield f"{where}: every weight is 0; give at least one source a weight above 0"
+                continue
+            try:
+                check_weights(weights)
+            except ValueError as error:
+                yield f"{where}: {error}"
         windows = {f"mixture_schedule.{i}.difficulty": step.difficulty for i, step in enumerate(self.mixture_schedule)}
         for where, named in ({"difficulty": self.difficulty} | windows).items():
             yield from self._unknown_sources(where, named)

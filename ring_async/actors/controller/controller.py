@@ -24,6 +24,7 @@ from ring_async.actors.base import ActorContext
 from ring_async.actors.controller.changes import LiveChanges
 from ring_async.actors.controller.context import RunContext, RunNotes
 from ring_async.actors.controller.dispatcher import Dispatcher
+from ring_async.actors.controller.failed_work import FailedWork
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.prompts import MakeSource
 from ring_async.actors.controller.run_life import RunLife
@@ -33,10 +34,9 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
-from ring_async.core.fleet.batch_watch import BatchWatch
+from ring_async.core.fleet.batch_watch import BatchWatch, Signs
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
-from ring_async.core.work.leases import Returned
 from ring_async.errors import RefusedError, RingAsyncError
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
@@ -64,6 +64,7 @@ from ring_async.transport.messages.work import (
     BufferReported,
     GroupsFailed,
     LeasesRenewed,
+    PromptRefused,
     RenewLeases,
     ReserveGroups,
     TrajectoriesMoved,
@@ -104,8 +105,10 @@ class Controller:
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
+        self._failed = FailedWork(self._run_log, self._dispatcher, self._life)
+        self.changes.set_aside = self._failed.set_aside
         self._batches = BatchWatch(config.replay.batch_deadline_s)
-        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
+        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
@@ -163,7 +166,7 @@ class Controller:
             ticked_s = now_s
             for change in self._fleet.wanted.expire(now_s):
                 await self._follow(change)
-            self._record_failures(self._dispatcher.expire())
+            self._failed.record(self._dispatcher.expire())
             self._journal.ledger.check()
             self._life.stop_if_time_is_up()
             self._watch_batches(now_s)
@@ -190,7 +193,9 @@ class Controller:
             or bool(self._fleet.wanted.waits_for_place(now_s))
         )
         is_starved = learner is not None and learner.counters.get("is_starved", 0.0) > 0
-        self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused)
+        ledger = self._journal.ledger
+        signs = Signs.of(members.generated_tokens(), self._dispatcher.buffer_report(), ledger.counts(), ledger.causes())
+        self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused, signs=signs)
         if self._batches.is_over and learner is not None and not self._life.is_stopping:
             self._life.fail(self._batches.why(learner.waiting_for, self._journal.ledger.causes()))
 
@@ -215,10 +220,12 @@ class Controller:
                 return self._register(member, holding)
             case RenewLeases(group_ids):
                 return LeasesRenewed(self._dispatcher.leases.renew(sender, group_ids, monotonic_s()))
-            case GroupsFailed(group_ids, cause):
-                self._record_failures(self._dispatcher.give_back(group_ids, cause))
+            case GroupsFailed(group_ids, cause, detail):
+                self._failed.record(self._dispatcher.give_back(group_ids, cause, owner=sender, detail=detail))
+            case PromptRefused(group_id, reason):
+                self._failed.drop(sender, group_id, reason)
             case VerifierFailing():
-                self._pause_domain(message)
+                self.changes.handle_failing(message)
             case TrajectoriesMoved(states):
                 self._dispatcher.moved(states)
             case BufferReported():
@@ -248,26 +255,6 @@ class Controller:
                 raise RefusedError(f"the controller does not take {type(message).__name__}")
         return Done()
 
-    # -- work
-
-    def _record_failures(self, given_up: list[Returned]) -> None:
-        for back in given_up:
-            group_id = back.reservation.group_id
-            self._run_log.event("group_failed", author=back.owner, group_id=group_id, cause=back.cause)
-
-    def _pause_domain(self, failing: VerifierFailing) -> None:
-        """Stop reserving groups of the sources whose verifier fails, record it, and train the other sources.
-
-        If a swap brought the verifier, the swap is rolled back instead.
-        """
-        mixture = self._dispatcher.prompts.mixture
-        sources = self.changes.handle_failing(failing)
-        if set(sources) <= mixture.paused:
-            return
-        self._run_log.event("domain_paused", author=Role.REWARD, sources=sources, reason=failing.reason)
-        if not mixture.pause(sources):
-            self._life.fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
-
     # -- fleet
 
     def _publish(self, announcement: WeightsAnnouncement) -> None:
@@ -281,7 +268,7 @@ class Controller:
             self._versions.number_learner(member, holding)
         if self._fleet.join(member):
             self._versions.joined(member)
-            self._record_failures(self._dispatcher.adopt(member.actor_id, holding.group_ids))
+            self._failed.record(self._dispatcher.adopt(member.actor_id, holding.group_ids))
             if holding.weights is not None:
                 self._publish(holding.weights)
         checkpoint = self._versions.checkpoint
@@ -314,7 +301,7 @@ class Controller:
         self._run_log.event(kind, author=CONTROLLER_ID, actor=actor_id, notice=change.notice)
         if not change.has_left:
             metrics.controller_restarts.labels(role=change.lost.role).inc()
-        self._record_failures(self._dispatcher.owner_lost(actor_id))
+        self._failed.record(self._dispatcher.owner_lost(actor_id))
         self._fleet.note_incarnations()
         self._fleet.tell_members()
         if change.given_up and change.lost.role == Role.EVALUATOR:  # the run can go on without this actor

@@ -8,17 +8,19 @@
 Owns: the conversation between planner and shards, on both sides. Does not own the choice
 (`core.replay.batch_planning`), the log or what became of groups (`ReplayShard`).
 Invariants: the log in the planner's store is the only truth about plans; a shard follows it in order, without a gap,
-and never ends a group between an offer and the plan made from it. So any shard may die at any instant: a plan that
+and never ends a group between an offer and the plan made from it. Rules change between two plans only.
+So any shard may die at any instant: a plan that
 is logged and not yet followed is followed later, from the log.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import zlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
 import msgspec
@@ -93,6 +95,12 @@ class BatchPlanner:
             planning = functools.partial(self._shard.plan, ask.plan_number, ask.policy_version, others=others)
             plan = await self._actor.on_compute(planning)
             return plan if isinstance(plan, Shortfall) else await self._collect(plan)
+
+    @contextlib.asynccontextmanager
+    async def between_plans(self) -> AsyncIterator[None]:
+        """No batch is planned within this block: rules that change here hold for an offer and its plan alike."""
+        async with self._turn:
+            yield
 
     # -- parts
 

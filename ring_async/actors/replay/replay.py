@@ -196,7 +196,7 @@ class Replay(Actor):
         try:
             group = Group.from_buffers(message.group, delivery.buffers)
         except ValueError as error:
-            delivery.refuse(str(error))
+            delivery.refuse(f"malformed: {error}")
             return
         self.reports.note_scored(message.group)
         self._pending.append((delivery, group))
@@ -256,7 +256,7 @@ class Replay(Actor):
             try:
                 receipts = await self.on_compute(self.shard.put, [group])
             except ValueError as unfit:
-                delivery.refuse(str(unfit))
+                delivery.refuse(f"malformed: {unfit}")
             except StorageError as full:
                 self._pending.append((delivery, group))
                 self._arrived.set()
@@ -347,7 +347,8 @@ class Replay(Actor):
         while self._planner is not None:
             began_s = monotonic_s()
             try:
-                await self.on_compute(self.shard.bar, rules)
+                async with self._planner.between_plans():
+                    await self.on_compute(self.shard.bar, rules)
                 self._swap_wait_s += monotonic_s() - began_s
                 return
             except StorageError as error:
@@ -369,7 +370,9 @@ class Replay(Actor):
         return ReplayShard(store, buffer_rules(self.config), advantage_rules(self.config))
 
     async def _apply_knobs(self, knobs: dict[str, Any]) -> None:
-        if knobs:
+        if not knobs:
+            return
+        async with self._planner.between_plans() if self._planner else contextlib.nullcontext():
             await self.on_compute(self._tune, knobs)
 
     def _tune(self, knobs: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ class BufferRules(msgspec.Struct, frozen=True):
         max_buffer_tokens: retention bound in trainable loss tokens; None: `2 (max_staleness + 1) Φ`.
         source_shares: each source's share of a batch's loss tokens, in any unit; None: no quotas.
         seed: for breaking ties in the order of candidates.
-        num_shards: buffers that share the retention bound; each keeps about its part.
+        num_shards: buffers that share the retention bound; each keeps its part, or a batch's part and one response.
     """
 
     token_budget: int
@@ -45,6 +45,18 @@ class BufferRules(msgspec.Struct, frozen=True):
     def retention_tokens(self) -> int:
         """The retention bound over all shards."""
         return self.max_buffer_tokens or 2 * (self.max_staleness + 1) * self.token_budget * self.max_reuse
+
+    @property
+    def retention_part(self) -> int:
+        """One shard's part of the retention bound."""
+        return -(-self.retention_tokens // self.num_shards)
+
+    def batch_part(self, longest_tokens: int) -> int:
+        """The tokens that a shard keeps in any case: a batch's part and one response more, given its longest one.
+
+        Responses are ended whole; so, however many shards there are, together they never keep too little for a batch.
+        """
+        return -(-self.token_budget // self.num_shards) + longest_tokens * self.max_reuse
 
 
 def check_rules(rules: BufferRules) -> None:

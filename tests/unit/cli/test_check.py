@@ -61,3 +61,8 @@ def test_learner_ranks_count_as_many_gpus_as_they_are():
     assert ray_cluster.placement_problems(config, {"GPU": 4.0}, "here") == []
     (said,) = ray_cluster.placement_problems(config, {"GPU": 3.0}, "here")
     assert said.startswith("placement.gpus: the fleet needs 4 (learner 4), here has 3")
+
+
+def test_settings_under_which_no_batch_would_ever_be_made_are_refused():
+    with pytest.raises(ConfigError, match=r"replay\.max_buffer_tokens: 80 cannot hold one batch"):
+        check_parts(make_config(budget__token_budget=64, rollout__max_tokens=16, replay__max_buffer_tokens=80))

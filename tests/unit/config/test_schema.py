@@ -188,3 +188,8 @@ def test_auto_is_loopback_until_a_host_says_its_address():
     assert config.at("10.0.0.2").transport.address == "10.0.0.2"
     assert config.transport.address == "127.0.0.1", "frozen"
     assert make_config(transport__host="10.0.0.7").at("10.0.0.2").transport.address == "10.0.0.7"
+
+
+def test_weights_whose_sum_is_no_number_are_refused():
+    with pytest.raises(ConfigError, match="mixture: weights must be finite"):
+        make_config(mixture={"sums": 1e308, "letters": 1e308})

@@ -42,3 +42,9 @@ def test_each_role_hears_its_own():
     knobs = {"learner.learning_rate": 1e-4, "replay.max_reuse": 2, "rollout.temperature": 0.7, "mixture": {"sums": 1}}
     assert knobs_of("learner", knobs) == {"learner.learning_rate": 1e-4}
     assert knobs_of("replay", knobs) == {"replay.max_reuse": 2}
+
+
+@pytest.mark.parametrize("value", [2**63, -(10**30)])
+def test_a_number_that_no_message_can_hold_is_refused(value: int):
+    with pytest.raises(ConfigError, match=r"budget\.token_budget"):
+        tuned(make_config(), {"budget.token_budget": value})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_async.core.fleet.batch_watch import MAX_STEP_S, BatchWatch
+from ring_async.core.fleet.batch_watch import MAX_STEP_S, BatchWatch, Signs
 
 
 def watched(*steps: tuple[float, bool, bool], deadline_s: float = 10.0) -> BatchWatch:
@@ -53,3 +53,29 @@ def test_the_cause_names_what_became_of_the_responses_since_the_last_batch():
     mixed = watch.why("batch 5", {"dropped(no_signal)": 16, "evicted(stale)": 4, "retired": 64})
     assert mixed.endswith("responses that ended meanwhile: 8 dropped(no_signal), 4 evicted(stale)")
     assert "no response ended meanwhile" in watch.why("batch 5", {"dropped(no_signal)": 8, "retired": 64})
+
+
+def signs_over(*seen: Signs, deadline_s: float = 2.0) -> BatchWatch:
+    """A starved watch that was shown these signs, half a second apart."""
+    watch = BatchWatch(deadline_s)
+    for number, signs in enumerate(seen):
+        watch.observe(number / 2, is_starved=True, is_excused=False, signs=signs)
+    return watch
+
+
+def test_responses_may_take_longer_than_the_deadline_while_tokens_are_sampled():
+    sampling = [Signs(generated_tokens=10 * number, num_under_way=16) for number in range(40)]
+    assert not signs_over(*sampling).is_over
+    assert signs_over(*sampling, *[sampling[-1]] * 6).is_over, "then the engines stood still"
+
+
+def test_a_buffer_that_grows_brings_a_batch_nearer():
+    growing = [Signs(0, buffer_tokens=number, num_under_way=16) for number in range(40)]
+    assert not signs_over(*growing).is_over
+    assert signs_over(*growing, *[growing[-1]] * 6).is_over
+
+
+def test_sampling_in_vain_ends_the_run_once_as_much_was_lost_as_is_under_way():
+    sampled = [Signs(10 * number, 0, num_lost=number, num_under_way=16) for number in range(40)]
+    assert not signs_over(*sampled[:16]).is_over
+    assert signs_over(*sampled[:17]).is_over

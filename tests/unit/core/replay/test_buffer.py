@@ -188,3 +188,16 @@ def test_rules_without_any_batch_are_refused():
     with pytest.raises(ConfigError, match="smaller than one batch"):
         buffer.tune(BufferRules(token_budget=10, token_capacity=32, max_buffer_tokens=9))
     assert buffer.rules.token_budget == 10
+
+
+def test_shards_keep_enough_for_a_batch_however_many_there_are():
+    """A bound of 15 over 4 shards is 4 tokens each: less than a batch's part of 10 and the one response of 2 that
+    crosses it.
+    """
+    shards = [make_buffer(max_buffer_tokens=15, num_shards=4) for _ in range(4)]
+    for number, shard in enumerate(shards):
+        for i in range(6):
+            put(shard, make_group(f"s{number}-{i}", lengths=[2, 2]))
+        shard.apply(shard.evict(PolicyVersion(0, 0)))
+        assert 3 <= shard.trainable_tokens <= 5
+    assert sum(shard.trainable_tokens for shard in shards) >= 10
