@@ -13,7 +13,7 @@ payloads that a learner's restart would need are there, and their checksums hold
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from typing import Any
 from ring_async.core.ids import split_id, trajectory_id_for
 from ring_async.core.replay.plan_log import PlanLog, Violation
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, num_loss_tokens
-from ring_async.core.work.ledger import AnyRecord, Ledger, LedgerError, StatesMoved
-from ring_async.errors import StorageError
-from ring_async.storage.journal import journal_files, read_file
+from ring_async.core.work.ledger import Ledger, LedgerError, StatesMoved
+from ring_async.errors import NotARunError, StorageError
+from ring_async.storage.journal import damaged_files
+from ring_async.storage.journal_file import journal_files
+from ring_async.storage.journal_recovery import read_back
 from ring_async.storage.replay_store import INTEGER, ReplayStore, StoreReader
 from ring_async.storage.run_dir import RunDir
 from ring_async.trajectory_states import END_STATES, HELD_STATES, TrajectoryStatus
@@ -91,12 +93,15 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
     """Check a run's folder. `with_payloads` also reads every stored group and proves its checksum.
 
     Raises:
+        NotARunError: the folder holds neither a journal nor a replay store.
         StorageError: a store or the journal cannot be read at all.
     """
     report = AuditReport(run_dir)
     held, log = _Held(), PlanLog()
     files = RunDir(run_dir)
     stores = sorted(path.parent for path in files.replay.glob("*/data.mdb"))
+    if not stores and not journal_files(files.journal) and not damaged_files(files.journal):
+        raise NotARunError(f"{run_dir}: nothing to audit: it holds no {files.journal.name}/*.log and no replay store")
     for path in stores:
         _read_store(path, held, log, report, with_payloads=with_payloads)
     if not stores:
@@ -212,16 +217,16 @@ def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog],
 
 def _read_ledger(folder: Path, report: AuditReport) -> Ledger:
     ledger = Ledger()
-    for record in _records(journal_files(folder)[-1]):
-        try:
-            ledger.apply(record)
-        except LedgerError as error:
-            report.found("every journal record is possible", "journal", str(error))
+    found = read_back(journal_files(folder), ledger)
+    for path in damaged_files(folder):
+        report.found("the journal is whole", path.name, "this file could not be read back whole, and was set aside")
+    for part in found.damage:
+        report.found("the journal is whole", part.path.name, str(part))
+    for impossible in found.impossible:
+        report.found("every journal record is possible", "journal", impossible)
+    if found.torn_bytes:
+        report.notes.append(f"{found.torn_bytes} bytes at the journal's end are a record that is not finished")
     return ledger
-
-
-def _records(path: Path) -> Iterable[AnyRecord]:
-    return (read.record for read in read_file(path))
 
 
 def _check_ledger(ledger: Ledger, held: _Held, report: AuditReport) -> None:
