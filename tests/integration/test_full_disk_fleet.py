@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from full_disk import files_limited_to
 from one_process_run import EVEN_TOTAL, events, lines, run, until_version
-
 from ring_async.errors import StorageError
 from ring_async.storage.audit import audit
 from ring_async.storage.journal import Journal

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from full_disk import files_limited_to
 
+from full_disk import files_limited_to
 from ring_async.storage import json_lines
 from ring_async.storage.json_lines import JsonLines
 
