@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from ring_async.core.work.ledger import GroupReserved, Noted
 from ring_async.storage.audit import audit
 from ring_async.storage.journal import Journal
-from ring_async.storage.journal_file import MAGIC, Unreadable, journal_files, scan_file
+from ring_async.storage.journal_file import MAGIC, Unreadable, frame_record, journal_files, scan_file
 from ring_async.testing.builders import make_reservation
 
 
@@ -83,32 +82,31 @@ def test_a_damaged_snapshot_is_read_from_the_file_before(folder: Path) -> None:
     again.close()
 
 
-@settings(max_examples=60, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_a_flip_anywhere_is_said_and_costs_at_most_one_record(place: float, bit: int) -> None:
-    folder = Path(tempfile.mkdtemp())
-    try:
-        path = journal_files(write_groups(folder, 8))[0]
-        flip(path, int(place * path.stat().st_size), bit)
+WHOLE = MAGIC + b"".join(
+    frame_record(GroupReserved(make_reservation(f"g{number}"), "rollout-0")) for number in range(8)
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(offset=st.integers(0, len(WHOLE) - 1), bit=st.integers(0, 7))
+def test_a_flip_anywhere_is_said_and_costs_at_most_one_record(offset: int, bit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "00000001.log")
+        path.write_bytes(WHOLE)
+        flip(path, offset, bit)
         parts = list(scan_file(path))
-        unreadable = [part for part in parts if isinstance(part, Unreadable)]
-        assert len(unreadable) == 1
-        assert not unreadable[0].is_torn
+        [unreadable] = [part for part in parts if isinstance(part, Unreadable)]
+        assert not unreadable.is_torn
+        assert unreadable.start <= offset < unreadable.end
         assert len(parts) - 1 >= 7
-    finally:
-        shutil.rmtree(folder)
 
 
-@settings(max_examples=40, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True))
-def test_a_cut_anywhere_is_an_unfinished_end(place: float) -> None:
-    folder = Path(tempfile.mkdtemp())
-    try:
-        path = journal_files(write_groups(folder, 4))[0]
-        path.write_bytes(path.read_bytes()[: len(MAGIC) + int(place * (path.stat().st_size - len(MAGIC)))])
-        assert all(part.is_torn for part in scan_file(path) if isinstance(part, Unreadable))
-        journal = Journal(folder)
-        assert not journal.damage
-        journal.close()
-    finally:
-        shutil.rmtree(folder)
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(len(MAGIC), len(WHOLE) - 1))
+def test_a_cut_anywhere_is_an_unfinished_end(size: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "00000001.log")
+        path.write_bytes(WHOLE[:size])
+        parts = list(scan_file(path))
+        assert all(part.is_torn for part in parts if isinstance(part, Unreadable))
+        assert sum(isinstance(part, Unreadable) for part in parts) <= 1
