@@ -54,6 +54,7 @@ from ring_async.transport.messages.fleet import (
     RunFailed,
 )
 from ring_async.transport.messages.versions import (
+    CheckpointPassedOver,
     CheckpointSaved,
     VersionEvaluated,
     WeightsAdopted,
@@ -88,7 +89,7 @@ class Controller:
         self._inbox = context.transport.open_inbox("control")
         self.endpoint = self._inbox.endpoint
         self._journal = Journal(context.run_dir.journal)
-        self._notes = RunNotes(self._journal, is_resumed=is_resumed)
+        self._notes = RunNotes(self._journal, context.run_dir, is_resumed=is_resumed)
         self._run_log = RunLog(context.run_dir)
         self._run = run = RunContext(config, context.run_dir, self._notes, self._run_log, self._spawn)
         self._fleet = FleetShell(run, context.transport)
@@ -209,6 +210,8 @@ class Controller:
             case CheckpointSaved():
                 self._versions.checkpoint_saved(message)
                 self._life.stop_if_trained(message.policy_version.number)
+            case CheckpointPassedOver(why, restored):
+                self._run_log.event("checkpoint_passed_over", author=sender, why=why, restored=restored)
             case VersionEvaluated():
                 self._run_log.evaluation(message, author=sender)
             case RunFailed(actor_id, kind, detail):

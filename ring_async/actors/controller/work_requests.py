@@ -33,6 +33,7 @@ class WorkRequests:
         self._fleet = fleet
         self._life = life
         self._admission_moved = asyncio.Condition()
+        self._is_full = False
 
     async def look_again(self) -> None:
         """Have the waiting requests check again whether work can be granted."""
@@ -44,21 +45,31 @@ class WorkRequests:
         deadline_s = monotonic_s() + LONG_POLL_S
         while True:
             grant = self._grant(delivery.sender, ask)
+            if grant.num_groups:
+                try:
+                    issued = self._dispatcher.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
+                except StorageError as full:
+                    grant = Grant(0, self._say(str(full)))
+                else:
+                    self._is_full = False
+                    delivery.reply(GroupsReserved(issued, grant.reason))
+                    return
             remaining_s = deadline_s - monotonic_s()
-            if grant.num_groups or remaining_s <= 0:
+            if remaining_s <= 0:
                 break
             async with self._admission_moved:
                 try:
                     await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
                 except TimeoutError:
                     break
-        try:
-            reservations = self._dispatcher.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
-        except StorageError as full:  # grant nothing and give the reason; granting goes on once there is space
-            log.error("no reservation: %s", full)
-            delivery.reply(GroupsReserved((), str(full)))
-            return
-        delivery.reply(GroupsReserved(reservations, grant.reason))
+        delivery.reply(GroupsReserved((), grant.reason))
+
+    def _say(self, trouble: str) -> str:
+        """Log once that nothing can be granted; granting goes on once there is room on the disk."""
+        if not self._is_full:
+            self._is_full = True
+            log.error("no reservation: %s", trouble)
+        return trouble
 
     def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
         if self._life.is_stopping or self._life.is_paused:
