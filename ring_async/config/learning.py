@@ -37,7 +37,9 @@ class ReplaySection(Section):
     max_buffer_tokens: PositiveInt | None = Field(None, description="Retention bound; None: 2 (max_staleness+1) Φ.")
     map_size_bytes: PositiveInt = Field(8 << 30, description="Largest size of the store's memory map on disk.")
     commit_interval_s: PositiveFloat = Field(0.005, description="Longest wait to gather groups into one commit.")
-    batch_deadline_s: PositiveFloat = Field(300.0, description="The run fails when a batch takes longer than this.")
+    batch_deadline_s: PositiveFloat = Field(
+        300.0, description="The run fails when for longer than this no batch is trained and none comes nearer."
+    )
 
 
 class RolloutSection(Section):

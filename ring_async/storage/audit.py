@@ -21,7 +21,8 @@ from typing import Any
 from ring_async.core.ids import split_id, trajectory_id_for
 from ring_async.core.replay.plan_log import PlanLog, Violation
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, num_loss_tokens
-from ring_async.core.work.ledger import Ledger, LedgerError, StatesMoved
+from ring_async.core.work.ledger import Ledger, LedgerError
+from ring_async.core.work.ledger_records import StatesMoved
 from ring_async.errors import NotARunError, StorageError
 from ring_async.storage.journal import damaged_files
 from ring_async.storage.journal_file import journal_files
@@ -194,7 +195,9 @@ def _opened(path: Path) -> Iterator[StoreReader]:
 
 def _check_payload(reader: StoreReader, record: GroupRecord, report: AuditReport) -> None:
     group_id = record.header.group_id
-    if record.header.verifier is None or any(reward is None for reward in record.header.rewards):
+    if record.header.verifier is None or any(
+        one.reward is None and not one.failure for one in record.header.trajectories
+    ):
         report.found("one verifier epoch scored the whole group", group_id)
     try:
         group = reader.group(group_id)

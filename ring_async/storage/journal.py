@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ring_async.core.work.ledger import AnyRecord, GroupReturned, Ledger, Noted
+from ring_async.core.work.ledger import Ledger
+from ring_async.core.work.ledger_records import AnyRecord, GroupReturned, Noted
 from ring_async.errors import StorageError
 from ring_async.storage.journal_file import file_number, frame_record, journal_files
 from ring_async.storage.journal_recovery import read_back
@@ -34,7 +35,7 @@ class Journal:
     """The journal of one run, and the ledger it holds (`ledger`).
 
         journal = Journal(run_dir.journal)
-        journal.append(GroupReserved(reservation, "rollout-0"))      # durable, and in `journal.ledger`
+        journal.append(GroupReserved(reservation, owner))            # durable, and in `journal.ledger`
         journal.hold(GroupReturned("g7", "lease_expired"))           # as soon as the disk has room
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ring_async.actors.controller.run_log import RunLog
 from ring_async.config.schema import Config
-from ring_async.core.work.ledger import Noted
+from ring_async.core.work.ledger_records import Noted
 from ring_async.storage.journal import Journal
 from ring_async.storage.run_dir import RunDir
 
@@ -59,10 +59,14 @@ class RunNotes:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """One run, as the parts of its controller see it. `spawn` starts a task that outlives the call."""
+    """One run, as the parts of its controller see it. `spawn` starts a task that outlives the call.
+
+    `is_fleet_alive`: the controller alone restarted, and the run's other processes go on.
+    """
 
     config: Config
     run_dir: RunDir
     notes: RunNotes
     run_log: RunLog
     spawn: Callable[[Coroutine[Any, Any, None]], None]
+    is_fleet_alive: bool = False

@@ -24,6 +24,7 @@ from ring_async.actors.base import ActorContext
 from ring_async.actors.controller.changes import LiveChanges
 from ring_async.actors.controller.context import RunContext, RunNotes
 from ring_async.actors.controller.dispatcher import Dispatcher
+from ring_async.actors.controller.failed_work import FailedWork
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.postponed import Postponed
 from ring_async.actors.controller.prompts import MakeSource
@@ -34,9 +35,9 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
+from ring_async.core.fleet.batch_watch import BatchWatch, Signs
 from ring_async.core.fleet.fleet import FleetChange
-from ring_async.core.roster import CONTROLLER_ID, Role
-from ring_async.core.work.leases import Returned
+from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
@@ -47,6 +48,7 @@ from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFail
 from ring_async.transport.messages.fleet import (
     FleetWanted,
     Heartbeat,
+    Holding,
     Member,
     Register,
     Registered,
@@ -58,12 +60,14 @@ from ring_async.transport.messages.versions import (
     CheckpointSaved,
     VersionEvaluated,
     WeightsAdopted,
+    WeightsAnnouncement,
     WeightsPublished,
 )
 from ring_async.transport.messages.work import (
     BufferReported,
     GroupsFailed,
     LeasesRenewed,
+    PromptRefused,
     RenewLeases,
     ReserveGroups,
     TrajectoriesMoved,
@@ -72,6 +76,8 @@ from ring_async.transport.messages.work import (
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+LATE_S = 1.0
+"""A tick that comes later than this was held up by this process itself, or by its host."""
 FATAL_KINDS = ("DivergedError", "ConfigError")
 
 
@@ -86,18 +92,26 @@ class Controller:
     def __init__(self, context: ActorContext, make_source: MakeSource, *, is_resumed: bool) -> None:
         self.context = context
         self.config = config = context.config
-        self._inbox = context.transport.open_inbox("control")
+        self._inbox = context.transport.open_inbox("control", at=context.controller_endpoint)
         self.endpoint = self._inbox.endpoint
         self._journal = Journal(context.run_dir.journal)
         self._notes = RunNotes(self._journal, context.run_dir, is_resumed=is_resumed)
-        self._run_log = RunLog(context.run_dir)
-        self._run = run = RunContext(config, context.run_dir, self._notes, self._run_log, self._spawn)
+        is_fleet_alive = is_resumed and context.spec.incarnation > 0
+        self._run_log = RunLog(context.run_dir, is_fleet_alive=is_fleet_alive)
+        self._run = run = RunContext(
+            config, context.run_dir, self._notes, self._run_log, self._spawn, is_fleet_alive=is_fleet_alive
+        )
         self._fleet = FleetShell(run, context.transport)
-        self._dispatcher = Dispatcher(config, make_source, self._journal, is_resumed=is_resumed)
+        self._dispatcher = Dispatcher(
+            config, make_source, self._journal, is_resumed=is_resumed, is_fleet_alive=is_fleet_alive
+        )
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
-        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
+        self._failed = FailedWork(self._run_log, self._dispatcher, self._life)
+        self.changes.set_aside = self._failed.set_aside
+        self._batches = BatchWatch(config.replay.batch_deadline_s)
+        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
         self._postponed = Postponed(self._answer)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +124,8 @@ class Controller:
     async def live(self) -> None:
         """Serve until the run has ended and the launcher knows."""
         self._fleet.start(self.config.roster.counts | self.changes.counts)
+        self._dispatcher.keep_owners(self._fleet.wanted.actor_ids)
+        self._life.open()
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
@@ -152,21 +168,50 @@ class Controller:
 
     async def _tick(self) -> None:
         """Consumes time / produces expiries and the end of the run / waits a moment / freed by time."""
+        ticked_s = monotonic_s()
         while True:
             await asyncio.sleep(TICK_S)
-            for change in self._fleet.wanted.expire(monotonic_s()):
+            now_s = monotonic_s()
+            if (late_s := now_s - ticked_s - TICK_S) > LATE_S:
+                self._postpone(late_s)
+            ticked_s = now_s
+            for change in self._fleet.wanted.expire(now_s):
                 await self._follow(change)
-            self._record_failures(self._dispatcher.expire())
+            self._failed.record(self._dispatcher.expire())
             self._journal.flush()
             self._run_log.flush()
             await self._postponed.retry()
             self._journal.ledger.check()
             self._life.stop_if_time_is_up()
+            self._watch_batches(now_s)
             self._fleet.members.export()
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
             await self._requests.look_again()
+
+    def _postpone(self, late_s: float) -> None:
+        """This process stood still, and what members sent meanwhile is still unread: that was no silence of theirs."""
+        log.warning("the controller stood still for %.1f s", late_s)
+        self._fleet.wanted.postpone(late_s)
+        self._dispatcher.leases.postpone(late_s)
+
+    def _watch_batches(self, now_s: float) -> None:
+        """End the run if the learner has had nothing to train for too long, though nothing keeps batches away."""
+        members = self._fleet.members
+        learner = members.beat_of(LEARNER_ID)
+        is_excused = (
+            self._life.is_paused
+            or self._life.is_stopping
+            or not members.of(Role.REPLAY)
+            or bool(self._fleet.wanted.waits_for_place(now_s))
+        )
+        is_starved = learner is not None and learner.counters.get("is_starved", 0.0) > 0
+        ledger = self._journal.ledger
+        signs = Signs.of(members.generated_tokens(), self._dispatcher.buffer_report(), ledger.counts(), ledger.causes())
+        self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused, signs=signs)
+        if self._batches.is_over and learner is not None and not self._life.is_stopping:
+            self._life.fail(self._batches.why(learner.waiting_for, self._journal.ledger.causes()))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -185,26 +230,27 @@ class Controller:
         match message:
             case Heartbeat():
                 return self._fleet.beat(message)
-            case Register(member):
-                return self._register(member)
+            case Register(member, holding):
+                return self._register(member, holding)
             case RenewLeases(group_ids):
                 return LeasesRenewed(self._dispatcher.leases.renew(sender, group_ids, monotonic_s()))
-            case GroupsFailed(group_ids, cause):
-                self._record_failures(self._dispatcher.give_back(group_ids, cause))
+            case GroupsFailed(group_ids, cause, detail):
+                self._failed.record(self._dispatcher.give_back(group_ids, cause, owner=sender, detail=detail))
+            case PromptRefused(group_id, reason):
+                self._failed.drop(sender, group_id, reason)
             case VerifierFailing():
-                self._pause_domain(message)
+                self.changes.handle_failing(message)
             case TrajectoriesMoved(states):
                 self._dispatcher.moved(states)
             case BufferReported():
                 self._dispatcher.observe_buffer(sender, message)
             case StepCompleted():
                 self._life.start_clock()
+                self._batches.trained(self._journal.ledger.causes())
                 generated = self._fleet.members.generated_tokens()
                 self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_report())
             case WeightsPublished(announcement):
-                self._dispatcher.limiter.observe_version(announcement.policy_version)
-                self.changes.version_reached(announcement.policy_version.number)
-                self._versions.publish(announcement)
+                self._publish(announcement)
             case WeightsAdopted():
                 pass
             case CheckpointSaved():
@@ -225,31 +271,25 @@ class Controller:
                 raise RefusedError(f"the controller does not take {type(message).__name__}")
         return Done()
 
-    # -- work
-
-    def _record_failures(self, given_up: list[Returned]) -> None:
-        for back in given_up:
-            group_id = back.reservation.group_id
-            self._run_log.event("group_failed", author=back.owner, group_id=group_id, cause=back.cause)
-
-    def _pause_domain(self, failing: VerifierFailing) -> None:
-        """Stop reserving groups of the sources whose verifier fails, record it, and train the other sources.
-
-        If a swap brought the verifier, the swap is rolled back instead.
-        """
-        mixture = self._dispatcher.prompts.mixture
-        sources = self.changes.handle_failing(failing)
-        if set(sources) <= mixture.paused:
-            return
-        self._run_log.event("domain_paused", author=Role.REWARD, sources=sources, reason=failing.reason)
-        if not mixture.pause(sources):
-            self._life.fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
-
     # -- fleet
 
-    def _register(self, member: Member) -> Registered:
+    def _publish(self, announcement: WeightsAnnouncement) -> None:
+        if self._versions.publish(announcement):
+            self._dispatcher.limiter.observe_version(announcement.policy_version)
+            self.changes.version_reached(announcement.policy_version.number)
+
+    def _register(self, member: Member, holding: Holding) -> Registered:
+        """Let a member join. What it holds already is adopted: it lives on, and this controller restarted.
+
+        What may meet a full disk comes first, so that a registration that is tried again finds nothing half done.
+        """
+        if not self._fleet.knows(member):
+            self._versions.joins(member, holding)
         if self._fleet.join(member):
             self._versions.joined(member)
+            self._failed.record(self._dispatcher.adopt(member.actor_id, holding.group_ids))
+            if holding.weights is not None:
+                self._publish(holding.weights)
         checkpoint = self._versions.checkpoint
         return Registered(
             members=self._fleet.staying(),
@@ -280,7 +320,7 @@ class Controller:
         self._run_log.event(kind, author=CONTROLLER_ID, actor=actor_id, notice=change.notice)
         if not change.has_left:
             metrics.controller_restarts.labels(role=change.lost.role).inc()
-        self._record_failures(self._dispatcher.owner_lost(actor_id))
+        self._failed.record(self._dispatcher.owner_lost(actor_id))
         self._fleet.note_incarnations()
         self._fleet.tell_members()
         if change.given_up and change.lost.role == Role.EVALUATOR:  # the run can go on without this actor
@@ -295,8 +335,10 @@ class Controller:
             return FleetWanted((), is_finished=True, failure=self._life.failure)
         specs = self._fleet.specs()
         members = self._fleet.members
-        actors = tuple(spec for spec in specs if not self._life.is_stopping or spec.actor_id in members)
-        return FleetWanted(actors, kept=self._fleet.wanted.actor_ids)
+        is_stopping = self._life.is_stopping
+        is_kept = self._life.is_gathering or not is_stopping
+        actors = tuple(spec for spec in specs if is_kept or spec.actor_id in members)
+        return FleetWanted(actors, kept=self._fleet.wanted.actor_ids, may_start=not is_stopping)
 
     def _incident(self, actor_id: str, kind: str, detail: str) -> None:
         self._run_log.event("actor_failed", author=actor_id, error=kind, detail=detail)

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.clock import monotonic_s
 from ring_async.core.work.admission import Grant
-from ring_async.errors import StorageError
+from ring_async.core.work.leases import Returned
+from ring_async.errors import CodecError, StorageError
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.work import GroupsReserved, ReserveGroups
+from ring_async.types import Reservation
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +29,13 @@ LONG_POLL_S = 1.0
 
 
 class WorkRequests:
-    """Answers `ReserveGroups`."""
+    """Answers `ReserveGroups`. `on_given_up` hears of groups that were tried too often."""
 
-    def __init__(self, dispatcher: Dispatcher, fleet: FleetShell, life: RunLife) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, fleet: FleetShell, life: RunLife, on_given_up: Callable[[list[Returned]], None]
+    ) -> None:
         self._dispatcher = dispatcher
+        self._on_given_up = on_given_up
         self._fleet = fleet
         self._life = life
         self._admission_moved = asyncio.Condition()
@@ -52,17 +58,27 @@ class WorkRequests:
                     grant = Grant(0, self._say(str(full)))
                 else:
                     self._is_full = False
-                    delivery.reply(GroupsReserved(issued, grant.reason))
+                    self._reply(delivery, issued, grant.reason)
                     return
             remaining_s = deadline_s - monotonic_s()
             if remaining_s <= 0:
                 break
             async with self._admission_moved:
-                try:
-                    await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
+                try:  # no `wait_for`: on Python 3.11, one that is cancelled as it times out keeps the lock for ever
+                    async with asyncio.timeout(remaining_s):
+                        await self._admission_moved.wait()
                 except TimeoutError:
                     break
         delivery.reply(GroupsReserved((), grant.reason))
+
+    def _reply(self, delivery: Delivery, reservations: tuple[Reservation, ...], reason: str) -> None:
+        try:
+            delivery.reply(GroupsReserved(reservations, reason))
+        except CodecError as error:  # prompts that no message can carry; the channel has refused the request
+            group_ids = [reservation.group_id for reservation in reservations]
+            self._on_given_up(
+                self._dispatcher.give_back(group_ids, "prompt_too_large", owner=delivery.sender, detail=str(error))
+            )
 
     def _say(self, trouble: str) -> str:
         """Log once that nothing can be granted; granting goes on once there is room on the disk."""

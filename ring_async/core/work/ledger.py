@@ -23,7 +23,18 @@ from typing import Any, Final
 
 import msgspec
 
-from ring_async.core.ids import IdError, split_id, trajectory_id_for
+from ring_async.core.ids import IdError, split_group_id, split_id, trajectory_id_for
+from ring_async.core.work.index_runs import IndexRuns
+from ring_async.core.work.ledger_records import (
+    AnyRecord,
+    GroupReissued,
+    GroupReserved,
+    GroupReturned,
+    LedgerSnapshot,
+    Noted,
+    SnapshotPart,
+    StatesMoved,
+)
 from ring_async.errors import RunError
 from ring_async.trajectory_states import (
     END_STATES,
@@ -39,7 +50,7 @@ STATES: Final = LIVE_STATES + END_STATES
 _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
 
 MAX_REMEMBERED_GROUPS = 65_536
-"""Ended groups whose states are still known by id, to recognise late messages. Older ones live on in the counts."""
+"""Ended groups whose states are still known by id. Of older ones, only that they ended."""
 
 MAX_GROUPS_PER_PART: Final = 256
 """Groups in one record of a snapshot. A prompt with its tests may take 40 KiB; 10 MB are encoded in a few ms."""
@@ -50,68 +61,6 @@ MAX_STATES_PER_PORTION = 2_048
 
 class LedgerError(RunError):
     """The account does not add up, or a transition is impossible; the message names the trajectory."""
-
-
-class Record(msgspec.Struct, frozen=True, tag=True):
-    """Root of what the journal holds."""
-
-
-class GroupReserved(Record, frozen=True):
-    """A group was granted to `owner`: its K trajectories are `group_id/0 … group_id/K-1`."""
-
-    reservation: Reservation
-    owner: str
-
-
-class GroupReissued(Record, frozen=True):
-    """A group was granted again, now to `owner`, because its lease ran out or its former owner died."""
-
-    group_id: str
-    owner: str
-
-
-class GroupReturned(Record, frozen=True):
-    """A group was given up: its trajectories that are not durable in replay are `failed(cause)`."""
-
-    group_id: str
-    cause: str
-
-
-class StatesMoved(Record, frozen=True):
-    """Replay (or another actor) reported new states of trajectories."""
-
-    states: tuple[TrajectoryState, ...]
-
-
-class Noted(Record, frozen=True):
-    """The newest value of a small thing that must survive with the ledger: a cursor, an epoch, the last checkpoint."""
-
-    key: str
-    value: Any
-
-
-class LedgerSnapshot(Record, frozen=True):
-    """A whole ledger: where a rotated journal begins. `num_parts` records `SnapshotPart` with further groups follow."""
-
-    counts: dict[str, int]
-    causes: dict[str, int]
-    live: dict[str, tuple[Reservation | None, str, tuple[TrajectoryStatus, ...]]]
-    ended: dict[str, tuple[TrajectoryStatus, ...]]
-    notes: dict[str, Any]
-    num_reserved: int
-    num_reissued: int
-    num_adopted: int
-    num_parts: int = 0
-
-
-class SnapshotPart(Record, frozen=True):
-    """Some of the groups of a snapshot, whose one record would be too large to write without a pause."""
-
-    live: dict[str, tuple[Reservation | None, str, tuple[TrajectoryStatus, ...]]]
-    ended: dict[str, tuple[TrajectoryStatus, ...]]
-
-
-AnyRecord = GroupReserved | GroupReissued | GroupReturned | StatesMoved | Noted | LedgerSnapshot | SnapshotPart
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -153,6 +102,8 @@ class Ledger:
         self._ended: OrderedDict[str, tuple[TrajectoryStatus, ...]] = OrderedDict()
         self._counts: dict[str, int] = dict.fromkeys(STATES, 0)
         self._causes: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+        self._forgotten: dict[str, IndexRuns] = {}
         self._num_reserved = 0
         self._num_reissued = 0
         self._num_adopted = 0
@@ -171,8 +122,9 @@ class Ledger:
                     self.live[group_id] = msgspec.structs.replace(group, owner=owner)
                     self._num_reissued += 1
                 return Applied()
-            case GroupReturned(group_id, cause):
-                return self._return(group_id, cause)
+            case GroupReturned(group_id, cause, is_dropped):
+                end = TrajectoryStatus.DROPPED if is_dropped else TrajectoryStatus.FAILED
+                return self._return(group_id, cause, end)
             case StatesMoved(states):
                 return self._move(states)
             case Noted(key, value):
@@ -246,6 +198,8 @@ class Ledger:
             num_reserved=self._num_reserved,
             num_reissued=self._num_reissued,
             num_adopted=self._num_adopted,
+            failed=dict(self._failed),
+            forgotten={source: runs.pairs for source, runs in self._forgotten.items()},
         )
 
     def snapshot_in_parts(self) -> Iterator[LedgerSnapshot | SnapshotPart]:
@@ -259,13 +213,14 @@ class Ledger:
         head = LedgerSnapshot(
             counts, dict(self._causes), {}, {}, dict(self.notes),
             self._num_reserved, self._num_reissued, self._num_adopted, len(starts),
+            dict(self._failed), {source: list(runs.pairs) for source, runs in self._forgotten.items()},
         )  # fmt: skip
         return chain([head], (_snapshot_part(live, ended, start) for start in starts))
 
     # -- transitions
 
     def _reserve(self, group_id: str, group_size: int, reservation: Reservation | None, owner: str) -> Applied:
-        if group_id in self.live or group_id in self._ended:
+        if group_id in self.live or group_id in self._ended or self._is_forgotten(group_id):
             return Applied()
         self.live[group_id] = LiveGroup(reservation, owner, (TrajectoryStatus.GENERATING,) * group_size)
         self._num_reserved += group_size
@@ -273,13 +228,13 @@ class Ledger:
         state = TrajectoryStatus.GENERATING
         return Applied(tuple(TrajectoryState(trajectory_id_for(group_id, k), state) for k in range(group_size)))
 
-    def _return(self, group_id: str, cause: str) -> Applied:
+    def _return(self, group_id: str, cause: str, end: TrajectoryStatus) -> Applied:
         group = self.live.get(group_id)
         if group is None:
             return Applied()
         return self._move(
             tuple(
-                TrajectoryState(trajectory_id_for(group_id, index), TrajectoryStatus.FAILED, cause)
+                TrajectoryState(trajectory_id_for(group_id, index), end, cause)
                 for index, state in enumerate(group.states)
                 if state in UNDER_WAY_STATES
             )
@@ -313,14 +268,23 @@ class Ledger:
         self.live[group_id] = msgspec.structs.replace(group, states=states)
         self._counts[before] -= 1
         self._counts[moved.state] += 1
+        if before == TrajectoryStatus.FAILED:
+            self._count_cause(before, self._failed.pop(moved.trajectory_id, ""), -1)
+        if moved.state == TrajectoryStatus.FAILED:
+            self._failed[moved.trajectory_id] = moved.cause
         if moved.state in END_STATES:
-            label = f"{moved.state}({moved.cause})" if moved.cause else moved.state
-            self._causes[label] = self._causes.get(label, 0) + 1
+            self._count_cause(moved.state, moved.cause, 1)
         return True
+
+    def _count_cause(self, state: TrajectoryStatus, cause: str, by: int) -> None:
+        label = f"{state}({cause})" if cause else str(state)
+        self._causes[label] = self._causes.get(label, 0) + by
+        if self._causes[label] <= 0:
+            del self._causes[label]
 
     def _make_room(self, group_id: str, index: int, state: TrajectoryStatus) -> None:
         """Adopt a trajectory that replay holds but the journal does not know."""
-        if group_id in self._ended or state not in HELD_STATES:
+        if group_id in self._ended or state not in HELD_STATES or self._is_forgotten(group_id):
             return
         group = self.live.setdefault(group_id, LiveGroup(None, "", ()))
         missing = index + 1 - len(group.states)
@@ -338,8 +302,20 @@ class Ledger:
         del self.live[group_id]
         self._ended[group_id] = group.states
         while len(self._ended) > MAX_REMEMBERED_GROUPS:
-            self._ended.popitem(last=False)
+            self._forget(*self._ended.popitem(last=False))
         return True
+
+    def _forget(self, group_id: str, states: tuple[TrajectoryStatus, ...]) -> None:
+        """Keep no more of an ended group than that it ended, so that a late word of it is not taken for news."""
+        for index in range(len(states)):
+            self._failed.pop(trajectory_id_for(group_id, index), None)
+        if (place := split_group_id(group_id)) is not None:
+            source, index = place
+            self._forgotten.setdefault(source, IndexRuns()).add(index)
+
+    def _is_forgotten(self, group_id: str) -> bool:
+        place = split_group_id(group_id)
+        return place is not None and place[0] in self._forgotten and place[1] in self._forgotten[place[0]]
 
     def _restore(self, snapshot: LedgerSnapshot) -> None:
         self.live, self._ended = {}, OrderedDict()
@@ -347,6 +323,8 @@ class Ledger:
         self.notes = dict(snapshot.notes)
         self._counts = dict.fromkeys(STATES, 0) | snapshot.counts
         self._causes = dict(snapshot.causes)
+        self._failed = dict(snapshot.failed)
+        self._forgotten = {source: IndexRuns(pairs) for source, pairs in snapshot.forgotten.items()}
         self._num_reserved = snapshot.num_reserved
         self._num_reissued = snapshot.num_reissued
         self._num_adopted = snapshot.num_adopted

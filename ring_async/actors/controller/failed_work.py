@@ -1,0 +1,56 @@
+"""Failed work: what the run does about groups, prompts and sources that failed.
+
+Owns: the events that tell people, and that a failing source is set aside by itself. Does not own leases and journal
+(`Dispatcher`), when a source counts as failing (`core.work.source_health`), nor verifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ring_async.actors.controller.dispatcher import Dispatcher
+from ring_async.actors.controller.run_life import RunLife
+from ring_async.actors.controller.run_log import RunLog
+from ring_async.core.roster import CONTROLLER_ID
+from ring_async.core.work.leases import Returned
+
+
+class FailedWork:
+    """Records what failed.
+
+    failed.record(dispatcher.expire())                                   # an event for each group that is given up
+    failed.drop(actor_id, "sums-00000012", "5,000 prompt tokens …")      # the prompt is dropped, not tried again
+    """
+
+    def __init__(self, run_log: RunLog, dispatcher: Dispatcher, life: RunLife) -> None:
+        self._event = run_log.event
+        self._dispatcher = dispatcher
+        self._life = life
+        dispatcher.prompts.on_failing = lambda source, reason: self.set_aside([source], reason)
+
+    def record(self, given_up: Iterable[Returned]) -> None:
+        """Record groups that were tried too often."""
+        for back in given_up:
+            said = {"group_id": back.reservation.group_id, "cause": back.cause, "detail": back.detail}
+            self._event("group_failed", author=back.owner, **said)
+
+    def drop(self, rollout: str, group_id: str, reason: str) -> None:
+        """Drop a group whose prompt no engine can take, and set its source aside if its prompts are of that kind."""
+        reservation = self._dispatcher.drop(group_id, owner=rollout)
+        if reservation is None:
+            return
+        prompt = reservation.prompt
+        said = {"group_id": group_id, "prompt_id": prompt.prompt_id, "source": prompt.source, "reason": reason}
+        self._event("prompt_refused", author=rollout, **said)
+        if (found := self._dispatcher.prompts.served.failed(prompt.source, reason)) is not None:
+            self.set_aside([prompt.source], found)
+
+    def set_aside(self, sources: list[str], reason: str, is_for_good: bool = True) -> None:
+        """Stop reserving groups of these sources, record it, and train the others. If there are none, the run ends,
+        unless the sources may soon come back.
+        """
+        mixture = self._dispatcher.prompts.mixture
+        if not set(sources) <= mixture.paused:
+            self._event("domain_paused", author=CONTROLLER_ID, sources=sources, reason=reason)
+        if not mixture.pause(sources) and is_for_good:
+            self._life.fail(f"every source is paused, the last ({', '.join(sources)}) because {reason}")
