@@ -10,6 +10,7 @@ import pytest
 from ring_async.actors.controller.versions import Versions
 from ring_async.core.roster import Role
 from ring_async.errors import StorageError
+from ring_async.testing.builders import make_config
 from ring_async.transport.messages.fleet import Holding, Member
 
 LEARNER = Member("learner-0", Role.LEARNER, 0, 1, "host", "memory://learner-0/control")
@@ -32,7 +33,7 @@ class Notes:
 
 
 def make_versions(notes: Notes) -> Versions:
-    return Versions(SimpleNamespace(notes=notes), SimpleNamespace())  # type: ignore[arg-type]
+    return Versions(SimpleNamespace(notes=notes, config=make_config()), SimpleNamespace())  # type: ignore[arg-type]
 
 
 def test_each_new_learner_begins_an_incarnation_and_a_living_one_keeps_its_own():
