@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -129,7 +128,7 @@ class Evaluator(Actor):
                 if self.stopping.is_set():
                     return
                 # No deadline: the run may be paused for days, and nobody waits for the evaluator.
-                async with self.waits.on(f"version {self._schedule.next_number} from learner-0", math.inf):
+                async with self.waits.on(f"version {self._schedule.next_number} from learner-0"):
                     await self._weights.until_due()
                 continue
             taken_up = await self._weights.take_up()

@@ -181,7 +181,7 @@ class Reward(Actor):
         shard = shard_of(header.group_id, self.config.replay.num)
         await self.registered(Role.REPLAY, shard)
         link = self.data_link(shard)
-        async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
+        async with self.waits.on(f"credit and commit from {shard}"):
             assert header.verifier is not None
             message_id = f"{header.group_id}@{header.verifier.epoch}"
             committed = await link.send(GroupScored(header), delivery.buffers, message_id=message_id)

@@ -32,7 +32,7 @@ from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import EngineMeter
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.fleet import Pause, Registered, Resume
+from ring_async.transport.messages.fleet import Holding, Pause, Registered, Resume
 from ring_async.transport.messages.versions import UseWeights, WeightsAdopted
 from ring_async.transport.messages.work import (
     GroupGenerated,
@@ -85,6 +85,11 @@ class Rollout(Actor):
             self._weights.hear_of(registered.weights)
         if registered.is_paused:
             self._unpaused.clear()
+        else:
+            self._unpaused.set()
+
+    def holds(self) -> Holding:
+        return Holding(group_ids=tuple(self._in_flight))
 
     async def close(self) -> None:
         await self.engine.close()
@@ -157,7 +162,7 @@ class Rollout(Actor):
         group_size = self.config.rollout.group_size
         while True:
             await self._unpaused.wait()
-            async with self.waits.on("weights from learner-0", self.config.placement.start_timeout_s):
+            async with self.waits.on("weights from learner-0"):
                 while self.engine.policy_version is None:
                     self._may_generate.clear()
                     await self._may_generate.wait()
@@ -170,6 +175,8 @@ class Rollout(Actor):
                 continue
             reserved = await self._reserve(free // group_size)
             for reservation in reserved.reservations:
+                if reservation.group_id in self._in_flight:
+                    continue  # its lease ran out while this rollout went on with it: the new lease is for the same work
                 task = groups.create_task(self._generate_group(reservation), name=reservation.group_id)
                 self._in_flight[reservation.group_id] = task
             await asyncio.sleep(0)  # let the new requests reach the engine before its load is read again
@@ -177,7 +184,7 @@ class Rollout(Actor):
     async def _reserve(self, num_groups: int) -> GroupsReserved:
         ask = ReserveGroups(num_groups, self.engine.policy_version)
         whom = "a reservation from controller-0" + (f": {self._why_none}" if self._why_none else "")
-        async with self.waits.on(whom, 4 * self.config.monitoring.heartbeat_timeout_s):
+        async with self.waits.on(whom):
             while True:
                 try:
                     reserved = await self.ask_controller(ask)
@@ -249,7 +256,7 @@ class Rollout(Actor):
         try:
             await self.deliver(
                 Role.REWARD, GroupGenerated(group.header), group.buffers, message_id=group_id,
-                what="to judge and replay to commit", deadline_s=self.config.replay.batch_deadline_s,
+                what="to judge and replay to commit",
             )  # fmt: skip
         except RefusedError as refusal:
             log.error("%s: group %s refused: %s", self.actor_id, group_id, refusal)

@@ -32,6 +32,7 @@ class RunDir:
         self.endpoints = path / "endpoints.json"
         self.keys = path / "keys"
         self.outcome = path / "outcome.json"
+        self.lock = path / "lock"
         self.curves = path / "curves.png"
         self.report = path / "report.html"
 

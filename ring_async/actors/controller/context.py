@@ -50,10 +50,14 @@ class RunNotes:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """One run, as the parts of its controller see it. `spawn` starts a task that outlives the call."""
+    """One run, as the parts of its controller see it. `spawn` starts a task that outlives the call.
+
+    `is_fleet_alive`: the controller alone restarted, and the run's other processes go on.
+    """
 
     config: Config
     run_dir: RunDir
     notes: RunNotes
     run_log: RunLog
     spawn: Callable[[Coroutine[Any, Any, None]], None]
+    is_fleet_alive: bool = False

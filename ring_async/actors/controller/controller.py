@@ -33,8 +33,9 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
+from ring_async.core.fleet.batch_watch import BatchWatch
 from ring_async.core.fleet.fleet import FleetChange
-from ring_async.core.roster import CONTROLLER_ID, Role
+from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
 from ring_async.core.work.leases import Returned
 from ring_async.errors import RefusedError, RingAsyncError
 from ring_async.storage.journal import Journal
@@ -45,6 +46,7 @@ from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFail
 from ring_async.transport.messages.fleet import (
     FleetWanted,
     Heartbeat,
+    Holding,
     Member,
     Register,
     Registered,
@@ -55,6 +57,7 @@ from ring_async.transport.messages.versions import (
     CheckpointSaved,
     VersionEvaluated,
     WeightsAdopted,
+    WeightsAnnouncement,
     WeightsPublished,
 )
 from ring_async.transport.messages.work import (
@@ -69,6 +72,8 @@ from ring_async.transport.messages.work import (
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+LATE_S = 1.0
+"""A tick that comes later than this was held up by this process itself, or by its host."""
 FATAL_KINDS = ("DivergedError", "ConfigError")
 
 
@@ -83,17 +88,23 @@ class Controller:
     def __init__(self, context: ActorContext, make_source: MakeSource, *, is_resumed: bool) -> None:
         self.context = context
         self.config = config = context.config
-        self._inbox = context.transport.open_inbox("control")
+        self._inbox = context.transport.open_inbox("control", at=context.controller_endpoint)
         self.endpoint = self._inbox.endpoint
         self._journal = Journal(context.run_dir.journal)
         self._notes = RunNotes(self._journal, is_resumed=is_resumed)
-        self._run_log = RunLog(context.run_dir)
-        self._run = run = RunContext(config, context.run_dir, self._notes, self._run_log, self._spawn)
+        is_fleet_alive = is_resumed and context.spec.incarnation > 0
+        self._run_log = RunLog(context.run_dir, is_fleet_alive=is_fleet_alive)
+        self._run = run = RunContext(
+            config, context.run_dir, self._notes, self._run_log, self._spawn, is_fleet_alive=is_fleet_alive
+        )
         self._fleet = FleetShell(run, context.transport)
-        self._dispatcher = Dispatcher(config, make_source, self._journal, is_resumed=is_resumed)
+        self._dispatcher = Dispatcher(
+            config, make_source, self._journal, is_resumed=is_resumed, is_fleet_alive=is_fleet_alive
+        )
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
+        self._batches = BatchWatch(config.replay.batch_deadline_s)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -104,6 +115,8 @@ class Controller:
     async def live(self) -> None:
         """Serve until the run has ended and the launcher knows."""
         self._fleet.start(self.config.roster.counts | self.changes.counts)
+        self._dispatcher.keep_owners(self._fleet.wanted.actor_ids)
+        self._life.open()
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
@@ -141,18 +154,45 @@ class Controller:
 
     async def _tick(self) -> None:
         """Consumes time / produces expiries and the end of the run / waits a moment / freed by time."""
+        ticked_s = monotonic_s()
         while True:
             await asyncio.sleep(TICK_S)
-            for change in self._fleet.wanted.expire(monotonic_s()):
+            now_s = monotonic_s()
+            if (late_s := now_s - ticked_s - TICK_S) > LATE_S:
+                self._postpone(late_s)
+            ticked_s = now_s
+            for change in self._fleet.wanted.expire(now_s):
                 await self._follow(change)
             self._record_failures(self._dispatcher.expire())
             self._journal.ledger.check()
             self._life.stop_if_time_is_up()
+            self._watch_batches(now_s)
             self._fleet.members.export()
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
             await self._requests.look_again()
+
+    def _postpone(self, late_s: float) -> None:
+        """This process stood still, and what members sent meanwhile is still unread: that was no silence of theirs."""
+        log.warning("the controller stood still for %.1f s", late_s)
+        self._fleet.wanted.postpone(late_s)
+        self._dispatcher.leases.postpone(late_s)
+
+    def _watch_batches(self, now_s: float) -> None:
+        """End the run if the learner has had nothing to train for too long, though nothing keeps batches away."""
+        members = self._fleet.members
+        learner = members.beat_of(LEARNER_ID)
+        is_excused = (
+            self._life.is_paused
+            or self._life.is_stopping
+            or not members.of(Role.REPLAY)
+            or bool(self._fleet.wanted.waits_for_place(now_s))
+        )
+        is_starved = learner is not None and learner.counters.get("is_starved", 0.0) > 0
+        self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused)
+        if self._batches.is_over and learner is not None and not self._life.is_stopping:
+            self._life.fail(self._batches.why(learner.waiting_for, self._journal.ledger.causes()))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -171,8 +211,8 @@ class Controller:
         match message:
             case Heartbeat():
                 return self._fleet.beat(message)
-            case Register(member):
-                return self._register(member)
+            case Register(member, holding):
+                return self._register(member, holding)
             case RenewLeases(group_ids):
                 return LeasesRenewed(self._dispatcher.leases.renew(sender, group_ids, monotonic_s()))
             case GroupsFailed(group_ids, cause):
@@ -185,12 +225,11 @@ class Controller:
                 self._dispatcher.observe_buffer(sender, message)
             case StepCompleted():
                 self._life.start_clock()
+                self._batches.trained(self._journal.ledger.causes())
                 generated = self._fleet.members.generated_tokens()
                 self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_report())
             case WeightsPublished(announcement):
-                self._dispatcher.limiter.observe_version(announcement.policy_version)
-                self.changes.version_reached(announcement.policy_version.number)
-                self._versions.publish(announcement)
+                self._publish(announcement)
             case WeightsAdopted():
                 pass
             case CheckpointSaved():
@@ -231,9 +270,18 @@ class Controller:
 
     # -- fleet
 
-    def _register(self, member: Member) -> Registered:
+    def _publish(self, announcement: WeightsAnnouncement) -> None:
+        if self._versions.publish(announcement):
+            self._dispatcher.limiter.observe_version(announcement.policy_version)
+            self.changes.version_reached(announcement.policy_version.number)
+
+    def _register(self, member: Member, holding: Holding) -> Registered:
+        """Let a member join. What it holds already is adopted: it lives on, and this controller restarted."""
         if self._fleet.join(member):
-            self._versions.joined(member)
+            self._versions.joined(member, holding)
+            self._record_failures(self._dispatcher.adopt(member.actor_id, holding.group_ids))
+            if holding.weights is not None:
+                self._publish(holding.weights)
         checkpoint = self._versions.checkpoint
         return Registered(
             members=self._fleet.staying(),
@@ -279,8 +327,10 @@ class Controller:
             return FleetWanted((), is_finished=True, failure=self._life.failure)
         specs = self._fleet.specs()
         members = self._fleet.members
-        actors = tuple(spec for spec in specs if not self._life.is_stopping or spec.actor_id in members)
-        return FleetWanted(actors, kept=self._fleet.wanted.actor_ids)
+        is_stopping = self._life.is_stopping
+        is_kept = self._life.is_gathering or not is_stopping
+        actors = tuple(spec for spec in specs if is_kept or spec.actor_id in members)
+        return FleetWanted(actors, kept=self._fleet.wanted.actor_ids, may_start=not is_stopping)
 
     def _incident(self, actor_id: str, kind: str, detail: str) -> None:
         self._run_log.event("actor_failed", author=actor_id, error=kind, detail=detail)

@@ -12,7 +12,7 @@ Invariant: a reservation is durable before anybody hears of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from ring_async.actors.controller.prompts import MakeSource, PromptScheduler
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import Config, SourceSection
 from ring_async.core.ids import split_id
+from ring_async.core.roster import Role
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, AdmissionState, Grant
 from ring_async.core.work.difficulty import Window, observed_difficulty
 from ring_async.core.work.leases import LeaseTable, Returned
@@ -48,19 +49,35 @@ class Dispatcher:
         make_source: builds a prompt source from its name and section.
         journal: receives every grant and every outcome.
         is_resumed: whether to go on from the journal's content.
+        is_fleet_alive: whether the fleet of this journal runs already, because only the controller restarted. Then its
+            rollouts keep their groups; see `adopt`.
     """
 
-    def __init__(self, config: Config, make_source: MakeSource, journal: Journal, *, is_resumed: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        make_source: MakeSource,
+        journal: Journal,
+        *,
+        is_resumed: bool,
+        is_fleet_alive: bool = False,
+    ) -> None:
         self.prompts = PromptScheduler(config, make_source)
         self.leases = LeaseTable()
         self._journal = journal
-        self.limiter = AdmissionLimiter(admission_rules(config), self._restore() if is_resumed else AdmissionState())
+        state = self._restore(is_fleet_alive=is_fleet_alive) if is_resumed else AdmissionState()
+        self.limiter = AdmissionLimiter(admission_rules(config), state)
         self._buffer: dict[str, BufferReported] = {}
+        shards = {actor_id for actor_id, role in config.roster.actors() if role == Role.REPLAY}
+        self._unreported = shards if is_resumed else set()
+        """Shards whose content is not known yet, so that the limit on what may be generated is not either."""
 
     # -- granting
 
     def grantable(self, policy_version: PolicyVersion | None) -> Grant:
         """How many groups a rollout with this version may get now, or why it gets none."""
+        if self._unreported:
+            return Grant(0, f"{', '.join(sorted(self._unreported))}: content not reported yet")
         grant = self.limiter.grantable(self.leases.num_open, policy_version)
         if grant.num_groups and not self.leases.num_waiting and (reason := self.prompts.why_none()):
             return Grant(0, reason)
@@ -108,6 +125,19 @@ class Dispatcher:
         self.limiter.tune(**msgspec.structs.asdict(admission_rules(config)))
         self.prompts.tune(config)
 
+    # -- a fleet that outlived its controller
+
+    def adopt(self, owner: str, group_ids: Collection[str]) -> list[Returned]:
+        """Compare the leases of a rollout that registers with the groups it holds: it keeps these, and the others come
+        back, to be issued again. Returns the groups given up for good.
+        """
+        return self._take_back(self.leases.keep_held(owner, group_ids, "not_held"))
+
+    def keep_owners(self, living: Collection[str]) -> None:
+        """Take back the groups of every owner that is not part of the fleet any more."""
+        for owner in self.leases.owners() - set(living):
+            self.owner_lost(owner)
+
     # -- what became of it
 
     def give_back(self, group_ids: Iterable[str], cause: str) -> list[Returned]:
@@ -153,6 +183,7 @@ class Dispatcher:
     def observe_buffer(self, shard: str, report: BufferReported) -> None:
         """Record a replay shard's report of its content."""
         self._buffer[shard] = report
+        self._unreported.discard(shard)
         self.limiter.observe_buffer(
             sum(one.buffer_tokens for one in self._buffer.values()),
             max(one.next_plan_number for one in self._buffer.values()),
@@ -185,9 +216,10 @@ class Dispatcher:
             self._journal.append(GroupReturned(back.reservation.group_id, back.cause))
         return failed
 
-    def _restore(self) -> AdmissionState:
-        """Restore the journal's state: cursors, and groups that were under way, which are issued again in their old
-        order.
+    def _restore(self, *, is_fleet_alive: bool) -> AdmissionState:
+        """Restore the journal's state: cursors, and groups that were under way.
+
+        These stay with their owners if the fleet is alive; otherwise they are issued again in their old order.
         """
         ledger = self._journal.ledger
         notes = ledger.notes
@@ -195,12 +227,17 @@ class Dispatcher:
             self.prompts.add_source(name, SourceSection.model_validate(section))
         if "prompts" in notes:
             self.prompts.restore(notes["prompts"], notes)
-        under_way = [group.reservation for group in ledger.live.values() if group.is_under_way]
-        self.leases.restore([reservation for reservation in under_way if reservation is not None])
+        under_way = [(g.reservation, g.owner) for g in ledger.live.values() if g.is_under_way and g.reservation]
+        learnt = _learnt_decoder.decode(msgspec.msgpack.encode(notes.get("limiter", {})))
+        if is_fleet_alive:
+            log.info("going on at version %d; %d groups are under way", learnt.version_number, len(under_way))
+            for reservation, owner in under_way:
+                self.leases.issue(reservation, owner, monotonic_s())
+            return learnt
+        self.leases.restore([reservation for reservation, _ in under_way])
         checkpoint = notes.get("checkpoint")
         number = checkpoint["version"] if checkpoint else 0
         log.info("resuming at version %d with %d groups to issue again", number, len(under_way))
-        learnt = _learnt_decoder.decode(msgspec.msgpack.encode(notes.get("limiter", {})))
         return msgspec.structs.replace(learnt, version_number=number, num_planned=number)
 
 

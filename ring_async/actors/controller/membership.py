@@ -52,6 +52,11 @@ class Membership:
         """Keep a member's newest heartbeat."""
         self._beats[beat.actor_id] = (beat, monotonic_s())
 
+    def beat_of(self, actor_id: str) -> Heartbeat | None:
+        """The newest heartbeat of a member; None if it has sent none, or is gone."""
+        beat = self._beats.get(actor_id)
+        return beat[0] if beat else None
+
     def generated_tokens(self) -> float:
         """Response tokens that all rollouts sampled since the run began."""
         alive = sum(beat.counters.get("generated_tokens", 0.0) for beat, _ in self._beats.values())

@@ -48,8 +48,9 @@ class WorkRequests:
             if grant.num_groups or remaining_s <= 0:
                 break
             async with self._admission_moved:
-                try:
-                    await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
+                try:  # no `wait_for`: on Python 3.11, one that is cancelled as it times out keeps the lock for ever
+                    async with asyncio.timeout(remaining_s):
+                        await self._admission_moved.wait()
                 except TimeoutError:
                     break
         try:

@@ -15,6 +15,7 @@ every trajectory, if need be from the store after a restart.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any, ClassVar, TypeVar
 
@@ -330,11 +331,11 @@ class Replay(Actor):
         self.reports.look_again()
         try:
             with metrics.waiting(metrics.replay_waiting_seconds, "tokens"):
-                async with self.waits.on(f"rollouts: {reason}", remaining_s + 60.0), self._changed:
-                    try:
-                        await asyncio.wait_for(self._changed.wait_for(lambda: self._num_wakeups != seen), remaining_s)
-                    except TimeoutError:
-                        pass
+                async with self.waits.on(f"rollouts: {reason}"), self._changed:
+                    # no `wait_for`: on Python 3.11, one that is cancelled as it times out keeps the lock for ever
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(remaining_s):
+                            await self._changed.wait_for(lambda: self._num_wakeups != seen)
         finally:
             self._num_waiting_questions -= 1
 

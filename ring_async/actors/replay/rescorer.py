@@ -74,7 +74,7 @@ class Rescorer:
             await actor.deliver(
                 Role.REWARD, GroupGenerated(group.header, is_rescore=True), group.buffers,
                 message_id=f"{group_id}@{actor.incarnation}.{self.num_sent}",
-                what="to judge again", deadline_s=2 * actor.config.replay.batch_deadline_s,
+                what="to judge again",
             )  # fmt: skip
         except RefusedError as refusal:
             log.warning("%s: group %s is dropped: %s", actor.actor_id, group_id, refusal)
