@@ -24,6 +24,10 @@ def dropped(cause: EndCause) -> Progress:
     return Progress(state=TrajectoryStatus.DROPPED, cause=cause, is_open=False)
 
 
+UNJUDGED: Final = Progress(state=TrajectoryStatus.FAILED, cause=EndCause.UNJUDGED, is_open=False)
+"""Progress of a response that the verifier could not judge although it judged others of the group."""
+
+
 def states_of(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:
     """The state and reward of every trajectory of a group, as reported to the ledger."""
     return [
