@@ -23,7 +23,7 @@ from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
 from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
-from ring_async.errors import ConfigError, RunError
+from ring_async.errors import ConfigError, RunError, StorageError
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
 SetAside = Callable[[list[str], str, bool], None]
@@ -192,14 +192,19 @@ class LiveChanges:
 
         Raises:
             ConfigError: a setting is not tunable or has a bad value; nothing was changed.
+            StorageError: the change cannot be stored; nothing was changed.
             RunError: an actor did not apply them in time; it will when it registers again.
         """
         async with self._changing:
             changed = self.knobs | dict(knobs)
             before, after = tuned(self._config, self.knobs), tuned(self._config, changed)
             self._dispatcher.tune(after)
+            try:
+                self._notes.put("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
+            except StorageError:
+                self._dispatcher.tune(before)
+                raise
             self.knobs = changed
-            self._notes.put("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
             self._run_log.event(
                 "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
@@ -233,13 +238,15 @@ class LiveChanges:
 
         Raises:
             ConfigError: the role cannot be scaled, or `num` is below 1.
+            StorageError: the change cannot be stored; nothing was changed.
         """
         if role not in SCALABLE:
             raise ConfigError(f"{role}: cannot be scaled while the run goes on; {' and '.join(SCALABLE)} can")
         if num < 1:
             raise ConfigError(f"{num} {role}s: at least one must stay; to stop for a while use: ring-async pause")
-        before, self.counts = self.counts, self.counts | {Role(role): num}
-        self._notes.put("scale", {"configured": self._configured_counts, "counts": self.counts})
+        counts = self.counts | {Role(role): num}
+        self._notes.put("scale", {"configured": self._configured_counts, "counts": counts})
+        before, self.counts = self.counts, counts
         self._fleet.scale(Role(role), num)
         self._run_log.event("scaled", author=author, role=role, before=before[Role(role)], after=num)
         return self.status()

@@ -25,6 +25,7 @@ from ring_async.actors.controller.changes import LiveChanges
 from ring_async.actors.controller.context import RunContext, RunNotes
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.actors.controller.postponed import Postponed
 from ring_async.actors.controller.prompts import MakeSource
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.actors.controller.run_log import RunLog
@@ -37,9 +38,10 @@ from ring_async.core.fleet.batch_watch import BatchWatch
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
 from ring_async.core.work.leases import Returned
-from ring_async.errors import RefusedError, RingAsyncError
+from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
+from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
@@ -109,9 +111,12 @@ class Controller:
         self.changes.set_aside = self._set_aside
         self._batches = BatchWatch(config.replay.batch_deadline_s)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._record_failures)
+        self._postponed = Postponed(self._answer)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
+        for lost in self._journal.damage:
+            self._run_log.event("journal_damaged", author=CONTROLLER_ID, lost=lost)
 
     # -- life
 
@@ -146,14 +151,19 @@ class Controller:
                 # in a task of its own: this answer may take long, and other messages must not wait for it
                 self._spawn(self._requests.answer(delivery, delivery.message))
                 continue
-            try:
-                answer = await self._handle(delivery.sender, delivery.message)
-                if isinstance(answer, Done):
-                    delivery.ack()
-                else:
-                    delivery.reply(answer)
-            except RingAsyncError as refusal:
-                delivery.refuse(str(refusal))
+            await self._postponed.take(delivery)
+
+    async def _answer(self, delivery: Delivery) -> None:
+        try:
+            answer = await self._handle(delivery.sender, delivery.message)
+            if isinstance(answer, Done):
+                delivery.ack()
+            else:
+                delivery.reply(answer)
+        except StorageError:
+            raise  # not now: the message is taken in once there is room
+        except RingAsyncError as refusal:
+            delivery.refuse(str(refusal))
 
     async def _tick(self) -> None:
         """Consumes time / produces expiries and the end of the run / waits a moment / freed by time."""
@@ -167,6 +177,9 @@ class Controller:
             for change in self._fleet.wanted.expire(now_s):
                 await self._follow(change)
             self._record_failures(self._dispatcher.expire())
+            self._journal.flush()
+            self._run_log.flush()
+            await self._postponed.retry()
             self._journal.ledger.check()
             self._life.stop_if_time_is_up()
             self._watch_batches(now_s)

@@ -26,6 +26,7 @@ from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, Adm
 from ring_async.core.work.difficulty import Window, observed_difficulty
 from ring_async.core.work.leases import LeaseTable, Returned
 from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
+from ring_async.errors import StorageError
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
 from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
@@ -87,7 +88,7 @@ class Dispatcher:
         """Reserve groups for `owner`: first groups that came back, then new prompts while there are any.
 
         Raises:
-            StorageError: the journal cannot be written.
+            StorageError: the journal cannot be written; the groups are issued by a later call.
         """
         now_s = monotonic_s()
         not_ready: set[str] = set()
@@ -99,22 +100,32 @@ class Dispatcher:
             if reservation is None:
                 break
             self.leases.issue(reservation, owner, now_s, attempt)
-            if again:
+            if reservation.group_id in self._journal.ledger.live:
                 records.append(GroupReissued(reservation.group_id, owner))
             else:
                 records.append(GroupReserved(reservation, owner))
-            metrics.controller_reservations.labels(source=reservation.prompt.source).inc()
             issued.append(reservation)
         if records:
-            self._journal.append(*records, *self._accounts())
+            try:
+                self._journal.append(*records, *self._accounts())
+            except StorageError:
+                self.leases.withdraw(issued)
+                raise
+        for reservation in issued:
+            metrics.controller_reservations.labels(source=reservation.prompt.source).inc()
         return tuple(issued)
 
     # -- changes while the run goes on
 
     def set_mixture(self, weights: Mapping[str, float], windows: Mapping[str, Window | None] | None = None) -> None:
-        """Durably put new weights and windows in force; see `PromptScheduler.set_mixture`."""
+        """Durably put new weights and windows in force; see `PromptScheduler.set_mixture`.
+
+        Raises:
+            StorageError: the journal cannot be written; nothing was changed.
+        """
+        self._journal.append(Noted("prompts", self.prompts.snapshot()))  # is there room at all?
         self.prompts.set_mixture(weights, windows)
-        self._journal.append(Noted("prompts", self.prompts.snapshot()))
+        self._journal.hold(Noted("prompts", self.prompts.snapshot()))
 
     def tune(self, config: Config) -> None:
         """Apply a changed configuration to admission and sampling, from the next reservation on.
@@ -165,6 +176,7 @@ class Dispatcher:
 
         Raises:
             LedgerError: a transition that cannot happen; nothing was changed.
+            StorageError: the journal cannot be written; the same call may succeed once there is space.
         """
         by_group: dict[str, list[TrajectoryState]] = {}
         for state in states:
@@ -186,7 +198,12 @@ class Dispatcher:
                 difficulty = observed_difficulty(judged)
                 if (seen := self.prompts.observed(held.reservation, difficulty)) is not None:
                     observed.append(Noted(*seen))
-        self._journal.append(record, *observed, *(self._accounts() if has_completed else ()))
+        notes = (*observed, *(self._accounts() if has_completed else ()))
+        try:
+            self._journal.append(record, *notes)
+        except StorageError:
+            self._journal.hold(*notes)  # these leases have ended: the next call finds nothing more to note
+            raise
 
     # -- what replay holds
 
@@ -224,7 +241,7 @@ class Dispatcher:
             log.info("group %s came back from %s: %s %s", group_id, back.owner, back.cause, back.detail)
         for back in failed:
             self.prompts.mixture.completed(back.reservation.prompt.source, 0)
-            self._journal.append(GroupReturned(back.reservation.group_id, back.cause))
+            self._journal.hold(GroupReturned(back.reservation.group_id, back.cause))
         return failed
 
     def _restore(self, *, is_fleet_alive: bool) -> AdmissionState:

@@ -147,8 +147,8 @@ class FleetShell:
         self.links.drop(actor_id)
 
     def note_incarnations(self) -> None:
-        """Durably store the newest incarnation of every actor."""
-        self._notes.put("incarnations", self.wanted.incarnations())
+        """Store the newest incarnation of every actor."""
+        self._notes.hold("incarnations", self.wanted.incarnations())
 
     def staying(self) -> tuple[Member, ...]:
         """The members that others may send work to: all but those that are leaving."""

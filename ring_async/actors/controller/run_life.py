@@ -205,7 +205,10 @@ class RunLife:
         self._context.run_log.event("stopped", author=CONTROLLER_ID, **outcome)
         checkpoint = (self._versions.checkpoint or {}).get("path")
         where = {"policy_version": self._dispatcher.limiter.state.version_number, "checkpoint": checkpoint}
-        write_json(self._context.run_dir.outcome, outcome | where)
+        try:
+            write_json(self._context.run_dir.outcome, outcome | where)
+        except OSError as error:  # a run whose disk is full ends all the same
+            log.error("%s cannot be written: %s", self._context.run_dir.outcome, error.strerror)
 
     @property
     def _is_trained(self) -> bool:

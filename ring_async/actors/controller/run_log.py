@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ring_async.clock import monotonic_s, wall_s
-from ring_async.storage.run_dir import JsonLines, RunDir
+from ring_async.storage.json_lines import JsonLines
+from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.versions import VersionEvaluated
@@ -112,6 +113,11 @@ class RunLog:
         lines.close()
         shown = {key: line.get(key) for key in ("policy_version", "pass_at_1", "avg_at_k")}
         self.event("evaluated", author=author, **shown)
+
+    def flush(self) -> None:
+        """Write the lines that a full disk has held up, if there is room now."""
+        self._metrics.flush()
+        self._events.flush()
 
     def close(self) -> None:
         self._metrics.close()

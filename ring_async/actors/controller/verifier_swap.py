@@ -91,7 +91,7 @@ class VerifierSwaps:
             )  # fmt: skip
         self._effects = SwapEffects(context, fleet, self._epochs, on_commit)
         # noted so that a resumed run can compare its configuration with it
-        context.notes.put("verifiers", self._epochs.snapshot())
+        context.notes.hold("verifiers", self._epochs.snapshot())
 
     # -- what others ask
 

@@ -218,6 +218,7 @@ class Replay(Actor):
                 receipts = await self.on_compute(self.shard.put, [group for _, group in batch])
             except StorageError as error:
                 self._pending[:0] = batch
+                self._arrived.set()  # tried again, whether or not another group arrives
                 await self._wait_for_space(error)
                 continue
             except ValueError as error:
