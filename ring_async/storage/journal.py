@@ -34,7 +34,7 @@ class Journal:
     """The journal of one run, and the ledger it holds (`ledger`).
 
         journal = Journal(run_dir.journal)
-        journal.append(GroupReserved(reservation, "rollout-0"))      # durable, and in `journal.ledger`
+        journal.append(GroupReserved(reservation, owner))      # durable, and in `journal.ledger`
         journal.hold(GroupReturned("g7", "lease_expired"))           # as soon as the disk has room
 
     Args:

@@ -21,7 +21,8 @@ def make_requests() -> WorkRequests:
     """Nothing is ever granted."""
     dispatcher = SimpleNamespace(grantable=lambda version: Grant(0, "full"), issue=lambda owner, num_groups: ())
     fleet = SimpleNamespace(members={"rollout-0"}, wanted=SimpleNamespace(is_leaving=lambda actor_id: False))
-    return WorkRequests(dispatcher, fleet, SimpleNamespace(is_stopping=False, is_paused=False))  # type: ignore[arg-type]
+    life = SimpleNamespace(is_stopping=False, is_paused=False)
+    return WorkRequests(dispatcher, fleet, life, lambda given_up: None)  # type: ignore[arg-type]
 
 
 class Question:
