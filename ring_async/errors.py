@@ -50,6 +50,10 @@ class RefusedError(TransportError):
     """The peer understood and refused; the message is its reason."""
 
 
+class PromptRefusedError(RingAsyncError):
+    """The tokenizer or the engine can never take this prompt; a retry cannot help, other prompts are not concerned."""
+
+
 class CodecError(TransportError):
     """Bytes from the wire are not a valid message. `cause` is the label under which they are counted."""
 

@@ -190,7 +190,7 @@ class Rollout(Actor):
             self._may_generate.set()
 
     async def _generate(self, reservation: Reservation) -> Group:
-        prompt_ids = encode_prompt(self._tokenizer, reservation.prompt.text)
+        prompt_ids = encode_prompt(self._tokenizer, reservation.prompt, self.config.model.chat_template_options)
         began_s = monotonic_s()
         with self.tracer.async_span("generate_group", reservation.group_id):
             generations = await asyncio.gather(
