@@ -28,7 +28,7 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fal
     resolved = load_config(config, overrides or [])
     check_parts(resolved)
     if as_json:
-        out.print_json(resolved.model_dump_json())
+        out.print_plain(resolved.model_dump(mode="json"))
     else:
         out.print(
             f"{config}: good. Φ = {resolved.global_token_budget:,} loss tokens, max_staleness "

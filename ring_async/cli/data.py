@@ -73,7 +73,7 @@ def inspect(
                 }
             )
     if as_json:
-        out.print_json(json.dumps(found, default=str))
+        out.print_plain(found)
         return
     for one in found:
         turns = [f"{message['role']}: {message['content'].strip()}" for message in one["messages"]]

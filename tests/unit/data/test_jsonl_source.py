@@ -77,7 +77,7 @@ def test_bad_files_say_where(tmp_path: Path, content: str, words: str) -> None:
 
 
 SAVED = Path(__file__).parents[2] / "support" / "saved_dataset"
-"""Rows `n + 1 = ?`, n from 0 to 23, as `DatasetDict.save_to_disk` of datasets 5.2 wrote them: 16 in train, 8 in test."""
+"""Rows `n + 1 = ?`, n from 0 to 23, as `save_to_disk` of datasets 5.2 wrote them: 16 in train, 8 in test."""
 
 
 def write_parquet(path: Path, rows) -> Path:
