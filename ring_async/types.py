@@ -135,6 +135,8 @@ class TrajectoryHeader(msgspec.Struct, frozen=True):
     """Cover `[0, num_tokens)` in order, without a gap."""
     reward: float | None = None
     reward_parts: dict[str, float] = {}
+    failure: str = ""
+    """Why the verifier could not judge this response although it judged others of the group; it has no reward then."""
 
     @property
     def oldest_version(self) -> PolicyVersion:
