@@ -58,10 +58,6 @@ class PromptRefusedError(RingAsyncError):
     """The tokenizer or the engine can never take this prompt; a retry cannot help, other prompts are not concerned."""
 
 
-class PromptRefusedError(RingAsyncError):
-    """The tokenizer or the engine can never take this prompt; a retry cannot help, other prompts are not concerned."""
-
-
 class CodecError(TransportError):
     """Bytes from the wire are not a valid message. `cause` is the label under which they are counted."""
 
