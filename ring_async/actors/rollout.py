@@ -219,9 +219,12 @@ class Rollout(Actor):
         Raises:
             PromptRefusedError: the tokenizer or the engine cannot take the prompt.
         """
+        options = self.config.model.chat_template_options
         try:
-            prompt_ids = encode_prompt(self._tokenizer, reservation.prompt.text)
-        except Exception as error:  # a tokenizer and its chat template may raise anything about a text
+            prompt_ids = encode_prompt(self._tokenizer, reservation.prompt, options)
+        except PromptRefusedError:
+            raise
+        except Exception as error:  # a tokenizer may raise anything about a text
             raise PromptRefusedError(f"the tokenizer: {type(error).__name__}: {error}") from error
         held = await self._handover.take_over(reservation.group_id) if reservation.is_reissued else {}
         began_s = monotonic_s()
