@@ -32,6 +32,7 @@ from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, 
 from ring_async.records.figures import ActorFigures, WaitCause
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.observe import observe_loop_lag
+from ring_async.telemetry.resources import observe_resources
 from ring_async.telemetry.trace import Tracer
 from ring_async.transport.base import Delivery, Inbox, Outbox, Transport
 from ring_async.transport.messages.base import Done, Message
@@ -296,6 +297,7 @@ class Actor:
         last_answer_s = monotonic_s()
         while True:
             self.context.transport.observe()
+            observe_resources(self.context.run_dir.path)
             whom, waited_s = self.waits.longest()
             beat = Heartbeat(
                 self.actor_id, self.incarnation, self.state, whom, waited_s, self.counters(), self.waits.cause

@@ -36,11 +36,13 @@ from ring_async.clock import monotonic_s
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.leases import Returned
+from ring_async.core.work.ledger import LedgerError
 from ring_async.errors import RefusedError, RingAsyncError
 from ring_async.records.events import EventKind
 from ring_async.records.status import RunStatus
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
+from ring_async.telemetry.resources import observe_resources
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
@@ -148,13 +150,22 @@ class Controller:
             for change in self._fleet.wanted.expire(monotonic_s()):
                 await self._follow(change)
             self._record_failures(self._dispatcher.expire())
-            self._journal.ledger.check()
+            self._check_ledger()
             self._life.stop_if_time_is_up()
             self._fleet.members.export()
+            metrics.controller_max_staleness.set(self._dispatcher.limiter.rules.max_staleness)
+            observe_resources(self.context.run_dir.path)
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
             await self._requests.look_again()
+
+    def _check_ledger(self) -> None:
+        try:
+            self._journal.ledger.check()
+        except LedgerError:
+            metrics.controller_ledger_mismatches.inc()
+            raise
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
