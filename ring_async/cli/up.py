@@ -60,6 +60,7 @@ def up(
 def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     """Bring the fleet up and wait until the run ends; returns the exit code. The caller has checked the parts."""
     from ring_async.launch import Launcher
+    from ring_async.monitoring.services import watched
 
     where = f" in {short(run_dir.path)}: bringing the fleet up"
     out.print(Text.assemble((config.run.name, "bold"), where), soft_wrap=True)
@@ -67,7 +68,8 @@ def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     progress = threading.Thread(target=_show_progress, args=(run_dir, config, done), daemon=True)
     progress.start()
     try:
-        outcome = asyncio.run(Launcher(config, run_dir, is_resumed=resume).run())
+        with watched(config, run_dir, lambda line: out.print(line, soft_wrap=True, highlight=False, markup=False)):
+            outcome = asyncio.run(Launcher(config, run_dir, is_resumed=resume).run())
     finally:
         done.set()
         progress.join(timeout=5.0)

@@ -45,6 +45,8 @@ class EventKind(StrEnum):
     """reason, failure, killed: the outcome"""
     CHECKPOINT = "checkpoint"
     """path: a person asked for it"""
+    CHECKPOINT_SAVED = "checkpoint_saved"
+    """path, policy_version: the learner wrote one"""
     GROUP_FAILED = "group_failed"
     """group_id, cause"""
     EVALUATED = "evaluated"
@@ -78,7 +80,7 @@ class EventKind(StrEnum):
     SCALED = "scaled"
     """role, before, after"""
     MONITORING_LOST = "monitoring_lost"
-    """what, reason: a service that people watch with cannot be reached; training goes on"""
+    """reason: a service that people watch with cannot be reached; training goes on"""
     OTHER = "other"
     """kind: of an event that another release wrote"""
 

@@ -208,6 +208,8 @@ class Controller:
                 pass
             case CheckpointSaved():
                 self._versions.checkpoint_saved(message)
+                saved = {"path": message.path, "policy_version": message.policy_version.number}
+                self._run_log.event(EventKind.CHECKPOINT_SAVED, author=sender, **saved)
                 self._life.stop_if_trained(message.policy_version.number)
             case VersionEvaluated():
                 self._run_log.evaluation(message, author=sender)
@@ -326,6 +328,10 @@ class Controller:
     def calls_refused(self, refusal: Any) -> None:
         """The control API refused calls (a `control.guard.Refusal`)."""
         self._run_log.event(EventKind.CALLS_REFUSED, author="api", **refusal._asdict())
+
+    def monitoring_lost(self, reason: str) -> None:
+        """A service that people watch with cannot be reached; training goes on."""
+        self._run_log.event(EventKind.MONITORING_LOST, author=CONTROLLER_ID, reason=reason)
 
     async def pause(self) -> None:
         """Stop granting work and batches; work under way finishes."""

@@ -11,7 +11,6 @@ from ring_async.monitoring.grafana.panels import (
     quantiles,
     rate,
     series,
-    share,
     whole_mean,
 )
 from ring_async.telemetry import metrics
@@ -84,7 +83,8 @@ DATA = Board(
             "Share of groups no verdict could be had for. A failure is never a reward of 0.",
             (
                 Query(
-                    share(rate(metrics.reward_failures, "verifier", "cause"), f"scalar({rate(metrics.reward_groups)})"),
+                    f"{rate(metrics.reward_failures, 'verifier', 'cause')} / on () group_left () "
+                    f"({rate(metrics.reward_groups)} > 0)",
                     "{{verifier}}: {{cause}}",
                 ),
             ),
