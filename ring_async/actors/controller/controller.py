@@ -38,9 +38,14 @@ from ring_async.core.fleet.batch_watch import BatchWatch
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
 from ring_async.core.work.leases import Returned
+from ring_async.core.work.ledger import LedgerError
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
+from ring_async.records.events import EventKind
+from ring_async.records.figures import LearnerFigures
+from ring_async.records.status import RunStatus
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
+from ring_async.telemetry.resources import observe_resources
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
@@ -114,9 +119,9 @@ class Controller:
         self._postponed = Postponed(self._answer)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
+        self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
         for lost in self._journal.damage:
-            self._run_log.event("journal_damaged", author=CONTROLLER_ID, lost=lost)
+            self._run_log.event(EventKind.JOURNAL_DAMAGED, author=CONTROLLER_ID, lost=lost)
 
     # -- life
 
@@ -180,14 +185,23 @@ class Controller:
             self._journal.flush()
             self._run_log.flush()
             await self._postponed.retry()
-            self._journal.ledger.check()
+            self._check_ledger()
             self._life.stop_if_time_is_up()
             self._watch_batches(now_s)
             self._fleet.members.export()
+            metrics.controller_max_staleness.set(self._dispatcher.limiter.rules.max_staleness)
+            observe_resources(self.context.run_dir.path)
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
             await self._requests.look_again()
+
+    def _check_ledger(self) -> None:
+        try:
+            self._journal.ledger.check()
+        except LedgerError:
+            metrics.controller_ledger_mismatches.inc()
+            raise
 
     def _postpone(self, late_s: float) -> None:
         """This process stood still, and what members sent meanwhile is still unread: that was no silence of theirs."""
@@ -205,7 +219,9 @@ class Controller:
             or not members.of(Role.REPLAY)
             or bool(self._fleet.wanted.waits_for_place(now_s))
         )
-        is_starved = learner is not None and learner.counters.get("is_starved", 0.0) > 0
+        is_starved = (
+            learner is not None and isinstance(learner.counters, LearnerFigures) and learner.counters.is_starved
+        )
         self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused)
         if self._batches.is_over and learner is not None and not self._life.is_stopping:
             self._life.fail(self._batches.why(learner.waiting_for, self._journal.ledger.causes()))
@@ -245,13 +261,15 @@ class Controller:
                 self._life.start_clock()
                 self._batches.trained(self._journal.ledger.causes())
                 generated = self._fleet.members.generated_tokens()
-                self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_report())
+                self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_totals())
             case WeightsPublished(announcement):
                 self._publish(announcement)
             case WeightsAdopted():
                 pass
             case CheckpointSaved():
                 self._versions.checkpoint_saved(message)
+                saved = {"path": message.path, "policy_version": message.policy_version.number}
+                self._run_log.event(EventKind.CHECKPOINT_SAVED, author=sender, **saved)
                 self._life.stop_if_trained(message.policy_version.number)
             case VersionEvaluated():
                 self._run_log.evaluation(message, author=sender)
@@ -272,7 +290,7 @@ class Controller:
         for back in given_up:
             group_id = back.reservation.group_id
             said = {"group_id": group_id, "cause": back.cause, "detail": back.detail}
-            self._run_log.event("group_failed", author=back.owner, **said)
+            self._run_log.event(EventKind.GROUP_FAILED, author=back.owner, **said)
 
     def _drop(self, rollout: str, group_id: str, reason: str) -> None:
         """Drop a group whose prompt no engine can take, and set its source aside if its prompts are of that kind."""
@@ -281,7 +299,7 @@ class Controller:
             return
         prompt = reservation.prompt
         said = {"group_id": group_id, "prompt_id": prompt.prompt_id, "source": prompt.source, "reason": reason}
-        self._run_log.event("prompt_refused", author=rollout, **said)
+        self._run_log.event(EventKind.PROMPT_REFUSED, author=rollout, **said)
         if (found := self._dispatcher.prompts.served.failed(prompt.source, reason)) is not None:
             self._set_aside([prompt.source], found)
 
@@ -291,7 +309,7 @@ class Controller:
         """
         mixture = self._dispatcher.prompts.mixture
         if not set(sources) <= mixture.paused:
-            self._run_log.event("domain_paused", author=CONTROLLER_ID, sources=sources, reason=reason)
+            self._run_log.event(EventKind.DOMAIN_PAUSED, author=CONTROLLER_ID, sources=sources, reason=reason)
         if not mixture.pause(sources) and is_for_good:
             self._life.fail(f"every source is paused, the last ({', '.join(sources)}) because {reason}")
 
@@ -334,7 +352,7 @@ class Controller:
         await self._fleet.forget(actor_id)
         if self._life.is_stopping:
             return
-        kind = "actor_left" if change.has_left else "actor_lost"
+        kind = EventKind.ACTOR_LEFT if change.has_left else EventKind.ACTOR_LOST
         log.log(logging.INFO if change.has_left else logging.WARNING, change.notice)
         self._run_log.event(kind, author=CONTROLLER_ID, actor=actor_id, notice=change.notice)
         if not change.has_left:
@@ -344,7 +362,7 @@ class Controller:
         self._fleet.tell_members()
         if change.given_up and change.lost.role == Role.EVALUATOR:  # the run can go on without this actor
             self._fleet.wanted.want(Role.EVALUATOR, 0, monotonic_s())
-            self._run_log.event("evaluator_given_up", author=CONTROLLER_ID, reason=change.given_up)
+            self._run_log.event(EventKind.EVALUATOR_GIVEN_UP, author=CONTROLLER_ID, reason=change.given_up)
         elif change.given_up:
             self._life.fail(change.given_up)
 
@@ -360,14 +378,14 @@ class Controller:
         return FleetWanted(actors, kept=self._fleet.wanted.actor_ids, may_start=not is_stopping)
 
     def _incident(self, actor_id: str, kind: str, detail: str) -> None:
-        self._run_log.event("actor_failed", author=actor_id, error=kind, detail=detail)
+        self._run_log.event(EventKind.ACTOR_FAILED, author=actor_id, error=kind, detail=detail)
         if kind in FATAL_KINDS:
             self._life.fail(f"{actor_id}: {kind}: {detail}")
 
     # -- what people may do (`control.api.Operations`)
 
-    def status(self) -> dict[str, Any]:
-        """The run as a person wants to see it: plain data."""
+    def status(self) -> RunStatus:
+        """The run as a person wants to see it."""
         return describe_run(
             self._run, life=self._life, fleet=self._fleet, dispatcher=self._dispatcher, ledger=self._journal.ledger,
             versions=self._versions, changes=self.changes,
@@ -389,7 +407,11 @@ class Controller:
 
     def calls_refused(self, refusal: Any) -> None:
         """The control API refused calls (a `control.guard.Refusal`)."""
-        self._run_log.event("calls_refused", author="api", **refusal._asdict())
+        self._run_log.event(EventKind.CALLS_REFUSED, author="api", **refusal._asdict())
+
+    def monitoring_lost(self, reason: str) -> None:
+        """A service that people watch with cannot be reached; training goes on."""
+        self._run_log.event(EventKind.MONITORING_LOST, author=CONTROLLER_ID, reason=reason)
 
     async def pause(self) -> None:
         """Stop granting work and batches; work under way finishes."""
@@ -406,7 +428,7 @@ class Controller:
             RunError: the learner did not write one in time.
         """
         path = await self._versions.save_checkpoint()
-        self._run_log.event("checkpoint", author="api", path=path)
+        self._run_log.event(EventKind.CHECKPOINT, author="api", path=path)
         return path
 
     def shut_down(self, reason: str, deadline_s: float) -> None:
