@@ -66,6 +66,8 @@ class CheckpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     plan_number: int
     version: int
+    covered: int = 0
+    """The last plan whose responses replay may delete: every checkpoint that is kept covers it."""
 
 
 class VerifierStatus(msgspec.Struct, frozen=True, kw_only=True):

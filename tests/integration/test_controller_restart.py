@@ -11,6 +11,7 @@ import pytest
 
 from one_process_run import EVEN_TOTAL, EvenTotal, events, lines, run, until_version
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID
+from ring_async.records.status import RunStatus
 from ring_async.storage.audit import audit
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
@@ -57,28 +58,28 @@ def test_the_fleet_outlives_its_controller(tmp_path: Path, at: int):
     assert not events(fleet, "actor_lost")
     steps = lines(fleet.run_dir.metrics)
     assert [(step["incarnation"], step["policy_version"]) for step in steps] == [(0, n) for n in range(1, 13)]
-    assert fleet.controller.status()["ledger"]["reissued"] == 0
+    assert fleet.controller.status().ledger.reissued == 0
     report = audit(fleet.run_dir.path)
     assert report.is_clean, report.to_text()
 
 
 def test_a_restarted_controller_knows_the_version_and_who_holds_what(tmp_path: Path):
-    before: dict[str, Any] = {}
-    after: dict[str, Any] = {}
+    seen: list[RunStatus] = []
 
     async def kill(fleet: OneProcessFleet) -> None:
         await until_version(fleet, 7)
         await asyncio.sleep(0.3)
-        before.update(fleet.controller.status())
+        seen.append(fleet.controller.status())
         fleet.kill(CONTROLLER_ID)
         await asyncio.sleep(3.0)
-        after.update(fleet.controller.status())
+        seen.append(fleet.controller.status())
 
     fleet = make_fleet(tmp_path, rollout__num=2, token_s=1.0, train_s=0.5)
     assert run(fleet, kill, limit_s=2000.0) == ""
-    assert after["policy_version"] >= before["policy_version"] >= 7, "not that of the newest checkpoint, 0"
-    assert before["reservations_open"] > 0
-    assert after["ledger"]["reissued"] == 0
+    before, after = seen
+    assert after.policy_version >= before.policy_version >= 7, "not that of the newest checkpoint, 0"
+    assert before.reservations_open > 0
+    assert after.ledger.reissued == 0
 
 
 @pytest.mark.parametrize("mode", ["async", "sync"])
@@ -184,8 +185,8 @@ def test_a_pause_outlives_the_controller(tmp_path: Path):
         fleet.kill(CONTROLLER_ID)
         for _ in range(2):
             await asyncio.sleep(30.0)
-            reached.append(fleet.controller.status()["policy_version"])
-        assert fleet.controller.status()["state"] == "paused"
+            reached.append(fleet.controller.status().policy_version)
+        assert fleet.controller.status().state == "paused"
         await fleet.controller.resume()
 
     assert run(make_fleet(tmp_path, token_s=0.2, train_s=0.5), pause) == ""
@@ -205,4 +206,4 @@ def test_a_host_that_stood_still_has_lost_nobody(tmp_path: Path):
     fleet = make_fleet(tmp_path, rollout__num=3, rollout__lease_s=5.0, token_s=0.2, train_s=0.5)
     assert run(fleet, stop) == ""
     assert not events(fleet, "actor_lost")
-    assert fleet.controller.status()["ledger"]["reissued"] == 0
+    assert fleet.controller.status().ledger.reissued == 0
