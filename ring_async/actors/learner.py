@@ -24,7 +24,7 @@ from ring_async.batches import PackedBatch
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
 from ring_async.core.roster import PLANNER_ID, Role
-from ring_async.errors import ActorFailedError, RefusedError
+from ring_async.errors import ActorFailedError, RefusedError, StorageError
 from ring_async.records.figures import LearnerFigures, WaitCause
 from ring_async.records.steps import step_record
 from ring_async.telemetry import metrics
@@ -38,6 +38,7 @@ from ring_async.transport.messages.batches import BatchNotReady, BatchReady, Req
 from ring_async.transport.messages.changes import TuneKnobs
 from ring_async.transport.messages.fleet import Holding, Pause, Registered, Resume
 from ring_async.transport.messages.versions import (
+    CheckpointPassedOver,
     CheckpointSaved,
     SaveCheckpoint,
     WeightsAnnouncement,
@@ -49,6 +50,7 @@ from ring_async.types import PolicyVersion
 log = logging.getLogger(__name__)
 
 BATCH_POLL_S = 5.0
+STORAGE_RETRY_S = 1.0
 """How long replay may hold a request for a batch before it answers why there is none."""
 
 
@@ -261,20 +263,39 @@ class Learner(Actor):
         version = self._version
         began_s = monotonic_s()
         with self.tracer.span("checkpoint"):
-            path = await self.on_compute(self._checkpoints.save, version, version.number, self.engine.save)
+            path = await self._written_when_there_is_room(version)
         metrics.learner_checkpoint_seconds.observe(monotonic_s() - began_s)
         saved = CheckpointSaved(str(path), version.number, version)
         sent = await self.controller.send(saved, message_id=f"checkpoint-{version}")
-        sent.add_done_callback(_log_failure)
+        sent.add_done_callback(self._checkpoint_noted)
         return saved
+
+    async def _written_when_there_is_room(self, version: PolicyVersion) -> Path:
+        """Write a checkpoint; on a full disk, try until it can be written. Training waits in sight."""
+        while True:
+            try:
+                return await self.on_compute(self._checkpoints.save, version, version.number, self.engine.save)
+            except StorageError as error:
+                log.error("%s: %s", self.actor_id, error)
+                async with self.waits.on(f"disk space: {error}", 2 * STORAGE_RETRY_S):
+                    await asyncio.sleep(STORAGE_RETRY_S)
+
+    def _checkpoint_noted(self, sent: asyncio.Future[None]) -> None:
+        """Remove the oldest checkpoints, now that the run's journal names the newest one."""
+        _log_failure(sent)
+        if not sent.cancelled() and sent.exception() is None:
+            asyncio.get_running_loop().run_in_executor(self.compute, self._checkpoints.forget_old)
 
     async def _restore(self) -> int:
         await self._started.wait()
         if self._resume_from is None:
             return 0
-        checkpoint = await self.on_compute(self._checkpoints.read, self._resume_from)
-        await self.on_compute(self.engine.restore, self._resume_from)
-        log.info("%s: restored version %s from %s", self.actor_id, checkpoint.policy_version, self._resume_from)
+        checkpoint, problems = await self.on_compute(self._checkpoints.restorable, self._resume_from)
+        for why in problems:
+            log.error("%s: %s; going back to %s", self.actor_id, why, checkpoint.folder)
+            await self.ask_controller(CheckpointPassedOver(why, str(checkpoint.folder)))
+        await self.on_compute(self.engine.restore, checkpoint.folder)
+        log.info("%s: restored version %s from %s", self.actor_id, checkpoint.policy_version, checkpoint.folder)
         return checkpoint.policy_version.number
 
 

@@ -49,6 +49,8 @@ class EventKind(StrEnum):
     """path: a person asked for it"""
     CHECKPOINT_SAVED = "checkpoint_saved"
     """path, policy_version: the learner wrote one"""
+    CHECKPOINT_PASSED_OVER = "checkpoint_passed_over"
+    """why, restored: it is damaged, and the learner went back to an older one"""
     GROUP_FAILED = "group_failed"
     """group_id, cause, detail"""
     PROMPT_REFUSED = "prompt_refused"

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ring_async.errors import RunError
 
 OWNER_ONLY: Final = 0o700
+IN_RUN: Final = "<run>/"
+"""What a stored path inside a run's folder begins with, in place of that folder."""
 
 
 class RunDir:
@@ -45,6 +48,22 @@ class RunDir:
         self.path.chmod(OWNER_ONLY)  # also that of a run which an earlier version began
         for folder in (self.replay, self.journal, self.checkpoints, self.logs, self.trace_parts):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def relative(self, value: Any) -> Any:
+        """Plain data with each path inside this folder replaced by one that begins with `IN_RUN`."""
+        prefixes = tuple(dict.fromkeys((f"{self.path}/", f"{self.path.absolute()}/")))
+
+        def shorten(text: str) -> str:
+            found = next((prefix for prefix in prefixes if text.startswith(prefix)), None)
+            return text if found is None else IN_RUN + text.removeprefix(found)
+
+        return _each_string(value, shorten)
+
+    def absolute(self, value: Any) -> Any:
+        """Plain data as it was before `relative`, at this folder's present place."""
+        return _each_string(
+            value, lambda text: f"{self.path}/{text.removeprefix(IN_RUN)}" if text.startswith(IN_RUN) else text
+        )
 
     def point_latest(self) -> None:
         """Let `runs/latest` point here, atomically."""
@@ -91,6 +110,16 @@ def write_json(path: Path, value: object, *, mode: int = 0o644) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     fresh.replace(path)
+
+
+def _each_string(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _each_string(one, change) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each_string(one, change) for one in value]
+    return value
 
 
 def sync_folder(folder: Path) -> None:

@@ -69,7 +69,7 @@ class CheckpointStore:
         self._keep = max(1, keep)
 
     def save(self, policy_version: PolicyVersion, plan_number: int, write: Callable[[Path], None]) -> Path:
-        """Write one checkpoint atomically and durably, then remove those beyond the last `keep`.
+        """Write one checkpoint atomically and durably. `forget_old` removes older ones, once this one is known.
 
         A complete checkpoint of this very version is left as it is: equal versions are equal weights.
 
@@ -105,7 +105,6 @@ class CheckpointStore:
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise StorageError(f"cannot write checkpoint {final}: {error.strerror or error}") from error
-        self._forget_old()
         return final
 
     def read(self, folder: Path) -> Checkpoint:
@@ -127,6 +126,20 @@ class CheckpointStore:
                 raise StorageError(f"cannot read checkpoint file {path}: {error.strerror or error}") from error
         return Checkpoint(folder, manifest.policy_version, manifest.plan_number)
 
+    def restorable(self, wanted: Path) -> tuple[Checkpoint, list[str]]:
+        """The wanted checkpoint or, if it is damaged or gone, the newest whole one; and what is wrong with others.
+
+        Raises:
+            StorageError: none is whole; says what is wrong with each.
+        """
+        problems: list[str] = []
+        for folder in dict.fromkeys((wanted, *reversed(self._folders()))):
+            try:
+                return self.read(folder), problems
+            except StorageError as error:
+                problems.append(str(error))
+        raise StorageError(f"{self.root}: no checkpoint is whole: {'; '.join(problems)}")
+
     def newest(self) -> Checkpoint | None:
         """The newest complete checkpoint, of the latest incarnation; damaged ones are passed over with a warning."""
         for folder in reversed(self._folders()):
@@ -143,7 +156,10 @@ class CheckpointStore:
         versions = {_version_of(path): path for path in self.root.iterdir() if path.is_dir()}
         return [path for version, path in sorted((v, p) for v, p in versions.items() if v is not None)]
 
-    def _forget_old(self) -> None:
+    def forget_old(self) -> None:
+        """Remove all but the last `keep` checkpoints. Call this when the run's journal names the newest: before that, a
+        run that dies is resumed from an older one.
+        """
         for folder in self._folders()[: -self._keep]:
             # Renamed first: a crash in the middle of removal must not leave half a checkpoint under a final name.
             doomed = self.root / f"{_TEMPORARY}removed-{folder.name}"

@@ -22,13 +22,18 @@ class RunNotes:
         notes.put("knobs", {"learner.learning_rate": 1e-5})     # durable when it returns
         notes.get("knobs")                           # {"learner.learning_rate": 1e-5}
 
+    Paths inside the run's folder are stored relative to it, so that a copy of the folder, or one that was moved, is a
+    run of its own: it never reads or writes at its old place.
+
     Args:
         journal: stores the notes.
+        run_dir: folder of the run.
         is_resumed: whether the run goes on from the notes of an earlier process.
     """
 
-    def __init__(self, journal: Journal, *, is_resumed: bool) -> None:
+    def __init__(self, journal: Journal, run_dir: RunDir, *, is_resumed: bool) -> None:
         self._journal = journal
+        self._run_dir = run_dir
         self._is_resumed = is_resumed
 
     def put(self, key: str, value: Any) -> None:
@@ -37,15 +42,15 @@ class RunNotes:
         Raises:
             StorageError: nothing was written.
         """
-        self._journal.append(Noted(key, value))
+        self._journal.append(Noted(key, self._run_dir.relative(value)))
 
     def hold(self, key: str, value: Any) -> None:
         """Store a note as soon as the disk has room: for what has happened anyway; see `Journal.hold`."""
-        self._journal.hold(Noted(key, value))
+        self._journal.hold(Noted(key, self._run_dir.relative(value)))
 
     def get(self, key: str) -> Any:
         """The newest value of `key`, or None."""
-        return self._journal.ledger.notes.get(key)
+        return self._run_dir.absolute(self._journal.ledger.notes.get(key))
 
     def resumed(self, key: str) -> Any:
         """The newest value of `key` in a resumed run; None in a new run."""

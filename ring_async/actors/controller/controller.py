@@ -61,6 +61,7 @@ from ring_async.transport.messages.fleet import (
     RunFailed,
 )
 from ring_async.transport.messages.versions import (
+    CheckpointPassedOver,
     CheckpointSaved,
     VersionEvaluated,
     WeightsAdopted,
@@ -99,7 +100,7 @@ class Controller:
         self._inbox = context.transport.open_inbox("control", at=context.controller_endpoint)
         self.endpoint = self._inbox.endpoint
         self._journal = Journal(context.run_dir.journal)
-        self._notes = RunNotes(self._journal, is_resumed=is_resumed)
+        self._notes = RunNotes(self._journal, context.run_dir, is_resumed=is_resumed)
         is_fleet_alive = is_resumed and context.spec.incarnation > 0
         self._run_log = RunLog(context.run_dir, is_fleet_alive=is_fleet_alive)
         self._run = run = RunContext(
@@ -271,6 +272,8 @@ class Controller:
                 saved = {"path": message.path, "policy_version": message.policy_version.number}
                 self._run_log.event(EventKind.CHECKPOINT_SAVED, author=sender, **saved)
                 self._life.stop_if_trained(message.policy_version.number)
+            case CheckpointPassedOver(why, restored):
+                self._run_log.event(EventKind.CHECKPOINT_PASSED_OVER, author=sender, why=why, restored=restored)
             case VersionEvaluated():
                 self._run_log.evaluation(message, author=sender)
             case RunFailed(actor_id, kind, detail):

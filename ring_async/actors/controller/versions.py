@@ -36,6 +36,7 @@ class Versions:
     def __init__(self, context: RunContext, fleet: FleetShell) -> None:
         self._notes = context.notes
         self._fleet = fleet
+        self._num_kept = context.config.checkpoint.keep
         self.weights: WeightsAnnouncement | None = None
         self.checkpoint: dict[str, Any] | None = self._notes.resumed("checkpoint")
         noted = self._notes.get("learner_incarnation")
@@ -55,7 +56,7 @@ class Versions:
             self._notes.put("learner_incarnation", self._learner_incarnation + 1)
             self._learner_incarnation += 1
         if member.role == Role.REPLAY and self.checkpoint:
-            self._fleet.links.tell(member.actor_id, CheckpointCovered(self.checkpoint["plan_number"]))
+            self._fleet.links.tell(member.actor_id, CheckpointCovered(self.checkpoint["covered"]))
 
     def publish(self, announcement: WeightsAnnouncement) -> bool:
         """Announce a published version to rollouts and evaluator; False if it, or a newer one, was announced before."""
@@ -66,12 +67,17 @@ class Versions:
         return True
 
     def checkpoint_saved(self, saved: CheckpointSaved) -> None:
-        """Note a durable checkpoint, and tell replay that it may delete what the checkpoint covers."""
-        number = saved.policy_version.number
-        checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
+        """Note a durable checkpoint, and tell replay what it may delete: where two or more are kept, what the one
+        before covers, so that a learner can go back to that one if the newest is damaged.
+        """
+        number, before = saved.policy_version.number, self.checkpoint
+        covered = saved.plan_number
+        if self._num_kept > 1:
+            covered = _covered_behind(before, saved.plan_number)
+        checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number, "covered": covered}
         self._notes.put("checkpoint", checkpoint)
         self.checkpoint = checkpoint
-        self._fleet.tell(CheckpointCovered(saved.plan_number), Role.REPLAY)
+        self._fleet.tell(CheckpointCovered(covered), Role.REPLAY)
 
     async def save_checkpoint(self) -> str:
         """Have the learner write a checkpoint between two steps; returns its path.
@@ -86,3 +92,14 @@ class Versions:
             raise RunError(f"no checkpoint: {error}") from error
         assert isinstance(saved, CheckpointSaved)
         return saved.path
+
+
+def _covered_behind(before: dict[str, Any] | None, plan_number: int) -> int:
+    """The last plan that a checkpoint before the newest one, of `plan_number`, covers.
+
+    `before` is not that checkpoint if a learner has gone back behind it: then it was damaged.
+    """
+    if before is None:
+        return 0
+    found: int = before["plan_number"] if before["plan_number"] < plan_number else before["covered"]
+    return found

@@ -21,6 +21,7 @@ from ring_async.errors import CodecError, StorageError
 from ring_async.telemetry import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.work import GroupsReserved, ReserveGroups
+from ring_async.types import Reservation
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class WorkRequests:
         self._fleet = fleet
         self._life = life
         self._admission_moved = asyncio.Condition()
+        self._is_full = False
 
     async def look_again(self) -> None:
         """Have the waiting requests check again whether work can be granted."""
@@ -50,8 +52,17 @@ class WorkRequests:
         deadline_s = monotonic_s() + LONG_POLL_S
         while True:
             grant = self._grant(delivery.sender, ask)
+            if grant.num_groups:
+                try:
+                    issued = self._dispatcher.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
+                except StorageError as full:
+                    grant = Grant(0, self._say(str(full)))
+                else:
+                    self._is_full = False
+                    self._reply(delivery, issued, grant.reason)
+                    return
             remaining_s = deadline_s - monotonic_s()
-            if grant.num_groups or remaining_s <= 0:
+            if remaining_s <= 0:
                 break
             async with self._admission_moved:
                 try:  # no `wait_for`: on Python 3.11, one that is cancelled as it times out keeps the lock for ever
@@ -59,19 +70,23 @@ class WorkRequests:
                         await self._admission_moved.wait()
                 except TimeoutError:
                     break
+        delivery.reply(GroupsReserved((), grant.reason))
+
+    def _reply(self, delivery: Delivery, reservations: tuple[Reservation, ...], reason: str) -> None:
         try:
-            reservations = self._dispatcher.issue(delivery.sender, min(grant.num_groups, ask.num_groups))
-        except StorageError as full:  # grant nothing and give the reason; granting goes on once there is space
-            log.error("no reservation: %s", full)
-            delivery.reply(GroupsReserved((), str(full)))
-            return
-        try:
-            delivery.reply(GroupsReserved(reservations, grant.reason))
+            delivery.reply(GroupsReserved(reservations, reason))
         except CodecError as error:  # prompts that no message can carry; the channel has refused the request
             group_ids = [reservation.group_id for reservation in reservations]
             self._on_given_up(
                 self._dispatcher.give_back(group_ids, "prompt_too_large", owner=delivery.sender, detail=str(error))
             )
+
+    def _say(self, trouble: str) -> str:
+        """Log once that nothing can be granted; granting goes on once there is room on the disk."""
+        if not self._is_full:
+            self._is_full = True
+            log.error("no reservation: %s", trouble)
+        return trouble
 
     def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
         grant = self._decide(sender, ask)

@@ -40,6 +40,13 @@ class CheckpointSaved(Message, frozen=True):
     policy_version: PolicyVersion
 
 
+class CheckpointPassedOver(Message, frozen=True):
+    """A learner could not restore a checkpoint, and went back to the older one in folder `restored`."""
+
+    why: str
+    restored: str
+
+
 class VersionEvaluated(Message, frozen=True):
     """The evaluator scored one version on held-out problems: a line of `evaluations.jsonl`."""
 

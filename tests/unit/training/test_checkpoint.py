@@ -35,10 +35,12 @@ def test_the_latest_incarnation_wins_and_numbers_are_not_compared_as_text(tmp_pa
     assert store.newest().policy_version == PolicyVersion(1, 20)
 
 
-def test_only_the_last_ones_are_kept(tmp_path):
+def test_only_the_last_ones_are_kept_once_the_newest_is_known(tmp_path):
     store = CheckpointStore(tmp_path, keep=2)
     for number in (1, 2, 10):
         save(store, number)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.1", "0.10", "0.2"]
+    store.forget_old()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.10", "0.2"]
 
 
@@ -62,6 +64,36 @@ def test_a_damaged_checkpoint_is_never_chosen(tmp_path, damage):
     assert store.newest().policy_version == PolicyVersion(0, 1)
     with pytest.raises(StorageError, match=r"0\.2"):
         store.read(folder)
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_the_newest_whole_one_stands_in_for_a_damaged_one(tmp_path, is_gone):
+    store = CheckpointStore(tmp_path, keep=5)
+    for number in (3, 6, 9):
+        wanted = save(store, number)
+    (wanted / "model.safetensors").unlink()
+    if is_gone:
+        (wanted / MANIFEST).unlink()
+    found, problems = store.restorable(wanted)
+    assert found.plan_number == 6
+    assert len(problems) == 1
+    assert "0.9" in problems[0]
+
+
+def test_a_whole_checkpoint_is_restored_without_a_word(tmp_path):
+    store = CheckpointStore(tmp_path, keep=5)
+    older = save(store, 3)
+    save(store, 6)
+    found, problems = store.restorable(older)
+    assert (found.plan_number, problems) == (3, [])
+
+
+def test_with_no_whole_checkpoint_each_is_named(tmp_path):
+    store = CheckpointStore(tmp_path, keep=5)
+    for number in (3, 6):
+        (save(store, number) / "model.safetensors").unlink()
+    with pytest.raises(StorageError, match=r"no checkpoint is whole: .*0\.6.*0\.3"):
+        store.restorable(tmp_path / "0.6")
 
 
 def test_a_crash_in_the_middle_leaves_nothing_under_a_final_name(tmp_path):
