@@ -88,6 +88,8 @@ def audit(
 ) -> None:
     """Prove from disk that every trajectory is accounted for. If not, print the offending ids; exit code 1.
 
+    A folder that holds no run is an error; exit code 2.
+
     [bold]Examples[/bold]
 
       ring-async audit

@@ -36,6 +36,7 @@ from ring_async.core.replay.partials import (
 )
 from ring_async.errors import StorageError
 from ring_async.storage.checked_value import Value, ValueScratch, first_array, is_whole, read_header, read_token_columns
+from ring_async.storage.store_probe import check_store
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,7 @@ class PartialStore:
             return self._environment
         try:
             self._forget_other_boots()
+            self._forget_damaged()
             environment = lmdb.open(
                 str(self.path), map_size=self._map_size_bytes, max_dbs=2, sync=False, metasync=False, writemap=False
             )
@@ -160,6 +162,17 @@ class PartialStore:
             shutil.rmtree(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         mark.write_text(boot)
+
+    def _forget_damaged(self) -> None:
+        """Delete the store if it cannot be read: its responses are generated again."""
+        if not (self.path / "data.mdb").exists():
+            return
+        try:
+            check_store(self.path, sealed=(), others=("pieces", "writers"))
+        except StorageError as error:
+            log.warning("%s; unfinished responses are sampled again", error)
+            shutil.rmtree(self.path)
+            self._forget_other_boots()  # makes the folder anew
 
     def _append_one(
         self, transaction: lmdb.Transaction, partial: PartialResponse, writer: str, known: set[str]

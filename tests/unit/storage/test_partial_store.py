@@ -165,6 +165,19 @@ def test_what_was_written_before_the_host_restarted_is_not_read(store, tmp_path,
     again.close()
 
 
+def test_a_store_that_cannot_be_read_is_begun_anew(store, tmp_path, caplog):
+    store.append([piece(0, 4)], "a.0")
+    store.close()
+    data = tmp_path / "partials" / "data.mdb"
+    data.write_bytes(data.read_bytes()[: 2 * 4096] + b"\xff" * (data.stat().st_size - 2 * 4096))
+    again = open_store(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert again.take_over("g0", "b.0") == []
+    assert "unfinished responses are sampled again" in caplog.text
+    assert outcomes(again.append([piece(0, 4)], "b.0")) == [("appended", 4)]
+    again.close()
+
+
 def test_a_full_store_drops_what_nobody_has_written_to_for_longest(tmp_path, caplog):
     store = PartialStore(tmp_path / "partials", MIB, lambda group_ids: set())
     with caplog.at_level(logging.WARNING):
