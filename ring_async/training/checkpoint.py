@@ -39,13 +39,22 @@ class CheckpointFile(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """The description of a checkpoint: its version and plan, and its files."""
+    """The description of a checkpoint: its version and plan, and its files.
+
+    `checksum` is XXH3-128 in hex, of the description without it; empty in checkpoints of earlier versions.
+    """
 
     policy_version: PolicyVersion
     plan_number: int
     """The last batch plan that it covers."""
     files: tuple[CheckpointFile, ...]
     format: int = 1
+    checksum: str = ""
+
+    def sealed(self) -> Manifest:
+        """The same description with its checksum."""
+        plain = msgspec.structs.replace(self, checksum="")
+        return msgspec.structs.replace(plain, checksum=xxhash.xxh3_128_hexdigest(msgspec.json.encode(plain)))
 
 
 _manifest_decoder = msgspec.json.Decoder(Manifest)
@@ -96,7 +105,7 @@ class CheckpointStore:
             temporary.mkdir(parents=True)
             write(temporary)
             files = tuple(_describe(path, temporary) for path in sorted(temporary.rglob("*")) if path.is_file())
-            manifest = Manifest(policy_version, plan_number, files)
+            manifest = Manifest(policy_version, plan_number, files).sealed()
             (temporary / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
             for path in (*temporary.rglob("*"), temporary):
                 _sync(path)
@@ -184,13 +193,16 @@ def _version_of(folder: Path) -> PolicyVersion | None:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        return _manifest_decoder.decode(path.read_bytes())
+        manifest = _manifest_decoder.decode(path.read_bytes())
     except FileNotFoundError:
         raise StorageError(f"{folder} is not a complete checkpoint: it has no {MANIFEST}") from None
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StorageError(f"{path} is damaged: {error}") from error
+    if manifest.checksum and manifest != manifest.sealed():
+        raise StorageError(f"{path} is damaged: its checksum does not hold")
+    return manifest
 
 
 def _describe(path: Path, root: Path) -> CheckpointFile:

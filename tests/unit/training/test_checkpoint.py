@@ -1,6 +1,10 @@
 import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ring_async.errors import StorageError
 from ring_async.training.checkpoint import MANIFEST, CheckpointStore
@@ -136,3 +140,22 @@ def test_saving_a_version_again_keeps_a_whole_one_and_replaces_a_damaged_one(tmp
     save(store, 1, write=other)
     assert (folder / "other").exists()
     assert store.newest() is not None
+
+
+@settings(max_examples=60, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), which=st.integers(0, 2))
+def test_a_flip_anywhere_is_noticed_or_harmless(place, bit, which):
+    with tempfile.TemporaryDirectory() as folder:
+        store = CheckpointStore(Path(folder), keep=5)
+        save(store, 3)
+        newest = save(store, 6)
+        path = sorted(path for path in newest.rglob("*") if path.is_file())[which]
+        raw = bytearray(path.read_bytes())
+        raw[int(place * len(raw))] ^= 1 << bit
+        path.write_bytes(raw)
+        found, problems = store.restorable(newest)
+        if problems:
+            assert found.plan_number == 3
+        else:
+            assert path.name == MANIFEST
+            assert (found.policy_version, found.plan_number) == (PolicyVersion(0, 6), 6)
