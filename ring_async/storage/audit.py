@@ -143,7 +143,7 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
 
 
 def _read_store(path: Path, held: _Held, report: AuditReport, *, with_payloads: bool) -> None:
-    with _opened(path) as reader:
+    with _opened(path, is_thorough=with_payloads) as reader:
         for record, progress in reader.records():
             group_id = record.header.group_id
             if group_id in held.stored:
@@ -183,8 +183,8 @@ def _logs_followed(held: _Held, log: PlanLog) -> dict[Path, PlanLog]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[StoreReader]:
-    store = ReplayStore(path, (path / "data.mdb").stat().st_size, is_readonly=True)
+def _opened(path: Path, *, is_thorough: bool = False) -> Iterator[StoreReader]:
+    store = ReplayStore(path, (path / "data.mdb").stat().st_size, is_readonly=True, is_thorough=is_thorough)
     try:
         with store.read() as reader:
             yield reader

@@ -95,13 +95,16 @@ class ReplayStore:
 
     Args:
         map_size_bytes: most the store may hold on disk.
-        is_readonly: for the audit: nothing is made or changed.
+        is_readonly: for those who only look: nothing is made or changed.
+        is_thorough: whether to read every page before the store is opened, for the audit.
 
     Raises:
         StorageError: the folder cannot be opened, or holds another format.
     """
 
-    def __init__(self, path: Path, map_size_bytes: int, *, is_readonly: bool = False) -> None:
+    def __init__(
+        self, path: Path, map_size_bytes: int, *, is_readonly: bool = False, is_thorough: bool = False
+    ) -> None:
         self.path = path
         self.map_size_bytes = map_size_bytes
         self._is_readonly = is_readonly
@@ -112,7 +115,7 @@ class ReplayStore:
         """Headers of groups that this process stored: the buffer holds them anyway, and decoding one costs as much as
         its checksum.
         """
-        self.check(is_thorough=is_readonly)
+        self.check(is_thorough=is_thorough)
         self._open()
         if not is_readonly:
             self.commit(Writes(meta={"format": FORMAT}))
