@@ -28,7 +28,8 @@ from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.progress import GroupRecord
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules
-from ring_async.core.work.ledger import GroupReissued, GroupReserved, Ledger, StatesMoved
+from ring_async.core.work.ledger import Ledger
+from ring_async.core.work.ledger_records import GroupReissued, GroupReserved, StatesMoved
 from ring_async.trajectory_states import TrajectoryState
 from ring_async.types import (
     GroupHeader,

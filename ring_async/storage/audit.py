@@ -21,7 +21,8 @@ from typing import Any
 from ring_async.core.ids import split_id, trajectory_id_for
 from ring_async.core.replay.plan_log import PlanLog, Violation
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, num_loss_tokens
-from ring_async.core.work.ledger import Ledger, LedgerError, StatesMoved
+from ring_async.core.work.ledger import Ledger, LedgerError
+from ring_async.core.work.ledger_records import StatesMoved
 from ring_async.errors import NotARunError, StorageError
 from ring_async.storage.journal import damaged_files
 from ring_async.storage.journal_file import journal_files

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ring_async.core.work.ledger import AnyRecord, GroupReturned, Ledger, Noted
+from ring_async.core.work.ledger import Ledger
+from ring_async.core.work.ledger_records import AnyRecord, GroupReturned, Noted
 from ring_async.errors import StorageError
 from ring_async.storage.journal_file import file_number, frame_record, journal_files
 from ring_async.storage.journal_recovery import read_back

@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 import xxhash
 
-from ring_async.core.work.ledger import AnyRecord
+from ring_async.core.work.ledger_records import AnyRecord
 from ring_async.errors import StorageError
 
 MAGIC: Final = b"RINGJNL1"

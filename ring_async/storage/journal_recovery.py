@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ring_async.core.work.ledger import Ledger, LedgerError, LedgerSnapshot, SnapshotPart
+from ring_async.core.work.ledger import Ledger, LedgerError
+from ring_async.core.work.ledger_records import LedgerSnapshot, SnapshotPart
 from ring_async.storage.journal_file import MAGIC, ReadRecord, Unreadable, scan_file
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from ring_async.core.work.ledger import AnyRecord
+from ring_async.core.work.ledger_records import AnyRecord
 from ring_async.storage.journal_file import MAGIC, frame_record
 from ring_async.storage.run_dir import sync_folder
 

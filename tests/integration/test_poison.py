@@ -12,7 +12,7 @@ import pytest
 from one_process_run import EVEN_TOTAL, events, records, run
 from ring_async.actors import rollout as rollout_module
 from ring_async.core.ids import split_id
-from ring_async.core.work.ledger import GroupReissued, StatesMoved
+from ring_async.core.work.ledger_records import GroupReissued, StatesMoved
 from ring_async.engines.base import GenerationRequest
 from ring_async.errors import VerifierError
 from ring_async.storage.audit import audit

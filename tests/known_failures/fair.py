@@ -4,7 +4,7 @@ logging.getLogger().setLevel(logging.CRITICAL)
 import tempfile
 from collections import Counter
 from ring_async.storage.journal import journal_files, read_file
-from ring_async.core.work.ledger import GroupReserved
+from ring_async.core.work.ledger_records import GroupReserved
 d = Path(tempfile.mkdtemp(dir="."))
 f = fleet(d, stop__policy_versions=12, rollout__num=8, token_s=0.5, train_s=6.0, budget__token_budget=512, rollout__max_running_requests=64, replay__max_staleness=2, rollout__max_tokens=60, learner__token_capacity=128)
 samples = []

@@ -27,7 +27,7 @@ from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config
 from ring_async.core.roster import ActorSpec
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, AdmissionState
-from ring_async.core.work.ledger import GroupReserved, StatesMoved
+from ring_async.core.work.ledger_records import GroupReserved, StatesMoved
 from ring_async.errors import PeerTimeoutError, RefusedError
 from ring_async.records.figures import BufferTotals, total
 from ring_async.storage.journal import Journal

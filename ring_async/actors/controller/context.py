@@ -11,7 +11,7 @@ from typing import Any
 
 from ring_async.actors.controller.run_log import RunLog
 from ring_async.config.schema import Config
-from ring_async.core.work.ledger import Noted
+from ring_async.core.work.ledger_records import Noted
 from ring_async.storage.journal import Journal
 from ring_async.storage.run_dir import RunDir
 

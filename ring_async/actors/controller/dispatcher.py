@@ -25,7 +25,7 @@ from ring_async.core.roster import Role
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, AdmissionState, Grant
 from ring_async.core.work.difficulty import Window, observed_difficulty
 from ring_async.core.work.leases import LeaseTable, Returned
-from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
+from ring_async.core.work.ledger_records import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
 from ring_async.errors import StorageError
 from ring_async.records.figures import BufferTotals, total
 from ring_async.storage.journal import Journal
@@ -161,7 +161,7 @@ class Dispatcher:
         reservation = self.leases.drop(group_id, owner)
         if reservation is not None:
             self.prompts.mixture.completed(reservation.prompt.source, 0)
-            self._journal.append(GroupReturned(group_id, EndCause.PROMPT_REFUSED, is_dropped=True))
+            self._journal.hold(GroupReturned(group_id, EndCause.PROMPT_REFUSED, is_dropped=True))
         return reservation
 
     def owner_lost(self, owner: str) -> list[Returned]:

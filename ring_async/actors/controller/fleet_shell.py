@@ -90,6 +90,10 @@ class FleetShell:
 
     # -- members
 
+    def knows(self, member: Member) -> bool:
+        """Whether the same member, unchanged, is registered."""
+        return self.members.by_id.get(member.actor_id) == member
+
     def join(self, member: Member) -> bool:
         """Register a member. Returns False if the same member, unchanged, was registered before.
 

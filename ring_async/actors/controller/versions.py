@@ -47,14 +47,20 @@ class Versions:
         """The incarnation under which a learner that registers now publishes its versions."""
         return max(0, self._learner_incarnation)
 
-    def joined(self, member: Member, holding: Holding) -> None:
-        """Handle a new member: a learner starts a new incarnation; replay may have missed the newest checkpoint.
+    def joins(self, member: Member, holding: Holding) -> None:
+        """Handle a member that is about to join: a learner starts a new incarnation, durably.
 
         A learner that has an incarnation keeps it: it lives on, and only the controller restarted.
+
+        Raises:
+            StorageError: nothing was changed.
         """
         if member.role == Role.LEARNER and holding.learner_incarnation is None:
             self._notes.put("learner_incarnation", self._learner_incarnation + 1)
             self._learner_incarnation += 1
+
+    def joined(self, member: Member) -> None:
+        """Handle a new member: replay may have missed the newest checkpoint."""
         if member.role == Role.REPLAY and self.checkpoint:
             self._fleet.links.tell(member.actor_id, CheckpointCovered(self.checkpoint["covered"]))
 

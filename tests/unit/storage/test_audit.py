@@ -8,7 +8,7 @@ from ring_async.batches import TokenInterval
 from ring_async.core.advantages import AdvantageRules
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.plan_log import PlanEntry
-from ring_async.core.work.ledger import GroupReserved, StatesMoved
+from ring_async.core.work.ledger_records import GroupReserved, StatesMoved
 from ring_async.errors import NotARunError
 from ring_async.storage.audit import audit
 from ring_async.storage.journal import Journal

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_async.core.work.ledger import GroupReserved, Noted
+from ring_async.core.work.ledger_records import GroupReserved, Noted
 from ring_async.storage.audit import audit
 from ring_async.storage.journal import Journal
 from ring_async.storage.journal_file import MAGIC, Unreadable, frame_record, journal_files, scan_file

@@ -5,7 +5,8 @@ import pytest
 from ring_async.core.advantages import AdvantageRules
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.work.ledger import GroupReserved, Ledger, LedgerError, StatesMoved
+from ring_async.core.work.ledger import Ledger, LedgerError
+from ring_async.core.work.ledger_records import GroupReserved, StatesMoved
 from ring_async.errors import RefusedError, StorageError
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore

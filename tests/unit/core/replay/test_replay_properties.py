@@ -19,7 +19,8 @@ from ring_async.core.replay.progress import Progress, count_loss_tokens, make_re
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.staleness import Lineage
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules
-from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Ledger, StatesMoved
+from ring_async.core.work.ledger import Ledger
+from ring_async.core.work.ledger_records import GroupReissued, GroupReserved, GroupReturned, StatesMoved
 from ring_async.testing.builders import make_group, make_reservation
 from ring_async.trajectory_states import TrajectoryState
 from ring_async.types import PolicyVersion

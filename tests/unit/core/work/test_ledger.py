@@ -2,16 +2,8 @@
 
 import pytest
 
-from ring_async.core.work.ledger import (
-    GroupReissued,
-    GroupReserved,
-    GroupReturned,
-    Ledger,
-    LedgerError,
-    Noted,
-    StatesMoved,
-    in_portions,
-)
+from ring_async.core.work.ledger import Ledger, LedgerError, in_portions
+from ring_async.core.work.ledger_records import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
 from ring_async.testing.builders import make_reservation
 from ring_async.trajectory_states import TrajectoryState
 
