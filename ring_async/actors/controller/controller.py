@@ -39,13 +39,12 @@ from ring_async.clock import monotonic_s
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.ledger import LedgerError
-from ring_async.errors import RefusedError, RingAsyncError, StorageError
+from ring_async.errors import RefusedError
 from ring_async.records.events import EventKind
 from ring_async.records.status import RunStatus
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
 from ring_async.telemetry.resources import observe_resources
-from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
@@ -116,7 +115,7 @@ class Controller:
         self.changes.set_aside = self._failed.set_aside
         self._batches = BatchProgress(config, self._fleet, self._dispatcher, self._life, self._journal.ledger)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
-        self._postponed = Postponed(self._answer)
+        self._postponed = Postponed(self._handle)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
@@ -157,18 +156,6 @@ class Controller:
                 self._spawn(self._requests.answer(delivery, delivery.message))
                 continue
             await self._postponed.take(delivery)
-
-    async def _answer(self, delivery: Delivery) -> None:
-        try:
-            answer = await self._handle(delivery.sender, delivery.message)
-            if isinstance(answer, Done):
-                delivery.ack()
-            else:
-                delivery.reply(answer)
-        except StorageError:
-            raise  # not now: the message is taken in once there is room
-        except RingAsyncError as refusal:
-            delivery.refuse(str(refusal))
 
     async def _tick(self) -> None:
         """Consumes time / produces expiries and the end of the run / waits a moment / freed by time."""
