@@ -12,6 +12,12 @@ from ring_async.testing.one_process import CountingSource
 LAST_DIGIT = Window("last_digit", 2, 4)
 
 
+@pytest.fixture(autouse=True)
+def time_stands_still(monkeypatch):
+    """A search also ends when its time is over, which a busy machine decides."""
+    monkeypatch.setattr("ring_async.actors.controller.prompt_search.monotonic_s", lambda: 0.0)
+
+
 def make_search(window: Window | None = None, num_prompts: int | None = None) -> PromptSearch:
     return PromptSearch(CountingSource("sums", num_prompts), Observations(), window)
 
