@@ -52,6 +52,7 @@ def part_problems(config: Config) -> Iterator[str]:
     from ring_async.control.tls import read_certificate
     from ring_async.engines.registry import engine_host_problems, engine_problems
     from ring_async.models import resolve_model_path
+    from ring_async.monitoring.services import service_problems
     from ring_async.placement.ray_cluster import has_cluster, problems_here
     from ring_async.training.registry import trainer_problems
     from ring_async.transport.weights.registry import channel_problems
@@ -62,11 +63,7 @@ def part_problems(config: Config) -> Iterator[str]:
     yield from trainer_problems(config)
     yield from channel_problems(config)
     yield from problems_here(config)
-    if config.monitoring.grafana_url:
-        yield (
-            f"monitoring.grafana_url: {config.monitoring.grafana_url}: not here, because nothing in this release talks "
-            "to Grafana; leave it empty"
-        )
+    yield from service_problems(config)
     yield from _refusal(lambda: read_certificate(config.control))
     yield from _refusal(lambda: resolve_model_path(config.model.path))
     yield from _refusal(lambda: _check_chat_options(config))

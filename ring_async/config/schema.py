@@ -24,6 +24,7 @@ from ring_async.config.learning import (
     RewardSection,
     RolloutSection,
 )
+from ring_async.config.monitoring import MonitoringSection
 from ring_async.config.section import PositiveFloat, PositiveInt, Section
 from ring_async.core.roster import GPU_ROLES, Role, Roster
 
@@ -134,14 +135,6 @@ class TransportSection(Section):
 class CheckpointSection(Section):
     every_versions: PositiveInt = 20
     keep: PositiveInt = 2
-
-
-class MonitoringSection(Section):
-    prometheus: bool = Field(True, description="Serve /metrics from every actor.")
-    grafana_url: str = ""
-    heartbeat_s: PositiveFloat = 1.0
-    heartbeat_timeout_s: PositiveFloat = Field(30.0, description="Silent for longer: the actor counts as dead.")
-    trace: bool = Field(True, description="Write trace.json (Perfetto).")
 
 
 class ControlSection(Section):
@@ -295,6 +288,7 @@ class Config(Section):
             *self._budget_problems(),
             *self._mixture_problems(),
             *self.control.problems(),
+            *self.monitoring.problems(),
             *self._placement_problems(),
         ]
         if problems:

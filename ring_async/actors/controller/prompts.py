@@ -172,7 +172,7 @@ class PromptScheduler:
             except PromptFailedError as failure:
                 self.cursors[source] = failure.index + 1
                 log.warning("source %s: %s", source, failure)
-                metrics.controller_passed_over.labels(source=source).inc()
+                metrics.controller_unusable_prompts.labels(source=source).inc()
                 if (reason := self._made.failed(source, str(failure))) is not None:
                     self.on_failing(source, reason)
                     return None

@@ -14,7 +14,7 @@ from ring_async.storage.run_dir import RunDir, write_json
 def begun(tmp_path: Path, monkeypatch) -> Path:
     """The folder of a run that began with other rows than those that its file holds now."""
     monkeypatch.setattr("ring_async.cli.up.check_parts", lambda config: None)
-    monkeypatch.setattr("ring_async.cli.up.bring_up", lambda config, run_dir, resume: 0)
+    monkeypatch.setattr("ring_async.cli.up._bring_up", lambda config, run_dir, resume: 0)
     config = load_config(Path("configs/math.yaml"), [f"run.dir={tmp_path}"])
     run_dir = RunDir(tmp_path / "math")
     run_dir.create()
