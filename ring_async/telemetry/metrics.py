@@ -199,7 +199,7 @@ evaluator_policy_version = _gauge("ring_evaluator_policy_version", "Number of th
 
 controller_reservations = _counter("ring_controller_reservations", "Groups reserved.", "source")
 controller_unusable_prompts = _counter(
-    "ring_controller_unusable_prompts_prompts", "Prompts that cannot be made, or are too long for the model.", "source"
+    "ring_controller_unusable_prompts", "Prompts that cannot be made, or are too long for the model.", "source"
 )
 controller_reissued = _counter("ring_controller_reissued_groups", "Reservations issued again.", "cause")
 controller_trajectories = _gauge("ring_controller_ledger_trajectories", "Trajectories by ledger state.", "state")
@@ -209,7 +209,7 @@ controller_heartbeat_age = _gauge("ring_controller_heartbeat_age_seconds", "Sinc
 controller_admission_open = _gauge("ring_controller_admission_open", "1 if the last request for work was granted.")
 controller_max_staleness = _gauge("ring_controller_max_staleness_versions", "The bound replay.max_staleness in force.")
 controller_passed_prompts = _counter(
-    "ring_controller_unusable_prompts_prompts", "Prompts outside their source's difficulty window.", "source"
+    "ring_controller_passed_over_prompts", "Prompts outside their source's difficulty window.", "source"
 )
 controller_ledger_mismatches = _counter(
     "ring_controller_ledger_mismatches",
