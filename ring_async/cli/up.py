@@ -22,8 +22,9 @@ from ring_async.cli.check import check_parts
 from ring_async.cli.options import ConfigFile, Overrides, err, out, short
 from ring_async.config.load import differing_keys, load_config
 from ring_async.config.schema import Config
+from ring_async.data.unchanged import changed_sources, data_digests
 from ring_async.errors import ConfigError, RunError
-from ring_async.storage.run_dir import RunDir
+from ring_async.storage.run_dir import RunDir, write_json
 from ring_async.storage.run_lock import hold_run, holder_of
 from ring_async.verifiers.kept_files import keep_configured
 
@@ -76,6 +77,8 @@ def _bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     from ring_async.launch import Launcher
     from ring_async.monitoring.services import watched
 
+    run_dir.create()
+    write_json(run_dir.data, data_digests(config))
     where = f" in {short(run_dir.path)}: bringing the fleet up"
     out.print(Text.assemble((config.run.name, "bold"), where), soft_wrap=True)
     done = threading.Event()
@@ -132,6 +135,9 @@ def _show_changes(config: Config, run_dir: RunDir) -> None:
     resumed = keep_configured(config, run_dir.verifiers)
     for key, (before, now) in differing_keys(load_config(run_dir.config), resumed).items():
         out.print(f"  changed since: {key}: {before} → {now}", highlight=False)
+    if run_dir.data.exists():
+        for name in changed_sources(config, json.loads(run_dir.data.read_text())):
+            out.print(f"  changed since: the files of sources.{name}", highlight=False)
 
 
 def _up_detached(config: Path, overrides: list[str], run_dir: RunDir, *, resume: bool) -> None:

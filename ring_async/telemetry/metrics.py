@@ -198,6 +198,9 @@ evaluator_policy_version = _gauge("ring_evaluator_policy_version", "Number of th
 # -- controller
 
 controller_reservations = _counter("ring_controller_reservations", "Groups reserved.", "source")
+controller_unusable_prompts = _counter(
+    "ring_controller_unusable_prompts", "Prompts that cannot be made, or are too long for the model.", "source"
+)
 controller_reissued = _counter("ring_controller_reissued_groups", "Reservations issued again.", "cause")
 controller_trajectories = _gauge("ring_controller_ledger_trajectories", "Trajectories by ledger state.", "state")
 controller_members = _gauge("ring_controller_members", "Live actors.", "role")

@@ -140,6 +140,7 @@ class Controller:
             for task in (told, *loops, *self._tasks):
                 task.cancel()
             await asyncio.gather(told, *loops, *self._tasks, return_exceptions=True)
+            self._dispatcher.prompts.close()
             await self._fleet.links.close()
             await self._inbox.close()
             await self.context.transport.close()
