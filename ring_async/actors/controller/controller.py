@@ -27,7 +27,7 @@ from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.prompts import MakeSource
 from ring_async.actors.controller.run_life import RunLife
-from ring_async.actors.controller.run_log import RunLog
+from ring_async.actors.controller.run_log import RunLog, sinks_of
 from ring_async.actors.controller.status import describe_run
 from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
@@ -91,7 +91,7 @@ class Controller:
         self.endpoint = self._inbox.endpoint
         self._journal = Journal(context.run_dir.journal)
         self._notes = RunNotes(self._journal, is_resumed=is_resumed)
-        self._run_log = RunLog(context.run_dir)
+        self._run_log = RunLog(context.run_dir, sinks_of(config, context.run_dir.path))
         self._run = run = RunContext(config, context.run_dir, self._notes, self._run_log, self._spawn)
         self._fleet = FleetShell(run, context.transport)
         self._dispatcher = Dispatcher(config, make_source, self._journal, is_resumed=is_resumed)

@@ -8,17 +8,23 @@ before and after). Does not own what the figures mean.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ring_async.clock import monotonic_s, wall_s
+from ring_async.config.schema import Config
+from ring_async.core.roster import CONTROLLER_ID
 from ring_async.records.events import Event, EventKind
 from ring_async.records.figures import BufferTotals, ScoredTotals, scored_since
 from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_record, step_record
 from ring_async.storage.run_dir import JsonLines, RunDir
 from ring_async.telemetry import metrics
+from ring_async.telemetry.sinks.base import Sink
+from ring_async.telemetry.sinks.feed import SinkFeed
+from ring_async.telemetry.sinks.registry import sink_makers
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.versions import VersionEvaluated
 
@@ -26,9 +32,10 @@ NUM_RECENT = 50
 
 
 class RunLog:
-    """Writes the files of one run, and keeps their last lines in memory for `status`."""
+    """Writes the files of one run, feeds its sinks, and keeps the last lines in memory for `status`."""
 
-    def __init__(self, run_dir: RunDir) -> None:
+    def __init__(self, run_dir: RunDir, sinks: Mapping[str, Callable[[], Sink]] | None = None) -> None:
+        self._feed = SinkFeed(sinks or {})
         self._metrics = JsonLines(run_dir.metrics)
         self._events = JsonLines(run_dir.events)
         self._evaluations_path = run_dir.evaluations
@@ -64,6 +71,9 @@ class RunLog:
         record = step_record(fleet | own | {"batch_reward_mean": own.get("reward_mean")} | _rewards(scored))
         self._metrics.append(record.plain())
         self.recent_steps.append(record)
+        self._feed.step(record)
+        for reason in self._feed.failures():
+            self.event(EventKind.MONITORING_LOST, author=CONTROLLER_ID, reason=reason)
 
     def remaining_s(self, last_version: int) -> float | None:
         """Seconds until `last_version`, at the pace of the steps in memory; None while there are fewer than two."""
@@ -95,6 +105,7 @@ class RunLog:
         lines = JsonLines(self._evaluations_path)
         lines.append(record.plain())
         lines.close()
+        self._feed.evaluation(record)
         self.event(
             EventKind.EVALUATED,
             author=author,
@@ -104,8 +115,21 @@ class RunLog:
         )
 
     def close(self) -> None:
+        self._feed.close()
         self._metrics.close()
         self._events.close()
+
+
+def sinks_of(config: Config, folder: Path) -> dict[str, Callable[[], Sink]]:
+    """What opens each service that the configuration asks for, for a run in `folder`."""
+    monitoring = config.monitoring
+    return sink_makers(
+        folder,
+        config.run.name,
+        tensorboard=monitoring.tensorboard,
+        wandb_project=monitoring.wandb,
+        config=config.model_dump(mode="json"),
+    )
 
 
 def _rewards(scored: Mapping[str, ScoredTotals]) -> dict[str, Any]:
