@@ -58,6 +58,7 @@ UNMOVED = {
     "ring_reward_failures_total": "a fault",
     "ring_evaluator_failures_total": "a fault",
     "ring_learner_nonfinite_tokens_total": "a fault",
+    "ring_learner_masked_tokens_ratio": "a ratio beyond the correction's bounds in the last batch",
     "ring_controller_reissued_groups_total": "a fault",
     "ring_controller_restarts_total": "a fault",
     "ring_controller_ledger_mismatches_total": "a fault",
