@@ -1,8 +1,9 @@
 """Draw Grafana's boards with matplotlib, from what a Prometheus answers to their queries: the pictures of the docs.
 
-    python scripts/draw_boards.py http://127.0.0.1:40817 RUN docs/
+    python scripts/draw_boards.py http://127.0.0.1:40817 RUN docs/ [END, in seconds since the epoch; now by default]
 
-Reads: the Prometheus at the first argument, over the last `MINUTES`. Writes: `board_<name>.png` for each board.
+Reads: the Prometheus at the first argument, over the last `MINUTES` before the end. Writes: `board_<name>.png` for each
+board.
 """
 
 from __future__ import annotations
@@ -31,13 +32,12 @@ COLUMNS = 4
 MAX_LINES = 8
 
 
-def answers(url: str, run: str, panel: Panel) -> list[tuple[str, list[tuple[float, float]]]]:
+def answers(url: str, run: str, panel: Panel, end_s: float) -> list[tuple[str, list[tuple[float, float]]]]:
     """Lines of a panel: a name, and its points as (seconds since the epoch, value)."""
-    now_s = time.time()
     lines = []
     for query in panel.queries:
         expression = query.expression.replace("$run", run).replace(RATE, "30s")
-        parameters: dict[str, Any] = {"query": expression, "start": now_s - 60 * MINUTES, "end": now_s, "step": STEP_S}
+        parameters: dict[str, Any] = {"query": expression, "start": end_s - 60 * MINUTES, "end": end_s, "step": STEP_S}
         answer = httpx.get(f"{url}/api/v1/query_range", params=parameters, timeout=30.0, trust_env=False).json()
         for one in answer["data"]["result"]:
             name = query.legend
@@ -61,6 +61,7 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[str, list[tuple[float
     if not lines:
         where = f"\nonly in: {panel.only}" if panel.only else ""
         axes.text(0.5, 0.5, f"no data{where}", ha="center", va="center", transform=axes.transAxes, color="gray")
+        axes.set_axis_off()
         return
     base: dict[float, float] = {}
     for name, points in lines:
@@ -75,27 +76,30 @@ def draw_panel(axes: Axes, panel: Panel, lines: list[tuple[str, list[tuple[float
             axes.plot(times, values, linewidth=1.1, label=name)
     axes.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M"))
     axes.xaxis.set_major_locator(mdates.AutoDateLocator(maxticks=6))
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    bottom, top = axes.get_ylim()
+    bottom = 0.0 if bottom > -0.06 * max(top, 1.0) else bottom
+    axes.set_ylim(bottom, bottom + 1.3 * (max(top, 1e-9) - bottom))  # room for the legend
     axes.legend(fontsize=6, frameon=False, loc="upper left", ncols=2)
 
 
-def draw_board(url: str, run: str, board: Board, path: Path) -> None:
+def draw_board(url: str, run: str, board: Board, path: Path, end_s: float) -> None:
     """One board, its panels where Grafana puts them."""
     rows = -(-len(board.panels) // COLUMNS)
     figure, grid = plt.subplots(rows, COLUMNS, figsize=(18, 3.1 * rows), layout="constrained")
     title = f"{board.title}  ({run}): {textwrap.shorten(board.description, 120)}"
     figure.suptitle(title, fontsize=13, x=0.01, ha="left")
     for axes, panel in zip(grid.flat, board.panels, strict=False):
-        draw_panel(axes, panel, answers(url, run, panel))
+        draw_panel(axes, panel, answers(url, run, panel, end_s))
     figure.savefig(path, dpi=70)
     plt.close(figure)
 
 
 def main() -> int:
     url, run, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    end_s = float(sys.argv[4]) if len(sys.argv) > 4 else time.time()
     for board in BOARDS:
         path = folder / f"board_{board.uid.removeprefix('ring-async-')}.png"
-        draw_board(url, run, board, path)
+        draw_board(url, run, board, path, end_s)
         print(f"wrote {path}")  # noqa: T201 - this is a command
     return 0
 
