@@ -26,6 +26,7 @@ from ring_async.actors.controller.context import RunContext, RunNotes
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.prompts import MakeSource
+from ring_async.actors.controller.run_history import RunHistory
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.actors.controller.run_log import RunLog
 from ring_async.actors.controller.status import describe_run
@@ -94,6 +95,7 @@ class Controller:
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
+        self.history = RunHistory(run, self.status)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,6 +107,7 @@ class Controller:
         """Serve until the run has ended and the launcher knows."""
         self._fleet.start(self.config.roster.counts | self.changes.counts)
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
+        loops.append(asyncio.create_task(self.history.run(), name="history"))
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
             done, _ = await asyncio.wait([told, *loops], return_when=asyncio.FIRST_COMPLETED)
