@@ -25,6 +25,7 @@ from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
 from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import ActorFailedError
+from ring_async.records.figures import LearnerFigures, WaitCause
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import observe_step
 from ring_async.training.base import StepReport, TrainEngine, WeightsSnapshot
@@ -98,9 +99,9 @@ class Learner(Actor):
     def parts(self) -> dict[str, object]:
         return super().parts() | {"sender": self.sender}
 
-    def counters(self) -> dict[str, float]:
-        version = self._version.number if self._version else -1
-        return {"steps": self._num_steps, "busy_s": self._busy_s, "policy_version": version}
+    def counters(self) -> LearnerFigures:
+        version = self._version.number if self._version else None
+        return LearnerFigures(steps=self._num_steps, busy_s=self._busy_s, policy_version=version)
 
     async def on_command(self, message: Message) -> Message:
         match message:
@@ -169,7 +170,7 @@ class Learner(Actor):
         deadline_s = self.config.replay.batch_deadline_s
         await self.registered(Role.REPLAY, PLANNER_ID)
         asked_s = monotonic_s()
-        async with self.waits.on(f"batch {plan_number} from {PLANNER_ID}", 2 * deadline_s):
+        async with self.waits.on(f"batch {plan_number} from {PLANNER_ID}", 2 * deadline_s, WaitCause.BATCH):
             while True:
                 answer = await ask_until_answered(
                     lambda: self.data_link(PLANNER_ID).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)

@@ -28,6 +28,7 @@ from ring_async.clock import monotonic_s
 from ring_async.core.roster import Role
 from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import RefusedError, VerifierError
+from ring_async.records.figures import RewardFigures, WaitCause
 from ring_async.telemetry import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
@@ -98,8 +99,8 @@ class Reward(Actor):
                 return await super().on_command(message)
         return Done()
 
-    def counters(self) -> dict[str, float]:
-        return {"verdicts": self._num_verdicts, "busy_s": self._busy_s, "swap_wait_s": self._swap_wait_s}
+    def counters(self) -> RewardFigures:
+        return RewardFigures(verdicts=self._num_verdicts, busy_s=self._busy_s, swap_wait_s=self._swap_wait_s)
 
     async def main(self) -> None:
         async with asyncio.TaskGroup() as groups:
@@ -181,7 +182,8 @@ class Reward(Actor):
         shard = shard_of(header.group_id, self.config.replay.num)
         await self.registered(Role.REPLAY, shard)
         link = self.data_link(shard)
-        async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
+        deadline_s = self.config.replay.batch_deadline_s
+        async with self.waits.on(f"credit and commit from {shard}", deadline_s, WaitCause.COMMIT):
             assert header.verifier is not None
             message_id = f"{header.group_id}@{header.verifier.epoch}"
             committed = await link.send(GroupScored(header), delivery.buffers, message_id=message_id)

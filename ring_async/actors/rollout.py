@@ -25,6 +25,7 @@ from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
+from ring_async.records.figures import RolloutFigures, WaitCause
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import EngineMeter
 from ring_async.transport.messages.base import Done, Message
@@ -85,18 +86,18 @@ class Rollout(Actor):
     def parts(self) -> dict[str, object]:
         return super().parts() | {"engine": self.engine, "receiver": self._weights.receiver}
 
-    def counters(self) -> dict[str, float]:
+    def counters(self) -> RolloutFigures:
         load = self.engine.load()
         self._meter.observe(load)
         version = self.engine.policy_version
-        return {
-            "generated_tokens": load.generated_tokens,
-            "busy_s": load.busy_s,
-            "running": load.num_running,
-            "capacity": load.capacity,
-            "groups_in_flight": len(self._in_flight),
-            "policy_version": version.number if version else -1,
-        }
+        return RolloutFigures(
+            generated_tokens=load.generated_tokens,
+            busy_s=load.busy_s,
+            running=load.num_running,
+            capacity=load.capacity,
+            groups_in_flight=len(self._in_flight),
+            policy_version=version.number if version else None,
+        )
 
     async def on_command(self, message: Message) -> Message:
         match message:
@@ -147,7 +148,8 @@ class Rollout(Actor):
         group_size = self.config.rollout.group_size
         while True:
             await self._unpaused.wait()
-            async with self.waits.on("weights from learner-0", self.config.placement.start_timeout_s):
+            start_timeout_s = self.config.placement.start_timeout_s
+            async with self.waits.on("weights from learner-0", start_timeout_s, WaitCause.WEIGHTS):
                 while self.engine.policy_version is None:
                     self._may_generate.clear()
                     await self._may_generate.wait()
@@ -155,7 +157,7 @@ class Rollout(Actor):
             free = load.capacity + group_size - 1 - load.num_running - load.num_waiting
             if free < group_size:
                 self._may_generate.clear()
-                async with self.waits.on("a free engine slot", deadline_s):
+                async with self.waits.on("a free engine slot", deadline_s, WaitCause.SLOT):
                     await self._may_generate.wait()
                 continue
             reserved = await self._reserve(free // group_size)
@@ -167,7 +169,8 @@ class Rollout(Actor):
     async def _reserve(self, num_groups: int) -> GroupsReserved:
         ask = ReserveGroups(num_groups, self.engine.policy_version)
         whom = "a reservation from controller-0" + (f": {self._why_none}" if self._why_none else "")
-        async with self.waits.on(whom, 4 * self.config.monitoring.heartbeat_timeout_s):
+        deadline_s = 4 * self.config.monitoring.heartbeat_timeout_s
+        async with self.waits.on(whom, deadline_s, WaitCause.RESERVATION):
             while True:
                 try:
                     reserved = await self.ask_controller(ask)
