@@ -52,18 +52,24 @@ class Waits:
             del self._current[key]
 
     def longest(self) -> tuple[str, float]:
-        """The longest of the present waits, and its seconds; empty and 0 when there is none."""
+        """The longest of the present waits, and its seconds; empty and 0 when there is none.
+
+        A wait for the disk goes first: nobody in the fleet can end it, and the other waits follow from it.
+        """
         if not self._current:
             return "", 0.0
-        whom, since_s, _ = min(self._current.values(), key=lambda wait: wait[1])
+        whom, since_s, _ = min(self._current.values(), key=_order)
         return whom, monotonic_s() - since_s
 
     @property
     def cause(self) -> WaitCause:
-        """The cause of the longest of the present waits; `NONE` when there is none."""
-        if not self._current:
-            return WaitCause.NONE
-        return min(self._current.values(), key=lambda wait: wait[1])[2]
+        """The cause of the wait that `longest` names; `NONE` when there is none."""
+        return min(self._current.values(), key=_order)[2] if self._current else WaitCause.NONE
+
+
+def _order(wait: tuple[str, float, WaitCause]) -> tuple[bool, float]:
+    _, since_s, cause = wait
+    return cause != WaitCause.DISK, since_s
 
 
 async def ask_until_answered(ask: Callable[[], Awaitable[T]], *, is_gone: Callable[[], bool] = lambda: False) -> T:

@@ -25,9 +25,11 @@ import msgspec
 import numpy as np
 
 from ring_async.actors.base import Actor, ActorContext
+from ring_async.actors.controller import controller as controller_module
 from ring_async.actors.controller import run_history, run_log
 from ring_async.actors.controller.controller import Controller
 from ring_async.actors.learner import Learner
+from ring_async.actors.replay import reports
 from ring_async.clock import monotonic_s
 from ring_async.core.explain.history import History
 from ring_async.core.roster import Role
@@ -38,7 +40,7 @@ from ring_async.testing.one_process import OneProcessFleet, PacedLearner
 from ring_async.testing.scripted_engine import Script, ScriptedEngine, ScriptedResponse, seeded_script
 from ring_async.testing.scripted_training import ScriptedTrainEngine
 from ring_async.testing.scripted_verifier import ScriptedVerifier
-from ring_async.testing.virtual_clock import run_virtual
+from ring_async.testing.virtual_clock import DeadlockError, run_virtual
 from ring_async.training.base import StepReport
 from ring_async.types import Prompt
 from ring_async.verifiers.base import Response
@@ -56,7 +58,9 @@ SAMPLE_S = 10.0
 class Coin(ScriptedVerifier):
     """Solved with probability `solved`, whatever the response. Args: `delay_s` of a verdict; failing sources fail."""
 
-    def __init__(self, delay_s: float = 0.4, solved: float = 0.5, never: str = "", broken: str = "") -> None:
+    def __init__(
+        self, delay_s: float = 0.4, solved: float = 0.5, never: str = "", broken: str = "", after_s: float = 0.0
+    ) -> None:
         def reward(prompt: Prompt, response: Response) -> float:
             if prompt.source == never:
                 return 0.0
@@ -65,9 +69,10 @@ class Coin(ScriptedVerifier):
 
         super().__init__(reward, delay_s=delay_s)
         self._broken = broken
+        self._after_s = after_s
 
     async def score(self, prompt: Prompt, response: Response) -> Any:
-        if self._broken and prompt.source == self._broken:
+        if prompt.source == self._broken and monotonic_s() >= self._after_s:
             self._failures = ["timeout"]
         return await super().score(prompt, response)
 
@@ -138,6 +143,14 @@ class Plan:
     """Seconds a token, by rollout; default 0.05."""
     seed: int = 0
 
+    @property
+    def is_from_the_start(self) -> bool:
+        """Whether the fault lies in the settings, so that the run never was healthy."""
+        return self.deed is None and not self.metrics and self.later_tokens is None and self.cause not in LATER
+
+
+LATER = {"slow_channel", "slow_checkpoint", "failing_verifier"}
+
 
 class PlantedFleet(OneProcessFleet):
     """A fleet in which a plan is carried out."""
@@ -159,6 +172,7 @@ class PlantedFleet(OneProcessFleet):
             "verifiers": {"exact": {"use": COIN}},
             "replay__map_size_bytes": 256 << 20,
             "checkpoint__every_versions": 20,
+            "monitoring__heartbeat_s": 4.0,
         }
         self.plan = plan
         self.began_s = 0.0
@@ -227,7 +241,11 @@ async def fill_disk(fleet: PlantedFleet) -> None:
             "needed. No group is admitted until there is space on a writable disk; nothing acknowledged is lost"
         )
 
-    fleet.actors["replay-0"].shard.put = full  # type: ignore[union-attr]
+    replay = fleet.actors["replay-0"]
+    replay.shard.put = full  # type: ignore[union-attr]
+    while True:  # the commit loop tries again when a group arrives, and none arrives once credit is used up
+        await asyncio.sleep(0.5)
+        replay._arrived.set()  # type: ignore[union-attr]
 
 
 async def cut_weights(fleet: PlantedFleet) -> None:
@@ -266,29 +284,38 @@ async def stop_evaluator(fleet: PlantedFleet) -> None:
     fleet.engines["evaluator-0"].generate = lambda request: asyncio.sleep(1e6)  # type: ignore[assignment, method-assign]
 
 
-JUMP: list[float] = []
+async def lengthen(fleet: PlantedFleet) -> None:
+    """Responses grow (`later_tokens`), and with the length of the cache each token takes longer."""
+    for engine in fleet.engines.values():
+        engine._token_s *= 2.0
 
-ODD = {"letters": {"task": "chain_sum", "verifier": "exact", "options": {"num_prompts": 4}}}
+
+async def grow_hard(fleet: PlantedFleet) -> None:
+    """From here on, every prompt of a source lies outside its window."""
+    source = fleet.controller._dispatcher.prompts._searches["letters"].source
+    make = source.prompt
+    source.prompt = lambda index: msgspec.structs.replace(make(index), metadata={"last_digit": 99})  # type: ignore[method-assign]
+
+
+JUMP: list[float] = []
 
 PLANS: dict[str, Plan] = {
     # the ten that were named beforehand
-    "slow_verifier": Plan("slow_verifier", deed=swap(delay_s=12.0)),
+    "slow_verifier": Plan("slow_verifier", {"reward__credits": 2}, deed=swap(delay_s=6.0)),
     "dead_rollout": Plan("dead_actor", deed=kill_for_good),
     "small_admission": Plan(
-        "small_admission", {"replay__max_staleness": 1, "rollout__max_running_requests": 64}, mean_tokens=96.0, train_s=2.0
+        "small_admission",
+        {"replay__max_staleness": 1, "rollout__max_running_requests": 64},
+        mean_tokens=96.0,
+        train_s=2.0,
     ),
     "full_disk": Plan("full_disk", deed=fill_disk),
     "stale_weights": Plan("stale_weights", deed=cut_weights),
     "no_signal": Plan("no_signal", deed=swap(solved=0.99)),
-    "long_responses": Plan("long_responses", mean_tokens=24.0, later_tokens=120.0, train_s=5.5),
+    "long_responses": Plan("long_responses", mean_tokens=24.0, later_tokens=120.0, train_s=5.5, deed=lengthen),
     "slow_channel": Plan("slow_channel", publish_s=15.0),
     "starving_source": Plan(
-        "starving_source",
-        {
-            "sources": {"sums": {"task": "chain_sum", "verifier": "exact"}} | ODD,
-            "verifiers": {"exact": {"use": COIN, "options": {"never": "letters"}}},
-            "difficulty": {"letters": {"by": "observed", "low": 0.2, "high": 0.8}},
-        },
+        "starving_source", {"difficulty": {"letters": {"by": "last_digit", "low": 0, "high": 9}}}, deed=grow_hard
     ),
     "learner_bound": Plan("learner_bound", train_s=25.0),
     # others
@@ -298,7 +325,19 @@ PLANS: dict[str, Plan] = {
     "nonfinite": Plan("nonfinite", metrics={"nonfinite_tokens": 12}),
     "low_sample_size": Plan("low_sample_size", metrics={"effective_sample_size": 0.2}),
     "masked": Plan("masked", metrics={"behavior_ratio_masked": 0.4}),
-    "failing_source": Plan("failing_verifier", deed=swap(broken="letters")),
+    "failing_source": Plan(
+        "failing_verifier",
+        {
+            "sources": {
+                "sums": {"task": "chain_sum", "verifier": "exact"},
+                "letters": {"task": "chain_sum", "verifier": "odd"},
+            },
+            "verifiers": {
+                "exact": {"use": COIN},
+                "odd": {"use": COIN, "options": {"broken": "letters", "after_s": PLANTED_S}},
+            },
+        },
+    ),
     "truncated": Plan("truncated", later_tokens=3000.0, settings={"rollout__max_tokens": 64}, mean_tokens=40.0),
     "slow_checkpoint": Plan("slow_checkpoint", {"checkpoint__every_versions": 5}, checkpoint_s=20.0),
     "imbalance": Plan("imbalance", {"rollout__num": 3}, token_s={"rollout-2": 0.2}),
@@ -329,7 +368,9 @@ for _seed in range(20):
 def record(plan: Plan, runs: Path) -> History:
     """Carry a plan out; returns what the controller remembered at the end."""
 
-    async def both() -> History:
+    recorded: list[History] = []
+
+    async def both() -> None:
         fleet = PlantedFleet(plan, runs)
         fleet.began_s = monotonic_s()
         running = asyncio.create_task(fleet.run())
@@ -341,11 +382,10 @@ def record(plan: Plan, runs: Path) -> History:
         controller = fleet.controller
         if not done:
             controller.history.take()
-        history = controller.history.history(controller.changes.knobs)
+        recorded.append(controller.history.history(controller.changes.knobs))
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
-        return history
 
     def wall() -> float:
         return BEGAN + monotonic_s() + sum(JUMP)
@@ -355,9 +395,13 @@ def record(plan: Plan, runs: Path) -> History:
         mock.patch.object(run_log, "wall_s", wall),
         mock.patch.object(run_history, "wall_s", wall),
         mock.patch.object(run_history, "SAMPLE_S", SAMPLE_S),
+        mock.patch.object(controller_module, "TICK_S", 0.5),
+        mock.patch.object(reports, "REPORT_INTERVAL_S", 0.5),
         mock.patch.object(run_history, "_disk", lambda path: (500 << 30, 1000 << 30)),
     ):
-        return run_virtual(both(), limit_s=20_000.0)
+        with contextlib.suppress(DeadlockError):  # an actor that was planted to hang hangs when it is to leave, too
+            run_virtual(both(), limit_s=20_000.0)
+    return recorded[0]
 
 
 def write(name: str, runs: Path) -> Path:
@@ -386,7 +430,7 @@ if __name__ == "__main__":
     from ring_async.core.explain.explain import explain
 
     logging.disable(logging.CRITICAL)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         for wanted in sys.argv[1:] or PLANS:
             written = write(wanted, Path(folder))
             said = [f"{one.cause}: {one.sentence}" for one in explain(read(wanted))]

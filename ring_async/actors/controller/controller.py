@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ring_async.actors.base import ActorContext
@@ -34,13 +35,16 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
+from ring_async.core.explain.history import History
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.leases import Returned
 from ring_async.errors import RefusedError, RingAsyncError
 from ring_async.records.events import EventKind
 from ring_async.records.status import RunStatus
+from ring_async.records.steps import StepRecord
 from ring_async.storage.journal import Journal
+from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
@@ -300,6 +304,19 @@ class Controller:
             self._run, life=self._life, fleet=self._fleet, dispatcher=self._dispatcher, ledger=self._journal.ledger,
             versions=self._versions, changes=self.changes,
         )  # fmt: skip
+
+    @property
+    def run_dir(self) -> RunDir:
+        return self.context.run_dir
+
+    def recent(self) -> History:
+        """The last minutes of the run, up to now, for `explain` and the page."""
+        self.history.catch_up()
+        return self.history.history(self.changes.knobs)
+
+    def recent_steps(self) -> Sequence[StepRecord]:
+        """The newest steps, the oldest first."""
+        return self._run_log.recent_steps
 
     def live_members(self) -> list[Member]:
         """All registered members, the controller first."""

@@ -10,10 +10,14 @@ Invariant: memory is bounded, whatever the length of the run and the size of its
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from ring_async.actors.controller.context import RunContext
 from ring_async.clock import monotonic_s, wall_s
@@ -29,11 +33,22 @@ from ring_async.core.explain.history import (
     read_happening,
     read_step,
 )
+from ring_async.records.status import ActorStatus, RunStatus
 
 SAMPLE_S = 5.0
 NUM_SAMPLES = 240
 NUM_STEPS = 2000
 NUM_EVENTS = 500
+MAX_WORDS = 200
+"""Characters kept of what an actor waits for."""
+
+
+class _Dated(Protocol):
+    @property
+    def time(self) -> float: ...
+
+
+_Timed = TypeVar("_Timed", bound=_Dated)
 
 
 class RunHistory:
@@ -41,10 +56,10 @@ class RunHistory:
 
     Args:
         context: of the run.
-        status: the run's present status, as plain data.
+        status: the run's present status.
     """
 
-    def __init__(self, context: RunContext, status: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, context: RunContext, status: Callable[[], RunStatus]) -> None:
         self._config = context.config
         self._run_log = context.run_log
         self._path = context.run_dir.path
@@ -65,12 +80,14 @@ class RunHistory:
         status = self._status()
         self.catch_up()
         free, total = _disk(self._path)
-        self.samples.append(sample_of(status, wall_s(), monotonic_s() - self._began_s, free, total))
+        uptime_s = monotonic_s() - self._began_s
+        self.samples.append(sample_of(status, time=wall_s(), uptime_s=uptime_s, free_bytes=free, total_bytes=total))
 
     def catch_up(self) -> None:
         """Take over the steps and events since the last call."""
-        self.steps.extend(_newer(self.steps, map(read_step, self._run_log.recent_steps)))
-        self.events.extend(_newer(self.events, map(read_happening, self._run_log.recent_events)))
+        log = self._run_log
+        self.steps.extend(_newer(self.steps, (read_step(one.plain()) for one in log.recent_steps)))
+        self.events.extend(_newer(self.events, (read_happening(one.plain()) for one in log.recent_events)))
 
     def history(self, knobs: Mapping[str, Any]) -> History:
         """All that is kept. `knobs` are the settings that were changed live."""
@@ -95,50 +112,46 @@ def limits_of(config: Config) -> Limits:
 
 
 def sample_of(
-    status: Mapping[str, Any], time: float, uptime_s: float, free_bytes: int | None, total_bytes: int | None
+    status: RunStatus, *, time: float, uptime_s: float, free_bytes: int | None = None, total_bytes: int | None = None
 ) -> Sample:
     """A status as a sample."""
-    changes = status["changes"]
     return Sample(
         time=time,
         uptime_s=uptime_s,
-        state=str(status["state"]),
-        policy_version=status["policy_version"],
-        actors=tuple(map(_actor_of, status["actors"])),
-        ledger=dict(status["ledger"]),
-        causes=dict(status["causes"]),
-        scored=_scored_of(status["buffer"]),
-        mixture=dict(changes["mixture"]),
-        paused_sources=tuple(status["paused_sources"]),
+        state=str(status.state or ""),
+        policy_version=status.policy_version or 0,
+        actors=tuple(map(_actor_of, status.actors)),
+        ledger=msgspec.to_builtins(status.ledger),
+        causes=dict(status.causes),
+        scored={source: (one.num_trajectories, one.reward_sum) for source, one in status.buffer.scored.items()},
+        mixture=dict(status.changes.mixture),
+        paused_sources=status.paused_sources,
         disk_free_bytes=free_bytes,
         disk_total_bytes=total_bytes,
     )
 
 
-def _actor_of(actor: Mapping[str, Any]) -> ActorSample:
-    figures = actor.get("counters") or {}
+def _actor_of(actor: ActorStatus) -> ActorSample:
+    figures = msgspec.structs.asdict(actor.counters) if actor.counters is not None else {}
     return ActorSample(
-        actor_id=actor["actor_id"],
-        role=str(actor["role"]),
-        state=str(actor["state"]),
-        waiting_for=actor["waiting_for"][:200],
-        waited_s=actor["waited_s"],
-        silent_s=actor["heartbeat_age_s"],
+        actor_id=actor.actor_id,
+        role=str(actor.role or ""),
+        state=str(actor.state or ""),
+        wait=str(actor.wait_cause),
+        waiting_for=actor.waiting_for[:MAX_WORDS],
+        waited_s=actor.waited_s,
+        silent_s=actor.heartbeat_age_s,
         figures={name: value for name, value in figures.items() if isinstance(value, int | float)},
     )
 
 
-def _scored_of(buffer: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
-    sources = (name.partition("/")[2] for name in buffer if name.startswith("scored/"))
-    return {source: (int(buffer[f"scored/{source}"]), buffer[f"reward/{source}"]) for source in sources}
-
-
-def _newer(kept: deque[Any], found: Iterable[Any]) -> list[Any]:
-    last = kept[-1].time if kept else float("-inf")
+def _newer(kept: deque[_Timed], found: Iterable[_Timed | None]) -> list[_Timed]:
+    last = kept[-1].time if kept else -math.inf
     return [one for one in found if one is not None and one.time > last]
 
 
-def _disk(path: Any) -> tuple[int | None, int | None]:
+def _disk(path: Path) -> tuple[int | None, int | None]:
+    """Free and total bytes of the disk of a folder; None where it cannot be asked."""
     try:
         usage = shutil.disk_usage(path)
     except OSError:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from ring_async.core.explain import faults, learning, starvation, tuning, weights
 from ring_async.core.explain.finding import Cause, Finding, Gravity
 from ring_async.core.explain.history import History
@@ -29,12 +31,12 @@ RULES: tuple[Rule, ...] = (
     weights.slow_channel,
     weights.slow_checkpoint,
     learning.starving_source,
-    learning.no_signal,
     learning.reward_fell,
+    learning.truncated,
+    learning.no_signal,
     learning.nonfinite,
     learning.low_sample_size,
     learning.masked,
-    learning.truncated,
     weights.kv_age,
     weights.evictions,
     weights.imbalance,
@@ -48,14 +50,24 @@ RULES: tuple[Rule, ...] = (
 _FOLLOWS: dict[Cause, frozenset[Cause]] = {
     Cause.FULL_DISK: frozenset({Cause.SLOW_COMMITS, Cause.SLOW_VERIFIER, Cause.DEAD_ACTOR, Cause.SMALL_ADMISSION}),
     Cause.DEAD_ACTOR: frozenset(
-        {Cause.SMALL_ADMISSION, Cause.GENERATION_BOUND, Cause.SLOW_VERIFIER, Cause.SLOW_COMMITS, Cause.EVICTIONS}
+        {
+            Cause.SMALL_ADMISSION,
+            Cause.GENERATION_BOUND,
+            Cause.SLOW_VERIFIER,
+            Cause.SLOW_COMMITS,
+            Cause.EVICTIONS,
+            Cause.STARVING_SOURCE,
+            Cause.TRUNCATED,
+            Cause.LONG_RESPONSES,
+        }
     ),
     Cause.STALE_WEIGHTS: frozenset({Cause.SMALL_ADMISSION, Cause.GENERATION_BOUND, Cause.EVICTIONS, Cause.IMBALANCE}),
     Cause.FAILING_VERIFIER: frozenset({Cause.STARVING_SOURCE}),
-    Cause.LONG_RESPONSES: frozenset({Cause.TRUNCATED}),
+    Cause.TRUNCATED: frozenset({Cause.LONG_RESPONSES}),
     Cause.NO_SIGNAL: frozenset({Cause.SMALL_ADMISSION, Cause.GENERATION_BOUND}),
+    Cause.IMBALANCE: frozenset({Cause.EVICTIONS}),
     Cause.SLOW_VERIFIER: frozenset({Cause.OVERLOADED_REWARD}),
-    Cause.SLOW_CHANNEL: frozenset({Cause.SLOW_CHECKPOINT}),
+    Cause.SLOW_CHANNEL: frozenset({Cause.SLOW_CHECKPOINT, Cause.LEARNER_BOUND}),
 }
 """What follows from a cause is not said beside it."""
 
@@ -71,4 +83,11 @@ def explain(history: History) -> tuple[Finding, ...]:
     found = [finding for finding in found if finding.cause not in followed]
     if any(finding.gravity < Gravity.TIP for finding in found):
         found = [finding for finding in found if finding.gravity < Gravity.TIP]
-    return tuple(sorted(found, key=lambda finding: finding.gravity))
+    found.sort(key=lambda finding: finding.gravity)
+    return (*found[:1], *(_shortened(finding, view.starved_words) for finding in found[1:]))
+
+
+def _shortened(finding: Finding, said: str) -> Finding:
+    """A finding without the beginning that was said before it."""
+    what = finding.what.removeprefix(said) if said else finding.what
+    return msgspec.structs.replace(finding, what=what[:1].upper() + what[1:] if what != finding.what else what)

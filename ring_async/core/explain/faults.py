@@ -9,7 +9,7 @@ from itertools import pairwise
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, listed, seconds, share
 from ring_async.core.explain.growth import completed_growth, ended_growth
 from ring_async.core.explain.history import ActorSample
-from ring_async.core.explain.view import View
+from ring_async.core.explain.view import WINDOW_S, View
 
 DISK_FREE_SHARE = 0.03
 CLOCK_JUMP_S = 5.0
@@ -55,13 +55,14 @@ def run_failed(view: View) -> Iterator[Finding]:
 
 def full_disk(view: View) -> Iterator[Finding]:
     """Replay waits for space, an actor failed for want of it, or the run's disk is almost full."""
-    waiting = [one for one in view.newest.actors if one.waiting_for.startswith("disk")]
+    waiting = [one for one in view.newest.actors if one.wait == "disk"]
     failed = [
         one for one in view.recent_events("actor_failed", "failed", "disk_full")
         if any(word in f"{one.details}" for word in _DISK_WORDS)
     ]  # fmt: skip
     free, total = view.newest.disk_free_bytes, view.newest.disk_total_bytes
-    left = f" ({free / 1e9:.1f} GB left)" if free is not None else ""
+    is_short = free is not None and bool(total) and free / (total or 1) < DISK_FREE_SHARE
+    left = f" ({(free or 0) / 1e9:.1f} GB left)" if is_short else ""
     remedy = "Free space: older runs' replay/ and checkpoints/ are the largest; checkpoint.keep bounds this run's."
     if waiting:
         one = waiting[0]
@@ -72,8 +73,12 @@ def full_disk(view: View) -> Iterator[Finding]:
     elif failed:
         who = str(failed[-1].author)
         yield _disk(f"The disk is full{left}: {who} could not write at {clock(failed[-1].time)}.", remedy, who)
-    elif free is not None and total and free / total < DISK_FREE_SHARE:
-        yield _disk(f"The run's disk is almost full: {free / 1e9:.1f} of {total / 1e9:.0f} GB are left.", remedy, "")
+    elif is_short:
+        yield _disk(
+            f"The run's disk is almost full: {(free or 0) / 1e9:.1f} of {(total or 0) / 1e9:.0f} GB are left.",
+            remedy,
+            "",
+        )
 
 
 def _disk(what: str, remedy: str, who: str) -> Finding:
@@ -124,13 +129,13 @@ def failing_verifier(view: View) -> Iterator[Finding]:
             f"verifier fails{why}.",
             remedy="Repair it and put it in force: ring-async swap verifier NAME=USE, or ring-async rollback verifier NAME",
         )  # fmt: skip
-    elif view.has_rates and (ended := completed_growth(view.window)) > 0:
-        failed = ended_growth(view.window, "failed(verifier")
+    elif view.has_rates and (ended := completed_growth(view.recent)) > 0:
+        failed = ended_growth(view.recent, "failed(verifier")
         if failed / ended >= FAILED_SHARE:
             names = [name for name in view.newest.causes if name.startswith("failed(verifier")]
             yield Finding(
                 cause=Cause.FAILING_VERIFIER, gravity=Gravity.FAULT,
-                what=f"{share(failed / ended)} of the trajectories of {view.window_words} could not be judged: "
+                what=f"{share(failed / ended)} of the trajectories of {view.recent_words} could not be judged: "
                 f"{listed(names)}.",
                 remedy="The reward actors' logs name the prompts: ring-async logs reward",
             )  # fmt: skip
@@ -147,7 +152,7 @@ def evaluator_stuck(view: View) -> Iterator[Finding]:
         )  # fmt: skip
         return
     every = view.limits.evaluation_every
-    for actor_id, actor in view.actors("evaluator").items() if every and view.has_rates else ():
+    for actor_id, actor in view.recent_actors("evaluator").items() if every and view.has_rates else ():
         behind = view.newest.policy_version - actor[-1].figures.get("policy_version", 0.0)
         answered = {sample.figures.get("answered") for sample in actor}
         if behind > 3 * every and len(answered) == 1 and actor[-1].silent_s is not None:
@@ -161,7 +166,7 @@ def evaluator_stuck(view: View) -> Iterator[Finding]:
 
 def clock_jumped(view: View) -> Iterator[Finding]:
     """The wall clock moved against the monotonic one: times of events and steps don't compare across the jump."""
-    for before, now in pairwise(view.window):
+    for before, now in pairwise(one for one in view.samples if one.uptime_s >= view.newest.uptime_s - WINDOW_S):
         jump_s = (now.time - before.time) - (now.uptime_s - before.uptime_s)
         if now.uptime_s > before.uptime_s and abs(jump_s) > CLOCK_JUMP_S:
             yield Finding(

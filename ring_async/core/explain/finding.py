@@ -70,7 +70,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def clock(time: float) -> str:
     """A time of day as people read it, in the zone of this process."""
-    return datetime.fromtimestamp(time).strftime("%H:%M")  # noqa: DTZ006 - the local zone is meant
+    return datetime.fromtimestamp(time).strftime("%H:%M")
 
 
 def share(value: float) -> str:

@@ -45,9 +45,9 @@ def seconds_a_unit(actor: Sequence[ActorSample], seconds: str, unit: str) -> flo
     return spent / done if spent is not None and done else None
 
 
-def share_waiting(actor: Sequence[ActorSample], *words: str) -> float:
-    """The share of an actor's samples in which it waited for something whose name begins with one of the words."""
-    hits = sum(sample.waiting_for.startswith(words) for sample in actor)
+def share_waiting(actor: Sequence[ActorSample], wait: str) -> float:
+    """The share of an actor's samples in which its longest wait had this cause."""
+    hits = sum(sample.wait == wait for sample in actor)
     return hits / len(actor) if actor else 0.0
 
 

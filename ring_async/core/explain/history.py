@@ -18,6 +18,8 @@ class ActorSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     actor_id: str
     role: str
     state: str = "running"
+    wait: str = ""
+    """The cause of its longest wait, e.g. `reservation`; empty: it works."""
     waiting_for: str = ""
     waited_s: float = 0.0
     silent_s: float | None = None

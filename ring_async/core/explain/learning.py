@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, listed, share
 from ring_async.core.explain.growth import completed_growth, ended_growth
@@ -23,9 +23,9 @@ _CHANGES = ("verifier_swapped", "verifier_rolled_back", "mixture_changed", "knob
 
 def no_signal(view: View) -> Iterator[Finding]:
     """Most groups are dropped, because all their responses got one reward."""
-    if not view.has_rates or (ended := completed_growth(view.window)) < 20:
+    if not view.has_rates or (ended := completed_growth(view.recent)) < 20:
         return
-    dropped = ended_growth(view.window, "dropped(no_signal")
+    dropped = ended_growth(view.recent, "dropped(no_signal")
     if dropped / ended < NO_SIGNAL_SHARE:
         return
     means = {source: mean for source, mean in _rewards(view).items() if mean <= 0.1 or mean >= 0.9}
@@ -40,8 +40,8 @@ def no_signal(view: View) -> Iterator[Finding]:
 
 
 def _rewards(view: View) -> dict[str, float]:
-    """Mean reward by source, over the window."""
-    first, last = view.window[0].scored, view.window[-1].scored
+    """Mean reward by source, over the last minutes."""
+    first, last = view.recent[0].scored, view.newest.scored
     means = {}
     for source, (number, total) in last.items():
         before, reward = first.get(source, (0, 0.0))
@@ -52,20 +52,20 @@ def _rewards(view: View) -> dict[str, float]:
 
 def starving_source(view: View) -> Iterator[Finding]:
     """A source has a share of the mixture, and nothing of it arrives."""
-    if not view.has_rates or completed_growth(view.window) < 20:
+    if not view.has_rates or completed_growth(view.recent) < 20:
         return
-    first, last = view.window[0].scored, view.newest.scored
+    first, last = view.recent[0].scored, view.newest.scored
     for source, weight in view.newest.mixture.items():
         before = first.get(source, (0, 0.0))[0]
         if weight < 0.02 or source in view.newest.paused_sources or last.get(source, (0, 0.0))[0] > before:
             continue
-        if source not in view.window[0].mixture:
-            continue  # it was added within the window: give it time
+        if source not in view.recent[0].mixture:
+            continue  # it was added a moment ago: give it time
         why, remedy = _why_starving(view, source)
         yield Finding(
             cause=Cause.STARVING_SOURCE, gravity=Gravity.SYMPTOM, who=source,
             what=f"Source {source} should be {share(weight)} of what is trained; nothing of it was judged in "
-            f"{view.window_words}{why}.",
+            f"{view.recent_words}{why}.",
             remedy=remedy,
         )  # fmt: skip
 
@@ -85,7 +85,7 @@ def _why_starving(view: View, source: str) -> tuple[str, str]:
 
 def truncated(view: View) -> Iterator[Finding]:
     """Most responses reach the longest length and are cut."""
-    length = mean_length(view.window) if view.has_rates else None
+    length = mean_length(view.recent) if view.has_rates else None
     if length is not None and view.limits.max_tokens and length >= TRUNCATED_SHARE * view.limits.max_tokens:
         yield Finding(
             cause=Cause.TRUNCATED, gravity=Gravity.SYMPTOM,
@@ -164,10 +164,10 @@ def _undo(change: Happening) -> str:
     return f"Before it was: {change.details.get('before')}"
 
 
-def _mean_reward(steps: list[Step], source: str) -> float | None:
-    values = [one.reward_by_source[source] for one in steps if source in (one.reward_by_source or {})]
+def _mean_reward(steps: Sequence[Step], source: str) -> float | None:
+    values = [rewards[source] for one in steps if source in (rewards := one.reward_by_source or {})]
     return sum(values) / len(values) if values else None
 
 
-def _last(view: View, figure) -> list[float]:
+def _last(view: View, figure: Callable[[Step], float | None]) -> list[float]:
     return [value for one in view.warm_steps[-10:] if (value := figure(one)) is not None] if view.has_rates else []

@@ -8,7 +8,7 @@ waits, too, and is innocent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, seconds, share, times
 from ring_async.core.explain.growth import (
@@ -16,18 +16,19 @@ from ring_async.core.explain.growth import (
     figure_growth,
     figure_mean,
     seconds_a_unit,
-    share_waiting,
     span_s,
 )
 from ring_async.core.explain.history import ActorSample, Happening, Sample
 from ring_async.core.explain.view import View
 
-BACKLOG_SHARE = 0.4
-"""Of the responses under way; above it, what follows the engines is slower than they are."""
+HELD_BACK_S = 2.0
+"""Seconds that sampled groups wait to be judged and committed; above it, what follows the engines is slower than they
+are.
+"""
 SLOWER = 1.8
 """Factor above which something counts as slower or longer than before."""
 IDLE_SHARE = 0.35
-RESERVATION_SHARE = 0.35
+WAITING_SHARE = 0.35
 
 
 def starved_learner(view: View) -> Iterator[Finding]:
@@ -49,45 +50,44 @@ def _symptom(view: View, cause: Cause, what: str, remedy: str, who: str = "") ->
 
 
 def _slow_commits(view: View) -> Finding | None:
-    """Judged groups wait for replay's commit, while nothing waits for judges."""
-    if (view.backlog_share or 0.0) < BACKLOG_SHARE:
+    """Judged groups wait for replay's commit."""
+    if view.held_back_s < HELD_BACK_S or view.share_waiting("reward", "commit") < WAITING_SHARE:
         return None
-    for actor_id, actor in view.actors("replay").items():
-        pending = figure_mean(actor, "pending_groups")
-        under_way = sum(figure_mean(one, "groups_in_flight") or 0.0 for one in view.actors("rollout").values())
-        if pending is not None and under_way and pending / under_way >= BACKLOG_SHARE:
-            return _symptom(
-                view, Cause.SLOW_COMMITS,
-                f"{pending:.0f} judged groups wait for {actor_id} to commit them.",
-                "Give replay/ a faster disk, or raise replay.commit_interval_s so that more groups share one sync.",
-                actor_id,
-            )  # fmt: skip
-    return None
+    actors = view.recent_actors("replay")
+    pending = {name: figure_mean(actor, "pending_groups") or 0.0 for name, actor in actors.items()}
+    slowest = max(pending, key=lambda name: pending[name], default="replay")
+    return _symptom(
+        view, Cause.SLOW_COMMITS,
+        f"{pending.get(slowest, 0.0):.0f} judged groups wait for {slowest} to commit them.",
+        "Give replay/ a faster disk, or raise replay.commit_interval_s so that more groups share one sync.",
+        slowest,
+    )  # fmt: skip
 
 
 # -- reward
 
 
 def _slow_verifier(view: View) -> Finding | None:
-    """Sampled responses pile up before judges."""
-    if (view.backlog_share or 0.0) < BACKLOG_SHARE:
-        return None
-    slowest, pace_s = _slowest(view.actors("reward"))
-    if pace_s is None:
+    """Sampled groups wait for reward actors, which do not wait themselves."""
+    if view.held_back_s < HELD_BACK_S:
         return None
     change = _last_swap(view)
-    before = view.actors_before("reward", change.time).get(slowest) if change else None
-    earlier_s = seconds_a_unit(before or [], "busy_s", "verdicts") or _first_pace(view, slowest)
+    since = change.time if change is not None else view.window[len(view.window) // 2].time
+    slowest, pace_s = _slowest(view.actors_after("reward", since))
+    if pace_s is None:
+        return None
+    earlier_s = seconds_a_unit(view.actors_before("reward", since).get(slowest, []), "busy_s", "verdicts")
     remedy = "Scale reward (ring-async scale reward N), or make the verifier faster."
-    what = f"{slowest} takes {seconds(pace_s)} a verdict, and sampled responses wait for it."
+    what = f"{slowest} takes {seconds(pace_s)} a verdict, and sampled groups wait {seconds(view.held_back_s)} for it."
     if earlier_s and pace_s / earlier_s >= SLOWER:
-        since = ""
+        named = ""
         if change is not None:
-            epoch = (change.details.get("after") or {}).get("epoch")
-            name = change.details.get("verifier", "")
-            since = f" since verifier {name} epoch {epoch} ({clock(change.time)})"
-            remedy = f"Roll back (ring-async rollback verifier {name}), or scale reward (ring-async scale reward N)."
-        what = f"{slowest} judges {times(pace_s / earlier_s)} slower{since}: {seconds(pace_s)} a verdict."
+            verifier, epoch = change.details.get("verifier", ""), (change.details.get("after") or {}).get("epoch", "?")
+            named = f" since verifier {verifier} epoch {epoch} ({clock(change.time)})"
+            remedy = (
+                f"Roll back (ring-async rollback verifier {verifier}), or scale reward (ring-async scale reward N)."
+            )
+        what = f"{slowest} judges {times(pace_s / earlier_s)} slower{named}: {seconds(pace_s)} a verdict."
     return _symptom(view, Cause.SLOW_VERIFIER, what, remedy, slowest)
 
 
@@ -96,12 +96,6 @@ def _slowest(actors: dict[str, list[ActorSample]]) -> tuple[str, float | None]:
     known = {name: pace for name, pace in paces.items() if pace is not None}
     slowest = max(known, key=lambda name: known[name], default="")
     return slowest, known.get(slowest)
-
-
-def _first_pace(view: View, actor_id: str) -> float | None:
-    """The pace in the first third of what is known, if that lies before most of the window."""
-    cut = view.samples[0].time + (view.now - view.samples[0].time) / 3
-    return seconds_a_unit(view.actors_before("reward", cut).get(actor_id, []), "busy_s", "verdicts")
 
 
 def _last_swap(view: View) -> Happening | None:
@@ -127,7 +121,7 @@ def _long_responses(view: View) -> Finding | None:
     )  # fmt: skip
 
 
-def mean_length(samples: list[Sample] | tuple[Sample, ...]) -> float | None:
+def mean_length(samples: Sequence[Sample]) -> float | None:
     """Mean response tokens of the trajectories that were completed between the samples."""
     completed = completed_growth(samples) if len(samples) > 1 else 0
     if completed < 8:
@@ -147,33 +141,23 @@ def _first_third(view: View) -> list[Sample]:
 
 def _small_admission(view: View) -> Finding | None:
     """Engines stand idle for want of reservations while the learner waits for what they would make."""
-    if view.limits.mode == "sync" or (view.backlog_share or 0.0) >= BACKLOG_SHARE:
+    if view.limits.mode == "sync" or view.slots_used is None:
         return None
-    waits = [share_waiting(actor, "a reservation") for actor in view.actors("rollout").values()]
-    idle = 1.0 - _slots_used(view)
-    if not waits or idle < IDLE_SHARE or sum(waits) / len(waits) < RESERVATION_SHARE:
+    idle, waiting = 1.0 - view.slots_used, view.share_waiting("rollout", "reservation")
+    if idle < IDLE_SHARE or waiting < WAITING_SHARE:
         return None
     return _symptom(
         view, Cause.SMALL_ADMISSION,
-        f"admission is too small: rollouts waited for a reservation {share(sum(waits) / len(waits))} of the time, and "
-        f"{share(idle)} of their slots were empty.",
-        f"Raise replay.max_staleness (now {view.limits.max_staleness}) or budget.token_budget, or replay.max_buffer_tokens "
-        "if it is set.",
+        f"admission is too small: rollouts waited for a reservation {share(waiting)} of the time, and {share(idle)} of "
+        "their slots were empty.",
+        f"Raise replay.max_staleness (now {view.limits.max_staleness}) or budget.token_budget, or "
+        "replay.max_buffer_tokens if it is set.",
     )  # fmt: skip
-
-
-def _slots_used(view: View) -> float:
-    """The share of the engines' slots that were taken, over the window."""
-    running = capacity = 0.0
-    for actor in view.actors("rollout").values():
-        running += figure_mean(actor, "running") or 0.0
-        capacity += figure_mean(actor, "capacity") or 0.0
-    return running / capacity if capacity else 1.0
 
 
 def _generation_bound(view: View) -> Finding | None:
     """Engines work all the time and it is not enough; nothing else is wrong."""
-    if (view.engine_busy_share or 0.0) < 0.85 or (view.backlog_share or 0.0) >= BACKLOG_SHARE:
+    if (view.engine_busy_share or 0.0) < 0.85 or (view.slots_used or 0.0) < 0.6:
         return None
     num = len(view.actors("rollout"))
     rate = sum(figure_growth(actor, "generated_tokens") or 0.0 for actor in view.actors("rollout").values())

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ring_async.core.explain.finding import Cause, Finding, Gravity, seconds, share, times
-from ring_async.core.explain.growth import figure_mean, seconds_a_unit, share_waiting, span_s
+from ring_async.core.explain.growth import figure_mean, seconds_a_unit, span_s
 from ring_async.core.explain.history import ActorSample
 from ring_async.core.explain.view import View
 
 FED_SHARE = 0.05
-IDLE_SHARE = 0.5
+USED_SHARE = 0.4
+WAITING_SHARE = 0.5
 OVERLOAD = 2.0
 _SWAPS = ("verifier_swapped", "verifier_rolled_back")
 
@@ -19,14 +20,13 @@ def learner_bound(view: View) -> Iterator[Finding]:
     """The learner never waits, and most of what rollouts could sample is not asked for."""
     if view.limits.mode == "sync" or view.wait_share is None or view.wait_share > FED_SHARE:
         return
-    busy = view.engine_busy_share
-    waits = [share_waiting(actor, "a reservation") for actor in view.actors("rollout").values()]
-    if busy is None or not waits or busy > 1 - IDLE_SHARE or sum(waits) / len(waits) < IDLE_SHARE:
+    used = view.slots_used
+    if used is None or used > USED_SHARE or view.share_waiting("rollout", "reservation") < WAITING_SHARE:
         return
     yield Finding(
         cause=Cause.LEARNER_BOUND, gravity=Gravity.TIP,
-        what=f"The learner is the limit: it trained {share(1 - view.wait_share)} of {view.window_words}, while the engines "
-        f"of the rollouts stood idle {share(1 - busy)} of it.",
+        what=f"The learner is the limit: it trained {share(1 - view.wait_share)} of {view.window_words}, while "
+        f"{share(1 - used)} of the rollouts' slots were empty.",
         remedy="Give the learner more (learner.num_ranks, a larger GPU), or save rollouts: ring-async scale rollout N",
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from ring_async.core.explain.finding import seconds, share
-from ring_async.core.explain.growth import actors_of, span_s
+from ring_async.core.explain.growth import actors_of, figure_growth, figure_mean, share_waiting, span_s
 from ring_async.core.explain.history import ActorSample, Happening, History, Sample, Step
 
 WINDOW_S = 600.0
@@ -19,6 +19,9 @@ LEAST_S = 60.0
 """With less than this, a rate is noise: rules over rates say nothing."""
 NUM_WARM_UP = 4
 """The first steps of a process wait for the first groups, in every run; they don't count as waiting."""
+RECENT_S = 180.0
+"""What holds a stage up is read from these last minutes: before them it may have been another one, or none."""
+NUM_LAST_STEPS = 10
 STARVED_SHARE = 0.15
 """A learner that waits for less than this share of the time is fed."""
 
@@ -59,6 +62,10 @@ class View:
     def window_words(self) -> str:
         return f"the last {seconds(span_s(self.window)) if span_s(self.window) < 590 else '10 minutes'}"
 
+    @property
+    def recent_words(self) -> str:
+        return f"the last {seconds(span_s(self.recent))}"
+
     def actors(self, role: str) -> dict[str, list[ActorSample]]:
         """The samples of each present actor of a role, within the window."""
         return actors_of(self.window, role)
@@ -66,6 +73,10 @@ class View:
     def actors_before(self, role: str, time: float) -> dict[str, list[ActorSample]]:
         """The same, of the samples before a time."""
         return actors_of([one for one in self.samples if one.time < time], role)
+
+    def actors_after(self, role: str, time: float) -> dict[str, list[ActorSample]]:
+        """The same, of the samples from a time on, within the window."""
+        return actors_of([one for one in self.window if one.time >= time], role)
 
     def recent_events(self, *kinds: str) -> list[Happening]:
         return [one for one in self.events if one.kind in kinds and one.time >= self.now - WINDOW_S]
@@ -110,34 +121,61 @@ class View:
         return f"The learner waited {share(self.wait_share)} of {self.window_words}: "
 
     def mean(self, figure: Callable[[Step], float | None]) -> float | None:
-        """The mean of a figure over the warm steps of the window."""
-        values = [value for one in self.warm_steps if (value := figure(one)) is not None]
+        """The mean of a figure over the last steps."""
+        values = [value for one in self.last_steps if (value := figure(one)) is not None]
         return sum(values) / len(values) if values else None
 
     @cached_property
     def period_s(self) -> float | None:
-        """Mean seconds from one step to the next, in the window."""
-        gaps = [now.time - before.time for before, now in pairwise(self.warm_steps)]
+        """Mean seconds from one step to the next, over the last steps."""
+        gaps = [now.time - before.time for before, now in pairwise(self.last_steps)]
         return sum(gaps) / len(gaps) if gaps else None
+
+    @property
+    def last_steps(self) -> Sequence[Step]:
+        """The newest warm steps: what the present looks like, where the window may hold a better past, too."""
+        return self.warm_steps[-NUM_LAST_STEPS:]
 
     # -- the rollouts
 
     @cached_property
-    def backlog_share(self) -> float | None:
-        """Of the responses under way: the share that is sampled, and waits for judging or for replay's commit."""
-        finished = under_way = 0.0
-        for actor in self.actors("rollout").values():
-            for sample in actor:
-                held = sample.figures.get("groups_in_flight", 0.0) * self.limits.group_size
-                under_way += held
-                finished += max(0.0, held - sample.figures.get("running", 0.0))
-        return finished / under_way if under_way else None
+    def recent(self) -> Sequence[Sample]:
+        """The samples of the last minutes."""
+        return [one for one in self.window if one.time >= self.now - RECENT_S]
+
+    def recent_actors(self, role: str) -> dict[str, list[ActorSample]]:
+        """The samples of each present actor of a role, of the last minutes."""
+        return actors_of(self.recent, role)
+
+    @cached_property
+    def held_back_s(self) -> float:
+        """How long the oldest sampled group of a rollout waits to be judged and committed, in the mean of the last
+        minutes.
+        """
+        waits = [
+            one.waited_s if one.wait == "commit" else 0.0
+            for actor in self.recent_actors("rollout").values()
+            for one in actor
+        ]
+        return sum(waits) / len(waits) if waits else 0.0
+
+    def share_waiting(self, role: str, wait: str) -> float:
+        """The share of the last minutes in which actors of a role had a wait of this cause, in the mean."""
+        shares = [share_waiting(actor, wait) for actor in self.recent_actors(role).values()]
+        return sum(shares) / len(shares) if shares else 0.0
+
+    @cached_property
+    def slots_used(self) -> float | None:
+        """The share of the engines' slots that were taken, in the last minutes; None: unknown."""
+        running = capacity = 0.0
+        for actor in self.recent_actors("rollout").values():
+            running += figure_mean(actor, "running") or 0.0
+            capacity += figure_mean(actor, "capacity") or 0.0
+        return running / capacity if capacity else None
 
     @cached_property
     def engine_busy_share(self) -> float | None:
-        """The share of time in which engines sampled at all, over all rollouts."""
-        from ring_async.core.explain.growth import figure_growth
-
-        grown = [figure_growth(actor, "busy_s") for actor in self.actors("rollout").values()]
+        """The share of the last minutes in which engines sampled at all, over all rollouts."""
+        grown = [figure_growth(actor, "busy_s") for actor in self.recent_actors("rollout").values()]
         known = [one for one in grown if one is not None]
-        return min(1.0, sum(known) / len(known) / span_s(self.window)) if known and self.has_rates else None
+        return min(1.0, sum(known) / len(known) / max(span_s(self.recent), 1e-9)) if known and self.has_rates else None

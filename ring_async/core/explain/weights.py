@@ -10,7 +10,7 @@ from ring_async.core.explain.growth import completed_growth, ended_growth, figur
 from ring_async.core.explain.view import View
 
 LAG_SAMPLES = 3
-EVICTED_SHARE = 0.1
+EVICTED_SHARE = 0.15
 PUBLISH_SHARE = 0.8
 CHECKPOINT_SHARE = 0.1
 SLOW_ROLLOUT = 0.5
@@ -59,8 +59,9 @@ def slow_checkpoint(view: View) -> Iterator[Finding]:
     every, period_s = view.limits.checkpoint_every, view.period_s
     if not view.has_rates or not every or not period_s:
         return
-    at_checkpoint, elsewhere = [], []
-    for before, now in pairwise(view.warm_steps):
+    at_checkpoint: list[float] = []
+    elsewhere: list[float] = []
+    for before, now in pairwise(view.warm_steps[-2 * every :]):
         spent = (now.step_s or 0.0) + (now.wait_batch_s or 0.0)
         gap_s = max(0.0, now.time - before.time - spent)
         (elsewhere if before.policy_version % every else at_checkpoint).append(gap_s)
@@ -78,13 +79,13 @@ def slow_checkpoint(view: View) -> Iterator[Finding]:
 
 def evictions(view: View) -> Iterator[Finding]:
     """Much of what is sampled grows too old before it is trained."""
-    if not view.has_rates or (ended := completed_growth(view.window)) < 20:
+    if not view.has_rates or (ended := completed_growth(view.recent)) < 20:
         return
-    evicted = ended_growth(view.window, "evicted")
+    evicted = ended_growth(view.recent, "evicted")
     if evicted / ended >= EVICTED_SHARE:
         yield Finding(
             cause=Cause.EVICTIONS, gravity=Gravity.SYMPTOM,
-            what=f"{share(evicted / ended)} of the trajectories of {view.window_words} grew older than "
+            what=f"{share(evicted / ended)} of the trajectories of {view.recent_words} grew older than "
             f"replay.max_staleness {view.limits.max_staleness} before they were trained, and were thrown away.",
             remedy="Lower the number of rollouts, or raise replay.max_staleness or budget.token_budget.",
         )  # fmt: skip
