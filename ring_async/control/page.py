@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ring_async.control.sessions import Sessions
 from ring_async.core.explain.explain import explain
-from ring_async.errors import RefusedError
 from ring_async.monitoring.live.feed import Feed
 from ring_async.monitoring.live.frames import Watched, printable_tree
 from ring_async.monitoring.live.samples import SampleQuery, SampleReader
@@ -104,5 +103,5 @@ def page_router(run: Watched, sessions: Sessions) -> APIRouter:
 def _file(name: str) -> Response:
     path = _FILES.get(name)
     if path is None:
-        raise RefusedError(f"the page has no file {name[:80]!r}")
+        return Response(status_code=404, headers=HEADERS)
     return Response(path.read_bytes(), media_type=f"{_KINDS[path.suffix]}; charset=utf-8", headers=HEADERS)

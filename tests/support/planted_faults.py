@@ -237,8 +237,8 @@ async def kill_again_and_again(fleet: PlantedFleet) -> None:
 async def fill_disk(fleet: PlantedFleet) -> None:
     def full(*_: Any) -> None:
         raise StorageError(
-            f"{fleet.run_dir.replay}/replay-0: the replay store cannot be written: No space left on device; 65,536 bytes "
-            "needed. No group is admitted until there is space on a writable disk; nothing acknowledged is lost"
+            f"{fleet.run_dir.replay}/replay-0: the replay store cannot be written: No space left on device; 65,536 "
+            "bytes needed. No group is admitted until there is space on a writable disk; nothing acknowledged is lost"
         )
 
     replay = fleet.actors["replay-0"]
@@ -397,10 +397,10 @@ def record(plan: Plan, runs: Path) -> History:
         mock.patch.object(run_history, "SAMPLE_S", SAMPLE_S),
         mock.patch.object(controller_module, "TICK_S", 0.5),
         mock.patch.object(reports, "REPORT_INTERVAL_S", 0.5),
-        mock.patch.object(run_history, "_disk", lambda path: (500 << 30, 1000 << 30)),
+        mock.patch.object(run_history, "_disk", return_value=(500 << 30, 1000 << 30)),
+        contextlib.suppress(DeadlockError),  # an actor that was planted to hang hangs when it is to leave, too
     ):
-        with contextlib.suppress(DeadlockError):  # an actor that was planted to hang hangs when it is to leave, too
-            run_virtual(both(), limit_s=20_000.0)
+        run_virtual(both(), limit_s=20_000.0)
     return recorded[0]
 
 

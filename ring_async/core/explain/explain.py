@@ -3,8 +3,8 @@
     History ──▶ View ──▶ each rule of RULES ──▶ findings, the gravest first
 
 Owns: the table, the order, and what is left unsaid. A pure function: the same history gives the same sentences.
-Invariants: faults come before symptoms, symptoms before tips, and tips only alone; a rule whose figures are missing says
-nothing; a cause is said once for each actor or source.
+Invariants: faults come before symptoms, symptoms before tips, and tips only alone; a rule whose figures are missing
+says nothing; a cause is said once for each actor or source.
 """
 
 from __future__ import annotations

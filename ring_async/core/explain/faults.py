@@ -127,7 +127,8 @@ def failing_verifier(view: View) -> Iterator[Finding]:
             cause=Cause.FAILING_VERIFIER, gravity=Gravity.FAULT, who=sources[0],
             what=f"Source{'s' if many else ''} {listed(sources)} {'are' if many else 'is'} paused{since}, because the "
             f"verifier fails{why}.",
-            remedy="Repair it and put it in force: ring-async swap verifier NAME=USE, or ring-async rollback verifier NAME",
+            remedy="Repair it and put it in force: ring-async swap verifier NAME=USE; or ring-async rollback verifier "
+            "NAME",
         )  # fmt: skip
     elif view.has_rates and (ended := completed_growth(view.recent)) > 0:
         failed = ended_growth(view.recent, "failed(verifier")

@@ -32,8 +32,8 @@ def no_signal(view: View) -> Iterator[Finding]:
     which = listed([f"{source} (mean reward {mean:.2f})" for source, mean in sorted(means.items())])
     yield Finding(
         cause=Cause.NO_SIGNAL, gravity=Gravity.SYMPTOM, who=next(iter(sorted(means)), ""),
-        what=f"{view.starved_words}{share(dropped / ended)} of what is judged carries no signal: all responses to a prompt "
-        f"get the same reward{f'; most of all {which}' if which else ''}.",
+        what=f"{view.starved_words}{share(dropped / ended)} of what is judged carries no signal: all responses to a "
+        f"prompt get the same reward{f'; most of all {which}' if which else ''}.",
         remedy="Choose prompts that are sometimes solved (ring-async mixture --difficulty SOURCE=observed:0.2:0.8), or "
         "raise rollout.group_size.",
     )  # fmt: skip
@@ -89,8 +89,8 @@ def truncated(view: View) -> Iterator[Finding]:
     if length is not None and view.limits.max_tokens and length >= TRUNCATED_SHARE * view.limits.max_tokens:
         yield Finding(
             cause=Cause.TRUNCATED, gravity=Gravity.SYMPTOM,
-            what=f"Responses have {length:,.0f} tokens in the mean, of rollout.max_tokens {view.limits.max_tokens:,}: most "
-            "are cut before their answer.",
+            what=f"Responses have {length:,.0f} tokens in the mean, of rollout.max_tokens {view.limits.max_tokens:,}: "
+            "most are cut before their answer.",
             remedy="Raise rollout.max_tokens, or reward shorter responses.",
         )  # fmt: skip
 
@@ -104,8 +104,10 @@ def nonfinite(view: View) -> Iterator[Finding]:
         yield Finding(
             cause=Cause.NONFINITE, gravity=Gravity.SYMPTOM,
             what=f"{bad:,} tokens of {len(steps)} steps (of {trained:,} trained), the first at version "
-            f"{steps[0].policy_version} ({clock(steps[0].time)}), had a ratio that is no finite number and were left out.",
-            remedy="Lower learner.learning_rate or temperature; a mismatch of engine and learner shows in mismatch_ratio.",
+            f"{steps[0].policy_version} ({clock(steps[0].time)}), had a ratio that is no finite number, and were left "
+            "out.",
+            remedy="Lower learner.learning_rate or rollout.temperature; mismatch_ratio shows whether engine and "
+            "learner agree.",
         )  # fmt: skip
 
 
@@ -127,8 +129,8 @@ def masked(view: View) -> Iterator[Finding]:
     if len(masks) >= NUM_STEPS_AFTER and (mean := sum(masks) / len(masks)) >= MASKED_SHARE:
         yield Finding(
             cause=Cause.MASKED, gravity=Gravity.SYMPTOM,
-            what=f"The correction masks {share(mean)} of the tokens of the last {len(masks)} steps: what is trained was "
-            "sampled by a policy that differs too much.",
+            what=f"The correction masks {share(mean)} of the tokens of the last {len(masks)} steps: what is trained "
+            "was sampled by a policy that differs too much.",
             remedy="Lower replay.max_staleness or learner.learning_rate.",
         )  # fmt: skip
 

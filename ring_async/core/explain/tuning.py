@@ -10,7 +10,7 @@ from ring_async.core.explain.history import ActorSample
 from ring_async.core.explain.view import View
 
 FED_SHARE = 0.05
-USED_SHARE = 0.4
+USED_SHARE = 0.3
 WAITING_SHARE = 0.5
 OVERLOAD = 2.0
 _SWAPS = ("verifier_swapped", "verifier_rolled_back")
@@ -46,8 +46,8 @@ def overloaded_reward(view: View) -> Iterator[Finding]:
         if now_s >= OVERLOAD * was_s and now_s * now_rate >= OVERLOAD * was_s * was_rate and now_rate <= 1.2 * was_rate:
             yield Finding(
                 cause=Cause.OVERLOADED_REWARD, gravity=Gravity.SYMPTOM, who=actor_id,
-                what=f"{actor_id} judges {times(now_s * now_rate / (was_s * was_rate))} as many groups at once as before; a "
-                f"verdict takes {seconds(now_s)} instead of {seconds(was_s)}, and no more come out.",
+                what=f"{actor_id} judges {times(now_s * now_rate / (was_s * was_rate))} as many groups at once as "
+                f"before; a verdict takes {seconds(now_s)} instead of {seconds(was_s)}, and no more come out.",
                 remedy="Lower reward.credits, or scale reward (ring-async scale reward N).",
             )  # fmt: skip
 

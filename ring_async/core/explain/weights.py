@@ -30,11 +30,16 @@ def stale_weights(view: View) -> Iterator[Finding]:
         if len(lags) < LAG_SAMPLES or min(lags) <= view.limits.max_staleness or actor[-1].silent_s is None:
             continue
         held = actor[-1].figures["policy_version"]
-        took = [s.time for s in view.samples for one in s.actors if one.actor_id == actor_id and one.figures.get("policy_version") == held]  # fmt: skip  # noqa: E501
+        taken_up = next(
+            sample.time
+            for sample in view.samples
+            for one in sample.actors
+            if one.actor_id == actor_id and one.figures.get("policy_version") == held
+        )
         yield Finding(
             cause=Cause.STALE_WEIGHTS, gravity=Gravity.FAULT, who=actor_id,
-            what=f"{view.starved_words}{actor_id} holds weights of version {held:.0f}, {lags[-1]:.0f} behind the learner, "
-            f"since {clock(took[0])}; past replay.max_staleness {view.limits.max_staleness} it gets no work.",
+            what=f"{view.starved_words}{actor_id} holds weights of version {held:.0f}, {lags[-1]:.0f} behind the "
+            f"learner, since {clock(taken_up)}; past replay.max_staleness {view.limits.max_staleness} it gets no work.",
             remedy=f"It cannot fetch newer ones; its log says why: ring-async logs {actor_id}",
         )  # fmt: skip
 
@@ -47,8 +52,8 @@ def slow_channel(view: View) -> Iterator[Finding]:
     if publish_s / period_s >= PUBLISH_SHARE and publish_s > 1.5 * step_s and publish_s >= 0.5:
         yield Finding(
             cause=Cause.SLOW_CHANNEL, gravity=Gravity.SYMPTOM,
-            what=f"Publishing a version takes {seconds(publish_s)}, a step {seconds(step_s)}: the learner waits for the "
-            "weight channel between steps.",
+            what=f"Publishing a version takes {seconds(publish_s)}, a step {seconds(step_s)}: the learner waits for "
+            "the weight channel between steps.",
             remedy="Use a faster weights.channel (shm on one host, nccl between GPUs), or larger batches "
             "(budget.token_budget).",
         )  # fmt: skip
@@ -73,7 +78,7 @@ def slow_checkpoint(view: View) -> Iterator[Finding]:
         yield Finding(
             cause=Cause.SLOW_CHECKPOINT, gravity=Gravity.SYMPTOM,
             what=f"The learner stands still {seconds(took_s)} for each checkpoint, {share(part)} of its time.",
-            remedy=f"Write them less often: checkpoint.every_versions (now {every}); or give checkpoints/ a faster disk.",
+            remedy=f"Raise checkpoint.every_versions (now {every}), or give checkpoints/ a faster disk.",
         )  # fmt: skip
 
 
@@ -99,8 +104,8 @@ def kv_age(view: View) -> Iterator[Finding]:
         if age is not None and bound is not None and age > bound:
             yield Finding(
                 cause=Cause.KV_AGE, gravity=Gravity.SYMPTOM, who=actor_id,
-                what=f"{actor_id} samples over keys and values that are {age:.1f} versions old in the mean, the bound is "
-                f"{bound}.",
+                what=f"{actor_id} samples over keys and values that are {age:.1f} versions old in the mean, the bound "
+                f"is {bound}.",
                 remedy="Set rollout.on_update=reprefill, or shorter responses.",
             )  # fmt: skip
 

@@ -3,8 +3,8 @@
     Frames.news ──once a second, while somebody watches──▶ a queue for each viewer ──▶ server-sent events
 
 Owns: who watches, and the pace. Does not own what a frame says (`frames`).
-Invariants: nothing is computed while nobody watches; a frame is made once for all viewers; a viewer who does not keep up
-is let go, and its browser begins anew.
+Invariants: nothing is computed while nobody watches; a frame is made once for all viewers; a viewer who does not keep
+up is let go, and its browser begins anew.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Feed:
                 self._telling = None
 
     async def _tell(self) -> None:
-        """Consumes the run's state / produces frames / waits for time / freed by time; cancelled with the last viewer."""
+        """Consumes the run's state / produces frames / waits for time / freed by time; ends with the last viewer."""
         while True:
             await asyncio.sleep(self._every_s)
             frame = self._frames.news()
