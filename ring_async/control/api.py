@@ -28,6 +28,7 @@ from ring_async.control.page import page_router
 from ring_async.control.sessions import Sessions
 from ring_async.errors import ConfigError, RingAsyncError
 from ring_async.monitoring.live.frames import Watched
+from ring_async.monitoring.live.samples import SampleReader
 from ring_async.records.status import status_schema
 from ring_async.telemetry.discovery import scrape_targets
 from ring_async.transport.messages.fleet import Member
@@ -145,7 +146,8 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
         return Accepted()
 
     app.include_router(changes_router(operations.changes))
-    app.include_router(page_router(operations, sessions))
+    app.state.samples = SampleReader(operations)
+    app.include_router(page_router(operations, sessions, app.state.samples))
     return app
 
 
@@ -220,6 +222,7 @@ async def serve(app: FastAPI, control: ControlSection) -> AsyncIterator[str]:
         server.should_exit = True
         await serving
         listener.close()
+        await app.state.samples.close()
 
 
 def _reachable(host: str) -> str:

@@ -49,10 +49,10 @@ class Link(BaseModel):
     path: str
 
 
-def page_router(run: Watched, sessions: Sessions) -> APIRouter:
+def page_router(run: Watched, sessions: Sessions, samples: SampleReader) -> APIRouter:
     """Build the routes of one run's page."""
     router = APIRouter()
-    feed, samples = Feed(run), SampleReader(run)
+    feed = Feed(run)
 
     @router.get("/", include_in_schema=False)
     async def page() -> Response:
