@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ring_async.actors.base import ActorContext
@@ -27,6 +28,7 @@ from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.postponed import Postponed
 from ring_async.actors.controller.prompts import MakeSource
+from ring_async.actors.controller.run_history import RunHistory
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.actors.controller.run_log import RunLog, sinks_of
 from ring_async.actors.controller.status import describe_run
@@ -34,6 +36,7 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
+from ring_async.core.explain.history import History
 from ring_async.core.fleet.batch_watch import BatchWatch
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
@@ -43,7 +46,9 @@ from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.records.events import EventKind
 from ring_async.records.figures import LearnerFigures
 from ring_async.records.status import RunStatus
+from ring_async.records.steps import StepRecord
 from ring_async.storage.journal import Journal
+from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry import metrics
 from ring_async.telemetry.resources import observe_resources
 from ring_async.transport.base import Delivery
@@ -119,6 +124,7 @@ class Controller:
         self._batches = BatchWatch(config.replay.batch_deadline_s)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._record_failures)
         self._postponed = Postponed(self._answer)
+        self.history = RunHistory(run, self.status)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
@@ -133,6 +139,7 @@ class Controller:
         self._dispatcher.keep_owners(self._fleet.wanted.actor_ids)
         self._life.open()
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
+        loops.append(asyncio.create_task(self.history.run(), name="history"))
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
             done, _ = await asyncio.wait([told, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -392,6 +399,19 @@ class Controller:
             self._run, life=self._life, fleet=self._fleet, dispatcher=self._dispatcher, ledger=self._journal.ledger,
             versions=self._versions, changes=self.changes,
         )  # fmt: skip
+
+    @property
+    def run_dir(self) -> RunDir:
+        return self.context.run_dir
+
+    def recent(self) -> History:
+        """The last minutes of the run, up to now, for `explain` and the page."""
+        self.history.catch_up()
+        return self.history.history(self.changes.knobs)
+
+    def recent_steps(self) -> Sequence[StepRecord]:
+        """The newest steps, the oldest first."""
+        return self._run_log.recent_steps
 
     def live_members(self) -> list[Member]:
         """All registered members, the controller first."""
