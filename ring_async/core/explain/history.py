@@ -98,10 +98,15 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[Happening, ...] = ()
 
 
+# Made at import, like every decoder: see docs/dependencies.md, msgspec.
+_step_decoder = msgspec.msgpack.Decoder(Step)
+_happening_decoder = msgspec.msgpack.Decoder(Happening)
+
+
 def read_step(line: dict[str, Any]) -> Step | None:
     """The step of a `metrics.jsonl` line; None if the line has no version, no time, or a figure of the wrong type."""
     try:
-        return msgspec.convert(line, Step)
+        return _step_decoder.decode(msgspec.msgpack.encode(line))
     except msgspec.ValidationError:
         return None
 
@@ -111,6 +116,6 @@ def read_happening(line: dict[str, Any]) -> Happening | None:
     details = {key: value for key, value in line.items() if key not in {"time", "kind", "author"}}
     known = {key: line[key] for key in ("time", "kind", "author") if key in line}
     try:
-        return msgspec.convert(known | {"details": details}, Happening)
+        return _happening_decoder.decode(msgspec.msgpack.encode(known | {"details": details}))
     except msgspec.ValidationError:
         return None

@@ -17,6 +17,8 @@ from ring_async.errors import RingAsyncError
 from ring_async.monitoring.samples import Choice, read_samples, tokenizer_of
 from ring_async.storage.run_dir import RunDir
 
+_choice_decoder = msgspec.json.Decoder(Choice)
+
 
 def main(folder: str) -> None:
     """Answer every query of the run in `folder`."""
@@ -26,7 +28,7 @@ def main(folder: str) -> None:
     for line in sys.stdin:
         answer: dict[str, Any]
         try:
-            choice = msgspec.json.decode(line, type=Choice)
+            choice = _choice_decoder.decode(line)
             tokenizer = tokenizer or tokenizer_of(run_dir)
             answer = {"groups": read_samples(run_dir, choice, tokenizer)}
         except (RingAsyncError, OSError, ValueError) as error:
