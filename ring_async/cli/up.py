@@ -7,6 +7,7 @@ fleet (`launch`), nor the checks of configured parts (`check`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from ring_async.cli.check import check_parts
 from ring_async.cli.options import ConfigFile, Overrides, err, out, short
+from ring_async.cli.page import page_notice
 from ring_async.config.load import differing_keys, load_config
 from ring_async.config.schema import Config
 from ring_async.data.unchanged import changed_sources, data_digests
@@ -115,9 +117,21 @@ def _show_progress(run_dir: RunDir, config: Config, done: threading.Event) -> No
     from ring_async.monitoring.progress import Progress
 
     with Progress(config.stop.policy_versions, out) as progress:
+        has_page = False
         while not done.wait(0.5):
+            has_page = has_page or _show_page(run_dir)
             progress.follow(run_dir.metrics)
         progress.follow(run_dir.metrics)
+
+
+def _show_page(run_dir: RunDir) -> bool:
+    """Print where the live page is, once the controller serves it; returns whether it did."""
+    if not run_dir.endpoints.exists():
+        return False
+    with contextlib.suppress(RunError):
+        out.print(page_notice(run_dir), soft_wrap=True)
+        return True
+    return False
 
 
 def _check_name(config: Config, run_dir: RunDir, *, resume: bool) -> None:
@@ -160,3 +174,4 @@ def _up_detached(config: Path, overrides: list[str], run_dir: RunDir, *, resume:
                 raise RunError(f"it did not come up (exit code {process.returncode}):\n{text}")
             time.sleep(0.1)
     out.print(f"up, process {process.pid}. Watch: ring-async status --watch   End: ring-async down")
+    _show_page(run_dir)

@@ -24,19 +24,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from ring_async.config.schema import ControlSection
 from ring_async.control.changes_api import Changes, changes_router
 from ring_async.control.guard import Guard, Refusal
+from ring_async.control.page import page_router
+from ring_async.control.sessions import Sessions
 from ring_async.errors import ConfigError, RingAsyncError
-from ring_async.records.status import RunStatus, status_schema
+from ring_async.monitoring.live.frames import Watched
+from ring_async.monitoring.live.samples import SampleReader
+from ring_async.records.status import status_schema
 from ring_async.telemetry.discovery import scrape_targets
 from ring_async.transport.messages.fleet import Member
 
 
-class Operations(Protocol):
+class Operations(Watched, Protocol):
     """The operations that the API needs of the controller."""
 
     @property
     def changes(self) -> Changes: ...
-
-    def status(self) -> RunStatus: ...
 
     def live_members(self) -> list[Member]: ...
 
@@ -88,8 +90,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def make_app(operations: Operations, token: str, run_name: str, control: ControlSection | None = None) -> FastAPI:
-    """Build the application; every path but `/healthz` requires `Authorization: Bearer <token>`."""
+    """Build the application; the guard says which calls are admitted."""
     control = control or ControlSection()
+    sessions = Sessions(token, is_https=bool(control.tls_cert))
     app = FastAPI(
         title="ring-async control API", version="1", docs_url=None, redoc_url=None, default_response_class=_AsciiJson,
         responses=_ANSWERS,
@@ -97,6 +100,7 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
     app.add_middleware(
         Guard,
         token=token,
+        sessions=sessions,
         max_requests_per_s=control.max_requests_per_s,
         max_body_bytes=control.max_body_bytes,
         on_refused=operations.calls_refused,
@@ -142,6 +146,8 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
         return Accepted()
 
     app.include_router(changes_router(operations.changes))
+    app.state.samples = SampleReader(operations)
+    app.include_router(page_router(operations, sessions, app.state.samples))
     return app
 
 
@@ -216,6 +222,7 @@ async def serve(app: FastAPI, control: ControlSection) -> AsyncIterator[str]:
         server.should_exit = True
         await serving
         listener.close()
+        await app.state.samples.close()
 
 
 def _reachable(host: str) -> str:

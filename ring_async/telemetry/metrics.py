@@ -4,8 +4,8 @@ Owns: the declarations, in one registry for each process. Does not own: serving 
 finds them (`discovery`).
 Invariants: a metric called `ring_<actor>_<noun>_<unit>` is the attribute `<actor>_<noun>` here; counters end in
 `_total` on the wire. No label has unbounded values: prompt, group and trajectory ids belong in the trace and the run's
-files, never here. Which actor a series belongs to is said by the scrape target (`discovery`), since a process holds one
-actor; where several share a process (tests), their counters add up.
+files, never here; `epoch` grows with the swaps that people make. Which actor a series belongs to is said by the scrape
+target (`discovery`), since a process holds one actor; where several share a process (tests), their counters add up.
 
     metrics.rollout_generated_tokens.inc(31)
     with metrics.waiting(metrics.learner_waiting_seconds, "batch"):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from ring_async.actors.base import ActorContext
@@ -29,20 +30,24 @@ from ring_async.actors.controller.failed_work import FailedWork
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.postponed import Postponed
 from ring_async.actors.controller.prompts import MakeSource
+from ring_async.actors.controller.run_history import RunHistory
 from ring_async.actors.controller.run_life import RunLife
-from ring_async.actors.controller.run_log import RunLog
+from ring_async.actors.controller.run_log import RunLog, sinks_of
 from ring_async.actors.controller.status import describe_run
 from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
+from ring_async.core.explain.history import History
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.ledger import LedgerError
 from ring_async.errors import RefusedError
 from ring_async.records.events import EventKind
 from ring_async.records.status import RunStatus
+from ring_async.records.steps import StepRecord
 from ring_async.storage.journal import Journal
+from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry import metrics
 from ring_async.telemetry.resources import observe_resources
 from ring_async.transport.messages.base import Done, Message
@@ -100,7 +105,9 @@ class Controller:
         self._journal = Journal(context.run_dir.journal)
         self._notes = RunNotes(self._journal, context.run_dir, is_resumed=is_resumed)
         is_fleet_alive = is_resumed and context.spec.incarnation > 0
-        self._run_log = RunLog(context.run_dir, is_fleet_alive=is_fleet_alive)
+        self._run_log = RunLog(
+            context.run_dir, is_fleet_alive=is_fleet_alive, sinks=sinks_of(config, context.run_dir.path)
+        )
         self._run = run = RunContext(
             config, context.run_dir, self._notes, self._run_log, self._spawn, is_fleet_alive=is_fleet_alive
         )
@@ -116,6 +123,7 @@ class Controller:
         self._batches = BatchProgress(config, self._fleet, self._dispatcher, self._life, self._journal.ledger)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
         self._postponed = Postponed(self._handle)
+        self.history = RunHistory(run, self.status)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
@@ -130,6 +138,7 @@ class Controller:
         self._dispatcher.keep_owners(self._fleet.wanted.actor_ids)
         self._life.open()
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
+        loops.append(asyncio.create_task(self.history.run(), name="history"))
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
             done, _ = await asyncio.wait([told, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -339,6 +348,19 @@ class Controller:
             self._run, life=self._life, fleet=self._fleet, dispatcher=self._dispatcher, ledger=self._journal.ledger,
             versions=self._versions, changes=self.changes,
         )  # fmt: skip
+
+    @property
+    def run_dir(self) -> RunDir:
+        return self.context.run_dir
+
+    def recent(self) -> History:
+        """The last minutes of the run, up to now, for `explain` and the page."""
+        self.history.catch_up()
+        return self.history.history(self.changes.knobs)
+
+    def recent_steps(self) -> Sequence[StepRecord]:
+        """The newest steps, the oldest first."""
+        return self._run_log.recent_steps
 
     def live_members(self) -> list[Member]:
         """All registered members, the controller first."""

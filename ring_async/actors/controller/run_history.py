@@ -1,0 +1,159 @@
+"""The last minutes of a run in memory, for `explain` and the live page.
+
+    controller's status, RunLog's newest lines ──every SAMPLE_S──▶ RunHistory ──▶ History
+
+Owns: when a sample is taken, how long samples, steps and events are kept, and how a status becomes a sample. Does not
+own what they mean (`core.explain`).
+Invariant: memory is bounded, whatever the length of the run and the size of its events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from ring_async.actors.controller.context import RunContext
+from ring_async.clock import monotonic_s, wall_s
+from ring_async.config.schema import Config
+from ring_async.config.tunable import tuned
+from ring_async.core.explain.history import (
+    ActorSample,
+    Happening,
+    History,
+    Limits,
+    Sample,
+    Step,
+    read_happening,
+    read_step,
+)
+from ring_async.records.status import ActorStatus, RunStatus
+
+SAMPLE_S = 5.0
+NUM_SAMPLES = 240
+NUM_STEPS = 2000
+NUM_EVENTS = 500
+MAX_WORDS = 200
+"""Characters kept of what an actor waits for."""
+
+
+class _Dated(Protocol):
+    @property
+    def time(self) -> float: ...
+
+
+_Timed = TypeVar("_Timed", bound=_Dated)
+
+
+class RunHistory:
+    """The recent past of one run.
+
+    Args:
+        context: of the run.
+        status: the run's present status.
+    """
+
+    def __init__(self, context: RunContext, status: Callable[[], RunStatus]) -> None:
+        self._config = context.config
+        self._run_log = context.run_log
+        self._path = context.run_dir.path
+        self._status = status
+        self._began_s = monotonic_s()
+        self.samples: deque[Sample] = deque(maxlen=NUM_SAMPLES)
+        self.steps: deque[Step] = deque(maxlen=NUM_STEPS)
+        self.events: deque[Happening] = deque(maxlen=NUM_EVENTS)
+
+    async def run(self) -> None:
+        """Consumes the status / produces samples / waits for the next one to be due / freed by time."""
+        while True:
+            self.take()
+            await asyncio.sleep(SAMPLE_S)
+
+    def take(self) -> None:
+        """Take one sample, with the steps and events since the last."""
+        status = self._status()
+        self.catch_up()
+        free, total = _disk(self._path)
+        uptime_s = monotonic_s() - self._began_s
+        self.samples.append(sample_of(status, time=wall_s(), uptime_s=uptime_s, free_bytes=free, total_bytes=total))
+
+    def catch_up(self) -> None:
+        """Take over the steps and events since the last call."""
+        log = self._run_log
+        self.steps.extend(_newer(self.steps, (read_step(one.plain()) for one in log.recent_steps)))
+        self.events.extend(_newer(self.events, (read_happening(one.plain()) for one in log.recent_events)))
+
+    def history(self, knobs: Mapping[str, Any]) -> History:
+        """All that is kept. `knobs` are the settings that were changed live."""
+        limits = limits_of(tuned(self._config, knobs))
+        return History(
+            limits=limits, samples=tuple(self.samples), steps=tuple(self.steps), events=tuple(self.events)
+        )  # fmt: skip
+
+
+def limits_of(config: Config) -> Limits:
+    """What a configuration allows, as the rules read it."""
+    return Limits(
+        mode=config.mode,
+        group_size=config.rollout.group_size,
+        max_tokens=config.rollout.max_tokens,
+        max_staleness=config.max_staleness,
+        checkpoint_every=config.checkpoint.every_versions,
+        evaluation_every=config.evaluation.every_versions,
+        heartbeat_timeout_s=config.monitoring.heartbeat_timeout_s,
+        max_kv_age=config.rollout.max_kv_age,
+    )
+
+
+def sample_of(
+    status: RunStatus, *, time: float, uptime_s: float, free_bytes: int | None = None, total_bytes: int | None = None
+) -> Sample:
+    """A status as a sample."""
+    return Sample(
+        time=time,
+        uptime_s=uptime_s,
+        state=str(status.state or ""),
+        policy_version=status.policy_version or 0,
+        actors=tuple(map(_actor_of, status.actors)),
+        ledger=msgspec.to_builtins(status.ledger),
+        causes=dict(status.causes),
+        scored={source: (one.num_trajectories, one.reward_sum) for source, one in status.buffer.scored.items()},
+        mixture=dict(status.changes.mixture),
+        paused_sources=status.paused_sources,
+        disk_free_bytes=free_bytes,
+        disk_total_bytes=total_bytes,
+    )
+
+
+def _actor_of(actor: ActorStatus) -> ActorSample:
+    figures = msgspec.structs.asdict(actor.counters) if actor.counters is not None else {}
+    return ActorSample(
+        actor_id=actor.actor_id,
+        role=str(actor.role or ""),
+        state=str(actor.state or ""),
+        wait=str(actor.wait_cause),
+        waiting_for=actor.waiting_for[:MAX_WORDS],
+        waited_s=actor.waited_s,
+        silent_s=actor.heartbeat_age_s,
+        figures={name: value for name, value in figures.items() if isinstance(value, int | float)},
+    )
+
+
+def _newer(kept: deque[_Timed], found: Iterable[_Timed | None]) -> list[_Timed]:
+    last = kept[-1].time if kept else -math.inf
+    return [one for one in found if one is not None and one.time > last]
+
+
+def _disk(path: Path) -> tuple[int | None, int | None]:
+    """Free and total bytes of the disk of a folder; None where it cannot be asked."""
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None, None
+    return usage.free, usage.total
