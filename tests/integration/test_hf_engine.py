@@ -318,7 +318,12 @@ def test_loglinear_needs_no_pass_and_goes_from_policy_to_behavior(model_path):
 
 @pytest.mark.parametrize("num_minibatches", [1, 4])
 def test_divergence_raises_and_leaves_the_weights(model_path, num_minibatches):
-    engine = make_engine(model_path, budget__minibatches_per_batch=num_minibatches, correction__rule="none")
+    engine = make_engine(
+        model_path,
+        budget__minibatches_per_batch=num_minibatches,
+        correction__rule="none",
+        learner__max_nonfinite_steps=0,
+    )
     before = weights_of(engine)
     batch = pack_sequences(make_specs(seed=8), token_capacity=48)
     last_row = np.flatnonzero(batch.loss_mask.any(axis=1))[-1]
@@ -424,9 +429,9 @@ def test_a_snapshot_keeps_the_weights_of_its_version_and_hands_each_out_once(mod
 
 
 def test_settings_of_other_engines_are_refused(model_path, tmp_path):
-    with pytest.raises(ConfigError, match="num_ranks"):
-        make_engine(model_path, learner__num_ranks=2)
-    with pytest.raises(ConfigError, match="knows `device` only, not nonsense"):
+    with pytest.raises(ConfigError, match=r"learner\.parallel\.tensor is 2"):
+        make_engine(model_path, learner__parallel__tensor=2)
+    with pytest.raises(ConfigError, match="takes no learner.engine_options but device, attention, .*not nonsense"):
         make_engine(model_path, learner__engine_options={"nonsense": 1})
     with pytest.raises(ConfigError, match=r"model\.path: cannot load"):
         make_engine(tmp_path)
