@@ -59,6 +59,10 @@ class WeightsSnapshot(Protocol):
         """
         ...
 
+    def serve(self) -> None:
+        """On ranks other than 0, which read nothing: give rank 0 what it gathers, until it has closed its snapshot."""
+        ...
+
     def close(self) -> None:
         """Free the tensors that were not handed out. Idempotent."""
         ...

@@ -67,9 +67,10 @@ class _Scorer(torch.nn.Module):
                 raise ConfigError("learner.engine_options.head chunked: the model's head has a bias; use float32")
             weight = head.weight.to(scored.dtype)
             return score_in_chunks(scored, weight, inputs.targets, inputs.temperatures, entropy_grad=entropy_grad)
-        return score_tokens(
+        logprobs, entropy = score_tokens(
             scored, head.weight, head.bias, inputs.targets, inputs.temperatures, entropy_grad=entropy_grad
         )
+        return logprobs.clone(), entropy  # the hooks of sharded weights would be lost on a view
 
 
 class PackedModel:
