@@ -32,22 +32,22 @@ def lose_a_rank(run: LiveFleet, number: signal.Signals) -> dict[int, int]:
     """Send rank 1 a signal once a checkpoint is there that is newer than the last group; returns the group's pids."""
     pids = groups(run)[-1]
     begun = run.steps()[-1]["policy_version"]
-    run.wait_until(lambda: newest_checkpoint(run) > begun, f"a checkpoint after version {begun}")
+    run.wait_until(lambda: newest_checkpoint(run) > begun, f"a checkpoint after version {begun}", timeout_s=240)
     os.kill(pids[1], number)
     num_groups = len(groups(run))
-    run.wait_until(lambda: len(groups(run)) > num_groups, "a new group of ranks")
+    run.wait_until(lambda: len(groups(run)) > num_groups, "a new group of ranks", timeout_s=240)
     return pids
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(280)
+@pytest.mark.timeout(600)
 def test_a_killed_and_a_stopped_rank_end_the_learner_which_goes_on_from_its_checkpoint(tmp_path: Path):
     with fleet(tmp_path, "ranks", *RANKS) as run:
-        run.wait_version(1)
+        run.wait_version(1, timeout_s=240)
         assert [actor["actor_id"] for actor in run.status()["actors"] if actor["role"] == "learner"] == ["learner-0"]
         first = lose_a_rank(run, signal.SIGKILL)
         second = lose_a_rank(run, signal.SIGSTOP)
-        assert run.wait_end() == 0, run.output()
+        assert run.wait_end(300) == 0, run.output()
         log = (run.run_dir.logs / "learner-0.log").read_text()
         # In this order: a group, its loss, the next group with what it restored.
         told = re.findall(r"learner-0: ranks|rank 1 is gone; all|rank 1 has been stopped|restored version", log)

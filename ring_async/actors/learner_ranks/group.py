@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ring_async.actors.base import ActorContext
 from ring_async.actors.learner_ranks.orders import (
@@ -136,14 +136,15 @@ class RankGroup:
             ActorFailedError: a rank is gone; rank 0's part may never end.
             DivergedError, StorageError, ConfigError: what all ranks met.
         """
-        for part in (own, others):
+        parts: set[asyncio.Future[Any]] = {own, others}
+        for part in parts:
             part.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, whoever fails first
-        await asyncio.wait({own, others}, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
         if own.done() and not others.done() and not isinstance(own.exception(), tuple(_ERRORS.values())):
             # A lost peer ends a collective over gloo at once, and its socket a moment later.
             await asyncio.wait({others}, timeout=LOST_S)
         elif not self._lost:
-            await asyncio.wait({own, others})
+            await asyncio.wait(parts)
         if self._lost:
             raise ActorFailedError(self._lost)
         result = own.result()
