@@ -333,6 +333,24 @@ def test_divergence_raises_and_leaves_the_weights(model_path, num_minibatches):
     assert largest_difference(weights_of(engine), before) == 0
 
 
+def test_a_step_that_is_not_finite_is_skipped_and_counted_and_too_many_in_a_row_end_the_run(model_path):
+    engine = make_engine(model_path, correction__rule="none", learner__max_nonfinite_steps=2)
+    before = weights_of(engine)
+    good, bad = (pack_sequences(make_specs(seed=8), token_capacity=48) for _ in range(2))
+    bad.advantages[:] = 3e38
+    for _ in range(2):
+        report = engine.train_batch(bad)
+        assert (report.metrics["nonfinite_steps"], report.num_optimizer_steps) == (1, 0)
+    assert largest_difference(weights_of(engine), before) == 0
+    assert engine.train_batch(good).num_optimizer_steps == 1  # counted from 0 again
+    after = weights_of(engine)
+    engine.train_batch(bad)
+    engine.train_batch(bad)
+    with pytest.raises(DivergedError, match="plan 1, optimizer step 2"):
+        engine.train_batch(bad)
+    assert largest_difference(weights_of(engine), after) == 0
+
+
 def test_non_finite_behavior_is_masked_and_counted(model_path):
     batch = pack_sequences(make_specs(seed=9), token_capacity=48)
     row, column = np.argwhere(batch.loss_mask)[5]

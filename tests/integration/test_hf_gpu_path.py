@@ -1,4 +1,4 @@
-"""What the hf trainer does on a GPU, rehearsed on the CPU: packed attention, compiled layers of one shape, chunked head.
+"""What the hf trainer does on a GPU, rehearsed on the CPU: packed attention, layers compiled once, chunked head.
 
 The kernel itself is stood in for by a loop, and the compiler by a backend that counts graphs.
 """
@@ -10,14 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+import tqdm
 
 from rank_process import VOCABULARY, make_batch, settings, write_tiny_moe
 from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import write_tiny_llama
 from ring_async.training.hf.engine import HfTrainEngine
+from ring_async.training.hf.optimizer import Optimizer
 from ring_async.training.hf.precision import MasterWeights
 
+# torch's own, while it traces
+pytestmark = pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor")
+
 NUMBERS = ("grad_norm", "surrogate", "entropy", "effective_sample_size")
+
+
+@pytest.fixture(autouse=True)
+def _no_progress_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler shows one, whose thread stays behind."""
+    monkeypatch.setattr(tqdm.tqdm, "monitor_interval", 0)
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +81,15 @@ def test_batches_of_any_lengths_meet_the_graphs_of_the_first(models: dict[str, P
 
 
 def test_master_weights_train_like_float32_within_the_precision_of_bfloat16(models: dict[str, Path]):
-    plain = make_engine(models["dense"], {})
-    mixed = make_engine(models["dense"], {"attention": "varlen", "head": "chunked"})
+    rate = {"learner__learning_rate": 1e-3}
+    plain = make_engine(models["dense"], {}, **rate)
+    mixed = make_engine(models["dense"], {"attention": "varlen", "head": "chunked"}, **rate)
     mixed._master = MasterWeights(mixed._model.module)
     mixed._parameters = mixed._master.parameters
-    from ring_async.training.hf.optimizer import Optimizer
-
     mixed._optimizer = Optimizer(mixed._parameters.items(), mixed._config.learner)
     for seed in (0, 1, 2):
         one, two = plain.train_batch(make_batch(seed, 1)).metrics, mixed.train_batch(make_batch(seed, 1)).metrics
-        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=0.05)
-        assert two["entropy"] == pytest.approx(one["entropy"], rel=0.01)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=0.1)
+        assert two["entropy"] == pytest.approx(one["entropy"], rel=0.02)
     weights, expected = dict(mixed.snapshot().tensors()), dict(plain.snapshot().tensors())
-    assert all(float((weights[name] - expected[name]).abs().max()) < 0.05 for name in expected)
+    assert all(float((weights[name] - expected[name]).abs().max()) < 0.01 for name in expected)

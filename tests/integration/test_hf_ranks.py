@@ -51,7 +51,8 @@ def tasks(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def two_ranks(folder: Path, tasks: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    return run_ranks(2, tasks, folder / "two")
+    spoiled = {"model": tasks[0]["model"], "seeds": SEEDS[:2], "spoil": 3e38}
+    return run_ranks(2, [*tasks, spoiled | {"overrides": {"correction__rule": "none"}}], folder / "two")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,13 @@ def test_what_two_ranks_saved_one_and_three_restore_bit_for_bit(
     _, published = do_task(task, alone())
     assert difference(published, tensors_of(saved, "model")) == 0
     assert difference(tensors_of(folder / "alone" / str(index), "optimizer"), tensors_of(saved, "optimizer")) == 0
+
+
+@pytest.mark.timeout(240)
+def test_a_gradient_that_one_rank_finds_infinite_is_a_step_of_none(folder: Path, tasks: Any, two_ranks: Any):
+    assert [metrics["nonfinite_steps"] for metrics in two_ranks[-1]] == [1, 1]
+    start = tensors_of(Path(tasks[0]["model"]), "model")
+    assert difference(load_file(folder / "two" / f"{len(CASES)}.safetensors"), start) == 0
 
 
 @pytest.mark.timeout(240)

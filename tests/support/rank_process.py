@@ -105,7 +105,7 @@ def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], d
     for seed in task.get("seeds", ()):
         batch = make_batch(seed, max(2, ranks.num_ranks))
         if "spoil" in task:
-            batch.advantages[:] = task["spoil"]
+            batch.advantages[np.flatnonzero(batch.loss_mask.any(axis=1))[-1]] = task["spoil"]
         own, share = (batch, None) if ranks.is_alone else batch_of_rank(batch, ranks.rank)
         metrics.append(engine.train_batch(own, share).metrics)
     snapshot = engine.snapshot()

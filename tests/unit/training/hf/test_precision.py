@@ -1,5 +1,6 @@
 """Float32 master weights beside a bfloat16 model."""
 
+import pytest
 import torch
 
 from ring_async.training.hf.precision import MasterWeights
@@ -31,6 +32,6 @@ def test_steps_too_small_for_bfloat16_are_kept_and_shown_once_they_add_up():
         with torch.no_grad():
             weight += 0.002  # bfloat16 has 0.0078 between two numbers above 1
         master.refresh()
-        seen.append(float(model.weight[0, 0]))
-    assert weight[0, 0].item() == torch.tensor(1.008).item() or abs(weight[0, 0].item() - 1.008) < 1e-6
-    assert seen == [1.0, 1.0, 1.0078125, 1.0078125]
+        seen.append(model.weight[0, 0].item())
+    assert weight[0, 0].item() == pytest.approx(1.008, abs=1e-6)
+    assert seen == [1.0, 1.0078125, 1.0078125, 1.0078125]
