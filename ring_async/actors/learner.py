@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
 from ring_async.actors.learner_ranks.group import RankGroup
-from ring_async.actors.learner_ranks.orders import Capture, Fetch, Order, Publish, Restore, Train, Tune, Write
+from ring_async.actors.learner_ranks.orders import Capture, Fetch, Order, Publish, Restore, Train, Tune
 from ring_async.actors.waits import ask_until_answered, until_stopped
 from ring_async.batches import BatchPlan, PackedBatch
 from ring_async.clock import monotonic_s
@@ -317,22 +317,19 @@ class Learner(Actor):
 
     async def _write_checkpoint(self, version: PolicyVersion, state: SavedState) -> CheckpointSaved:
         """Write a checkpoint. Plan n made version n, so the version's number is that of the last plan covered."""
-        loop = asyncio.get_running_loop()
+        loop, ranks = asyncio.get_running_loop(), self._ranks
 
         def write(folder: Path) -> None:
-            others = asyncio.run_coroutine_threadsafe(self._write_on_ranks(folder), loop)
+            others = asyncio.run_coroutine_threadsafe(ranks.write(folder), loop) if ranks else None
             state.write(folder)
-            others.result()
+            if others is not None:
+                others.result()
 
         path = await asyncio.to_thread(self._checkpoints.save, version, version.number, write)
         saved = CheckpointSaved(str(path), version.number, version)
         sent = await self.controller.send(saved, message_id=f"checkpoint-{version}")
         sent.add_done_callback(_log_failure)
         return saved
-
-    async def _write_on_ranks(self, folder: Path) -> None:
-        if self._ranks is not None:
-            await self._ranks.order(Write(str(folder)))
 
     async def _restore(self) -> int:
         await self._started.wait()

@@ -130,6 +130,28 @@ def iterate_microbatches(batch: PackedBatch, scored: Bool, wanted: Bool, max_tok
         yield builder.finish()
 
 
+def iterate_rows(batch: PackedBatch, scored: Bool, wanted: Bool, rows_per_microbatch: int) -> Iterator[Microbatch]:
+    """Cut a batch into forwards of so many rows, as `core.packing` filled them.
+
+    Rows are fuller than what `iterate_microbatches` makes where few tokens are shared. Arguments as there.
+    """
+    plan = batch.plan
+    by_part: dict[int, list[tuple[bytes, PackedSequence]]] = {}
+    for sequence in plan.sequences:
+        start, middle = sequence.offset, sequence.offset + sequence.num_prompt_tokens
+        if wanted[sequence.row, start : middle + sequence.num_response_tokens].any():
+            key = batch.input_ids[sequence.row, start:middle].tobytes()
+            by_part.setdefault(sequence.row // rows_per_microbatch, []).append((key, sequence))
+    for _, members in sorted(by_part.items()):
+        builder, prompt = _Builder(batch, scored), None
+        for key, sequence in sorted(members, key=lambda member: member[0]):
+            if key != prompt:
+                builder.close_prompt()
+                prompt = key
+            builder.add(sequence)
+        yield builder.finish()
+
+
 def idle_microbatch() -> Microbatch:
     """A forward of one token and nothing scored, for a rank that has no more while others do."""
     one, none = np.zeros(1, np.int64), np.zeros(0, np.int64)

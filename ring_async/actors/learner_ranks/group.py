@@ -32,6 +32,7 @@ from ring_async.actors.learner_ranks.orders import (
     Given,
     Leave,
     Order,
+    Write,
     answer_decoder,
     frame,
     read_frame,
@@ -128,6 +129,10 @@ class RankGroup:
         Awaiting it raises DivergedError, StorageError or ConfigError where a rank met one.
         """
         return self._send([order] * len(self._writers))
+
+    async def write(self, folder: Path) -> None:
+        """Have every rank write its files of the checkpoint captured last."""
+        await self.order(Write(str(folder)))
 
     async def together(self, own: asyncio.Future[T], others: asyncio.Future[None]) -> T:
         """The result of rank 0's part, once every rank has done its own.

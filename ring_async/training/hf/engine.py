@@ -49,6 +49,7 @@ from ring_async.training.layout import (
     check_batch,
     idle_microbatch,
     iterate_microbatches,
+    iterate_rows,
     sampled_mask,
 )
 from ring_async.training.objective import RlObjective, Score, Statistics
@@ -181,6 +182,9 @@ class HfTrainEngine:
     def _microbatches(self, batch: PackedBatch, scored: Bool, wanted: Bool) -> list[Microbatch]:
         """The forwards of this rank; idle ones behind them while another rank has more, since ranks go together."""
         found = list(iterate_microbatches(batch, scored, wanted, self._max_tokens))
+        if self._settings.padded_tokens:  # every forward costs the same: the fewer the better
+            rows = self._config.learner.rows_per_microbatch
+            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=len)
         num_idle = self._ranks.maximum(len(found)) - len(found)
         return found + [idle_microbatch()] * num_idle
 
