@@ -89,7 +89,7 @@ def measure_hf(
         learner__rows_per_microbatch=1,
         learner__recompute=recompute,
         learner__engine_options=options if bench.is_rehearsal else {},
-        learner__num_threads=2 if bench.is_rehearsal else 8,
+        learner__num_threads=1 if bench.is_rehearsal else 8,
         loss__kl_coefficient=kl,
     )
     engine = HfTrainEngine(config, model)

@@ -98,6 +98,9 @@ def write_model(shape: Shape, folder: Path, device: str) -> Path:
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(shape.config(), dtype=torch.bfloat16)
     model.save_pretrained(folder)
+    del model
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
     return folder
 
 
