@@ -172,7 +172,7 @@ class HfTrainEngine:
             num_optimizer_steps=len(grad_norms),
             seconds=perf_counter() - began_s,
             metrics={
-                "grad_norm": sum(grad_norms) / len(grad_norms) if grad_norms else 0.0,
+                "grad_norm": sum(grad_norms) / len(grad_norms) if grad_norms else None,
                 "learning_rate": learning_rate,
                 "nonfinite_steps": num_skipped,
             },
@@ -220,7 +220,9 @@ class HfTrainEngine:
         if united is not None:
             everything, plan = united
             mismatch.update(*everything.log_behavior_ratios())
-            metrics = {**everything.summary(), **plan_statistics(plan), **report.metrics}
+            num_parameters = sum(parameter.numel() for parameter in self._parameters.values())
+            work = {"model_flops": 6.0 * num_parameters * plan.num_rows * plan.token_capacity}
+            metrics = {**everything.summary(), **plan_statistics(plan), **report.metrics, **work}
             report = dataclasses.replace(report, loss_tokens=metrics["loss_tokens"], metrics=metrics)
         if not self._ranks.is_alone:
             state = self._ranks.broadcast(json.dumps(mismatch.state()).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ring_async.core.replay.partials import AppendAnswer
+from ring_async.records.figures import BufferTotals
 from ring_async.trajectory_states import TrajectoryState
 from ring_async.transport.messages.base import Message
 from ring_async.types import GroupHeader, PolicyVersion, Reservation
@@ -46,10 +47,20 @@ class LeasesRenewed(Message, frozen=True):
 
 
 class GroupsFailed(Message, frozen=True):
-    """Groups whose reservation returns: `cause` is an infrastructure fault or a verifier's failure."""
+    """Groups whose reservation returns: `cause` is an infrastructure fault or a verifier's failure, in a word or two;
+    `detail` is for people.
+    """
 
     group_ids: tuple[str, ...]
     cause: str
+    detail: str = ""
+
+
+class PromptRefused(Message, frozen=True):
+    """The sender's engine can never take the prompt of this group, and why."""
+
+    group_id: str
+    reason: str
 
 
 class HandOverPartials(Message, frozen=True):
@@ -87,9 +98,6 @@ class TrajectoriesMoved(Message, frozen=True):
 
 
 class BufferReported(Message, frozen=True):
-    """Replay reports how much it holds, for admission and for people."""
+    """A replay shard reports how much it holds, for admission and for people."""
 
-    buffer_tokens: int
-    buffer_trajectories: int
-    next_plan_number: int
-    counters: dict[str, float] = {}
+    totals: BufferTotals
