@@ -14,6 +14,7 @@ needs no process group, and every call returns at once.
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 import msgspec
@@ -130,6 +131,8 @@ def join_ranks(place: RankPlace) -> Ranks:
     """Join the process group of a learner's ranks. Blocks until all are there."""
     if place.num_ranks == 1:
         return Ranks(place)
+    # All ranks run on one host: nobody else needs to reach gloo's ports, which know no password.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     device = torch.device(place.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)

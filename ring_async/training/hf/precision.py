@@ -31,7 +31,8 @@ class MasterWeights:
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.parameters = {
-            name: torch.nn.Parameter(parameter.detach().clone()) for name, parameter in model.named_parameters()
+            name: torch.nn.Parameter(parameter.detach().to(torch.float32, copy=True))
+            for name, parameter in model.named_parameters()
         }
         model.to(torch.bfloat16)
         self._computed = dict(model.named_parameters())
