@@ -107,7 +107,7 @@ def limits_of(config: Config) -> Limits:
         checkpoint_every=config.checkpoint.every_versions,
         evaluation_every=config.evaluation.every_versions,
         heartbeat_timeout_s=config.monitoring.heartbeat_timeout_s,
-        max_kv_age=config.rollout.max_kv_age,
+        on_update=config.rollout.on_update,
     )
 
 
