@@ -17,8 +17,9 @@ from ring_async.config.load import load_config
 from ring_async.core.replay.progress import GroupProgress, GroupRecord
 from ring_async.engines.tokenizer import decode_response, load_tokenizer
 from ring_async.models import resolve_model_path
-from ring_async.storage.replay_store import ReplayStore, StoreReader
+from ring_async.storage.replay_store import ReplayStore
 from ring_async.storage.run_dir import RunDir
+from ring_async.storage.store_reader import StoreReader
 from ring_async.types import Trajectory
 
 MAX_TOKENS = 4000
@@ -129,7 +130,7 @@ def _plain(
         "group_id": header.group_id,
         "source": header.prompt.source,
         "prompt_id": header.prompt.prompt_id,
-        "prompt": header.prompt.text,
+        "prompt": header.prompt.conversation,
         "verifier": {"name": stamp.name, "version": stamp.version, "epoch": stamp.epoch} if stamp else None,
         "engine_id": header.engine_id,
         "seed": header.seed,

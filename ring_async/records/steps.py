@@ -77,7 +77,11 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     mismatch_ratio: float | None = None
     mismatch_ratio_quantiles: dict[str, float] | None = None
     mismatch_tokens: int | None = None
+    mismatch_kl: float | None = None
+    """KL of engine and learner over the tokens of the version that is trained, in nats."""
     filtered: dict[str, int] | None = None
+    model_flops: float | None = None
+    """6·parameters·positions of the batch: forward and backward, without attention."""
     more: dict[str, Any] = {}
     """Figures that one train engine alone reports."""
 

@@ -144,6 +144,7 @@ class Reports:
         num_open = buffer.num_open
         metrics.replay_buffer_tokens.set(buffer.trainable_tokens)
         metrics.replay_buffer_trajectories.set(num_open)
+        metrics.replay_eligible_tokens.set(buffer.eligible_tokens)
         with contextlib.suppress(StorageError):  # a disk that cannot be written is reported where groups wait for it
             metrics.replay_store_bytes.set(shard.store.used_bytes)
         num_evicted = shard.counters[TrajectoryStatus.EVICTED]

@@ -18,14 +18,13 @@ from rich.text import Text
 from ring_async.cli.app import main
 from ring_async.cli.console import SafeConsole
 from ring_async.cli.samples import _panel
-from ring_async.core.fleet.states import ActorState, RunState
 from ring_async.monitoring.progress import progress_line
 from ring_async.monitoring.report.page import render_page
 from ring_async.monitoring.report.summary import summary
 from ring_async.monitoring.terminal import render_status
 from ring_async.printable import printable
 from ring_async.records.events import Event, EventKind
-from ring_async.records.status import ActorStatus, RunStatus
+from ring_async.records.status import ActorStatus, ChangesStatus, RunStatus
 from ring_async.records.steps import StepRecord
 from ring_async.telemetry.log_format import PrintableFormatter
 from ring_async.testing.builders import make_metrics_row
@@ -45,15 +44,16 @@ def written(out: SafeConsole) -> str:
 
 
 def hostile_status() -> RunStatus:
-    actor = ActorStatus(actor_id=ATTACK, state=ActorState.RUNNING, waiting_for=ATTACK, waited_s=1.0, host=ATTACK)
+    """Attacks wherever a status holds text; states and kinds are members of closed sets and cannot carry any."""
+    actor = ActorStatus(actor_id=ATTACK, waiting_for=ATTACK, waited_s=1.0, host=ATTACK)
     return RunStatus(
         run=ATTACK,
-        state=RunState.RUNNING,
         reason=ATTACK,
         actors=(actor, msgspec.structs.replace(actor, host="other")),
-        causes={ATTACK: 1},
         last_step=StepRecord(policy_version=1, reward_by_source={ATTACK: 0.5}),
-        events=(Event(0.0, EventKind.OTHER, ATTACK, {"reason": ATTACK, ATTACK: 1}),),
+        causes={ATTACK: 1},
+        changes=ChangesStatus(mixture={ATTACK: 1.0}),
+        events=(Event(0.0, EventKind.FAILED, ATTACK, {"reason": ATTACK, ATTACK: 1}),),
     )
 
 
