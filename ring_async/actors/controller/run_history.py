@@ -46,7 +46,7 @@ MAX_WORDS = 200
 
 class _Dated(Protocol):
     @property
-    def time(self) -> float: ...
+    def time(self) -> float | None: ...
 
 
 _Timed = TypeVar("_Timed", bound=_Dated)
@@ -90,9 +90,10 @@ class RunHistory:
 
     def _catch_up(self) -> None:
         """Take over the steps and events since the last call."""
-        log = self._run_log
-        self.steps.extend(_newer(self.steps, (read_step(one.plain()) for one in log.recent_steps)))
-        self.events.extend(_newer(self.events, (read_happening(one.plain()) for one in log.recent_events)))
+        steps = (read_step(one.plain()) for one in _newer(self.steps, self._run_log.recent_steps))
+        self.steps.extend(step for step in steps if step is not None)
+        events = (read_happening(one.plain()) for one in _newer(self.events, self._run_log.recent_events))
+        self.events.extend(event for event in events if event is not None)
 
     def recent(self) -> History:
         """All that is kept, up to now."""
@@ -155,9 +156,10 @@ def _actor_of(actor: ActorStatus) -> ActorSample:
     )
 
 
-def _newer(kept: deque[_Timed], found: Iterable[_Timed | None]) -> list[_Timed]:
+def _newer(kept: deque[Any], found: Iterable[_Timed]) -> list[_Timed]:
+    """The records that are younger than what is kept; records without a time are left out."""
     last = kept[-1].time if kept else -math.inf
-    return [one for one in found if one is not None and one.time > last]
+    return [one for one in found if one.time is not None and one.time > last]
 
 
 def _disk(path: Path) -> tuple[int | None, int | None]:
