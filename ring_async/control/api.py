@@ -29,16 +29,22 @@ from ring_async.control.sessions import Sessions
 from ring_async.errors import ConfigError, RingAsyncError
 from ring_async.monitoring.live.frames import Watched
 from ring_async.monitoring.live.samples import SampleReader
-from ring_async.records.status import status_schema
+from ring_async.records.status import RunStatus, status_schema
 from ring_async.telemetry.discovery import scrape_targets
 from ring_async.transport.messages.fleet import Member
 
 
-class Operations(Watched, Protocol):
+class Operations(Protocol):
     """The operations that the API needs of the controller."""
 
     @property
     def changes(self) -> Changes: ...
+
+    @property
+    def history(self) -> Watched:
+        """What the live page and `explain` look at."""
+
+    def status(self) -> RunStatus: ...
 
     def live_members(self) -> list[Member]: ...
 
@@ -146,8 +152,8 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
         return Accepted()
 
     app.include_router(changes_router(operations.changes))
-    app.state.samples = SampleReader(operations)
-    app.include_router(page_router(operations, sessions, app.state.samples))
+    app.state.samples = SampleReader(operations.history)
+    app.include_router(page_router(operations.history, sessions, app.state.samples))
     return app
 
 

@@ -382,7 +382,7 @@ def record(plan: Plan, runs: Path) -> History:
         controller = fleet.controller
         if not done:
             controller.history.take()
-        recorded.append(controller.history.history(controller.changes.knobs))
+        recorded.append(controller.history.recent())
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running

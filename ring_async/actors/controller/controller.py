@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from ring_async.actors.base import ActorContext
@@ -38,16 +37,13 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
-from ring_async.core.explain.history import History
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.ledger import LedgerError
 from ring_async.errors import RefusedError
 from ring_async.records.events import EventKind
 from ring_async.records.status import RunStatus
-from ring_async.records.steps import StepRecord
 from ring_async.storage.journal import Journal
-from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry import metrics
 from ring_async.telemetry.resources import observe_resources
 from ring_async.transport.messages.base import Done, Message
@@ -118,12 +114,12 @@ class Controller:
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
+        self.history = RunHistory(run, self.status, lambda: self.changes.knobs)
         self._failed = FailedWork(self._run_log, self._dispatcher, self._life)
         self.changes.set_aside = self._failed.set_aside
         self._batches = BatchProgress(config, self._fleet, self._dispatcher, self._life, self._journal.ledger)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
         self._postponed = Postponed(self._handle)
-        self.history = RunHistory(run, self.status)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
@@ -348,19 +344,6 @@ class Controller:
             self._run, life=self._life, fleet=self._fleet, dispatcher=self._dispatcher, ledger=self._journal.ledger,
             versions=self._versions, changes=self.changes,
         )  # fmt: skip
-
-    @property
-    def run_dir(self) -> RunDir:
-        return self.context.run_dir
-
-    def recent(self) -> History:
-        """The last minutes of the run, up to now, for `explain` and the page."""
-        self.history.catch_up()
-        return self.history.history(self.changes.knobs)
-
-    def recent_steps(self) -> Sequence[StepRecord]:
-        """The newest steps, the oldest first."""
-        return self._run_log.recent_steps
 
     def live_members(self) -> list[Member]:
         """All registered members, the controller first."""

@@ -13,7 +13,7 @@ import asyncio
 import math
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -34,6 +34,7 @@ from ring_async.core.explain.history import (
     read_step,
 )
 from ring_async.records.status import ActorStatus, RunStatus
+from ring_async.records.steps import StepRecord
 
 SAMPLE_S = 5.0
 NUM_SAMPLES = 240
@@ -45,25 +46,29 @@ MAX_WORDS = 200
 
 class _Dated(Protocol):
     @property
-    def time(self) -> float: ...
+    def time(self) -> float | None: ...
 
 
 _Timed = TypeVar("_Timed", bound=_Dated)
 
 
 class RunHistory:
-    """The recent past of one run.
+    """The recent past of one run, as the live page and `explain` ask for it (`monitoring.live.frames.Watched`).
 
     Args:
         context: of the run.
         status: the run's present status.
+        knobs: the settings that were changed live.
     """
 
-    def __init__(self, context: RunContext, status: Callable[[], RunStatus]) -> None:
+    def __init__(
+        self, context: RunContext, status: Callable[[], RunStatus], knobs: Callable[[], Mapping[str, Any]]
+    ) -> None:
         self._config = context.config
         self._run_log = context.run_log
-        self._path = context.run_dir.path
-        self._status = status
+        self.run_dir = context.run_dir
+        self.status = status
+        self._knobs = knobs
         self._began_s = monotonic_s()
         self.samples: deque[Sample] = deque(maxlen=NUM_SAMPLES)
         self.steps: deque[Step] = deque(maxlen=NUM_STEPS)
@@ -77,24 +82,30 @@ class RunHistory:
 
     def take(self) -> None:
         """Take one sample, with the steps and events since the last."""
-        status = self._status()
-        self.catch_up()
-        free, total = _disk(self._path)
+        status = self.status()
+        self._catch_up()
+        free, total = _disk(self.run_dir.path)
         uptime_s = monotonic_s() - self._began_s
         self.samples.append(sample_of(status, time=wall_s(), uptime_s=uptime_s, free_bytes=free, total_bytes=total))
 
-    def catch_up(self) -> None:
+    def _catch_up(self) -> None:
         """Take over the steps and events since the last call."""
-        log = self._run_log
-        self.steps.extend(_newer(self.steps, (read_step(one.plain()) for one in log.recent_steps)))
-        self.events.extend(_newer(self.events, (read_happening(one.plain()) for one in log.recent_events)))
+        steps = (read_step(one.plain()) for one in _newer(self.steps, self._run_log.recent_steps))
+        self.steps.extend(step for step in steps if step is not None)
+        events = (read_happening(one.plain()) for one in _newer(self.events, self._run_log.recent_events))
+        self.events.extend(event for event in events if event is not None)
 
-    def history(self, knobs: Mapping[str, Any]) -> History:
-        """All that is kept. `knobs` are the settings that were changed live."""
-        limits = limits_of(tuned(self._config, knobs))
+    def recent(self) -> History:
+        """All that is kept, up to now."""
+        self._catch_up()
+        limits = limits_of(tuned(self._config, self._knobs()))
         return History(
             limits=limits, samples=tuple(self.samples), steps=tuple(self.steps), events=tuple(self.events)
         )  # fmt: skip
+
+    def recent_steps(self) -> Sequence[StepRecord]:
+        """The newest steps, the oldest first."""
+        return self._run_log.recent_steps
 
 
 def limits_of(config: Config) -> Limits:
@@ -107,7 +118,7 @@ def limits_of(config: Config) -> Limits:
         checkpoint_every=config.checkpoint.every_versions,
         evaluation_every=config.evaluation.every_versions,
         heartbeat_timeout_s=config.monitoring.heartbeat_timeout_s,
-        max_kv_age=config.rollout.max_kv_age,
+        on_update=config.rollout.on_update,
     )
 
 
@@ -145,9 +156,10 @@ def _actor_of(actor: ActorStatus) -> ActorSample:
     )
 
 
-def _newer(kept: deque[_Timed], found: Iterable[_Timed | None]) -> list[_Timed]:
+def _newer(kept: deque[Any], found: Iterable[_Timed]) -> list[_Timed]:
+    """The records that are younger than what is kept; records without a time are left out."""
     last = kept[-1].time if kept else -math.inf
-    return [one for one in found if one is not None and one.time > last]
+    return [one for one in found if one.time is not None and one.time > last]
 
 
 def _disk(path: Path) -> tuple[int | None, int | None]:

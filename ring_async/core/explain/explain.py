@@ -37,7 +37,7 @@ RULES: tuple[Rule, ...] = (
     learning.nonfinite,
     learning.low_sample_size,
     learning.masked,
-    weights.kv_age,
+    weights.mismatch,
     weights.evictions,
     weights.imbalance,
     tuning.overloaded_reward,

@@ -45,7 +45,7 @@ class Cause(StrEnum):
     NONFINITE = "nonfinite"
     LOW_SAMPLE_SIZE = "low_sample_size"
     MASKED = "masked"
-    KV_AGE = "kv_age"
+    MISMATCH = "mismatch"
     REWARD_FELL = "reward_fell"
     IMBALANCE = "imbalance"
     GENERATION_BOUND = "generation_bound"

@@ -86,7 +86,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every: int = 0
     evaluation_every: int = 0
     heartbeat_timeout_s: float = 30.0
-    max_kv_age: int | None = None
+    on_update: str = "keep"
+    """What a swap of weights does to requests under way."""
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ from ring_async.core.explain.view import View
 LAG_SAMPLES = 3
 EVICTED_SHARE = 0.15
 PUBLISH_SHARE = 0.8
+MISMATCH_KL = 0.05
+"""Nats a token; formats and kernels alone make a few thousandths."""
 CHECKPOINT_SHARE = 0.1
 SLOW_ROLLOUT = 0.5
 
@@ -96,18 +98,19 @@ def evictions(view: View) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def kv_age(view: View) -> Iterator[Finding]:
-    """Responses go on over keys and values of weights that are older than allowed."""
-    bound = view.limits.max_kv_age
-    for actor_id, actor in view.actors("rollout").items() if view.has_rates and bound is not None else ():
-        age = figure_mean(actor, "kv_age")
-        if age is not None and bound is not None and age > bound:
-            yield Finding(
-                cause=Cause.KV_AGE, gravity=Gravity.SYMPTOM, who=actor_id,
-                what=f"{actor_id} samples over keys and values that are {age:.1f} versions old in the mean, the bound "
-                f"is {bound}.",
-                remedy="Set rollout.on_update=reprefill, or shorter responses.",
-            )  # fmt: skip
+def mismatch(view: View) -> Iterator[Finding]:
+    """Engine and learner disagree about tokens of the very version that is trained."""
+    kl = view.mean(lambda one: one.mismatch_kl)
+    if view.has_rates and kl is not None and kl >= MISMATCH_KL:
+        keep = view.limits.on_update == "keep"
+        yield Finding(
+            cause=Cause.MISMATCH, gravity=Gravity.SYMPTOM,
+            what=f"Engine and learner disagree about the same weights: {kl:.2g} nats a token over the last steps.",
+            remedy="Responses go on over keys and values of older weights: set rollout.on_update=reprefill, or bound "
+            "their age (rollout.max_kv_age)."
+            if keep
+            else "Their number formats or kernels differ: see docs/algorithm.md on the mismatch.",
+        )  # fmt: skip
 
 
 def imbalance(view: View) -> Iterator[Finding]:

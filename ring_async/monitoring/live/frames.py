@@ -57,6 +57,8 @@ class Frames:
         self._run = run
         self._last_step = -math.inf
         self._last_event = -math.inf
+        self._judged_at = -math.inf
+        self._judged: dict[str, Any] = {}
 
     def whole(self, steps: list[StepRecord]) -> bytes:
         """All there is to show. `steps`: of the whole run, from `past_steps`."""
@@ -85,14 +87,22 @@ class Frames:
     def _present(self, history: History) -> dict[str, Any]:
         status = self._run.status()
         plain = status.plain()
-        return {
-            "status": {key: value for key, value in plain.items() if key not in {"events", "last_step"}},
-            "findings": [
-                {"gravity": one.gravity.name.lower(), "what": one.what, "remedy": one.remedy, "cause": one.cause}
-                for one in explain(history)
-            ],
-            "utilisation": [msgspec.to_builtins(one) for one in utilisation(history)],
-        }
+        shown = {key: value for key, value in plain.items() if key not in {"events", "last_step"}}
+        return {"status": shown} | self._judge(history)
+
+    def _judge(self, history: History) -> dict[str, Any]:
+        """What follows from the samples: computed once for each sample, since it changes no sooner."""
+        newest = history.samples[-1].uptime_s if history.samples else -math.inf
+        if newest != self._judged_at or not self._judged:
+            self._judged_at = newest
+            self._judged = {
+                "findings": [
+                    {"gravity": one.gravity.name.lower(), "what": one.what, "remedy": one.remedy, "cause": one.cause}
+                    for one in explain(history)
+                ],
+                "utilisation": [msgspec.to_builtins(one) for one in utilisation(history)],
+            }
+        return self._judged
 
 
 def past_steps(run_dir: RunDir) -> list[StepRecord]:

@@ -10,7 +10,7 @@ import pytest
 from planted_faults import PLANS, read
 from ring_async.core.explain.explain import explain
 from ring_async.core.explain.finding import Cause, Finding, Gravity
-from ring_async.core.explain.history import History, Limits
+from ring_async.core.explain.history import Happening, History, Limits
 from ring_async.core.explain.utilisation import utilisation
 
 FAULTY = sorted(name for name, plan in PLANS.items() if plan.cause)
@@ -116,3 +116,88 @@ def test_the_stale_rollout_works_less_than_the_fresh_one():
 def test_a_finding_is_a_sentence_with_its_remedy():
     finding = Finding(cause=Cause.PAUSED, gravity=Gravity.FAULT, what="It is paused.", remedy="Resume.")
     assert finding.sentence == "It is paused. Resume."
+
+
+# -- what no recording holds: a healthy one in which figures are changed
+
+
+def changed(history: History, last: int | None = None, **fields) -> History:
+    """The history with other fields in its last samples (None: all)."""
+    first = 0 if last is None else len(history.samples) - last
+    samples = [
+        msgspec.structs.replace(sample, **fields) if index >= first else sample
+        for index, sample in enumerate(history.samples)
+    ]
+    return msgspec.structs.replace(history, samples=tuple(samples))
+
+
+def with_figures(history: History, role: str, change) -> History:
+    """The history with the figures of a role's actors changed: `change(index of the sample, figures)`."""
+    samples = tuple(
+        msgspec.structs.replace(
+            sample,
+            actors=tuple(
+                msgspec.structs.replace(one, figures=change(index, dict(one.figures))) if one.role == role else one
+                for one in sample.actors
+            ),
+        )
+        for index, sample in enumerate(history.samples)
+    )
+    return msgspec.structs.replace(history, samples=samples)
+
+
+def first_cause(history: History) -> str:
+    return str(explain(history)[0].cause)
+
+
+def test_a_disk_that_is_almost_full_is_named_with_what_is_left():
+    [finding] = explain(changed(read("healthy_00"), disk_free_bytes=5 * 10**9, disk_total_bytes=1000 * 10**9))
+    assert finding.cause == Cause.FULL_DISK
+    assert "5.0 of 1000 GB are left" in finding.what
+
+
+def test_reward_actors_that_judge_too_much_at_once_are_told_from_slow_ones():
+    history = read("healthy_00")
+    half = len(history.samples) // 2
+
+    def overload(index: int, figures: dict[str, float]) -> dict[str, float]:
+        at_half = next(
+            one.figures.get("busy_s", 0.0) for one in history.samples[half].actors if one.role == "reward"
+        )  # fmt: skip
+        grown = figures.get("busy_s", 0.0)
+        return figures | {"busy_s": grown if index <= half else at_half + 8 * max(0.0, grown - at_half)}
+
+    [finding] = explain(with_figures(history, "reward", overload))
+    assert finding.cause == Cause.OVERLOADED_REWARD
+    assert "reward.credits" in finding.remedy
+
+
+def test_an_engine_that_disagrees_with_the_learner_is_named():
+    history = read("healthy_00")
+    steps = tuple(msgspec.structs.replace(step, mismatch_kl=0.2) for step in history.steps)
+    [finding] = explain(msgspec.structs.replace(history, steps=steps))
+    assert finding.cause == Cause.MISMATCH
+    assert "0.2 nats" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [("learner-0: DivergedError: the loss is nan", Cause.DIVERGED), ("rollout-0: gone", Cause.RUN_FAILED)],
+)
+def test_the_reason_of_a_failure_is_said(reason: str, cause: Cause):
+    history = read("healthy_00")
+    failed = Happening(time=history.samples[-1].time, kind="failed", details={"reason": reason})
+    ended = changed(msgspec.structs.replace(history, events=(*history.events, failed)), last=1, state="failed")
+    assert first_cause(ended) == cause
+    assert reason in explain(ended)[0].what
+
+
+def test_an_actor_that_is_not_heard_is_named():
+    history = read("healthy_00")
+    newest = history.samples[-1]
+    actors = tuple(
+        msgspec.structs.replace(one, silent_s=40.0) if one.actor_id == "rollout-0" else one for one in newest.actors
+    )
+    [finding] = explain(changed(history, last=1, actors=actors))
+    assert (finding.cause, finding.who) == (Cause.DEAD_ACTOR, "rollout-0")
+    assert "has not been heard for 40 s" in finding.what
