@@ -5,7 +5,8 @@
                                                      └─ publishing overlaps the next step
 
 Owns: the model and optimizer (behind a `TrainEngine`), the policy version, learner checkpoints. The learner waits for
-batches alone. Does not own what it trains on: the batch plan decides that.
+batches alone. Does not own what it trains on: the batch plan decides that; nor the other ranks, where it is rank 0 of
+many (`learner_ranks`): they do what it does, in the same order.
 Invariant: plan number n is consumed at version n − 1 and makes version n, so a restart from the checkpoint of version n
 asks for plan n + 1 and is given the same plans, in the same order, as the process that was lost.
 """
@@ -16,13 +17,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
+from ring_async.actors.learner_ranks.group import RankGroup
+from ring_async.actors.learner_ranks.orders import Capture, Fetch, Order, Publish, Restore, Train, Tune
 from ring_async.actors.waits import ask_until_answered, until_stopped
-from ring_async.batches import PackedBatch
+from ring_async.batches import BatchPlan, PackedBatch
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
+from ring_async.core.rank_batches import RankShare
 from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import ActorFailedError, RefusedError, StorageError
 from ring_async.records.figures import LearnerFigures, WaitCause
@@ -30,7 +34,7 @@ from ring_async.records.steps import step_record
 from ring_async.telemetry import metrics
 from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import observe_step
-from ring_async.training.base import StepReport, TrainEngine, WeightsSnapshot
+from ring_async.training.base import SavedState, StepReport, TrainEngine, WeightsSnapshot
 from ring_async.training.checkpoint import CheckpointStore
 from ring_async.transport.batch_wire import read_batch
 from ring_async.transport.messages.base import Done, Message
@@ -48,25 +52,46 @@ from ring_async.transport.weights.base import WeightSender
 from ring_async.types import PolicyVersion
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BATCH_POLL_S = 5.0
-STORAGE_RETRY_S = 1.0
 """How long replay may hold a request for a batch before it answers why there is none."""
+
+STORAGE_RETRY_S = 1.0
+"""Pause before a checkpoint is written again that met a full disk."""
+
+
+class Rows(NamedTuple):
+    """The part of a batch that this rank trains on; all of it, and no share, where the rank is alone."""
+
+    batch: PackedBatch
+    share: RankShare | None
 
 
 class Learner(Actor):
-    """Trains and publishes. Args: `make_engine` builds the train engine from a model or checkpoint folder, on the
-    compute
-    thread.
+    """Trains and publishes.
+
+    Args:
+        context: of the actor.
+        make_engine: builds the train engine, on the compute thread.
+        sender: of weights.
+        ranks: the other ranks; None: it trains alone.
     """
 
     role: ClassVar[Role] = Role.LEARNER
 
-    def __init__(self, context: ActorContext, make_engine: Callable[[], TrainEngine], sender: WeightSender) -> None:
+    def __init__(
+        self,
+        context: ActorContext,
+        make_engine: Callable[[], TrainEngine],
+        sender: WeightSender,
+        ranks: RankGroup | None = None,
+    ) -> None:
         super().__init__(context)
         self._make_engine = make_engine
         self.sender = sender
         self._engine: TrainEngine | None = None
+        self._ranks = ranks
         self._version: PolicyVersion | None = None
         self._resume_from: Path | None = None
         self._lineage: int | None = None
@@ -78,6 +103,7 @@ class Learner(Actor):
         """Lock of the train engine: held for a step, a checkpoint or a change of settings."""
         self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
         self._publishing: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[CheckpointSaved] | None = None
         self._published: WeightsAnnouncement | None = None
         self._published_s = 0.0
         self._is_starved = False
@@ -87,7 +113,10 @@ class Learner(Actor):
         self._busy_s = 0.0
 
     async def open(self) -> None:
+        started = await self._ranks.start() if self._ranks else None
         self._engine = await self.on_compute(self._make_engine)
+        if started is not None:
+            await started
 
     async def joined(self, registered: Registered) -> None:
         if registered.is_paused:
@@ -105,6 +134,8 @@ class Learner(Actor):
 
     async def close(self) -> None:
         self.sender.close()
+        if self._ranks is not None:
+            await self._ranks.close()
         if self._engine is not None:
             await self.on_compute(self._engine.close)
 
@@ -126,10 +157,12 @@ class Learner(Actor):
                 self._unpaused.set()
             case TuneKnobs(knobs):
                 async with self._busy:
-                    await self.on_compute(self.engine.tune, knobs_of(Role.LEARNER, knobs))
+                    own = knobs_of(Role.LEARNER, knobs)
+                    await self._on_ranks(Tune(own), self.engine.tune, own)
             case SaveCheckpoint():
                 async with self._busy:
-                    return await self._save_checkpoint()
+                    writing = await self._save_checkpoint()
+                return await writing
             case _:
                 return await super().on_command(message)
         return Done()
@@ -143,8 +176,9 @@ class Learner(Actor):
     async def main(self) -> None:
         training = asyncio.create_task(self._train(), name="train")
         await until_stopped(self.stopping, training)
-        if self._publishing is not None:
-            await self._publishing
+        for task in (self._publishing, self._writing):
+            if task is not None:
+                await task
         async with self.waits.on("the controller to end the run"):
             await self.stopping.wait()
 
@@ -152,17 +186,17 @@ class Learner(Actor):
         """Consumes batches / produces versions / waits for replay / freed by Φ eligible tokens."""
         assert self._lineage is not None
         number = await self._restore()
-        await self.on_compute(self.engine.tune, self._knobs)
+        await self._on_ranks(Tune(self._knobs), self.engine.tune, self._knobs)
         self._version = PolicyVersion(self._lineage, number)
         await self._publish(self._version)
         last_number = self.config.stop.policy_versions
-        ahead: asyncio.Task[PackedBatch] | None = None
+        ahead: asyncio.Task[Rows] | None = None
         try:
             while number < last_number:
                 wait_began_s = monotonic_s()
                 self._is_starved = True
                 with self._idle.waiting(WaitCause.BATCH):
-                    batch = await (ahead or asyncio.create_task(self._next_batch(number + 1)))
+                    rows = await (ahead or asyncio.create_task(self._next_batch(number + 1)))
                 self._is_starved = False
                 ahead = None
                 if self.config.mode == "async" and number + 1 < last_number:
@@ -171,10 +205,10 @@ class Learner(Actor):
                     await self._unpaused.wait()
                 wait_s = monotonic_s() - wait_began_s
                 async with self._busy:
-                    report = await self._step(batch)
+                    report = await self._step(rows)
                     number += 1
                     self._version = PolicyVersion(self._lineage, number)
-                    await self._after_step(batch, report, wait_s)
+                    await self._after_step(rows.batch.plan, report, wait_s)
                     if number % self.config.checkpoint.every_versions == 0 or number == last_number:
                         await self._save_checkpoint()
         finally:
@@ -183,11 +217,15 @@ class Learner(Actor):
 
     # -- batches
 
-    async def _next_batch(self, plan_number: int) -> PackedBatch:
+    async def _next_batch(self, plan_number: int) -> Rows:
+        """This rank's rows of a batch, once every other rank has its own too."""
         assert self._lineage is not None
-        ask = RequestBatch(plan_number, PolicyVersion(self._lineage, plan_number - 1), BATCH_POLL_S)
+        version = PolicyVersion(self._lineage, plan_number - 1)
+        data_rank = None if self._ranks is None else 0
+        ask = RequestBatch(plan_number, version, BATCH_POLL_S, data_rank)
         await self.registered(Role.REPLAY, PLANNER_ID)
         whom = f"batch {plan_number} from {PLANNER_ID}"
+        others = asyncio.create_task(self._fetch_on_ranks(plan_number, version))
         async with self.waits.on(whom, cause=WaitCause.BATCH) as wait:
             while True:
                 answer = await ask_until_answered(
@@ -195,14 +233,31 @@ class Learner(Actor):
                 )
                 match answer.message:
                     case BatchReady():
-                        return read_batch(answer.buffers)
+                        await others
+                        return Rows(read_batch(answer.buffers), answer.message.share)
                     case BatchNotReady(reason):
                         wait.whom = f"{whom}: {reason}"
 
-    async def _step(self, batch: PackedBatch) -> StepReport:
+    async def _fetch_on_ranks(self, plan_number: int, version: PolicyVersion) -> None:
+        """Have every other rank fetch its rows; tell them where replay is again if it moves."""
+        if self._ranks is None:
+            return
+        fetched: set[asyncio.Future[None]] = set()
+        known = ""
+        while True:
+            endpoint = self.members[PLANNER_ID].data_endpoint if PLANNER_ID in self.members else known
+            if endpoint != known:
+                fetched.add(self._ranks.order(Fetch(plan_number, version, endpoint)))
+                known = endpoint
+            _, under_way = await asyncio.wait(fetched, timeout=BATCH_POLL_S)
+            if not under_way:
+                return
+
+    async def _step(self, rows: Rows) -> StepReport:
         began_s = monotonic_s()
         with self.tracer.span("train"):
-            report = await self.on_compute(self.engine.train_batch, batch)
+            train = Train(rows.batch.plan.plan_number)
+            report = await self._on_ranks(train, self.engine.train_batch, rows.batch, rows.share)
         self._busy_s += monotonic_s() - began_s
         self._num_steps += 1
         metrics.learner_steps.inc(report.num_optimizer_steps)
@@ -210,7 +265,17 @@ class Learner(Actor):
         metrics.learner_step_seconds.observe(report.seconds)
         return report
 
-    async def _after_step(self, batch: PackedBatch, report: StepReport, wait_s: float) -> None:
+    async def _on_ranks(self, order: Order, function: Callable[..., T], *args: Any) -> T:
+        """Run a function of the engine on the compute thread, and on every other rank.
+
+        Both are on their way before this first waits, so every rank computes in the same order.
+        """
+        if self._ranks is None:
+            return await self.on_compute(function, *args)
+        others, own = self._ranks.order(order), asyncio.ensure_future(self.on_compute(function, *args))
+        return await self._ranks.together(own, others)
+
+    async def _after_step(self, plan: BatchPlan, report: StepReport, wait_s: float) -> None:
         assert self._version is not None
         version = self._version
         publish_s = self._published_s
@@ -218,7 +283,6 @@ class Learner(Actor):
             with self._idle.waiting(WaitCause.PUBLISH):
                 await self._publishing
         self._publishing = asyncio.create_task(self._publish(version), name="publish")
-        plan = batch.plan
         own = {
             "token_budget": plan.token_budget,
             "loss_tokens": report.loss_tokens,
@@ -240,7 +304,7 @@ class Learner(Actor):
         """Take a snapshot of the weights on the compute thread, then publish it while the next step runs."""
         began_s = monotonic_s()
         with self.tracer.async_span("publish", str(version)):
-            snapshot = await self.on_compute(self.engine.snapshot)
+            snapshot = await self._on_ranks(Publish(), self.engine.snapshot)
             announcement = await asyncio.to_thread(self._send, version, snapshot)
         self._published = announcement
         self._published_s = monotonic_s() - began_s
@@ -254,27 +318,43 @@ class Learner(Actor):
         finally:
             snapshot.close()
 
-    async def _save_checkpoint(self) -> CheckpointSaved:
-        """Write a checkpoint between two steps. Plan n made version n, so the version's number is that of the last plan
-        covered.
+    async def _save_checkpoint(self) -> asyncio.Task[CheckpointSaved]:
+        """Copy the state between two steps; returns the writing of it, which goes on while the next step runs.
+
+        One checkpoint is written at a time.
         """
         if self._version is None:
             raise RefusedError(f"{self.actor_id} has not restored its model yet: there is nothing new to save")
-        version = self._version
-        began_s = monotonic_s()
+        if self._writing is not None:
+            await self._writing
         with self.tracer.span("checkpoint"):
-            path = await self._written_when_there_is_room(version)
+            saved = await self._on_ranks(Capture(), self.engine.capture)
+        self._writing = asyncio.create_task(self._write_checkpoint(self._version, saved), name="checkpoint")
+        return self._writing
+
+    async def _write_checkpoint(self, version: PolicyVersion, state: SavedState) -> CheckpointSaved:
+        """Write a checkpoint. Plan n made version n, so the version's number is that of the last plan covered."""
+        loop, ranks = asyncio.get_running_loop(), self._ranks
+        began_s = monotonic_s()
+
+        def write(folder: Path) -> None:
+            others = asyncio.run_coroutine_threadsafe(ranks.write(folder), loop) if ranks else None
+            state.write(folder)
+            if others is not None:
+                others.result()
+
+        path = await self._written_when_there_is_room(version, write)
         metrics.learner_checkpoint_seconds.observe(monotonic_s() - began_s)
         saved = CheckpointSaved(str(path), version.number, version)
         sent = await self.controller.send(saved, message_id=f"checkpoint-{version}")
         sent.add_done_callback(self._checkpoint_noted)
         return saved
 
-    async def _written_when_there_is_room(self, version: PolicyVersion) -> Path:
-        """Write a checkpoint; on a full disk, try until it can be written. Training waits in sight."""
+    async def _written_when_there_is_room(self, version: PolicyVersion, write: Callable[[Path], None]) -> Path:
+        """Write a checkpoint; on a full disk, try until it can be written. The next checkpoint waits for it."""
         while True:
             try:
-                return await self.on_compute(self._checkpoints.save, version, version.number, self.engine.save)
+                return await asyncio.to_thread(self._checkpoints.save, version, version.number, write)
             except StorageError as error:
                 log.error("%s: %s", self.actor_id, error)
                 async with self.waits.on(f"disk space: {error}", 2 * STORAGE_RETRY_S):
@@ -294,7 +374,7 @@ class Learner(Actor):
         for why in problems:
             log.error("%s: %s; going back to %s", self.actor_id, why, checkpoint.folder)
             await self.ask_controller(CheckpointPassedOver(why, str(checkpoint.folder)))
-        await self.on_compute(self.engine.restore, checkpoint.folder)
+        await self._on_ranks(Restore(str(checkpoint.folder)), self.engine.restore, checkpoint.folder)
         log.info("%s: restored version %s from %s", self.actor_id, checkpoint.policy_version, checkpoint.folder)
         return checkpoint.policy_version.number
 

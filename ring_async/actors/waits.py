@@ -68,7 +68,10 @@ class Waits:
             self._current = [one for one in self._current if one is not wait]
 
     def longest(self) -> tuple[str, float]:
-        """The longest of the present waits, and its seconds; empty and 0 when there is none."""
+        """The longest of the present waits, and its seconds; empty and 0 when there is none.
+
+        A wait for the disk goes first: nobody in the fleet can end it, and the other waits follow from it.
+        """
         if not self._current:
             return "", 0.0
         longest = self._longest()
@@ -76,13 +79,11 @@ class Waits:
 
     @property
     def cause(self) -> WaitCause:
-        """The cause of the longest of the present waits; `NONE` when there is none."""
-        if not self._current:
-            return WaitCause.NONE
-        return self._longest().cause
+        """The cause of the wait that `longest` names; `NONE` when there is none."""
+        return self._longest().cause if self._current else WaitCause.NONE
 
     def _longest(self) -> Wait:
-        return min(self._current, key=lambda wait: wait.since_s)
+        return min(self._current, key=lambda wait: (wait.cause != WaitCause.DISK, wait.since_s))
 
 
 async def ask_until_answered(ask: Callable[[], Awaitable[T]], *, is_gone: Callable[[], bool] = lambda: False) -> T:

@@ -65,6 +65,10 @@ class BatchStatistics:
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
 
+    def columns(self) -> dict[str, Tensor]:
+        """The values so far, `[number of loss tokens]` each."""
+        return {name: torch.cat(parts) for name, parts in self._columns.items()}
+
     def log_behavior_ratios(self) -> tuple[Tensor, Tensor]:
         """Values of log w, and staleness, of the finite loss tokens so far."""
         used = torch.cat(self._columns["is_used"])

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from ring_async.cli import changes, dashboard, data, steer, watch
+from ring_async.cli import changes, dashboard, data, page, steer, watch
 from ring_async.cli.check import check
 from ring_async.cli.demo import demo
 from ring_async.cli.doctor import doctor
@@ -36,6 +36,8 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "up": up,
     "check": check,
     "status": watch.status,
+    "page": page.page,
+    "explain": page.explain,
     "pause": steer.pause,
     "resume": steer.resume,
     "checkpoint": steer.checkpoint,

@@ -14,6 +14,7 @@ from typing import Any
 from ring_async.cli.options import AsJson, ConfigFile, Overrides, err, out
 from ring_async.config.load import load_config
 from ring_async.config.schema import Config
+from ring_async.core.roster import Role
 from ring_async.errors import ConfigError
 
 
@@ -35,6 +36,18 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fal
             f"{resolved.max_staleness}, {resolved.rollout.num} rollout(s), "
             f"sources {', '.join(resolved.mixture)}"
         )
+        if resolved.placement.gpus.get(Role.LEARNER):
+            out.print(_learner_memory(resolved))
+
+
+def _learner_memory(config: Config) -> str:
+    """What the learner's ranks need, in a line."""
+    from ring_async.models import resolve_model_path
+    from ring_async.training.memory import model_sizes, rank_memory
+
+    memory = rank_memory(config, model_sizes(resolve_model_path(config.model.path)))
+    num_ranks = config.learner.parallel.num_ranks
+    return f"learner: {num_ranks} rank{'s' * (num_ranks > 1)}, about {memory} on each GPU"
 
 
 def check_parts(config: Config) -> None:

@@ -32,8 +32,8 @@ def export(
       ring-async export runs/mine/checkpoints/0.40 models/version-40
     """
     from ring_async.training.checkpoint import MANIFEST, CheckpointStore
-    from ring_async.training.hf.engine import STATE_FILE
-    from ring_async.training.hf.optimizer import FILE as OPTIMIZER_FILE
+    from ring_async.training.hf.optimizer import STEM as OPTIMIZER
+    from ring_async.training.hf.saving import STATE_FILE
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: exists and is not empty; name another folder")
@@ -48,7 +48,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for path in sorted(path for path in found.folder.iterdir() if path.is_file()):
-        if path.name not in {MANIFEST, STATE_FILE, OPTIMIZER_FILE}:
+        if path.name not in {MANIFEST, STATE_FILE} and not path.name.startswith(OPTIMIZER):
             shutil.copyfile(path, folder / path.name)
             files.append(path.name)
     if as_json:

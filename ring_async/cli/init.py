@@ -97,6 +97,7 @@ def _section(name: str, kind: type[BaseModel], given: dict[str, Any]) -> str:
 
 
 def _key(name: str, field: FieldInfo, value: Any) -> str:
+    value = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     note = " ".join(note for note in (field.description or "", _choices(field.annotation)) if note)
     return f"{name}: {json.dumps(value, ensure_ascii=False)}" + (f"  # {note}" if note else "")
 

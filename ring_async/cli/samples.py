@@ -1,13 +1,11 @@
 """`ring-async samples`: show responses of the model and their rewards, from the run's replay store.
 
-Owns: the choice of groups, and how they are shown. Reads while the run goes on; changes nothing.
+Owns: the command's options, and how groups are shown. Does not own the choice of groups (`monitoring.samples`).
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
-from contextlib import ExitStack
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,14 +14,9 @@ from rich.panel import Panel
 from rich.text import Text
 
 from ring_async.cli.options import AsJson, RunArgument, Runs, out
-from ring_async.config.load import load_config
-from ring_async.core.replay.progress import GroupProgress, GroupRecord
-from ring_async.engines.tokenizer import decode_response, load_tokenizer
 from ring_async.errors import RunError
-from ring_async.models import resolve_model_path
-from ring_async.storage.replay_store import ReplayStore
-from ring_async.storage.run_dir import RunDir, find_run
-from ring_async.storage.store_reader import StoreReader
+from ring_async.monitoring.samples import Choice, read_samples
+from ring_async.storage.run_dir import find_run
 
 _SHOWN_CHARACTERS = 600
 
@@ -51,22 +44,10 @@ def samples(
       ring-async samples --json | jq '.[].responses[].reward'
     """
     run_dir = find_run(runs, run)
-    with ExitStack() as stack:
-        readers = [stack.enter_context(store.read()) for store in _stores(run_dir, stack)]
-        chosen = heapq.nlargest(
-            num,
-            (
-                (record.arrival, index, record, progress)
-                for index, reader in enumerate(readers)
-                for record, progress in reader.records()
-                if group in {"", record.header.group_id}
-                and source in {"", record.header.prompt.source}
-                and min_reward <= _mean_reward(record) <= max_reward
-            ),
-            key=lambda one: one[:2],
-        )
-        tokenizer = load_tokenizer(resolve_model_path(load_config(run_dir.config).model.path)) if chosen else None
-        found = [_plain(readers[index], record, progress, tokenizer) for _, index, record, progress in chosen]
+    bounds = (min_reward, max_reward)
+    least, most = (None if math.isinf(bound) else bound for bound in bounds)
+    choice = Choice(num=num, group=group, source=source, min_reward=least, max_reward=most)
+    found = read_samples(run_dir, choice)
     if group and not found:
         raise RunError(
             f"{run_dir.path}: no group {group!r} whose text is kept; see those there are: ring-async samples"
@@ -77,49 +58,6 @@ def samples(
         out.print("no group is kept that fits; text goes when a checkpoint covers the batch it was trained in")
     for one in found if not as_json else ():
         out.print(_panel(one))
-
-
-def _stores(run_dir: RunDir, stack: ExitStack) -> Iterator[ReplayStore]:
-    for data in sorted(run_dir.replay.glob("*/data.mdb")):
-        store = ReplayStore(data.parent, data.stat().st_size, is_readonly=True)
-        stack.callback(store.close)
-        yield store
-
-
-def _mean_reward(record: GroupRecord) -> float:
-    rewards = [reward for reward in record.header.rewards if reward is not None]
-    return sum(rewards) / max(1, len(rewards))
-
-
-def _plain(reader: StoreReader, record: GroupRecord, progress: GroupProgress, tokenizer: Any) -> dict[str, Any]:
-    header, group = record.header, reader.group(record.header.group_id)
-    assert group is not None, "records and groups are one table, in one view"
-    stamp = header.verifier
-    return {
-        "group_id": header.group_id,
-        "source": header.prompt.source,
-        "prompt_id": header.prompt.prompt_id,
-        "prompt": header.prompt.conversation,
-        "verifier": {"name": stamp.name, "version": stamp.version, "epoch": stamp.epoch} if stamp else None,
-        "engine_id": header.engine_id,
-        "seed": header.seed,
-        "temperature": header.sampling.temperature,
-        "mixture_epoch": header.mixture_epoch,
-        "responses": [
-            {
-                "trajectory_id": one.header.trajectory_id,
-                "response": decode_response(tokenizer, one.response_ids),
-                "reward": one.header.reward,
-                "reward_parts": one.header.reward_parts,
-                "advantage": advantage,
-                "num_tokens": one.header.num_tokens,
-                "finish_reason": one.header.finish_reason,
-                "policy_versions": [str(segment.policy_version) for segment in one.header.segments],
-                "state": state.state,
-            }
-            for one, advantage, state in zip(group, record.advantages, progress, strict=True)
-        ],
-    }
 
 
 def _panel(group: dict[str, Any]) -> Panel:

@@ -7,6 +7,7 @@ fleet (`launch`), nor the checks of configured parts (`check`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -20,10 +21,12 @@ from rich.text import Text
 
 from ring_async.cli.check import check_parts
 from ring_async.cli.options import ConfigFile, Overrides, err, out, short
+from ring_async.cli.page import page_notice
 from ring_async.config.load import differing_keys, load_config
 from ring_async.config.schema import Config
+from ring_async.data.unchanged import changed_sources, data_digests
 from ring_async.errors import ConfigError, RunError
-from ring_async.storage.run_dir import RunDir
+from ring_async.storage.run_dir import RunDir, write_json
 from ring_async.storage.run_lock import hold_run, holder_of
 from ring_async.verifiers.kept_files import keep_configured
 
@@ -76,6 +79,8 @@ def _bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     from ring_async.launch import Launcher
     from ring_async.monitoring.services import watched
 
+    run_dir.create()
+    write_json(run_dir.data, data_digests(config))
     where = f" in {short(run_dir.path)}: bringing the fleet up"
     out.print(Text.assemble((config.run.name, "bold"), where), soft_wrap=True)
     done = threading.Event()
@@ -112,9 +117,21 @@ def _show_progress(run_dir: RunDir, config: Config, done: threading.Event) -> No
     from ring_async.monitoring.progress import Progress
 
     with Progress(config.stop.policy_versions, out) as progress:
+        has_page = False
         while not done.wait(0.5):
+            has_page = has_page or _show_page(run_dir)
             progress.follow(run_dir.metrics)
         progress.follow(run_dir.metrics)
+
+
+def _show_page(run_dir: RunDir) -> bool:
+    """Print where the live page is, once the controller serves it; returns whether it did."""
+    if not run_dir.endpoints.exists():
+        return False
+    with contextlib.suppress(RunError):
+        out.print(page_notice(run_dir), soft_wrap=True)
+        return True
+    return False
 
 
 def _check_name(config: Config, run_dir: RunDir, *, resume: bool) -> None:
@@ -132,6 +149,9 @@ def _show_changes(config: Config, run_dir: RunDir) -> None:
     resumed = keep_configured(config, run_dir.verifiers)
     for key, (before, now) in differing_keys(load_config(run_dir.config), resumed).items():
         out.print(f"  changed since: {key}: {before} → {now}", highlight=False)
+    if run_dir.data.exists():
+        for name in changed_sources(config, json.loads(run_dir.data.read_text())):
+            out.print(f"  changed since: the files of sources.{name}", highlight=False)
 
 
 def _up_detached(config: Path, overrides: list[str], run_dir: RunDir, *, resume: bool) -> None:
@@ -154,3 +174,4 @@ def _up_detached(config: Path, overrides: list[str], run_dir: RunDir, *, resume:
                 raise RunError(f"it did not come up (exit code {process.returncode}):\n{text}")
             time.sleep(0.1)
     out.print(f"up, process {process.pid}. Watch: ring-async status --watch   End: ring-async down")
+    _show_page(run_dir)

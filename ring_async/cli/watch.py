@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from ring_async.cli.options import AsJson, Run, RunArgument, Runs, complete_actor, out, short
+from ring_async.cli.options import AsJson, Run, RunArgument, Runs, complete_actor, complete_run, out, short
 from ring_async.control.client import ControlClient
 from ring_async.errors import RunError
-from ring_async.storage.run_dir import find_run
+from ring_async.storage.run_dir import RunDir, find_run
 
 
 def status(
@@ -107,23 +107,42 @@ def audit(
 
 def report(
     run: RunArgument = None,
+    other: Annotated[
+        str | None, typer.Argument(help="A second run: both side by side.", autocompletion=complete_run)
+    ] = None,
+    *,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Draw the curves of a run (PNG and HTML) and print a summary.
+    """Draw the curves of a run (PNG and HTML) and print a summary; of two runs: both side by side.
 
     [bold]Examples[/bold]
 
       ring-async report
       ring-async report mine --json | jq .reward_last
+      ring-async report mine other
     """
     from ring_async.monitoring.report.report import write_report
     from ring_async.monitoring.report.summary import print_summary, summary
 
     run_dir = find_run(runs, run)
+    if other is not None:
+        _report_two(run_dir, find_run(runs, other), as_json)
+        return
     if as_json:
         out.print_plain(summary(run_dir.path))
         return
     print_summary(run_dir.path, out)
     for path in write_report(run_dir.path):
         out.print(f"wrote {short(path)}", soft_wrap=True)
+
+
+def _report_two(first: RunDir, second: RunDir, as_json: bool) -> None:
+    from ring_async.monitoring.report.comparison import compare, print_comparison, write_comparison
+
+    compared = compare(first.path, second.path)
+    if as_json:
+        out.print_plain(compared.plain())
+        return
+    print_comparison(compared, out)
+    out.print(f"wrote {short(write_comparison(first.path, second.path))}", soft_wrap=True)

@@ -77,9 +77,33 @@ class RewardSection(Section):
     credits: PositiveInt = Field(16, description="Groups of one rollout that one reward actor judges at a time.")
 
 
+class ParallelSection(Section):
+    """How many processes train the model, and how they share the work.
+
+    `data · shard` ranks (times `tensor · pipeline`, which split one copy of the model further) work at a time; each of
+    the `data · shard` takes rows of its own, so gradients are summed over them.
+    """
+
+    data: PositiveInt = Field(1, description="Copies of the model, each over `shard` ranks.")
+    shard: PositiveInt = Field(1, description="Ranks that hold a slice each of weights, gradients and optimizer.")
+    tensor: PositiveInt = Field(1, description="megatron: ranks that split every matrix product.")
+    pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
+    expert: PositiveInt = Field(1, description="megatron: ranks, of those with rows of their own, that share experts.")
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of the learner."""
+        return self.num_data_ranks * self.tensor * self.pipeline
+
+    @property
+    def num_data_ranks(self) -> int:
+        """Ranks, or groups of `tensor · pipeline` ranks, that train on rows of their own."""
+        return self.data * self.shard
+
+
 class LearnerSection(Section):
     engine: Literal["hf", "megatron"] = "hf"
-    num_ranks: PositiveInt = 1
+    parallel: ParallelSection = ParallelSection()
     token_capacity: PositiveInt = Field(1024, description="Tokens of one packed row (prompts and responses).")
     rows_per_microbatch: PositiveInt = Field(4, description="Packed rows of one forward pass.")
     learning_rate: Annotated[float, Field(ge=0)] = 1e-6
@@ -88,6 +112,13 @@ class LearnerSection(Section):
     adam_betas: tuple[float, float] = (0.9, 0.95)
     adam_eps: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
+    max_nonfinite_steps: Annotated[int, Field(ge=0)] = Field(
+        3,
+        description="Steps in a row that may be skipped because loss or gradient is not finite; one more ends the run.",
+    )
+    recompute: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of the decoder layers whose activations are computed again in backward."
+    )
     num_threads: PositiveInt = Field(1, description="Compute threads on a CPU.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
 

@@ -240,8 +240,10 @@ class Config(Section):
 
     @property
     def global_token_budget(self) -> int:
-        """Loss tokens of one batch over all learner ranks."""
-        return self.budget.token_budget * (self.learner.num_ranks if self.budget.scope == "per_rank" else 1)
+        """Loss tokens of one batch over all data-parallel ranks of the learner."""
+        return self.budget.token_budget * (
+            self.learner.parallel.num_data_ranks if self.budget.scope == "per_rank" else 1
+        )
 
     @property
     def max_staleness(self) -> int:
@@ -255,7 +257,7 @@ class Config(Section):
             rollout=self.rollout.num,
             reward=self.reward.num,
             replay=self.replay.num,
-            learner=self.learner.num_ranks,
+            learner=1,
             evaluator=int(self.evaluation.every_versions > 0),
         )
 

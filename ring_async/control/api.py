@@ -24,7 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from ring_async.config.schema import ControlSection
 from ring_async.control.changes_api import Changes, changes_router
 from ring_async.control.guard import Guard, Refusal
+from ring_async.control.page import page_router
+from ring_async.control.sessions import Sessions
 from ring_async.errors import ConfigError, RingAsyncError
+from ring_async.monitoring.live.frames import Watched
+from ring_async.monitoring.live.samples import SampleReader
 from ring_async.records.status import RunStatus, status_schema
 from ring_async.telemetry.discovery import scrape_targets
 from ring_async.transport.messages.fleet import Member
@@ -35,6 +39,10 @@ class Operations(Protocol):
 
     @property
     def changes(self) -> Changes: ...
+
+    @property
+    def history(self) -> Watched:
+        """What the live page and `explain` look at."""
 
     def status(self) -> RunStatus: ...
 
@@ -88,8 +96,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 
 def make_app(operations: Operations, token: str, run_name: str, control: ControlSection | None = None) -> FastAPI:
-    """Build the application; every path but `/healthz` requires `Authorization: Bearer <token>`."""
+    """Build the application; the guard says which calls are admitted."""
     control = control or ControlSection()
+    sessions = Sessions(token, is_https=bool(control.tls_cert))
     app = FastAPI(
         title="ring-async control API", version="1", docs_url=None, redoc_url=None, default_response_class=_AsciiJson,
         responses=_ANSWERS,
@@ -97,6 +106,7 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
     app.add_middleware(
         Guard,
         token=token,
+        sessions=sessions,
         max_requests_per_s=control.max_requests_per_s,
         max_body_bytes=control.max_body_bytes,
         on_refused=operations.calls_refused,
@@ -142,6 +152,8 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
         return Accepted()
 
     app.include_router(changes_router(operations.changes))
+    app.state.samples = SampleReader(operations.history)
+    app.include_router(page_router(operations.history, sessions, app.state.samples))
     return app
 
 
@@ -216,6 +228,7 @@ async def serve(app: FastAPI, control: ControlSection) -> AsyncIterator[str]:
         server.should_exit = True
         await serving
         listener.close()
+        await app.state.samples.close()
 
 
 def _reachable(host: str) -> str:

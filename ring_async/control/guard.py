@@ -5,7 +5,9 @@
 
 Owns: which calls are admitted, and the account of refused ones. Does not own routes: the guard wraps the whole
 application, so that a route added later is guarded, too.
-Invariants: nothing but `OPEN_PATHS` is answered without the run's token; tokens are compared in constant time; callers
+Invariants: nothing but `OPEN_PATHS` and the page's own files is answered without the run's token, or the cookie of a
+browser that showed it (`sessions`); a cookie changes something only with the page's header; tokens are compared in
+constant time; callers
 with the token and callers without never share a bucket, so that a stranger cannot use up the owner's; memory is
 bounded for any number of callers.
 """
@@ -23,11 +25,17 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ring_async.clock import monotonic_s
+from ring_async.control.sessions import Sessions
 from ring_async.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/healthz"})
+OPEN_PATHS = frozenset({"/", "/healthz", "/page/login"})
+OPEN_FOLDER = "/static/"
+"""The page's own files, which say nothing about the run."""
+PAGE_HEADER = (b"x-ring-async", b"page")
+"""What the page sends with every call that changes something: no other site's page can, without being asked first."""
+_READING = frozenset({"GET", "HEAD"})
 BURST_S = 2.0
 """A caller that was quiet may spend this many seconds' worth of its rate at once."""
 MAX_CALLERS = 1024
@@ -94,6 +102,7 @@ class Guard:
     Args:
         app: what is guarded.
         token: of the run.
+        sessions: of the live page.
         max_requests_per_s: for each caller.
         max_body_bytes: of one request, declared or sent in chunks.
         on_refused: called about refusals, at most once every `AUDIT_EVERY_S` for each cause.
@@ -104,12 +113,14 @@ class Guard:
         app: Any,
         *,
         token: str,
+        sessions: Sessions,
         max_requests_per_s: float,
         max_body_bytes: int,
         on_refused: Callable[[Refusal], None],
     ) -> None:
         self._app = app
         self._expected = f"Bearer {token}".encode()
+        self._sessions = sessions
         self._rate = RateLimit(max_requests_per_s, BURST_S * max_requests_per_s)
         self._max_body_bytes = max_body_bytes
         self._on_refused = on_refused
@@ -132,12 +143,12 @@ class Guard:
     async def _admit(self, scope: Scope, receive: Receive) -> bytes:
         """Admit a call and return its whole body, or raise `_Refused`."""
         headers = dict(scope["headers"])
-        is_owner = hmac.compare_digest(headers.get(b"authorization", b""), self._expected)
+        is_owner = self._is_owner(scope["method"], headers)
         wait_s = self._rate.take((_client(scope), is_owner), monotonic_s())
         if wait_s:
             after = str(math.ceil(wait_s)).encode()
             raise _Refused(429, "rate", "too many calls; try again later", (b"retry-after", after))
-        if not is_owner and scope["path"] not in OPEN_PATHS:
+        if not (is_owner or scope["path"] in OPEN_PATHS or scope["path"].startswith(OPEN_FOLDER)):
             detail = "the run's token is missing or wrong; it is in endpoints.json"
             raise _Refused(401, "token", detail, (b"www-authenticate", b"Bearer"))
         limit_bytes = self._max_body_bytes
@@ -158,6 +169,14 @@ class Guard:
                         return bytes(body)
         except TimeoutError:
             raise _Refused(408, "slow", f"no whole body within {BODY_TIMEOUT_S:.0f} s", _CLOSE) from None
+
+    def _is_owner(self, method: str, headers: dict[bytes, bytes]) -> bool:
+        """Whether the caller showed the run's token, or is a browser that did."""
+        if hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
+            return True
+        name, value = PAGE_HEADER
+        may = method in _READING or headers.get(name) == value
+        return may and self._sessions.admits_cookie(headers.get(b"cookie", b""))
 
     def _write_down(self, scope: Scope, cause: str) -> None:
         metrics.controller_refused_requests.labels(cause=cause).inc()

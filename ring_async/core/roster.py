@@ -2,11 +2,12 @@
 
 Owns: the roles, their order, the ids of actors, which roles can be scaled, where each may run. Does not own which
 processes are alive (`core.fleet.fleet`), nor the configuration: numbers come as arguments (`Config.roster` gives them).
-Invariants: ids of a role count from 0 without a gap; the first learner leads the others, and the first replay shard
-plans batches, so their ids are known before anything runs.
+Invariants: ids of a role count from 0 without a gap; there is one learner, and the first replay shard plans batches, so
+their ids are known before anything runs. A learner of many ranks is still one actor: rank 0, which starts the others
+(`actors.learner_ranks`).
 
-    Roster(rollout=2, reward=1, replay=1, learner=2, evaluator=0)
-        controller-0 · replay-0 · learner-0 (leads), learner-1 (rank 1) · reward-0 · rollout-0, rollout-1
+    Roster(rollout=2, reward=1, replay=1, learner=1, evaluator=0)
+        controller-0 · replay-0 · learner-0 · reward-0 · rollout-0, rollout-1
 """
 
 from __future__ import annotations
@@ -73,10 +74,7 @@ class ActorSpec(msgspec.Struct, frozen=True, order=True):
 
 @dataclass(frozen=True, slots=True)
 class Roster:
-    """The number of actors of each role, beside the one controller.
-
-    `learner` counts the processes of the learner, one for each rank.
-    """
+    """The number of actors of each role, beside the one controller."""
 
     rollout: int
     reward: int
@@ -107,7 +105,7 @@ class Roster:
 
 
 def id_of(role: Role, index: int) -> str:
-    """`rollout-3`. Of a learner, `index` is the rank."""
+    """`rollout-3`."""
     return f"{role}-{index}"
 
 
@@ -118,6 +116,6 @@ def ordinal_of(actor_id: str) -> int:
 
 CONTROLLER_ID = id_of(Role.CONTROLLER, 0)
 LEARNER_ID = id_of(Role.LEARNER, 0)
-"""Rank 0, which leads: commands to the learner go to it."""
+"""The learner: rank 0, where there are many."""
 PLANNER_ID = id_of(Role.REPLAY, 0)
 """The replay shard that plans batches for all shards."""

@@ -23,6 +23,7 @@ from ring_async.config.schema import Config
 from ring_async.errors import RingAsyncError
 from ring_async.monitoring.prometheus import ManagedPrometheus, PrometheusFiles
 from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.sinks.registry import sink_problems
 
 T = TypeVar("T")
 
@@ -127,6 +128,7 @@ def service_problems(config: Config) -> Iterator[str]:
     from ring_async.monitoring.grafana.server import NO_TOKEN
 
     monitoring = config.monitoring
+    yield from sink_problems(tensorboard=monitoring.tensorboard, wandb_project=monitoring.wandb)
     wanted = []
     if monitoring.prometheus == "managed":
         wanted.append(("prometheus", "monitoring.prometheus", "apt-get install prometheus, or set it to true"))

@@ -116,7 +116,7 @@ def placement_problems(config: Config, there: Mapping[str, float], where: str) -
             parts = ", ".join(f"{role} {amount:g}" for role, amount in needs.items() if amount)
             problems.append(
                 f"placement.{key}: the fleet needs {needed:g} ({parts}), {where} has {there[ray_name]:g}; "
-                f"lower rollout.num, reward.num, learner.num_ranks or placement.{key}, or add machines"
+                f"lower rollout.num, reward.num, learner.parallel or placement.{key}, or add machines"
             )
     return problems
 

@@ -25,6 +25,7 @@ class RunDir:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.json"
+        self.data = path / "data.json"
         self.metrics = path / "metrics.jsonl"
         self.events = path / "events.jsonl"
         self.evaluations = path / "evaluations.jsonl"

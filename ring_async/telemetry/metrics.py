@@ -4,8 +4,8 @@ Owns: the declarations, in one registry for each process. Does not own: serving 
 finds them (`discovery`).
 Invariants: a metric called `ring_<actor>_<noun>_<unit>` is the attribute `<actor>_<noun>` here; counters end in
 `_total` on the wire. No label has unbounded values: prompt, group and trajectory ids belong in the trace and the run's
-files, never here. Which actor a series belongs to is said by the scrape target (`discovery`), since a process holds one
-actor; where several share a process (tests), their counters add up.
+files, never here; `epoch` grows with the swaps that people make. Which actor a series belongs to is said by the scrape
+target (`discovery`), since a process holds one actor; where several share a process (tests), their counters add up.
 
     metrics.rollout_generated_tokens.inc(31)
     with metrics.waiting(metrics.learner_waiting_seconds, "batch"):
@@ -198,6 +198,9 @@ evaluator_policy_version = _gauge("ring_evaluator_policy_version", "Number of th
 # -- controller
 
 controller_reservations = _counter("ring_controller_reservations", "Groups reserved.", "source")
+controller_unusable_prompts = _counter(
+    "ring_controller_unusable_prompts", "Prompts that cannot be made, or are too long for the model.", "source"
+)
 controller_reissued = _counter("ring_controller_reissued_groups", "Reservations issued again.", "cause")
 controller_trajectories = _gauge("ring_controller_ledger_trajectories", "Trajectories by ledger state.", "state")
 controller_members = _gauge("ring_controller_members", "Live actors.", "role")

@@ -20,11 +20,10 @@ from typing import Any
 from ring_async.actors.base import Actor, ActorContext
 from ring_async.actors.controller.controller import Controller
 from ring_async.actors.evaluator import Evaluator
-from ring_async.actors.learner import Learner
+from ring_async.actors.learner import Learner, Rows
 from ring_async.actors.replay.replay import Replay
 from ring_async.actors.reward import Reward
 from ring_async.actors.rollout import Rollout
-from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.data.base import PromptSource
@@ -93,9 +92,9 @@ class PacedLearner(Learner):
         super().__init__(*arguments)
         self._pace_s = step_s
 
-    async def _step(self, batch: PackedBatch) -> StepReport:
+    async def _step(self, rows: Rows) -> StepReport:
         await asyncio.sleep(self._pace_s)
-        return await super()._step(batch)
+        return await super()._step(rows)
 
 
 class OneProcessFleet:

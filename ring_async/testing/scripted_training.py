@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ring_async.batches import PackedBatch
+from ring_async.core.rank_batches import RankShare
 from ring_async.core.weights.plan import TensorShape
 from ring_async.errors import DivergedError
 from ring_async.training.base import StepReport, WeightsSnapshot
@@ -34,7 +36,8 @@ class ScriptedTrainEngine:
         self._diverges_at = diverges_at
         self._num_trained = 0
 
-    def train_batch(self, batch: PackedBatch) -> StepReport:
+    def train_batch(self, batch: PackedBatch, share: RankShare | None = None) -> StepReport:
+        del share
         self.batches.append(batch)
         if len(self.batches) == self._diverges_at:
             raise DivergedError("scripted: the loss is not finite")
@@ -55,14 +58,27 @@ class ScriptedTrainEngine:
     def tune(self, knobs: dict[str, Any]) -> None:
         self.knobs |= knobs
 
+    def capture(self) -> ScriptedState:
+        return ScriptedState(self._num_trained)
+
     def save(self, folder: Path) -> None:
-        (folder / "scripted.json").write_text(json.dumps({"num_trained": self._num_trained}))
+        self.capture().write(folder)
 
     def restore(self, folder: Path) -> None:
         self._num_trained = json.loads((folder / "scripted.json").read_text())["num_trained"]
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedState:
+    """A `SavedState`: how many batches were trained."""
+
+    num_trained: int
+
+    def write(self, folder: Path) -> None:
+        (folder / "scripted.json").write_text(json.dumps({"num_trained": self.num_trained}))
 
 
 class NoWeights:
@@ -72,6 +88,9 @@ class NoWeights:
 
     def tensors(self) -> Iterator[tuple[str, Any]]:
         return iter(())
+
+    def serve(self) -> None:
+        """There is no other rank."""
 
     def close(self) -> None:
         """Nothing to release."""

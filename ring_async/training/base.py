@@ -1,4 +1,4 @@
-"""The protocols of model trainers: transformers on one device, Megatron-core on many.
+"""The protocols of model trainers: transformers, and Megatron-core for what must be split further.
 
 Owns: the protocols. A train engine holds model and optimizer, takes packed batches of exactly Φ loss tokens, and hands
 out snapshots of its weights under Hugging Face names, a tensor at a time. It knows nothing of the network, the buffer,
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config
+from ring_async.core.rank_batches import RankShare
 from ring_async.core.weights.plan import TensorShape
 from ring_async.types import Float32
 
@@ -58,19 +59,38 @@ class WeightsSnapshot(Protocol):
         """
         ...
 
+    def serve(self) -> None:
+        """On ranks other than 0, which read nothing: give rank 0 what it gathers, until it has closed its snapshot."""
+        ...
+
     def close(self) -> None:
         """Free the tensors that were not handed out. Idempotent."""
+        ...
+
+
+class SavedState(Protocol):
+    """What one rank writes of a checkpoint, in memory that training does not touch."""
+
+    def write(self, folder: Path) -> None:
+        """Write this rank's files: model (Hugging Face layout), optimizer, scheduler and RNG. From any thread."""
         ...
 
 
 class TrainEngine(Protocol):
     """Trains on packed batches. Called from one thread, never concurrently."""
 
-    def train_batch(self, batch: PackedBatch) -> StepReport:
+    def train_batch(self, batch: PackedBatch, share: RankShare | None = None) -> StepReport:
         """Take `minibatches_per_batch` optimizer steps on one batch.
 
+        A step whose loss or gradient is not finite is skipped and counted (`nonfinite_steps`).
+
+        Args:
+            batch: the batch; with many ranks, the rows of this one.
+            share: with many ranks, this one's share of the batch's loss tokens. The report of rank 0 is of them all.
+
         Raises:
-            DivergedError: loss or gradient became non-finite; the weights are unchanged.
+            DivergedError: more steps in a row were not finite than `learner.max_nonfinite_steps`; the weights are
+                unchanged.
         """
         ...
 
@@ -92,8 +112,12 @@ class TrainEngine(Protocol):
         """
         ...
 
+    def capture(self) -> SavedState:
+        """Take model, optimizer, scheduler and RNG as they are now, for a checkpoint written while training goes on."""
+        ...
+
     def save(self, folder: Path) -> None:
-        """Write model (Hugging Face layout), optimizer, scheduler and RNG. The caller makes the write atomic."""
+        """Write a checkpoint at once. The caller makes the write atomic."""
         ...
 
     def restore(self, folder: Path) -> None: ...
@@ -104,8 +128,8 @@ class TrainEngine(Protocol):
 class TrainerEntry(Protocol):
     """How the registry knows one trainer. An entry imports the trainer itself inside `make`."""
 
-    def make(self, config: Config) -> TrainEngine:
-        """Load the model from `model.path` and build the trainer. Blocks."""
+    def make(self, config: Config, rank: int, store: str) -> TrainEngine:
+        """Load the model from `model.path` and build one rank of the trainer. Arguments as for `make_trainer`."""
         ...
 
     def check(self, config: Config) -> list[str]:

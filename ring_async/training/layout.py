@@ -33,6 +33,8 @@ class Microbatch:
         position_ids: int64 `[U]`.
         gathers: int64 `[S, L]` each, attention blocks (`hf.attention.AttentionBlocks`).
         scatter: int64 `[U]`.
+        members: int64 `[L]`, the flat tokens of every sequence, sequence after sequence (`hf.varlen`).
+        lengths: int64 `[S]`, tokens of each of these sequences; together L.
         sources: int64 `[T]`, flat token whose hidden state predicts each scored token.
         positions: int64 `[T]`, where each scored token lies in the rows: row · C + column.
         sequence_ids: int64 `[T]`, 0 … S−1 within this microbatch.
@@ -42,6 +44,8 @@ class Microbatch:
     position_ids: Int64
     gathers: tuple[Int64, ...]
     scatter: Int64
+    members: Int64
+    lengths: Int64
     sources: Int64
     positions: Int64
     sequence_ids: Int64
@@ -126,6 +130,44 @@ def iterate_microbatches(batch: PackedBatch, scored: Bool, wanted: Bool, max_tok
         yield builder.finish()
 
 
+def iterate_rows(batch: PackedBatch, scored: Bool, wanted: Bool, rows_per_microbatch: int) -> Iterator[Microbatch]:
+    """Cut a batch into forwards of so many rows, as `core.packing` filled them.
+
+    Rows are fuller than what `iterate_microbatches` makes where few tokens are shared. Arguments as there.
+    """
+    plan = batch.plan
+    by_part: dict[int, list[tuple[bytes, PackedSequence]]] = {}
+    for sequence in plan.sequences:
+        start, middle = sequence.offset, sequence.offset + sequence.num_prompt_tokens
+        if wanted[sequence.row, start : middle + sequence.num_response_tokens].any():
+            key = batch.input_ids[sequence.row, start:middle].tobytes()
+            by_part.setdefault(sequence.row // rows_per_microbatch, []).append((key, sequence))
+    for _, members in sorted(by_part.items()):
+        builder, prompt = _Builder(batch, scored), None
+        for key, sequence in sorted(members, key=lambda member: member[0]):
+            if key != prompt:
+                builder.close_prompt()
+                prompt = key
+            builder.add(sequence)
+        yield builder.finish()
+
+
+def idle_microbatch() -> Microbatch:
+    """A forward of one token and nothing scored, for a rank that has no more while others do."""
+    one, none = np.zeros(1, np.int64), np.zeros(0, np.int64)
+    return Microbatch(
+        input_ids=one,
+        position_ids=one,
+        gathers=(one[None],),
+        scatter=one,
+        members=one,
+        lengths=np.ones(1, np.int64),
+        sources=none,
+        positions=none,
+        sequence_ids=none,
+    )
+
+
 class _Builder:
     """One microbatch in the making."""
 
@@ -177,6 +219,8 @@ class _Builder:
             position_ids=position_ids,
             gathers=gathers,
             scatter=scatter,
+            members=np.concatenate(self._members),
+            lengths=np.array([member.size for member in self._members], dtype=np.int64),
             sources=np.concatenate(self._sources),
             positions=np.concatenate(self._positions),
             sequence_ids=np.repeat(np.arange(len(counts), dtype=np.int64), counts),

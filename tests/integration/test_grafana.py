@@ -17,7 +17,8 @@ from ring_async.monitoring.grafana.boards import BOARDS
 from ring_async.monitoring.grafana.client import Grafana, GrafanaError
 from ring_async.monitoring.grafana.push import Outcome, push
 from ring_async.records.events import Event, EventKind
-from ring_async.storage.run_dir import JsonLines, RunDir
+from ring_async.storage.json_lines import JsonLines
+from ring_async.storage.run_dir import RunDir
 
 PROMETHEUS = "http://prometheus:9090"
 
@@ -166,6 +167,38 @@ def test_an_answer_that_was_lost_is_not_asked_for_twice(stub: GrafanaStub, journ
     journal.happen(EventKind.RESUMED)
     annotator.catch_up()
     assert texts(stub) == ["paused by api", "resumed by api"]
+
+
+def test_after_a_lost_position_everything_is_asked_for_and_nothing_written_twice(stub: GrafanaStub, journal: Journal):
+    for after in (2, 3, 4):
+        journal.happen(EventKind.SCALED, after=after)
+    journal.annotator.catch_up()
+    (journal.run_dir.path / "annotations.json").unlink()
+    assert journal.fresh().catch_up() == 0
+    assert len(stub.annotations) == 3
+
+
+def test_an_event_that_grafana_finds_fault_with_is_passed_over_by_itself(stub: GrafanaStub, journal: Journal):
+    stub.refuses_text = "after: 2"
+    for after in (1, 2, 3):
+        journal.happen(EventKind.SCALED, after=after)
+    assert journal.annotator.catch_up() == 2
+    assert [text[-9:] for text in texts(stub)] == ["after: 1)", "after: 3)"]
+
+
+def test_a_full_disk_does_not_end_the_annotations(stub: GrafanaStub, journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(annotations, "write_json", full)
+        for kind in (EventKind.PAUSED, EventKind.RESUMED):
+            journal.happen(kind)
+            with pytest.raises(OSError, match="No space"):
+                journal.annotator.catch_up()
+    journal.happen(EventKind.PAUSED)
+    assert journal.annotator.catch_up() == 1
+    assert (journal.fresh().catch_up(), len(stub.annotations)) == (0, 3)
 
 
 def test_a_down_grafana_is_said_once_and_marks_follow_when_it_is_back(

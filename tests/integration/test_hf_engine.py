@@ -318,7 +318,12 @@ def test_loglinear_needs_no_pass_and_goes_from_policy_to_behavior(model_path):
 
 @pytest.mark.parametrize("num_minibatches", [1, 4])
 def test_divergence_raises_and_leaves_the_weights(model_path, num_minibatches):
-    engine = make_engine(model_path, budget__minibatches_per_batch=num_minibatches, correction__rule="none")
+    engine = make_engine(
+        model_path,
+        budget__minibatches_per_batch=num_minibatches,
+        correction__rule="none",
+        learner__max_nonfinite_steps=0,
+    )
     before = weights_of(engine)
     batch = pack_sequences(make_specs(seed=8), token_capacity=48)
     last_row = np.flatnonzero(batch.loss_mask.any(axis=1))[-1]
@@ -326,6 +331,24 @@ def test_divergence_raises_and_leaves_the_weights(model_path, num_minibatches):
     with pytest.raises(DivergedError, match="plan 1, optimizer step"):
         engine.train_batch(batch)
     assert largest_difference(weights_of(engine), before) == 0
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted_and_too_many_in_a_row_end_the_run(model_path):
+    engine = make_engine(model_path, correction__rule="none", learner__max_nonfinite_steps=2)
+    before = weights_of(engine)
+    good, bad = (pack_sequences(make_specs(seed=8), token_capacity=48) for _ in range(2))
+    bad.advantages[:] = 3e38
+    for _ in range(2):
+        report = engine.train_batch(bad)
+        assert (report.metrics["nonfinite_steps"], report.num_optimizer_steps) == (1, 0)
+    assert largest_difference(weights_of(engine), before) == 0
+    assert engine.train_batch(good).num_optimizer_steps == 1  # counted from 0 again
+    after = weights_of(engine)
+    engine.train_batch(bad)
+    engine.train_batch(bad)
+    with pytest.raises(DivergedError, match="plan 1, optimizer step 2"):
+        engine.train_batch(bad)
+    assert largest_difference(weights_of(engine), after) == 0
 
 
 def test_non_finite_behavior_is_masked_and_counted(model_path):
@@ -424,9 +447,9 @@ def test_a_snapshot_keeps_the_weights_of_its_version_and_hands_each_out_once(mod
 
 
 def test_settings_of_other_engines_are_refused(model_path, tmp_path):
-    with pytest.raises(ConfigError, match="num_ranks"):
-        make_engine(model_path, learner__num_ranks=2)
-    with pytest.raises(ConfigError, match="knows `device` only, not nonsense"):
+    with pytest.raises(ConfigError, match=r"learner\.parallel\.tensor is 2"):
+        make_engine(model_path, learner__parallel__tensor=2)
+    with pytest.raises(ConfigError, match=r"takes no learner\.engine_options but device, .*not nonsense"):
         make_engine(model_path, learner__engine_options={"nonsense": 1})
     with pytest.raises(ConfigError, match=r"model\.path: cannot load"):
         make_engine(tmp_path)

@@ -30,6 +30,9 @@ class RecordedChanges:
 class Recorded:
     """`control.api.Operations` that write down what was asked."""
 
+    history: Any = None
+    """Nobody watches."""
+
     def __init__(self, failure: Exception | None = None) -> None:
         self.asked: list[Any] = []
         self.refused: list[Refusal] = []

@@ -76,6 +76,7 @@ class GrafanaStub:
         annotations: as sent.
         is_away: answers every call with 503 while True.
         loses_answers_to: `POST /api/annotations`: is carried out, and the connection closed without an answer.
+        refuses_text: an annotation with this in its text is answered with 400.
     """
 
     def __init__(self) -> None:
@@ -88,6 +89,7 @@ class GrafanaStub:
         self.invalid: list[str] = []
         self.is_away = False
         self.loses_answers_to = ""
+        self.refuses_text = ""
         self._lock = threading.Lock()
 
     def answer(self, method: str, target: str, body: Any) -> Any:
@@ -133,7 +135,10 @@ class GrafanaStub:
                 wanted = set(query.get("tags", ()))
                 return [one for one in self.annotations if wanted <= set(one["tags"])][: int(query["limit"][0])]
             case "POST", "/api/:" if path == "/api/annotations":
-                self.annotations.append(Annotation.model_validate(body).model_dump())
+                annotation = Annotation.model_validate(body)
+                if self.refuses_text and self.refuses_text in annotation.text:
+                    raise RefusedError(400, "bad annotation")
+                self.annotations.append(annotation.model_dump())
                 return {"id": len(self.annotations), "message": "Annotation added"}
         raise RefusedError(404, f"no route {method} {path}")
 

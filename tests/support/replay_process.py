@@ -60,7 +60,7 @@ def rig_config(num_shards: int = 1, num_ranks: int = 1) -> dict[str, object]:
     return make_config_mapping(
         budget={"token_budget": TOKEN_BUDGET},
         rollout={"group_size": GROUP_SIZE, "max_tokens": MAX_TOKENS},
-        learner={"token_capacity": 256, "num_ranks": num_ranks},
+        learner={"token_capacity": 256, "parallel": {"data": num_ranks}},
         replay={"num": num_shards, "map_size_bytes": 256 << 20, "commit_interval_s": 0.002},
         monitoring={"trace": False},
         placement={"start_timeout_s": 60.0},

@@ -29,8 +29,9 @@ from ring_async.actors.controller.failed_work import FailedWork
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.postponed import Postponed
 from ring_async.actors.controller.prompts import MakeSource
+from ring_async.actors.controller.run_history import RunHistory
 from ring_async.actors.controller.run_life import RunLife
-from ring_async.actors.controller.run_log import RunLog
+from ring_async.actors.controller.run_log import RunLog, sinks_of
 from ring_async.actors.controller.status import describe_run
 from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
@@ -39,13 +40,12 @@ from ring_async.clock import monotonic_s
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.ledger import LedgerError
-from ring_async.errors import RefusedError, RingAsyncError, StorageError
+from ring_async.errors import RefusedError
 from ring_async.records.events import EventKind
 from ring_async.records.status import RunStatus
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
 from ring_async.telemetry.resources import observe_resources
-from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
@@ -101,7 +101,9 @@ class Controller:
         self._journal = Journal(context.run_dir.journal)
         self._notes = RunNotes(self._journal, context.run_dir, is_resumed=is_resumed)
         is_fleet_alive = is_resumed and context.spec.incarnation > 0
-        self._run_log = RunLog(context.run_dir, is_fleet_alive=is_fleet_alive)
+        self._run_log = RunLog(
+            context.run_dir, is_fleet_alive=is_fleet_alive, sinks=sinks_of(config, context.run_dir.path)
+        )
         self._run = run = RunContext(
             config, context.run_dir, self._notes, self._run_log, self._spawn, is_fleet_alive=is_fleet_alive
         )
@@ -112,11 +114,12 @@ class Controller:
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
+        self.history = RunHistory(run, self.status, lambda: self.changes.knobs)
         self._failed = FailedWork(self._run_log, self._dispatcher, self._life)
         self.changes.set_aside = self._failed.set_aside
         self._batches = BatchProgress(config, self._fleet, self._dispatcher, self._life, self._journal.ledger)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
-        self._postponed = Postponed(self._answer)
+        self._postponed = Postponed(self._handle)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
@@ -131,6 +134,7 @@ class Controller:
         self._dispatcher.keep_owners(self._fleet.wanted.actor_ids)
         self._life.open()
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
+        loops.append(asyncio.create_task(self.history.run(), name="history"))
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
             done, _ = await asyncio.wait([told, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -141,6 +145,7 @@ class Controller:
             for task in (told, *loops, *self._tasks):
                 task.cancel()
             await asyncio.gather(told, *loops, *self._tasks, return_exceptions=True)
+            self._dispatcher.prompts.close()
             await self._fleet.links.close()
             await self._inbox.close()
             await self.context.transport.close()
@@ -157,18 +162,6 @@ class Controller:
                 self._spawn(self._requests.answer(delivery, delivery.message))
                 continue
             await self._postponed.take(delivery)
-
-    async def _answer(self, delivery: Delivery) -> None:
-        try:
-            answer = await self._handle(delivery.sender, delivery.message)
-            if isinstance(answer, Done):
-                delivery.ack()
-            else:
-                delivery.reply(answer)
-        except StorageError:
-            raise  # not now: the message is taken in once there is room
-        except RingAsyncError as refusal:
-            delivery.refuse(str(refusal))
 
     async def _tick(self) -> None:
         """Consumes time / produces expiries and the end of the run / waits a moment / freed by time."""

@@ -19,6 +19,7 @@ import msgspec
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.actors.controller.prompt_ahead import THREADS
 from ring_async.actors.controller.prompt_search import window_of
 from ring_async.actors.controller.verifier_swap import VerifierSwaps
 from ring_async.config.schema import DifficultyWindow, MixtureStep, SourceSection
@@ -130,12 +131,12 @@ class MixtureChanges:
         return due[-1].model_copy(update={"difficulty": windows})
 
     async def _checked(self, name: str, wanted: Any) -> Window | None:
-        """The window of a section, once some prompt satisfies it; other tasks run between slices of the search."""
+        """The window of a section, once some prompt satisfies it; a thread searches, since prompts may take long."""
         if wanted is None:
             return None
         window = window_of(DifficultyWindow.model_validate(wanted))
-        for _ in self._dispatcher.prompts.probe(name, window):
-            await asyncio.sleep(0)
+        probe = self._dispatcher.prompts.probe(name, window)
+        await asyncio.get_running_loop().run_in_executor(THREADS, lambda: list(probe))
         return window
 
     def _window_is_empty(self, source: str, window: Window, num_passed: int) -> None:

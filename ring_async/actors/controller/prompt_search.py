@@ -11,13 +11,15 @@ ends after `MAX_LOOK_S`, so the controller's loop goes on; a search for a window
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
+from ring_async.actors.controller.prompt_ahead import PromptAhead, Refusal
 from ring_async.clock import monotonic_s
 from ring_async.config.schema import DifficultyWindow
 from ring_async.core.work.difficulty import OBSERVED, Observations, Window, carried, carried_numbers
 from ring_async.data.base import PromptSource
-from ring_async.errors import ConfigError, RingAsyncError
+from ring_async.errors import ConfigError
 from ring_async.telemetry import metrics
 from ring_async.types import Prompt
 
@@ -45,19 +47,18 @@ def check_window(source: PromptSource, section: DifficultyWindow) -> None:
         pass
 
 
-class PromptFailedError(RingAsyncError):
-    """A source cannot make the prompt at `index`."""
-
-    def __init__(self, index: int, error: Exception) -> None:
-        super().__init__(f"prompt {index} cannot be made: {type(error).__name__}: {error}")
-        self.index = index
-
-
 class PromptSearch:
     """See the module. `num_passed`: prompts passed over since the process began."""
 
-    def __init__(self, source: PromptSource, observations: Observations, window: Window | None = None) -> None:
+    def __init__(
+        self,
+        source: PromptSource,
+        observations: Observations,
+        window: Window | None = None,
+        refusal: Refusal = lambda prompt: "",
+    ) -> None:
         self.source = source
+        self.ahead = PromptAhead(source, refusal)
         self._observations = observations
         self.num_passed = 0
         self.set_window(window)
@@ -67,7 +68,6 @@ class PromptSearch:
         self.window = window
         self.num_in_vain = 0
         """Prompts passed over since the last one within the window."""
-        self._seen: tuple[int, Prompt] | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -78,13 +78,12 @@ class PromptSearch:
         """The next prompt to issue from `index` on, with its index; or None, with the index to go on from.
 
         Raises:
-            PromptFailedError: the source cannot make one of the prompts that were looked at.
+            PromptFailedError: one of the prompts that were looked at cannot be made, or the model cannot take it.
         """
         if self.window is None:
-            return index, self._prompt(index)
+            return index, self.ahead.at(index)
         num_passed = self.num_passed
-        # an observed window is never empty for good: observations expire, and their prompts become unknown again
-        if self.is_empty and self.window.by != OBSERVED:
+        if self._is_given_up:
             return index, None
         try:
             return self._search(index, self.window)
@@ -94,7 +93,9 @@ class PromptSearch:
     def _search(self, index: int, window: Window) -> tuple[int, Prompt | None]:
         until_s = monotonic_s() + MAX_LOOK_S
         for _ in range(MAX_LOOKS):
-            prompt = self._prompt(index)
+            prompt = self.ahead.at(index)
+            if prompt is None:
+                break
             if window.admits(self._difficulty(window, prompt, index)):
                 self.num_in_vain = 0
                 return index, prompt
@@ -125,7 +126,7 @@ class PromptSearch:
         found: list[float] = []
         num_looks = 0
         for place in range(index, index + (num_prompts or PROBE_LOOKS)):
-            value = carried(self.source.prompt(place), window.by)
+            value = carried(self._made(place), window.by)
             num_looks += 1
             if value is not None and window.admits(value):
                 return
@@ -142,14 +143,26 @@ class PromptSearch:
             f"theirs go from {min(found):g} to {max(found):g}"
         )
 
-    def _prompt(self, index: int) -> Prompt:
-        """The prompt at an index, kept for the next call, which mostly asks for the same one."""
-        if self._seen is None or self._seen[0] != index:
-            try:
-                self._seen = (index, self.source.prompt(index))
-            except Exception as error:  # a source's library complains about a row with errors of its own
-                raise PromptFailedError(index, error) from error
-        return self._seen[1]
+    def start(self, index: int, number: int) -> asyncio.Future[None] | None:
+        """Have a thread make the prompts that the next calls of `find` look at; None if they are there."""
+        if self.window is None:
+            return self.ahead.start(index, number)
+        if self._is_given_up or self.ahead.holds(index):
+            return None
+        return self.ahead.start(index, min(MAX_LOOKS, self.source.num_prompts or MAX_LOOKS))
+
+    def is_late(self, index: int) -> bool:
+        """Whether the search cannot go on because the prompt at its cursor is still being made."""
+        return not self._is_given_up and self.ahead.is_late(index)
+
+    @property
+    def _is_given_up(self) -> bool:
+        # an observed window is never empty for good: observations expire, and their prompts become unknown again
+        return self.window is not None and self.window.by != OBSERVED and self.is_empty
+
+    def _made(self, index: int) -> Prompt:
+        with self.ahead.lock:
+            return self.source.prompt(index)
 
     def _difficulty(self, window: Window, prompt: Prompt, index: int) -> float | None:
         if window.by != OBSERVED:
@@ -157,5 +170,5 @@ class PromptSearch:
         return self._observations.difficulty(prompt.prompt_id, index, self.source.num_prompts or 1)
 
     def _advice(self, index: int) -> str:
-        names = sorted(carried_numbers(self.source.prompt(index)))
+        names = sorted(carried_numbers(self._made(index)))
         return f"numbers they carry are {', '.join(names)}" if names else "they carry no number at all"

@@ -9,6 +9,7 @@ prompt that a window passes over.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +17,18 @@ from typing import Any
 
 import msgspec
 
-from ring_async.actors.controller.prompt_search import PromptFailedError, PromptSearch, check_window, window_of
+from ring_async.actors.controller.prompt_ahead import PromptFailedError
+from ring_async.actors.controller.prompt_search import PromptSearch, check_window, window_of
 from ring_async.config.schema import Config, SourceSection
 from ring_async.core.ids import group_id_for, index_of
 from ring_async.core.work.difficulty import Observations, Window
 from ring_async.core.work.mixture import Mixture, check_weights
 from ring_async.core.work.source_health import SourceHealth
 from ring_async.data.base import PromptSource
+from ring_async.data.prompt_room import PromptRoom
 from ring_async.errors import ConfigError, RingAsyncError
+from ring_async.models import resolve_model_path
+from ring_async.telemetry import metrics
 from ring_async.types import Prompt, Reservation, SamplingParams
 
 log = logging.getLogger(__name__)
@@ -33,6 +38,11 @@ OnFailing = Callable[[str, str], None]
 """Called with a source and the reason, when a source makes no prompt any more."""
 OnEmpty = Callable[[str, Window, int], None]
 """Called with a source, its window, and the number of prompts passed over in a row, when a window counts as empty."""
+
+PATIENCE_S = 0.2
+"""How long a request for work waits for prompts that are being made, before other sources go first."""
+NUM_AHEAD = 8
+"""Prompts of each source that are made beyond those that were asked for."""
 
 _OBSERVED_KEY = "observed/"
 
@@ -53,15 +63,15 @@ class PromptScheduler:
         self._sections = dict(config.sources)
         self.observations = Observations()
         self.windows: dict[str, Window] = {}
+        self._late: set[str] = set()
+        """Sources whose prompts were not made in time for the last request."""
         self.on_empty: OnEmpty = lambda source, window, num_passed: None
         self.on_failing: OnFailing = lambda source, reason: None
         self.served = SourceHealth("prompts were refused")
         """Whether engines can take the prompts of each source."""
         self._made = SourceHealth("prompts could not be made")
-        self._searches = {
-            name: PromptSearch(make_source(name, config.sources[name]), self.observations) for name in config.mixture
-        }
-        self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
+        self.tune(config)
+        self._searches = {name: self._search(make_source(name, config.sources[name])) for name in config.mixture}
         self.cursors = dict.fromkeys(self._searches, 0)
         self.mixture = Mixture(config.mixture)
         configured = {name: window_of(section) for name, section in config.difficulty.items()}
@@ -110,20 +120,48 @@ class PromptScheduler:
         candidates = self.mixture.candidates
         if not candidates:
             return f"every source is set aside: {', '.join(sorted(self.mixture.paused))}"
-        if not self.windows.keys() >= set(candidates):
-            return ""
-        if any(self._find(source) is not None for source in candidates):
+        late = [source for source in candidates if self._searches[source].is_late(self.cursors[source])]
+        searched = [source for source in candidates if source not in late]
+        if not self.windows.keys() >= set(searched) or any(self._find(source) is not None for source in searched):
             return ""
         passed = ", ".join(
             f"{source} ({self.windows[source]}, {self._searches[source].num_in_vain:,} passed over)"
-            for source in candidates
+            for source in searched
         )
-        return f"no prompt within the difficulty window of {passed}"
+        reasons = [f"no prompt within the difficulty window of {passed}"] if passed else []
+        reasons += [f"prompts of {', '.join(late)} are still being made"] if late else []
+        return "; ".join(reasons)
+
+    async def make_ahead(self, number: int) -> None:
+        """Have threads make the next `number` prompts of each source in the mixture; waits `PATIENCE_S` at most, and
+        for none that was late before.
+        """
+        making = {
+            source: future
+            for source in self.mixture.candidates
+            if (future := self._searches[source].start(self.cursors[source], number + NUM_AHEAD)) is not None
+        }
+        waited_for = [future for source, future in making.items() if source not in self._late]
+        if waited_for:
+            await asyncio.wait(waited_for, timeout=PATIENCE_S)
+        self._late = {source for source, future in making.items() if not future.done()}
+
+    def close(self) -> None:
+        """Wait for no prompt any more."""
+        for search in self._searches.values():
+            search.ahead.close()
+
+    def _search(self, source: PromptSource, window: Window | None = None) -> PromptSearch:
+        return PromptSearch(source, self.observations, window, self._refusal)
+
+    def _refusal(self, prompt: Prompt) -> str:
+        return self._room.refusal(prompt)
 
     def _find(self, source: str) -> Prompt | None:
         """Move the source's cursor to the next prompt within the window, and return that prompt.
 
-        A prompt that the source cannot make is passed over; a source that makes none any more is reported.
+        A prompt that the source cannot make or the model cannot take is passed over; a source that makes no other is
+        reported.
         """
         search = self._searches[source]
         was_empty = search.is_empty
@@ -134,6 +172,7 @@ class PromptScheduler:
             except PromptFailedError as failure:
                 self.cursors[source] = failure.index + 1
                 log.warning("source %s: %s", source, failure)
+                metrics.controller_unusable_prompts.labels(source=source).inc()
                 if (reason := self._made.failed(source, str(failure))) is not None:
                     self.on_failing(source, reason)
                     return None
@@ -148,6 +187,7 @@ class PromptScheduler:
     def tune(self, config: Config) -> None:
         """Apply a changed configuration to the sampling of the groups to come."""
         self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
+        self._room = PromptRoom(resolve_model_path(config.model.path), config.rollout.max_tokens)
 
     def add_source(self, name: str, section: SourceSection) -> None:
         """Add a source; it is used once the mixture gives it a weight.
@@ -161,7 +201,7 @@ class PromptScheduler:
             raise
         except Exception as error:  # the library of a source complains about its settings with errors of its own
             raise ConfigError(f"sources.{name}: cannot be made: {type(error).__name__}: {error}") from error
-        self._searches[name] = PromptSearch(source, self.observations, self.windows.get(name))
+        self._searches[name] = self._search(source, self.windows.get(name))
         self._sections[name] = section
         self.cursors.setdefault(name, 0)
 

@@ -10,19 +10,24 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ring_async.clock import monotonic_s, wall_s
+from ring_async.config.schema import Config
+from ring_async.core.roster import CONTROLLER_ID
 from ring_async.records.events import Event, EventKind
 from ring_async.records.figures import BufferTotals, ScoredTotals, scored_since
 from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_record, step_record
 from ring_async.storage.json_lines import JsonLines
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry import metrics
+from ring_async.telemetry.sinks.base import Sink
+from ring_async.telemetry.sinks.feed import SinkFeed
+from ring_async.telemetry.sinks.registry import sink_makers
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.versions import VersionEvaluated
 
@@ -31,14 +36,22 @@ TAIL_BYTES = 1 << 16
 
 
 class RunLog:
-    """Writes the files of one run, and keeps their last lines in memory for `status`.
+    """Writes the files of one run, feeds its sinks, and keeps the last lines in memory for `status`.
 
     Args:
         run_dir: whose files go on where they are.
         is_fleet_alive: whether the run went on without a controller until now, so that its time does, too.
+        sinks: what opens each service that logs figures, by its name.
     """
 
-    def __init__(self, run_dir: RunDir, *, is_fleet_alive: bool = False) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        is_fleet_alive: bool = False,
+        sinks: Mapping[str, Callable[[], Sink]] | None = None,
+    ) -> None:
+        self._feed = SinkFeed(sinks or {})
         last_step = last_line(run_dir.metrics)
         self._last_version = _version_of(last_step) if last_step else (-1, -1)
         self._metrics = JsonLines(run_dir.metrics)
@@ -87,6 +100,9 @@ class RunLog:
         record = step_record(fleet | own | {"batch_reward_mean": own.get("reward_mean")} | _rewards(scored))
         self._metrics.append(record.plain())
         self.recent_steps.append(record)
+        self._feed.step(record)
+        for reason in self._feed.failures():
+            self.event(EventKind.MONITORING_LOST, author=CONTROLLER_ID, reason=reason)
 
     def remaining_s(self, last_version: int) -> float | None:
         """Seconds until `last_version`, at the pace of the steps in memory; None while there are fewer than two."""
@@ -118,6 +134,7 @@ class RunLog:
         lines = JsonLines(self._evaluations_path)
         lines.append(record.plain())
         lines.close()
+        self._feed.evaluation(record)
         self.event(
             EventKind.EVALUATED,
             author=author,
@@ -132,8 +149,21 @@ class RunLog:
         self._events.flush()
 
     def close(self) -> None:
+        self._feed.close()
         self._metrics.close()
         self._events.close()
+
+
+def sinks_of(config: Config, folder: Path) -> dict[str, Callable[[], Sink]]:
+    """What opens each service that the configuration asks for, for a run in `folder`."""
+    monitoring = config.monitoring
+    return sink_makers(
+        folder,
+        config.run.name,
+        tensorboard=monitoring.tensorboard,
+        wandb_project=monitoring.wandb,
+        config=config.model_dump(mode="json"),
+    )
 
 
 def last_line(path: Path) -> dict[str, Any] | None:

@@ -51,6 +51,7 @@ class WorkRequests:
         """Consumes one request / produces reservations / waits for admission / freed by `look_again`, or by time."""
         deadline_s = monotonic_s() + LONG_POLL_S
         while True:
+            await self._dispatcher.prompts.make_ahead(ask.num_groups)
             grant = self._grant(delivery.sender, ask)
             if grant.num_groups:
                 try:

@@ -80,13 +80,38 @@ class BatchPlanner:
         """The newest plan that each other shard has followed, as far as it has said: it may need those after it."""
         self._note_followed({})
         self._turn = asyncio.Lock()
+        self._rank_turn = asyncio.Lock()
+        self._packed: tuple[RequestBatch, PackedBatch] | None = None
+        """The last batch that a rank asked for, until every rank has its rows of it."""
+        self._ranks_served: set[int] = set()
 
     def observe(self, shard: str, report: BufferReported) -> None:
         """Record another shard's report of its content."""
         self._reported[shard] = report.totals.buffer_tokens
 
     async def batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
-        """The packed batch asked for, or the reason why there is none yet. Raises what `ReplayShard.plan` raises."""
+        """The packed batch asked for, or the reason why there is none yet. Raises what `ReplayShard.plan` raises.
+
+        Ranks ask for one batch one by one; it is packed once.
+        """
+        if ask.data_rank is None:
+            return await self._batch(ask)
+        of_all = msgspec.structs.replace(ask, data_rank=None, wait_s=0.0)
+        async with self._rank_turn:
+            if self._packed is None or self._packed[0] != of_all:
+                self._packed = None
+                found = await self._batch(ask)
+                if isinstance(found, Shortfall):
+                    return found
+                self._packed = (of_all, found)
+                self._ranks_served.clear()
+            batch = self._packed[1]
+            self._ranks_served.add(ask.data_rank)
+            if len(self._ranks_served) == batch.plan.num_ranks:
+                self._packed = None
+            return batch
+
+    async def _batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
         if not self._others:
             return await self._actor.on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
         async with self._turn:

@@ -21,7 +21,7 @@ def buffer_rules(config: Config) -> BufferRules:
     return BufferRules(
         token_budget=config.global_token_budget,
         token_capacity=config.learner.token_capacity,
-        num_ranks=config.learner.num_ranks,
+        num_ranks=config.learner.parallel.num_data_ranks,
         max_staleness=config.max_staleness,
         staleness_measure=config.replay.staleness_measure,
         max_reuse=config.replay.max_reuse,

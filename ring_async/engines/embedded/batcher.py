@@ -25,6 +25,7 @@ from ring_async.engines.base import GenerationRequest, OnUpdate, SwapReport
 from ring_async.engines.embedded.kv_cache import DecodeView, PrefillView, RowCache
 from ring_async.engines.embedded.sampling import sample, uniforms
 from ring_async.errors import WeightsError
+from ring_async.models.file_tensors import file_tensors
 from ring_async.types import FinishReason, Generation, PolicyVersion, Segment
 
 _PREFILL_TOKENS = 8192
@@ -191,8 +192,8 @@ class Batcher:
         self, policy_version: PolicyVersion, tensors: Mapping[str, Any]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The pairs of (parameter, new value), all checked before any is written."""
-        known = dict(self.model.named_parameters(remove_duplicate=False))
-        needed = {name for name, _ in self.model.named_parameters()}
+        known = _file_views(self.model.named_parameters(remove_duplicate=False))
+        needed = _file_views(self.model.named_parameters()).keys()
         missing, unknown = needed - tensors.keys(), tensors.keys() - known.keys()
         if missing or unknown:
             raise WeightsError(
@@ -332,3 +333,12 @@ class Batcher:
             self._running[row] = self._running[last]
             self._cache.move_row(last, row, int(self._lengths[last]))
         self._running.pop()
+
+
+def _file_views(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The parameters as the tensors of a Hugging Face file, which versions are published as."""
+    return {
+        tensor.name: tensor.of(parameter.detach())
+        for name, parameter in parameters
+        for tensor in file_tensors(name, tuple(parameter.shape))
+    }

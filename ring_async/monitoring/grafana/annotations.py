@@ -6,7 +6,8 @@
 Owns: which events become marks, their words, and how far the file was followed. Does not own the events.
 Invariants: an event is written once: the position moves on after Grafana's answer, and where an answer was lost
 (an outage, a killed controller) Grafana is asked for the event's own tag before it is sent again. A Grafana that is
-away stops nothing: the position stays where it is, and this is said once.
+away stops nothing: the position stays where it is, and this is said once. An event that Grafana finds fault with is
+passed over, by itself.
 """
 
 from __future__ import annotations
@@ -73,8 +74,10 @@ class Annotator:
         self._grafana = grafana
         self._on_lost = on_lost
         self._position = _read_position(self._state)
-        self._is_in_doubt = True
-        """Whether the next event may have been written already, by a call whose answer was lost."""
+        self._doubtful_until = self._events.stat().st_size if self._events.exists() else 0
+        """Events that begin before this byte may have been written already: by a process before this one, or by a call
+        whose answer was lost.
+        """
         self._is_lost = False
         self._turn = threading.Lock()
 
@@ -85,6 +88,8 @@ class Annotator:
                 await asyncio.to_thread(self.catch_up)
             except GrafanaError as error:
                 self._note_lost(error)
+            except OSError as error:  # a full disk: the position in memory is right, and is written later
+                log.warning("how far annotations came could not be written: %s", error)
             await asyncio.sleep(RETRY_S if self._is_lost else LOOK_S)
 
     def catch_up(self) -> int:
@@ -112,13 +117,18 @@ class Annotator:
     def _write(self, event: Event, start: int) -> bool:
         time_ms = round(event.time * 1000)
         own_tag = f"{self._run}-{start}-{time_ms}"
-        was_in_doubt, self._is_in_doubt = self._is_in_doubt, True
-        is_new = not (was_in_doubt and self._grafana.has_annotation(own_tag))
-        if is_new:
-            tags = [TAG, self._run, event.kind, own_tag]
+        if start < self._doubtful_until and self._grafana.has_annotation(own_tag):
+            return False
+        self._doubtful_until = max(self._doubtful_until, start + 1)
+        tags = [TAG, self._run, event.kind, own_tag]
+        try:
             self._grafana.annotate(annotation_text(event), time_ms=time_ms, tags=tags)
-        self._is_in_doubt = False
-        return is_new
+        except GrafanaError as error:
+            if not error.is_about_the_call:
+                raise
+            log.warning("no annotation for an event of kind %s: %s", event.kind, error)
+            return False
+        return True
 
     def _note_lost(self, error: GrafanaError) -> None:
         if not self._is_lost:

@@ -23,7 +23,16 @@ TIMEOUT_S = 5.0
 
 
 class GrafanaError(RunError):
-    """Grafana cannot be reached, or refused."""
+    """Grafana cannot be reached, or refused. `status` is its HTTP answer, if there was one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def is_about_the_call(self) -> bool:
+        """Whether Grafana found fault with the content of the call, so that the same call never succeeds."""
+        return self.status in (400, 413, 422)
 
 
 class Grafana:
@@ -107,8 +116,9 @@ class Grafana:
         if status in (401, 403):
             return GrafanaError(
                 f"{self.url}: the token may not do this ({error}); boards and annotations need the role Editor, a data "
-                "source the role Admin"
+                "source the role Admin",
+                status,
             )
         if status is not None:
-            return GrafanaError(f"{self.url}: {error}")
+            return GrafanaError(f"{self.url}: {error}", status)
         return GrafanaError(f"{self.url}: no Grafana answers there ({type(error).__name__})")

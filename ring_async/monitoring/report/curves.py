@@ -138,19 +138,26 @@ def draw_png(
     rows: Sequence[Row], path: Path, *, title: str, config: Mapping[str, Any], changes: Sequence[Mark] = ()
 ) -> None:
     """All panels in one picture, three in a row, with a line at everything that people changed meanwhile."""
+    heading = f"{title}   {_subtitle(rows, config)}"
+    draw_panels(panels(rows, config), column(rows, "policy_version"), path, title=heading, changes=changes)
+
+
+def draw_panels(
+    drawn: Sequence[Panel], versions: list[float], path: Path, *, title: str, changes: Sequence[Mark] = ()
+) -> None:
+    """Panels over the same policy versions in one picture, three in a row."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    drawn = panels(rows, config)
     num_lines = max(1, math.ceil(len(drawn) / 3))
     with _styled():
         height = 2.7 * num_lines + 0.8
         figure = Figure(figsize=(13.5, height), dpi=130, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
         figure.patch.set_facecolor("white")
-        figure.suptitle(f"{title}   {_subtitle(rows, config)}", x=0.01, ha="left", fontsize=12, color=_INK)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=_INK)
         for index, panel in enumerate(drawn):
             axes = figure.add_subplot(num_lines, 3, index + 1)
-            _draw(axes, panel, column(rows, "policy_version"))
+            _draw(axes, panel, versions)
             _mark(axes, changes, is_named=index == 0)
         figure.savefig(path)
 

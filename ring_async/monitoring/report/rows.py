@@ -1,26 +1,32 @@
-"""A run's files as rows: steps, evaluations and changes, read tolerantly, since a run may be writing them."""
+"""A run's files as rows: steps, evaluations and changes, read tolerantly, since a run may be writing them.
+
+Owns: the order of rows, and what counts where a version was trained or evaluated twice. Does not own the lines'
+fields (`records.steps`, `records.events`); a row is a record as a mapping, so that a curve can name its column.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ring_async.errors import RunError
+from ring_async.records.events import EventKind
+from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_record, step_record
 from ring_async.storage.run_dir import RunDir
 
 Row = dict[str, Any]
 
 
-_CHANGES = {
-    "verifier_swapped": "verifier",
-    "verifier_rolled_back": "rollback",
-    "mixture_changed": "mixture",
-    "difficulty_changed": "difficulty",
-    "knobs_changed": "settings",
-    "scaled": "size",
+_CHANGES: Mapping[str, str] = {
+    EventKind.VERIFIER_SWAPPED: "verifier",
+    EventKind.VERIFIER_ROLLED_BACK: "rollback",
+    EventKind.MIXTURE_CHANGED: "mixture",
+    EventKind.DIFFICULTY_CHANGED: "difficulty",
+    EventKind.KNOBS_CHANGED: "settings",
+    EventKind.SCALED: "size",
 }
 
 
@@ -28,11 +34,9 @@ def read_rows(run_dir: Path) -> list[Row]:
     """Lines of `metrics.jsonl` in order of policy version, one for each version; `wall_s` runs on over restarts."""
     by_version: dict[int, Row] = {}
     offset_s = last_s = 0.0
-    for row in read_lines(RunDir(run_dir).metrics):
-        number, wall_s = row.get("policy_version"), row.get("wall_s")
-        if not isinstance(number, int):
-            continue
-        if isinstance(wall_s, int | float):
+    for row in _records(read_lines(RunDir(run_dir).metrics), step_record):
+        number, wall_s = row["policy_version"], row.get("wall_s")
+        if wall_s is not None:
             if offset_s + wall_s < last_s:
                 offset_s = last_s
             row["wall_s"] = last_s = offset_s + wall_s
@@ -42,9 +46,18 @@ def read_rows(run_dir: Path) -> list[Row]:
 
 def read_evaluations(run_dir: Path) -> list[Row]:
     """Lines of `evaluations.jsonl` in order of policy version, the last one of each; empty where none was evaluated."""
-    lines = read_lines(RunDir(run_dir).evaluations)
-    by_version = {row["policy_version"]: row for row in lines if isinstance(row.get("policy_version"), int)}
+    rows = _records(read_lines(RunDir(run_dir).evaluations), evaluation_record)
+    by_version = {row["policy_version"]: row for row in rows}
     return [by_version[number] for number in sorted(by_version)]
+
+
+def _records(lines: Sequence[Row], read: Callable[[Row], StepRecord | EvaluationRecord]) -> Iterator[Row]:
+    """The lines that are records, each without its odd figures."""
+    for line in lines:
+        try:
+            yield read(line).plain()
+        except ValueError:
+            continue
 
 
 def read_lines(path: Path) -> list[Row]:

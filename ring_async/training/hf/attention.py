@@ -64,11 +64,7 @@ def attend(
     Returns:
         `[1, U, H, D]`, and no weights.
     """
-    for feature in ("softcap", "s_aux", "position_bias"):
-        if others.get(feature) is not None:
-            raise ConfigError(
-                f"learner.engine hf cannot train {type(module).__name__}: it needs attention's {feature!r}"
-            )
+    refuse_features(module, others)
     flat_query, flat_key, flat_value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     grouped = flat_query.shape[1] != flat_key.shape[1]
     outputs = []
@@ -89,6 +85,19 @@ def attend(
         outputs.append(attended.transpose(1, 2).reshape(num_sequences * length, *flat_query.shape[1:]))
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return joined.index_select(0, blocks.scatter)[None], None
+
+
+def refuse_features(module: torch.nn.Module, others: dict[str, Any]) -> None:
+    """Refuse what only some models ask of attention: leaving it out would be a wrong model.
+
+    Raises:
+        ConfigError: a feature is set that is unknown here.
+    """
+    for feature in ("softcap", "s_aux", "position_bias"):
+        if others.get(feature) is not None:
+            raise ConfigError(
+                f"learner.engine hf cannot train {type(module).__name__}: it needs attention's {feature!r}"
+            )
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)

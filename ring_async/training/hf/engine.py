@@ -1,153 +1,233 @@
-"""The learner's model in transformers: one process, a CPU or one GPU.
+"""The learner's model in transformers: on a CPU, a GPU, or split over ranks of either.
 
-Owns: the optimizer steps of one batch (forward, backward, clip, step), its metrics, and saving and restoring all of
-it. Does not own rows (replay packed them), the loss (`training.objective`) or atomic writing (`training.checkpoint`).
+Owns: the optimizer steps of one batch (forward, backward, clip, step) and its metrics. Does not own rows (replay packed
+them), the loss (`training.objective`), the split over ranks (`hf.sharding`), or what a checkpoint holds (`hf.saving`).
 
 Invariants:
 * the gradient of one optimizer step is that of the sum over its loss tokens divided by Φ/M, however the sequences fall
   into rows and microbatches;
-* a non-finite loss or gradient raises, and leaves the weights as they were before the batch;
+* a non-finite loss or gradient is no step; too many in a row raise, with the weights as they were before the batch;
+* with many ranks, every one makes the same calls in the same order;
 * a restored engine goes on bit for bit on the same machine.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-import shutil
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ring_async.algorithms.corrections import Correction
 from ring_async.algorithms.minibatches import assign_minibatches
-from ring_async.algorithms.statistics import plan_statistics
+from ring_async.algorithms.statistics import BatchStatistics, plan_statistics
 from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config
 from ring_async.config.tunable import tuned
-from ring_async.errors import ConfigError, DivergedError, StorageError
-from ring_async.training.base import StepReport
+from ring_async.core.rank_batches import RankShare
+from ring_async.errors import DivergedError
+from ring_async.models.file_tensors import file_tensors
+from ring_async.training.base import StepReport, WeightsSnapshot
 from ring_async.training.batch_tensors import BatchTensors, flat_tensor
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.optimizer import Optimizer
+from ring_async.training.hf.precision import MasterWeights
+from ring_async.training.hf.rank_reports import union
+from ring_async.training.hf.saving import SavedTrainer, capture, read_state, read_weights
+from ring_async.training.hf.settings import device_of, forward_settings, refuse_problems
+from ring_async.training.hf.sharding import GatheredWeights, shard_model
 from ring_async.training.hf.snapshot import CopiedWeights
-from ring_async.training.layout import Bool, Microbatch, check_batch, iterate_microbatches, sampled_mask
+from ring_async.training.layout import (
+    Bool,
+    Microbatch,
+    check_batch,
+    idle_microbatch,
+    iterate_microbatches,
+    iterate_rows,
+    sampled_mask,
+)
 from ring_async.training.objective import RlObjective, Score, Statistics
+from ring_async.training.ranks import Ranks, alone
 from ring_async.types import Float32
 
 log = logging.getLogger(__name__)
-
-STATE_FILE = "trainer_state.json"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 class HfTrainEngine:
     """`TrainEngine` over a transformers causal language model."""
 
-    def __init__(self, config: Config, model_path: Path) -> None:
+    def __init__(self, config: Config, model_path: Path, ranks: Ranks | None = None) -> None:
         """Load the model.
 
         Args:
             config: the run's; `model.dtype`, `learner`, `correction`, `loss` and `budget` are read.
             model_path: the start weights: a Hugging Face directory. Also the KL penalty's reference, after a resume
                 too.
+            ranks: this process and the others that train; None: it trains alone.
 
         Raises:
             ConfigError: the model can't be loaded, or a setting is not this engine's.
         """
+        refuse_problems(config)
         learner = config.learner
-        if learner.num_ranks != 1:
-            raise ConfigError(f"learner.num_ranks: {learner.num_ranks}; learner.engine hf trains in 1 process")
-        options = dict(learner.engine_options)
-        device = str(options.pop("device", "cuda" if torch.cuda.is_available() else "cpu"))
-        if options:
-            raise ConfigError(f"learner.engine_options: hf knows `device` only, not {', '.join(sorted(options))}")
+        self._ranks = ranks or alone(device_of(config))
+        self._device = self._ranks.device
         torch.set_num_threads(learner.num_threads)
         self._model_path = model_path
-        self._dtype = config.model.dtype
-        self._device = torch.device(device)
         self._num_minibatches = config.budget.minibatches_per_batch
         self._max_tokens = learner.rows_per_microbatch * learner.token_capacity
         self._config = config
+        self._settings = forward_settings(config, self._device.type)
         correction = Correction.from_section(config.correction)
         self._objective = RlObjective(correction, config.loss, self._num_minibatches)
-        self._model = PackedModel.load(model_path, device=self._device, dtype=self._dtype)
-        self._parameters: dict[str, torch.nn.Parameter] = dict(self._model.module.named_parameters())
+        self._num_nonfinite = 0
+        self._master: MasterWeights | None = None
+        self._model = self._load(is_trained=True)
+        self._parameters: dict[str, torch.nn.Parameter] = (
+            self._master.parameters if self._master else dict(self._model.module.named_parameters())
+        )
         self._optimizer = Optimizer(self._parameters.items(), learner)
         self._reference: PackedModel | None = None
         self._ensure_reference()
 
+    def _load(self, *, is_trained: bool) -> PackedModel:
+        """The start weights, in the precision and over the ranks that they are computed with.
+
+        One rank: autocast over float32 on a CPU, bfloat16 beside float32 on a GPU. Many: slices in float32.
+        """
+        ranks, settings = self._ranks, self._settings
+        has_master = ranks.is_alone and settings.bfloat16 and self._device.type == "cuda"
+        autocast = settings.bfloat16 and ranks.is_alone and not has_master
+        # One rank after another: each holds the whole model for a moment, in the memory of one host.
+        for rank in range(ranks.num_ranks):
+            if rank == ranks.rank:
+                device = self._device if ranks.is_alone else torch.device("cpu")
+                model = PackedModel.load(self._model_path, device=device, settings=settings, autocast=autocast)
+                if not ranks.is_alone:
+                    model.device = self._device
+                    parallel = self._config.learner.parallel
+                    mesh = ranks.mesh(parallel.data, parallel.shard)
+                    shard_model(model, mesh, bfloat16=settings.bfloat16)
+            ranks.barrier()
+        if not is_trained:
+            model.module.requires_grad_(False)
+            if has_master:
+                model.module.to(torch.bfloat16)
+        elif has_master:
+            self._master = MasterWeights(model.module)
+        return model
+
     # -- training
 
-    def train_batch(self, batch: PackedBatch) -> StepReport:
+    def train_batch(self, batch: PackedBatch, share: RankShare | None = None) -> StepReport:
         """Take M optimizer steps on one batch of Φ loss tokens. See `TrainEngine.train_batch`.
 
         Raises:
-            DivergedError: loss or gradient became non-finite; the weights are unchanged.
+            DivergedError: loss or gradient were non-finite once too often; the weights are unchanged.
             ValueError: the batch is not what its plan says.
         """
         began_s = perf_counter()
-        check_batch(batch)
+        check_batch(batch, share)
         tensors = BatchTensors(batch, self._device)
         statistics = self._objective.statistics()
-        assigned = assign_minibatches(batch.loss_mask, self._num_minibatches)
+        first_loss_token = share.first_loss_token if share else 0
+        # A batch laid out for many ranks is cut alike if one rank trains it.
+        assigned = assign_minibatches(
+            batch.loss_mask, self._num_minibatches, batch.plan.num_ranks, first_loss_token=first_loss_token
+        )
         needs_full_responses = self._objective.needs_full_responses
         sampled = sampled_mask(batch) if needs_full_responses else batch.loss_mask != 0
         if self._objective.needs_first_pass:
             self._objective.prepare(tensors, self._score_rows(batch, tensors, sampled))
         before = self._copied_parameters() if self._num_minibatches > 1 else {}
         grad_norms: list[float] = []
+        num_skipped = 0
         learning_rate = self._optimizer.next_learning_rate()
         for minibatch in range(self._num_minibatches):
             is_loss = assigned == minibatch
-            if not is_loss.any():
+            microbatches = self._microbatches(batch, sampled if needs_full_responses else is_loss, is_loss)
+            if not microbatches:
                 continue
             tensors.is_loss = flat_tensor(is_loss, self._device)
-            scored = sampled if needs_full_responses else is_loss
             self._optimizer.zero_grad()
             loss = torch.zeros((), device=self._device)
-            for microbatch in iterate_microbatches(batch, scored, is_loss, self._max_tokens):
+            for microbatch in microbatches:
                 loss += self._backward(microbatch, tensors, minibatch, batch.plan.token_budget, statistics)
+            self._ranks.sum(loss)
             grad_norm = self._optimizer.clip()
-            if not bool((loss + grad_norm).isfinite()):
-                self._put_back(before)
-                self._optimizer.zero_grad()
-                raise DivergedError(
-                    f"plan {batch.plan.plan_number}, optimizer step {self._optimizer.num_steps + 1}: loss is "
-                    f"{float(loss):g}, gradient norm {float(grad_norm):g}; the weights are those of version "
-                    f"{batch.plan.policy_version}. Lower learner.learning_rate, or look at the last batches' rewards"
-                )
-            learning_rate = self._optimizer.step()
-            grad_norms.append(float(grad_norm))
-        self._objective.mismatch.update(*statistics.log_behavior_ratios())
-        seconds = perf_counter() - began_s
-        metrics = {
-            **statistics.summary(),
-            **plan_statistics(batch.plan),
-            "grad_norm": sum(grad_norms) / len(grad_norms),
-            "learning_rate": learning_rate,
-            "model_flops": 6.0 * sum(one.numel() for one in self._parameters.values()) * batch.input_ids.size,
-        }
-        return StepReport(
+            if bool((loss + grad_norm).isfinite()):
+                learning_rate = self._step()
+                grad_norms.append(float(grad_norm))
+            else:
+                num_skipped += 1
+                self._skip(batch, float(loss), float(grad_norm), before)
+        report = StepReport(
             loss_tokens=int(batch.loss_mask.sum()),
             num_optimizer_steps=len(grad_norms),
-            seconds=seconds,
-            metrics=metrics,
+            seconds=perf_counter() - began_s,
+            metrics={
+                "grad_norm": sum(grad_norms) / len(grad_norms) if grad_norms else None,
+                "learning_rate": learning_rate,
+                "nonfinite_steps": num_skipped,
+            },
         )
+        return self._of_all_ranks(report, statistics, batch)
+
+    def _microbatches(self, batch: PackedBatch, scored: Bool, wanted: Bool) -> list[Microbatch]:
+        """The forwards of this rank; idle ones behind them while another rank has more, since ranks go together."""
+        found = list(iterate_microbatches(batch, scored, wanted, self._max_tokens))
+        if self._settings.padded_tokens:  # every forward costs the same: the fewer the better
+            rows = self._config.learner.rows_per_microbatch
+            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=len)
+        num_idle = self._ranks.maximum(len(found)) - len(found)
+        return found + [idle_microbatch()] * num_idle
+
+    def _step(self) -> float:
+        """Take an optimizer step; returns its learning rate."""
+        learning_rate = self._optimizer.step()
+        if self._master is not None:
+            self._master.refresh()
+        self._num_nonfinite = 0
+        return learning_rate
+
+    def _skip(self, batch: PackedBatch, loss: float, grad_norm: float, before: dict[str, Tensor]) -> None:
+        """Drop a step whose loss or gradient is not finite; raise once there were too many in a row."""
+        self._optimizer.zero_grad()
+        self._num_nonfinite += 1
+        found = (
+            f"plan {batch.plan.plan_number}, optimizer step {self._optimizer.num_steps + 1}: loss is {loss:g}, "
+            f"gradient norm {grad_norm:g}"
+        )
+        if self._num_nonfinite <= self._config.learner.max_nonfinite_steps:
+            log.warning("%s; the step is skipped, %d in a row", found, self._num_nonfinite)
+            return
+        self._put_back(before)
+        raise DivergedError(
+            f"{found}; the weights are those of version {batch.plan.policy_version}. Lower learner.learning_rate, or "
+            "look at the last batches' rewards"
+        )
+
+    def _of_all_ranks(self, report: StepReport, statistics: BatchStatistics, batch: PackedBatch) -> StepReport:
+        """The report on the whole batch, on rank 0; the moments of the mismatch, on every rank."""
+        mismatch = self._objective.mismatch
+        united = union(self._ranks, statistics, batch)
+        if united is not None:
+            everything, plan = united
+            mismatch.update(*everything.log_behavior_ratios())
+            num_parameters = sum(parameter.numel() for parameter in self._parameters.values())
+            work = {"model_flops": 6.0 * num_parameters * plan.num_rows * plan.token_capacity}
+            metrics = {**everything.summary(), **plan_statistics(plan), **report.metrics, **work}
+            report = dataclasses.replace(report, loss_tokens=metrics["loss_tokens"], metrics=metrics)
+        if not self._ranks.is_alone:
+            state = self._ranks.broadcast(json.dumps(mismatch.state()).encode())
+            mismatch.restore(json.loads(state))
+        return report
 
     def _backward(
         self, microbatch: Microbatch, tensors: BatchTensors, minibatch: int, token_budget: int, statistics: Statistics
@@ -162,6 +242,10 @@ class HfTrainEngine:
         if self._reference is not None:
             with torch.no_grad():
                 reference, _ = self._reference.score(microbatch, targets, temperatures)
+        if not positions.numel():
+            idle = policy.sum()
+            idle.backward()
+            return idle.detach()
         loss = self._objective.loss(
             Score(policy, entropy, reference),
             tensors,
@@ -186,7 +270,7 @@ class HfTrainEngine:
         """Log-probabilities at the scored positions of the flattened rows, 0 elsewhere. `[B · C]`, no gradient."""
         found = torch.zeros(tensors.input_ids.shape, device=self._device)
         with torch.no_grad():
-            for microbatch in iterate_microbatches(batch, scored, scored, self._max_tokens):
+            for microbatch in self._microbatches(batch, scored, scored):
                 positions = torch.from_numpy(microbatch.positions).to(self._device)
                 targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
                 found[positions], _ = self._model.score(microbatch, targets, temperatures)
@@ -194,11 +278,19 @@ class HfTrainEngine:
 
     # -- weights and settings
 
-    def snapshot(self) -> CopiedWeights:
+    def snapshot(self) -> WeightsSnapshot:
         """Copy the weights, in `model.dtype`. A tied head is its embedding, and comes once."""
-        dtype = torch.bfloat16 if self._dtype == "bfloat16" else torch.float32
+        dtype = torch.bfloat16 if self._settings.bfloat16 else torch.float32
+        if not self._ranks.is_alone:
+            parameters: dict[str, Tensor] = dict(self._parameters)
+            return GatheredWeights(parameters, dtype, self._ranks, self._config.learner.parallel.shard)
+        copies = {name: parameter.detach().to(dtype, copy=True) for name, parameter in self._parameters.items()}
         return CopiedWeights(
-            {name: parameter.detach().to(dtype, copy=True) for name, parameter in self._parameters.items()}
+            {
+                part.name: part.of(copy)
+                for name, copy in copies.items()
+                for part in file_tensors(name, tuple(copy.shape))
+            }
         )
 
     def tune(self, knobs: dict[str, Any]) -> None:
@@ -214,8 +306,7 @@ class HfTrainEngine:
         if self._objective.settings.kl_coefficient == 0:
             self._reference = None
         elif self._reference is None:
-            self._reference = PackedModel.load(self._model_path, device=self._device, dtype=self._dtype)
-            self._reference.module.requires_grad_(False)
+            self._reference = self._load(is_trained=False)
 
     def _copied_parameters(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
@@ -227,44 +318,45 @@ class HfTrainEngine:
 
     # -- checkpoints
 
-    def save(self, folder: Path) -> None:
-        """Write model (float32, Hugging Face layout), tokenizer, optimizer, random state. See `TrainEngine.save`."""
-        self._model.module.save_pretrained(folder)
-        for name in _TOKENIZER_FILES:
-            if (self._model_path / name).is_file():
-                shutil.copyfile(self._model_path / name, folder / name)
-        self._optimizer.save(folder)
+    def capture(self) -> SavedTrainer:
+        """Copy what this rank writes of a checkpoint. See `TrainEngine.capture`."""
+        is_cuda = self._device.type == "cuda"
+        cuda_rng = torch.cuda.get_rng_state(self._device).numpy().tobytes().hex() if is_cuda else None
         state = {
             "mismatch": self._objective.mismatch.state(),
+            "num_nonfinite": self._num_nonfinite,
             "rng": torch.get_rng_state().numpy().tobytes().hex(),
-            "cuda_rng": torch.cuda.get_rng_state(self._device).numpy().tobytes().hex()
-            if self._device.type == "cuda"
-            else None,
+            "cuda_rng": cuda_rng,
         }
-        (folder / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+        return capture(
+            self._ranks,
+            self._parameters,
+            self._optimizer.state(),
+            state=state,
+            model=self._model.module,
+            tokenizer_folder=self._model_path,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write model (float32, Hugging Face layout), tokenizer, optimizer, random state. See `TrainEngine.save`."""
+        self.capture().write(folder)
 
     def restore(self, folder: Path) -> None:
         """Take over weights, optimizer and random state; settings stay those configured.
 
         Raises:
-            StorageError: the folder lacks a part, or is of another model.
+            StorageError: the folder lacks a part, or is of another model; nothing was changed.
         """
-        try:
-            state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-            weights = {
-                name: tensor for path in folder.glob("model*.safetensors") for name, tensor in load_file(path).items()
-            }
-            if weights.keys() != self._parameters.keys():
-                differing = sorted(weights.keys() ^ self._parameters.keys())
-                raise StorageError(f"{folder} is of another model: {', '.join(differing[:3])} on one side only")
-            for name, values in weights.items():
-                if values.shape != self._parameters[name].shape:
-                    raise StorageError(f"{folder} is of another model: {name} is {tuple(values.shape)} there")
-            self._optimizer.restore(folder)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"cannot restore from {folder}: {error}") from error
-        self._put_back(weights)
+        state = read_state(folder)
+        weights = [(own, values.clone()) for own, values in read_weights(folder, self._parameters)]
+        self._optimizer.restore(folder)
+        with torch.no_grad():
+            for own, values in weights:
+                own.copy_(values)
+        if self._master is not None:
+            self._master.refresh()
         self._objective.mismatch.restore(state["mismatch"])
+        self._num_nonfinite = int(state.get("num_nonfinite", 0))
         torch.set_rng_state(_bytes_tensor(state["rng"]))
         if state["cuda_rng"] is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(_bytes_tensor(state["cuda_rng"]), self._device)

@@ -1,7 +1,7 @@
 """AdamW at a constant learning rate after a linear warm-up, and its state on disk.
 
-Owns: parameter groups, the schedule, clipping, and `optimizer.safetensors`. Does not own the file of the weights
-(`hf.engine`).
+Owns: parameter groups, the schedule, clipping, and the tensors of `optimizer*.safetensors`. Does not own the files of
+the weights (`hf.saving`).
 Invariant: a restored optimizer takes the step that the saved one would have taken, bit for bit; learning rate, betas
 and decay are those configured now, never those saved.
 """
@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ring_async.config.learning import LearnerSection
 from ring_async.errors import StorageError
+from ring_async.training.hf.slices import first_row, local, sliced_like, whole
+from ring_async.training.hf.tensor_files import TensorFiles, write_tensors
 
-FILE = "optimizer.safetensors"
+STEM = "optimizer"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -50,7 +51,7 @@ class Optimizer:
 
     def clip(self) -> Tensor:
         """Scale the gradients to a norm of at most `max_grad_norm`; returns the norm before. Scalar."""
-        return torch.nn.utils.clip_grad_norm_(self._named.values(), self._max_grad_norm)
+        return whole(torch.nn.utils.clip_grad_norm_(self._named.values(), self._max_grad_norm))
 
     def step(self) -> float:
         """Take a step; returns the learning rate it was taken at."""
@@ -61,41 +62,54 @@ class Optimizer:
         self.num_steps += 1
         return learning_rate
 
-    def save(self, folder: Path) -> None:
-        """Write the moments and the step count."""
+    def state(self) -> dict[str, Tensor]:
+        """The moments, `exp_avg/NAME` and `exp_avg_sq/NAME`, whole or sliced as their parameters are, and the count."""
         tensors = {"num_steps": torch.tensor(self.num_steps)}
         for name, parameter in self._named.items():
-            state = self._adamw.state.get(parameter)
-            if state:
-                tensors |= {f"{moment}/{name}": state[moment].contiguous().cpu() for moment in _MOMENTS}
-        save_file(tensors, folder / FILE)
+            if state := self._adamw.state.get(parameter):
+                tensors |= {f"{moment}/{name}": state[moment] for moment in _MOMENTS}
+        return tensors
+
+    def save(self, folder: Path) -> None:
+        """Write the state of an optimizer on one rank."""
+        write_tensors(folder, STEM, {name: tensor.cpu() for name, tensor in self.state().items()}, 0, 1)
 
     def restore(self, folder: Path) -> None:
-        """Read what `save` wrote.
+        """Read this rank's slices of a state, however many ranks wrote it.
 
         Raises:
             StorageError: it is of another model.
         """
-        tensors = load_file(folder / FILE)
-        self.num_steps = int(tensors.pop("num_steps"))
-        self._adamw.state.clear()
+        with TensorFiles(folder, STEM) as files:
+            self._check(folder, files)
+            self.num_steps = int(files.read("num_steps"))
+            self._adamw.state.clear()
+            for name, parameter in self._named.items():
+                if f"{_MOMENTS[0]}/{name}" in files.names:
+                    self._adamw.state[parameter] = {
+                        # On the CPU unless fused, as AdamW itself would make it; a count of its own for each.
+                        "step": torch.tensor(float(self.num_steps), device=parameter.device),
+                        **{moment: _read_like(files, f"{moment}/{name}", parameter) for moment in _MOMENTS},
+                    }
+
+    def _check(self, folder: Path, files: TensorFiles) -> None:
+        unknown = files.names - {"num_steps"}
         for name, parameter in self._named.items():
-            found = {moment: tensors.pop(f"{moment}/{name}", None) for moment in _MOMENTS}
-            if all(moment is None for moment in found.values()):
-                continue
-            if any(moment is None or moment.shape != parameter.shape for moment in found.values()):
+            moments = {f"{moment}/{name}" for moment in _MOMENTS}
+            here = moments & files.names
+            if here and (here != moments or any(files.shape(one) != tuple(parameter.shape) for one in moments)):
                 raise StorageError(
-                    f"{folder / FILE}: the moments of {name} do not fit a model of {tuple(parameter.shape)}"
+                    f"{folder / STEM}: the moments of {name} do not fit a model of {tuple(parameter.shape)}"
                 )
-            self._adamw.state[parameter] = {
-                "step": torch.tensor(float(self.num_steps), device=parameter.device),
-                **{
-                    key: value.to(parameter.device, parameter.dtype)
-                    for key, value in found.items()
-                    if value is not None
-                },
-            }
-        if tensors:
+            unknown -= moments
+        if "num_steps" not in files.names or unknown:
             raise StorageError(
-                f"{folder / FILE}: moments of tensors this model lacks: {', '.join(sorted(tensors)[:3])}"
+                f"{folder / STEM}: moments of tensors this model lacks: {', '.join(sorted(unknown)[:3])}"
             )
+
+
+def _read_like(files: TensorFiles, name: str, parameter: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds of its parameter, held in the same way."""
+    first, own = first_row(parameter), local(parameter)
+    read = files.read(name, first, first + own.shape[0]).to(own.device, own.dtype)
+    return sliced_like(parameter, read.clone())

@@ -39,6 +39,9 @@ class CopiedWeights:
         for name in list(self._tensors):
             yield name, self._tensors.pop(name)
 
+    def serve(self) -> None:
+        """There is no other rank."""
+
     def close(self) -> None:
         """See `WeightsSnapshot.close`."""
         self._tensors.clear()

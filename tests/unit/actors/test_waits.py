@@ -10,6 +10,7 @@ import pytest
 from ring_async.actors.waits import ASK_AGAIN_S, Waits, ask_until_answered, finish_or_cancel, until_stopped
 from ring_async.clock import monotonic_s
 from ring_async.errors import ActorFailedError, PeerGoneError, PeerTimeoutError, RefusedError, TransportError
+from ring_async.records.figures import WaitCause
 from ring_async.testing.virtual_clock import run_virtual
 
 
@@ -29,16 +30,16 @@ def asked(*outcomes: str | Exception):
 def test_a_wait_is_named_while_it_lasts_and_fails_at_its_deadline():
     async def main() -> None:
         waits = Waits("learner-0")
-        assert waits.longest() == ("", 0.0)
+        assert (waits.longest(), waits.cause) == (("", 0.0), WaitCause.NONE)
 
         async def wait_for_a_batch() -> None:
-            async with waits.on("a batch from replay-0", 60.0):
+            async with waits.on("a batch from replay-0", 60.0, WaitCause.BATCH):
                 await asyncio.sleep(100.0)
 
         waiting = asyncio.create_task(wait_for_a_batch())
         await asyncio.sleep(20.0)
         async with waits.on("something else", 1.0):
-            assert waits.longest() == ("a batch from replay-0", 20.0)
+            assert (waits.longest(), waits.cause) == (("a batch from replay-0", 20.0), WaitCause.BATCH)
         with pytest.raises(ActorFailedError, match="learner-0 waited 60 s for a batch from replay-0"):
             await waiting
         assert waits.longest() == ("", 0.0)

@@ -38,7 +38,7 @@ def test_every_part_that_is_not_here_is_told_at_once(tmp_path: Path, monkeypatch
         "later one (docs/sglang.md), or use embedded",
         "learner.engine: megatron: not here, because this release does not have it; choose hf",
         "placement.gpus: the fleet needs 2 (rollout 2), this machine has 1; lower rollout.num, reward.num, "
-        "learner.num_ranks or placement.gpus, or add machines",
+        "learner.parallel or placement.gpus, or add machines",
         "monitoring.grafana.url: needs a token, in monitoring.grafana.token_file or $GRAFANA_TOKEN",
         *said[4:],
     ]
@@ -55,8 +55,8 @@ def test_a_cluster_s_own_hosts_are_not_judged_by_this_machine(monkeypatch: pytes
     assert ray_cluster.problems_here(config) == []
 
 
-def test_learner_ranks_count_as_many_gpus_as_they_are():
-    config = make_config(learner__num_ranks=4, placement__gpus={"learner": 1})
+def test_a_learner_of_many_ranks_needs_the_gpus_of_its_process():
+    config = make_config(learner__parallel__shard=4, placement__gpus={"learner": 4})
     assert ray_cluster.placement_problems(config, {"GPU": 4.0}, "here") == []
     (said,) = ray_cluster.placement_problems(config, {"GPU": 3.0}, "here")
     assert said.startswith("placement.gpus: the fleet needs 4 (learner 4), here has 3")

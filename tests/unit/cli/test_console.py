@@ -18,6 +18,7 @@ from rich.text import Text
 from ring_async.cli.app import main
 from ring_async.cli.console import SafeConsole
 from ring_async.cli.samples import _panel
+from ring_async.core.fleet.states import RunState
 from ring_async.monitoring.progress import progress_line
 from ring_async.monitoring.report.page import render_page
 from ring_async.monitoring.report.summary import summary
@@ -48,6 +49,7 @@ def hostile_status() -> RunStatus:
     actor = ActorStatus(actor_id=ATTACK, waiting_for=ATTACK, waited_s=1.0, host=ATTACK)
     return RunStatus(
         run=ATTACK,
+        state=RunState.RUNNING,
         reason=ATTACK,
         actors=(actor, msgspec.structs.replace(actor, host="other")),
         last_step=StepRecord(policy_version=1, reward_by_source={ATTACK: 0.5}),

@@ -53,7 +53,7 @@ def test_engines_that_are_not_part_of_this_release_are_refused_by_check_and_by_m
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ({"learner__num_ranks": 2}, "learner.engine: hf: not here, because it trains in one process"),
+        ({"learner__parallel__tensor": 2}, "learner.engine: hf: not here, because it does not split matrix products"),
         ({"learner__engine_options": {"x": 1}}, "learner.engine: hf: not here, because it takes no"),
         ({"rollout__engine_options": {"x": 1}}, "rollout.engine: embedded: not here, because it takes no"),
     ],

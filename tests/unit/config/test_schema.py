@@ -33,7 +33,7 @@ BAD = {
     "section of an earlier release": ({"eval__num_problems": 9}, "eval: now part of `evaluation`: write evaluation.c"),
     # wrong types
     "text for a number": ({"rollout__num": "two"}, "rollout.num: 'two' is not a whole number"),
-    "fraction for a count": ({"learner__num_ranks": 1.5}, "learner.num_ranks: 1.5 is not a whole number"),
+    "fraction for a count": ({"learner__parallel__data": 1.5}, "learner.parallel.data: 1.5 is not a whole number"),
     "text for a fraction": ({"learner__learning_rate": "fast"}, "learner.learning_rate: 'fast' is not a number"),
     "number for text": ({"run__name": 7}, "run.name: 7 is not text"),
     "text for a switch": ({"monitoring__trace": "perhaps"}, "monitoring.trace: 'perhaps' is not true or false"),
@@ -140,8 +140,8 @@ def test_configurations_are_frozen():
 
 
 def test_a_budget_per_rank_counts_every_rank():
-    assert make_config(learner__num_ranks=4).global_token_budget == 64
-    assert make_config(learner__num_ranks=4, budget__scope="per_rank").global_token_budget == 256
+    assert make_config(learner__parallel__shard=4).global_token_budget == 64
+    assert make_config(learner__parallel__shard=4, budget__scope="per_rank").global_token_budget == 256
 
 
 def test_synchronous_training_admits_no_staleness():

@@ -14,6 +14,7 @@ from control_operations import TOKEN, Recorded
 from ring_async.config.schema import ControlSection
 from ring_async.control.api import make_app
 from ring_async.control.guard import AUDIT_EVERY_S, BODY_TIMEOUT_S, MAX_CALLERS, Guard, RateLimit, Refusal
+from ring_async.control.sessions import Sessions
 from ring_async.errors import ConfigError, RunError
 from ring_async.telemetry import metrics
 from ring_async.testing.virtual_clock import run_virtual
@@ -103,7 +104,9 @@ def asgi(receive: Any, on_refused: Any = lambda refusal: None) -> list[dict[str,
     async def send(message: Any) -> None:
         sent.append(message)
 
-    guard = Guard(never, token=TOKEN, max_requests_per_s=1, max_body_bytes=10, on_refused=on_refused)
+    guard = Guard(
+        never, token=TOKEN, sessions=Sessions(TOKEN), max_requests_per_s=1, max_body_bytes=10, on_refused=on_refused
+    )
     headers = [(b"authorization", f"Bearer {TOKEN}".encode())]
     scope = {"type": "http", "method": "POST", "path": "/v1/\x1b[2J", "headers": headers, "client": ("10.0.0.1", 1)}
     run_virtual(guard(scope, receive, send))

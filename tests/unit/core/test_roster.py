@@ -69,9 +69,9 @@ def test_only_roles_that_keep_nothing_can_be_scaled():
 
 
 @pytest.mark.parametrize(("every_versions", "num"), [(0, 0), (5, 1)])
-def test_a_configuration_s_roster_counts_its_ranks_and_its_evaluator(every_versions: int, num: int):
-    config = make_config(rollout__num=3, learner__num_ranks=4, evaluation__every_versions=every_versions)
-    assert config.roster == Roster(rollout=3, reward=1, replay=1, learner=4, evaluator=num)
+def test_a_configuration_s_roster_counts_one_learner_of_any_ranks_and_its_evaluator(every_versions: int, num: int):
+    config = make_config(rollout__num=3, learner__parallel__data=4, evaluation__every_versions=every_versions)
+    assert config.roster == Roster(rollout=3, reward=1, replay=1, learner=1, evaluator=num)
 
 
 def test_no_id_of_an_actor_is_written_out_elsewhere():

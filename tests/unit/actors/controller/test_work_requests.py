@@ -19,7 +19,15 @@ ASK = ReserveGroups(1, None)
 
 def make_requests() -> WorkRequests:
     """Nothing is ever granted."""
-    dispatcher = SimpleNamespace(grantable=lambda version: Grant(0, "full"), issue=lambda owner, num_groups: ())
+
+    async def make_ahead(number: int) -> None:
+        """No source is slow."""
+
+    dispatcher = SimpleNamespace(
+        prompts=SimpleNamespace(make_ahead=make_ahead),
+        grantable=lambda version: Grant(0, "full"),
+        issue=lambda owner, num_groups: (),
+    )
     fleet = SimpleNamespace(members={"rollout-0"}, wanted=SimpleNamespace(is_leaving=lambda actor_id: False))
     life = SimpleNamespace(is_stopping=False, is_paused=False)
     return WorkRequests(dispatcher, fleet, life, on_given_up=lambda given_up: None)  # type: ignore[arg-type]

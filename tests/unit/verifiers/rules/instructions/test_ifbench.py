@@ -13,6 +13,23 @@ from ring_async.verifiers.rules.instructions.kinds import IFBENCH_KINDS, KINDS
 from ring_async.verifiers.rules.instructions.verifier import InstructionVerifier
 
 ALPHABET_STORY = " ".join(f"{letter.upper()}x ran." for letter in "abcdefghijklmnopqrstuvwxyz")
+CITIES = "ID,Country,City,Year,Count\n" + "\n".join(f"{n},Norway,Oslo,200{n},{n}5" for n in range(1, 8))
+PRODUCTS = "ProductID,Category,Brand,Price,Stock\n" + "\n".join(f"{n},Tools,Acme,9,{n}" for n in range(1, 15))
+STUDENTS = "\n".join(
+    "\t".join(f'"{field}"' for field in row)
+    for row in (
+        ("StudentID", "Subject", "Grade", "Semester", "Score"),
+        *((number, "Art", "A", "Fall", 90) for number in range(3)),
+    )
+)
+
+
+def quiz(*num_words: int) -> str:
+    """A question of so many words each, with five options."""
+    options = "\n".join(f"{letter}) {letter.lower()}" for letter in "ABCDE")
+    return "\n\n".join(f"Question {n + 1}: {'why ' * num}?\n{options}" for n, num in enumerate(num_words))
+
+
 CASES = {
     "count:word_count_range": ({"min_words": 2, "max_words": 3}, ["one two", "a b c"], ["one", "a b c d"]),
     "count:unique_word_count": ({"N": 3}, ["a b c a"], ["a b A B", "a"]),
@@ -128,6 +145,97 @@ CASES = {
         {"prompt_to_repeat": "Write a poem.", "n_start": 6, "n_end": 11},
         ["a poem", "A POEM\n"],
         ["a poem.", "Write a poem."],
+    ),
+    "count:words_japanese": (
+        {"N": 2},
+        ["the 猫 sat ここ now", "a テレビ", "a 日本語。 b 山!"],
+        ["the 猫 sat here", "猫 the", "one", "a 猫cat"],
+    ),
+    "ratio:sentence_words": (
+        {},
+        ["Cats run. Dogs eat. Hens fly.", "I go. U do? A is!"],
+        ["Cats run. Dogs eat.", "Cats run. Dogs run. Hens fly.", "Cats run. Dogs eat. Hens fled."],
+    ),
+    "format:quote_unquote": (
+        {},
+        ['"Carpe diem" means seize the day. "Veni" is Latin for I came.', "“So” — that is a word."],
+        ['"Carpe diem" "means"', 'It is "so"', "No quotation here.", '"One" . "two" is explained.'],
+    ),
+    "format:thesis": (
+        {},
+        [
+            "<i>Tea is good.</i> It warms.\n\n<em>Tea is old.</em> It came from China.",
+            "# One\n<i>Tea is good.</i>\nIt warms.\n\nAnd more.\n# Two\n<i>Tea is old.</i> Yes.",
+        ],
+        [
+            "*Tea is good.* It warms.",
+            "<i>Tea is good.</i>",
+            "<i>Tea is good.</i> It warms.\n\nTea is old.",
+            "# One\n<i>Tea is good.</i> Yes.\n# Two\nNo.",
+            "<i></i> It warms.",
+            "<i>Tea</em> It warms.",
+        ],
+    ),
+    "custom:csv_city": (
+        {},
+        [CITIES, f"```csv\n{CITIES}\n```", CITIES.replace(",", ", "), CITIES.replace("Oslo", '"Oslo, old"')],
+        [
+            CITIES.rsplit("\n", 1)[0],
+            CITIES + "\n8,Norway,Oslo,2001,5",
+            CITIES.replace(",", ";"),
+            CITIES.replace("Year,", ""),
+            CITIES.replace(",Oslo,", ",,"),
+            "Here it is:\n" + CITIES,
+        ],
+    ),
+    "custom:csv_special_character": (
+        {},
+        [PRODUCTS.replace("Acme", '"Ac&me"', 1)],
+        [
+            PRODUCTS,
+            PRODUCTS.replace("Acme", "Ac&me", 1),
+            PRODUCTS.replace("Acme", '"Acme"', 1),
+            PRODUCTS.replace("Acme", '"Ac&me"', 1).rsplit("\n", 1)[0],
+        ],
+    ),
+    "custom:csv_quotes": (
+        {},
+        [STUDENTS, f"```\n{STUDENTS}\n```"],
+        [STUDENTS.replace('"', ""), STUDENTS.replace("\t", ","), STUDENTS.replace('"90"', "90", 1)],
+    ),
+    "custom:word_reverse": (
+        {},
+        ["eagle bald the is symbol national The", "Eagle Bald The"],
+        ["The national symbol is the bald eagle", "elgae dlab"],
+    ),
+    "custom:character_reverse": (
+        {},
+        [".elgae dlab eht si lobmys lanoitan ehT", "elgaE dlaB"],
+        ["The bald eagle.", "eagle bald the is It"],
+    ),
+    "custom:mcq_count_length": (
+        {},
+        [quiz(1, 2, 3, 4), quiz(1, 3, 4, 9).replace("A) ", "- ")],
+        [
+            quiz(1, 2, 3),
+            quiz(1, 2, 2, 4),
+            quiz(4, 3, 2, 1),
+            quiz(1, 2, 3, 4).replace("E) e", ""),
+            "Sure!\n" + quiz(1, 2, 3, 4),
+            quiz(1, 2, 3, 4) + "\nThe answer is A, since it is so.",
+            quiz(1, 2, 3, 4).replace("Question", "Task"),
+        ],
+    ),
+    "custom:date_format_list": (
+        {},
+        ["1796-05-10, 1800-06-14, 1815-06-18", "1796-05-10,1815-06-18."],
+        [
+            "1796-05-10",
+            "10-05-1796, 1815-06-18",
+            "1796-02-30, 1815-06-18",
+            "1915-06-18, 1815-06-18",
+            "Lodi: 1796-05-10",
+        ],
     ),
 }
 

@@ -1,0 +1,163 @@
+"""What watching costs, as a share of a run's processor seconds: metrics, the live page with five viewers, the trace.
+
+    make bench-monitoring          (about four minutes)
+
+Brings `configs/local.yaml` up. The page: the controller's processor seconds with five viewers of the stream, less those
+without, in intervals that take turns. Metrics and trace: the processor time of one scrape of an actor's registry and of
+one span, measured in this process, times how often both happen in the run (a scrape of every actor in 5 s; as many
+spans as its trace files gained). All three are divided by the processor seconds of all processes of the run meanwhile.
+Writes build/bench/monitoring.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+from prometheus_client import generate_latest
+
+from bars import Bar, write_bars
+from bench_control import wait_version
+from ring_async.control.client import ControlClient
+from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry import metrics
+from ring_async.telemetry.trace import Tracer
+
+NUM_VIEWERS = 5
+SCRAPE_EVERY_S = 5.0
+WARM_UP_VERSIONS = 3
+BAR = 0.01
+
+
+def cpu_s(processes: list[psutil.Process]) -> float:
+    total = 0.0
+    for process in processes:
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+class Viewers:
+    """Reads the page's stream as browsers do, in threads."""
+
+    def __init__(self, run_dir: RunDir, num: int) -> None:
+        endpoints = run_dir.read_endpoints()
+        self._url, self._headers = endpoints["api"], {"authorization": f"Bearer {endpoints['token']}"}
+        self._end = threading.Event()
+        self.num_bytes = 0
+        self._threads = [threading.Thread(target=self._watch) for _ in range(num)]
+        for thread in self._threads:
+            thread.start()
+
+    def _watch(self) -> None:
+        with httpx.stream("GET", f"{self._url}/page/stream", headers=self._headers, timeout=60.0) as answer:
+            for part in answer.iter_bytes():
+                self.num_bytes += len(part)
+                if self._end.is_set():
+                    return
+
+    def leave(self) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+def page_share(run_dir: RunDir, processes: list[psutil.Process], *, num_turns: int, interval_s: float) -> float:
+    """The page's share of the run's processor seconds."""
+    controller = [psutil.Process(run_dir.read_endpoints()["pid"])]
+    spent, run_s = {0: 0.0, NUM_VIEWERS: 0.0}, 0.0
+    for turn in range(2 * num_turns):
+        num = NUM_VIEWERS if turn % 2 else 0
+        viewers = Viewers(run_dir, num)
+        own, everything = cpu_s(controller), cpu_s(processes)
+        time.sleep(interval_s)
+        spent[num] += cpu_s(controller) - own
+        run_s += (cpu_s(processes) - everything) / 2
+        viewers.leave()
+    without, with_all = spent[0], spent[NUM_VIEWERS]
+    print(f"controller: {without:.2f} s without viewers, {with_all:.2f} s with {NUM_VIEWERS}; run {run_s:.1f} s")
+    return max(0.0, with_all - without) / run_s
+
+
+def scrape_s() -> float:
+    """Processor seconds of one scrape, of a registry in which every metric has series."""
+    for declared in metrics.declarations():
+        metric = metrics.REGISTRY._names_to_collectors.get(declared.name)
+        for number in range(4 if declared.labels else 0):
+            if metric is not None and hasattr(metric, "labels"):
+                metric.labels(*(f"{label}{number}" for label in declared.labels))
+    began_s = time.thread_time()
+    for _ in range(50):
+        generate_latest(metrics.REGISTRY)
+    return (time.thread_time() - began_s) / 50
+
+
+def span_s(folder: Path) -> float:
+    """Processor seconds of one span."""
+    tracer = Tracer(folder / "trace.jsonl", "bench")
+    began_s = time.process_time()
+    for number in range(20_000):
+        with tracer.span("work", number=number):
+            pass
+    tracer.close()
+    return (time.process_time() - began_s) / 20_000
+
+
+def num_spans(run_dir: RunDir) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in run_dir.trace_parts.glob("*.jsonl"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--interval-s", type=float, default=20.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = RunDir(Path(folder) / "monitoring")
+        words = ["up", "configs/local.yaml", "run.name=monitoring", f"run.dir={folder}", "stop.policy_versions=9999"]
+        up = subprocess.Popen([sys.executable, "-m", "ring_async.cli.app", *words], stdout=subprocess.DEVNULL)
+        try:
+            client = ControlClient(run_dir, timeout_s=60.0)
+            wait_version(client, WARM_UP_VERSIONS, up)
+            launcher = psutil.Process(up.pid)
+            actors = [psutil.Process(one["pid"]) for one in client.get("/v1/status")["actors"] if one["pid"]]
+            controller = psutil.Process(run_dir.read_endpoints()["pid"])
+            processes = list(
+                {one.pid: one for one in (launcher, *launcher.children(recursive=True), *actors, controller)}.values()
+            )
+            spans, run_s, began_s = num_spans(run_dir), cpu_s(processes), time.monotonic()
+            page = page_share(run_dir, processes, num_turns=options.turns, interval_s=options.interval_s)
+            spans, run_s, took_s = num_spans(run_dir) - spans, cpu_s(processes) - run_s, time.monotonic() - began_s
+            client.post("/v1/down", {"deadline_s": 20.0})
+            assert up.wait(90) == 0
+        finally:
+            up.kill()
+        each_span_s = span_s(Path(folder))
+    each_scrape_s = scrape_s()
+    num_scrapes = (len(actors) + 1) * took_s / SCRAPE_EVERY_S
+    print(
+        f"{took_s:.0f} s, {run_s:.0f} processor seconds; a scrape {each_scrape_s * 1e3:.2f} ms, {num_scrapes:.0f}; "
+        f"a span {each_span_s * 1e6:.1f} µs, {spans:,} trace lines"
+    )
+    write_bars(
+        "monitoring",
+        {
+            "metrics": Bar(each_scrape_s * num_scrapes / run_s, BAR, "of the run's CPU seconds", is_upper=True),
+            "page": Bar(page, BAR, "of the run's CPU seconds, five viewers", is_upper=True),
+            "trace": Bar(each_span_s * spans / run_s, BAR, "of the run's CPU seconds", is_upper=True),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

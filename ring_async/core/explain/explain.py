@@ -1,0 +1,93 @@
+"""Why a run is as it is, in sentences: the table of rules.
+
+    History ──▶ View ──▶ each rule of RULES ──▶ findings, the gravest first
+
+Owns: the table, the order, and what is left unsaid. A pure function: the same history gives the same sentences.
+Invariants: faults come before symptoms, symptoms before tips, and tips only alone; a rule whose figures are missing
+says nothing; a cause is said once for each actor or source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from ring_async.core.explain import faults, learning, starvation, tuning, weights
+from ring_async.core.explain.finding import Cause, Finding, Gravity
+from ring_async.core.explain.history import History
+from ring_async.core.explain.view import View
+
+Rule = Callable[[View], Iterator[Finding]]
+
+RULES: tuple[Rule, ...] = (
+    faults.run_failed,
+    faults.full_disk,
+    faults.paused,
+    faults.dead_actor,
+    weights.stale_weights,
+    faults.failing_verifier,
+    starvation.starved_learner,
+    weights.slow_channel,
+    weights.slow_checkpoint,
+    learning.starving_source,
+    learning.reward_fell,
+    learning.truncated,
+    learning.no_signal,
+    learning.nonfinite,
+    learning.low_sample_size,
+    learning.masked,
+    weights.mismatch,
+    weights.evictions,
+    weights.imbalance,
+    tuning.overloaded_reward,
+    faults.evaluator_stuck,
+    faults.clock_jumped,
+    tuning.learner_bound,
+)
+"""In the order in which findings of one gravity are said."""
+
+_FOLLOWS: dict[Cause, frozenset[Cause]] = {
+    Cause.FULL_DISK: frozenset({Cause.SLOW_COMMITS, Cause.SLOW_VERIFIER, Cause.DEAD_ACTOR, Cause.SMALL_ADMISSION}),
+    Cause.DEAD_ACTOR: frozenset(
+        {
+            Cause.SMALL_ADMISSION,
+            Cause.GENERATION_BOUND,
+            Cause.SLOW_VERIFIER,
+            Cause.SLOW_COMMITS,
+            Cause.EVICTIONS,
+            Cause.STARVING_SOURCE,
+            Cause.TRUNCATED,
+            Cause.LONG_RESPONSES,
+        }
+    ),
+    Cause.STALE_WEIGHTS: frozenset({Cause.SMALL_ADMISSION, Cause.GENERATION_BOUND, Cause.EVICTIONS, Cause.IMBALANCE}),
+    Cause.FAILING_VERIFIER: frozenset({Cause.STARVING_SOURCE}),
+    Cause.TRUNCATED: frozenset({Cause.LONG_RESPONSES}),
+    Cause.NO_SIGNAL: frozenset({Cause.SMALL_ADMISSION, Cause.GENERATION_BOUND}),
+    Cause.IMBALANCE: frozenset({Cause.EVICTIONS}),
+    Cause.SLOW_VERIFIER: frozenset({Cause.OVERLOADED_REWARD}),
+    Cause.SLOW_CHANNEL: frozenset({Cause.SLOW_CHECKPOINT, Cause.LEARNER_BOUND}),
+}
+"""What follows from a cause is not said beside it."""
+
+
+def explain(history: History) -> tuple[Finding, ...]:
+    """What is to be known about a run; empty if nothing is wrong, or nothing is known."""
+    if not history.samples:
+        return ()
+    view = View(history)
+    found = [finding for rule in RULES for finding in rule(view)]
+    causes = {finding.cause for finding in found}
+    followed = frozenset[Cause]().union(*(_FOLLOWS.get(cause, frozenset()) for cause in causes))
+    found = [finding for finding in found if finding.cause not in followed]
+    if any(finding.gravity < Gravity.TIP for finding in found):
+        found = [finding for finding in found if finding.gravity < Gravity.TIP]
+    found.sort(key=lambda finding: finding.gravity)
+    return (*found[:1], *(_shortened(finding, view.starved_words) for finding in found[1:]))
+
+
+def _shortened(finding: Finding, said: str) -> Finding:
+    """A finding without the beginning that was said before it."""
+    what = finding.what.removeprefix(said) if said else finding.what
+    return msgspec.structs.replace(finding, what=what[:1].upper() + what[1:] if what != finding.what else what)

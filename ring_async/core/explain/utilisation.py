@@ -1,0 +1,54 @@
+"""How each actor spends its time: the share in which it works, and the shares in which it waits, by cause.
+
+Owns: the division of the window. Rollouts and the learner report the seconds in which they computed; for the others the
+samples decide. A learner asks for the next batch while it trains, so its waiting is read from its steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+
+from ring_async.core.explain.growth import figure_growth, span_s
+from ring_async.core.explain.history import ActorSample, History
+from ring_async.core.explain.view import View
+
+WORK = "work"
+_MEASURED = {"rollout", "learner"}
+
+
+class Utilisation(msgspec.Struct, frozen=True):
+    """One actor's time. `parts`: share by cause, `work` first; they add up to 1."""
+
+    actor_id: str
+    role: str
+    parts: dict[str, float]
+
+
+def utilisation(history: History) -> tuple[Utilisation, ...]:
+    """The division of the last ten minutes, for each present actor; nothing before there are two samples."""
+    view = View(history)
+    if len(view.window) < 2:
+        return ()
+    divided = []
+    for actor in view.newest.actors:
+        own = [one for sample in view.window for one in sample.actors if one.actor_id == actor.actor_id]
+        divided.append(Utilisation(actor.actor_id, actor.role, _parts(view, own, actor.role)))
+    return tuple(divided)
+
+
+def _parts(view: View, own: list[ActorSample], role: str) -> dict[str, float]:
+    busy_s = figure_growth(own, "busy_s") if role in _MEASURED else None
+    waits = Counter(one.wait for one in own if one.wait)
+    if role == "learner" and view.wait_share is not None:
+        waits = Counter({"batch": 1})
+    if busy_s is None:
+        work = sum(not one.wait for one in own) / len(own)
+    else:
+        work = min(1.0, busy_s / max(span_s(view.window) * len(own) / len(view.window), 1e-9))
+    total = sum(waits.values())
+    rest = (
+        {cause: (1 - work) * number / total for cause, number in waits.most_common()} if total else {"other": 1 - work}
+    )
+    return {WORK: work} | {cause: part for cause, part in rest.items() if part > 0}

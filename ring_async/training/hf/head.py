@@ -1,0 +1,149 @@
+"""The language-model head on a GPU: log-probabilities and entropy, with bfloat16 products summed and kept in float32.
+
+Owns: the forward and backward of the head in chunks. Does not own the float32 head (`algorithms.logprobs`), which the
+CPU uses and this is tested against.
+
+    logits = hidden · weightᵀ / temperature;   lse = log Σ exp(logits);   p = exp(logits − lse)
+    log-probability = logits[target] − lse;    entropy H = lse − Σ p · logits
+    d log-probability / d logits_i = [i = target] − p_i;    d H / d logits_i = −p_i (log p_i + H)
+
+The products of a GPU's tensor cores take bfloat16 and add in float32; here they hand out the float32 sums. Rounding the
+logits to bfloat16, as `linear` would, moves a log-probability by up to 0.06 at a logit of 20, and the ratios of the
+objective are differences of these numbers.
+
+Invariants: no more than `chunk_tokens × V` logits exist at a time, in forward and in backward, which makes them again;
+the gradient of the weight is summed over chunks in float32.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_TOKENS = 4096
+"""Tokens of one chunk: 2.5 GB of float32 logits at a vocabulary of 152,000."""
+
+
+def score_in_chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperatures: Tensor,
+    *,
+    entropy_grad: bool = False,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target, and entropy, as `algorithms.logprobs.score_tokens` defines them.
+
+    Args:
+        hidden: `[T, d]`.
+        weight: `[V, d]`, of the same dtype.
+        targets: int64 `[T]`.
+        temperatures: float32 `[T]`.
+        entropy_grad: whether the entropy carries a gradient.
+        chunk_tokens: tokens of one chunk.
+
+    Returns:
+        `[T]` and `[T]`, float32 (float64 for float64 inputs), nats.
+    """
+    logprobs, entropy = _Head.apply(hidden, weight, targets, temperatures, entropy_grad, chunk_tokens)
+    return logprobs, entropy
+
+
+class _Head(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes positions
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperatures: Tensor,
+        entropy_grad: bool,
+        chunk_tokens: int,
+    ) -> tuple[Tensor, Tensor]:
+        gathered: tuple[list[Tensor], ...] = ([], [], [])
+        for part in _chunks(hidden.shape[0], chunk_tokens):
+            logits = _product(hidden[part], weight.t())
+            found = _elementwise(_statistics, logits.is_cuda)(logits, targets[part], temperatures[part])
+            for parts, values in zip(gathered, found, strict=True):
+                parts.append(values)
+        normalizer, logprob, entropy = (torch.cat(parts) for parts in gathered)
+        ctx.save_for_backward(hidden, weight, targets, temperatures, normalizer, entropy)
+        ctx.chunk_tokens = chunk_tokens
+        if not entropy_grad:
+            ctx.mark_non_differentiable(entropy)
+        ctx.entropy_grad = entropy_grad
+        return logprob, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, temperatures, normalizer, entropy = ctx.saved_tensors
+        grad_logprob = grads[0]
+        grad_entropy = grads[1] if ctx.entropy_grad else torch.zeros_like(grad_logprob)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros(weight.shape, dtype=grad_logprob.dtype, device=weight.device)
+        for part in _chunks(hidden.shape[0], ctx.chunk_tokens):
+            logits = _product(hidden[part], weight.t())
+            grad_logits = _elementwise(_gradient, logits.is_cuda)(
+                logits,
+                temperatures[part],
+                normalizer[part],
+                entropy[part],
+                grad_logprob[part],
+                grad_entropy[part],
+            )
+            rows = torch.arange(grad_logits.shape[0], device=grad_logits.device)
+            grad_logits[rows, targets[part]] += grad_logprob[part] / temperatures[part]
+            grad_logits = grad_logits.to(hidden.dtype)
+            grad_hidden[part] = grad_logits @ weight
+            grad_weight += _product(grad_logits.t(), hidden[part])
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+
+
+def _statistics(logits: Tensor, targets: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalizer, log-probability and entropy of a chunk, from logits before the temperature. `[c]` each."""
+    logits = logits / temperatures[:, None]
+    normalizer = logits.logsumexp(-1)
+    entropy = normalizer - ((logits - normalizer[:, None]).exp() * logits).sum(-1)
+    return normalizer, logits.gather(1, targets[:, None])[:, 0] - normalizer, entropy
+
+
+def _gradient(  # noqa: PLR0917
+    logits: Tensor,
+    temperatures: Tensor,
+    normalizer: Tensor,
+    entropy: Tensor,
+    grad_logprob: Tensor,
+    grad_entropy: Tensor,
+) -> Tensor:
+    """The gradient of the logits before the temperature, but for what the target's own adds. `[c, V]`."""
+    logprobs = logits / temperatures[:, None] - normalizer[:, None]
+    slope = grad_logprob[:, None] + grad_entropy[:, None] * (logprobs + entropy[:, None])
+    return -logprobs.exp() * slope / temperatures[:, None]
+
+
+@cache
+def _compiled(function: Any) -> Any:
+    return torch.compile(function, dynamic=True)
+
+
+def _elementwise(function: Any, is_compiled: bool) -> Any:
+    """On a GPU the passes over `[c, V]` are fused into one; one by one they would cost half as much as the products."""
+    return _compiled(function) if is_compiled else function
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """`left · right` summed and handed out in float32 (float64 for float64)."""
+    if left.is_cuda and left.dtype == torch.bfloat16:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    wide = torch.promote_types(left.dtype, torch.float32)
+    return left.to(wide) @ right.to(wide)
+
+
+def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:
+    """Cuts of the tokens; one empty cut where there are none."""
+    starts = range(0, max(1, num_tokens), chunk_tokens)
+    return [slice(start, min(num_tokens, start + chunk_tokens)) for start in starts]

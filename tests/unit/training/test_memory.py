@@ -1,0 +1,47 @@
+"""The estimate of a rank's memory, by hand and against what was measured."""
+
+import pytest
+
+from ring_async.testing.builders import make_config
+from ring_async.training.memory import HEAD_CHUNK_BYTES, ModelSizes, rank_memory
+
+GIB = 1 << 30
+DENSE = ModelSizes(1_720_000_000, 311_000_000, 28, 2048, 4096, 6144)
+EXPERTS = ModelSizes(2_840_000_000, 518_000_000, 4, 2048, 3072, 6 * 1408 + 2816, 6)
+
+
+def memory(sizes: ModelSizes, capacity: int, **overrides: object):
+    return rank_memory(
+        make_config(learner__token_capacity=capacity, learner__rows_per_microbatch=1, **overrides), sizes
+    )
+
+
+@pytest.mark.parametrize(("sizes", "measured_gib"), [(DENSE, 67), (EXPERTS, 61)], ids=["dense", "experts"])
+def test_one_rank_needs_what_was_measured_within_a_tenth(sizes: ModelSizes, measured_gib: float):
+    assert memory(sizes, 16_384).total / GIB == pytest.approx(measured_gib, rel=0.1)
+
+
+def test_by_hand():
+    sizes = ModelSizes(1000, 200, 2, 8, 12, 16)
+    found = memory(sizes, 32)
+    assert found.state == 16 * 1000
+    assert found.compute_weights == 2 * 1000
+    assert found.activations == 32 * 2 * 2 * (4 * 8 + 2 * 12 + 3 * 16)
+    assert found.head == HEAD_CHUNK_BYTES
+    sharded = memory(sizes, 32, learner__parallel__shard=4, loss__kl_coefficient=0.1)
+    assert sharded.state == 16 * 250
+    # embedding and head, two layers in bfloat16 and one gradient in float32, and the reference's slice
+    assert sharded.compute_weights == 2 * 200 + 8 * 400 + 2 * 250
+
+
+def test_what_is_computed_again_needs_its_inputs_and_one_layer_at_a_time():
+    sizes = ModelSizes(1000, 200, 2, 8, 12, 16)
+    a_layer = 2 * (4 * 8 + 2 * 12 + 3 * 16)
+    assert memory(sizes, 32, learner__recompute=1.0).activations == 32 * (2 * 2 * 8 + a_layer)
+
+
+def test_copies_of_the_model_save_nothing_and_slices_do():
+    copies = memory(DENSE, 16_384, learner__parallel__data=8)
+    slices = memory(DENSE, 16_384, learner__parallel__shard=8)
+    assert copies.state == 8 * slices.state
+    assert copies.activations == slices.activations
