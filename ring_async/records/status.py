@@ -66,6 +66,8 @@ class CheckpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     plan_number: int
     version: int
+    covered: int
+    """The newest batch that no learner will ask for again, even if this checkpoint should be damaged."""
 
 
 class VerifierStatus(msgspec.Struct, frozen=True, kw_only=True):
