@@ -100,8 +100,8 @@ def test_groups_that_met_a_full_store_are_committed_although_no_other_arrives(
         loop = asyncio.get_running_loop()
         full_until_s = loop.time() + 10.0
         await asyncio.sleep(10.0)
-        version = fleet.controller.status()["policy_version"]
-        while fleet.controller.status()["policy_version"] == version:
+        version = fleet.controller.status().policy_version
+        while fleet.controller.status().policy_version == version:
             await asyncio.sleep(0.5)
             assert loop.time() < full_until_s + 15.0, "the groups that wait were not tried again"
 
