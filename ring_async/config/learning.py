@@ -88,6 +88,9 @@ class LearnerSection(Section):
     adam_betas: tuple[float, float] = (0.9, 0.95)
     adam_eps: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
+    max_batch_tries: Annotated[int, Field(ge=0)] = Field(
+        3, description="A batch that fails so often in the engine is skipped, with its cause on record; 0: never."
+    )
     num_threads: PositiveInt = Field(1, description="Compute threads on a CPU.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
 

@@ -41,7 +41,7 @@ from ring_async.errors import RefusedError, RingAsyncError
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.batches import StepCompleted
+from ring_async.transport.messages.batches import BatchFailed, StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
 from ring_async.transport.messages.fleet import (
     FleetWanted,
@@ -105,7 +105,7 @@ class Controller:
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
-        self._failed = FailedWork(self._run_log, self._dispatcher, self._life)
+        self._failed = FailedWork(run, self._dispatcher, self._life)
         self.changes.set_aside = self._failed.set_aside
         self._batches = BatchWatch(config.replay.batch_deadline_s)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
@@ -224,6 +224,8 @@ class Controller:
                 self._failed.record(self._dispatcher.give_back(group_ids, cause, owner=sender, detail=detail))
             case PromptRefused(group_id, reason):
                 self._failed.drop(sender, group_id, reason)
+            case BatchFailed(plan_number, cause):
+                self._failed.batch(plan_number, cause, author=sender)
             case VerifierFailing():
                 self.changes.handle_failing(message)
             case TrajectoriesMoved(states):
@@ -276,6 +278,7 @@ class Controller:
             is_paused=self._life.is_paused,
             resume_from=checkpoint["path"] if checkpoint else "",
             learner_incarnation=self._versions.learner_incarnation,
+            skipped_batches=self._failed.skipped_batches,
             **self.changes.for_newcomer(),
         )
 
