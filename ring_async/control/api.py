@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ring_async.config.schema import ControlSection
 from ring_async.control.changes_api import Changes, changes_router
+from ring_async.control.connections import BoundedProtocol
 from ring_async.control.guard import Guard, Refusal
 from ring_async.errors import ConfigError, RingAsyncError
 from ring_async.telemetry.discovery import scrape_targets
@@ -80,6 +81,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         401: "no valid token",
         409: "not possible now",
         413: "body too large",
+        421: "names another host",
         422: "not valid",
         429: "too many calls",
     }.items()
@@ -99,6 +101,7 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
         max_requests_per_s=control.max_requests_per_s,
         max_body_bytes=control.max_body_bytes,
         on_refused=operations.calls_refused,
+        names=(control.host, *control.names),
     )
 
     _explain_errors(app)
@@ -186,6 +189,7 @@ async def serve(app: FastAPI, control: ControlSection) -> AsyncIterator[str]:
         log_level="warning",
         access_log=False,
         lifespan="off",
+        http=BoundedProtocol,
         timeout_graceful_shutdown=1,
         ssl_certfile=control.tls_cert or None,
         ssl_keyfile=control.tls_key or None,

@@ -260,7 +260,7 @@ def _failure_of(result: Result) -> str:
         case "wall":
             return f"not done after {result.wall_s:.1f} s"
         case "output":
-            return "more output, or more files, than allowed"
+            return "more output than allowed"
         case "memory":
             return "more memory than allowed"
         case "signal":
