@@ -16,9 +16,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
+from ring_async.actors.generated_group import group_of
 from ring_async.actors.handover import PartialHandover
 from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.actors.weight_follower import WeightFollower
@@ -29,7 +28,9 @@ from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
 from ring_async.errors import ActorFailedError, PeerTimeoutError, PromptRefusedError, RefusedError
+from ring_async.records.figures import RolloutFigures, WaitCause
 from ring_async.telemetry import metrics
+from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import EngineMeter
 from ring_async.trajectory_states import EndCause
 from ring_async.transport.messages.base import Done, Message
@@ -45,7 +46,7 @@ from ring_async.transport.messages.work import (
     ReserveGroups,
 )
 from ring_async.transport.weights.base import WeightReceiver
-from ring_async.types import Generation, Group, GroupHeader, Int32, Reservation, Trajectory, TrajectoryHeader
+from ring_async.types import Generation, Group, Int32, Reservation
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Rollout(Actor):
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._meter = EngineMeter()
+        self._idle = IdleMeter(metrics.rollout_waiting_seconds)
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self._in_flight: dict[str, asyncio.Task[None]] = {}
@@ -100,18 +102,20 @@ class Rollout(Actor):
     def parts(self) -> dict[str, object]:
         return super().parts() | {"engine": self.engine, "receiver": self._weights.receiver}
 
-    def counters(self) -> dict[str, float]:
+    def counters(self) -> RolloutFigures:
         load = self.engine.load()
         self._meter.observe(load)
+        self._idle.flush()
         version = self.engine.policy_version
-        return {
-            "generated_tokens": load.generated_tokens,
-            "busy_s": load.busy_s,
-            "running": load.num_running,
-            "capacity": load.capacity,
-            "groups_in_flight": len(self._in_flight),
-            "policy_version": version.number if version else -1,
-        }
+        metrics.rollout_version_lag.set(self._weights.lag)
+        return RolloutFigures(
+            generated_tokens=load.generated_tokens,
+            busy_s=load.busy_s,
+            running=load.num_running,
+            capacity=load.capacity,
+            groups_in_flight=len(self._in_flight),
+            policy_version=version.number if version else None,
+        )
 
     async def on_command(self, message: Message) -> Message:
         match message:
@@ -162,11 +166,10 @@ class Rollout(Actor):
         """Consumes reservations / produces groups / waits for a slot, weights, admission / freed by each of them."""
         group_size = self.config.rollout.group_size
         while True:
-            await self._unpaused.wait()
-            async with self.waits.on("weights from learner-0"):
-                while self.engine.policy_version is None:
-                    self._may_generate.clear()
-                    await self._may_generate.wait()
+            with self._idle.waiting(WaitCause.PAUSED):
+                await self._unpaused.wait()
+            if self.engine.policy_version is None:
+                await self._first_weights()
             load = self.engine.load()
             free = load.capacity + group_size - 1 - load.num_running - load.num_waiting
             if free < group_size:
@@ -180,6 +183,13 @@ class Rollout(Actor):
                 self._in_flight[reservation.group_id] = task
             await asyncio.sleep(0)  # let the new requests reach the engine before its load is read again
 
+    async def _first_weights(self) -> None:
+        with self._idle.waiting(WaitCause.WEIGHTS):
+            async with self.waits.on("weights from learner-0", cause=WaitCause.WEIGHTS):
+                while self.engine.policy_version is None:
+                    self._may_generate.clear()
+                    await self._may_generate.wait()
+
     async def _until_slot_free(self) -> None:
         """Wait for a slot of the engine, as long as responses take.
 
@@ -188,25 +198,26 @@ class Rollout(Actor):
         """
         deadline_s = self.config.replay.batch_deadline_s
         self._may_generate.clear()
-        async with self.waits.on("a free engine slot"):
-            while not self._may_generate.is_set():
-                before = self.engine.load().generated_tokens
-                try:
-                    async with asyncio.timeout(deadline_s):
-                        await self._may_generate.wait()
-                except TimeoutError:
-                    if self.engine.load().generated_tokens == before:
-                        raise ActorFailedError(
-                            f"{self.actor_id}: the engine sampled nothing for {deadline_s:.0f} s, and no slot is free"
-                        ) from None
+        with self._idle.waiting(WaitCause.SLOT):
+            async with self.waits.on("a free engine slot", cause=WaitCause.SLOT):
+                while not self._may_generate.is_set():
+                    before = self.engine.load().generated_tokens
+                    try:
+                        async with asyncio.timeout(deadline_s):
+                            await self._may_generate.wait()
+                    except TimeoutError:
+                        if self.engine.load().generated_tokens == before:
+                            why = f"the engine sampled nothing for {deadline_s:.0f} s, and no slot is free"
+                            raise ActorFailedError(f"{self.actor_id}: {why}") from None
 
     async def _reserve(self, num_groups: int) -> GroupsReserved:
         ask = ReserveGroups(num_groups, self.engine.policy_version)
         whom = "a reservation from controller-0" + (f": {self._why_none}" if self._why_none else "")
-        async with self.waits.on(whom):
+        async with self.waits.on(whom, cause=WaitCause.RESERVATION):
             while True:
                 try:
-                    reserved = await self.ask_controller(ask)
+                    with self._idle.waiting(WaitCause.RESERVATION):
+                        reserved = await self.ask_controller(ask)
                     break
                 except RefusedError as refusal:
                     log.info("%s: no reservation: %s", self.actor_id, refusal)
@@ -220,7 +231,11 @@ class Rollout(Actor):
         try:
             group = await self._generate(reservation)
             self._may_generate.set()
-            metrics.rollout_groups.labels(source=reservation.prompt.source).inc()
+            source = reservation.prompt.source
+            metrics.rollout_groups.labels(source=source).inc()
+            for trajectory in group.header.trajectories:
+                metrics.rollout_response_tokens.labels(source=source).observe(trajectory.num_tokens)
+                metrics.rollout_responses.labels(source=source, reason=trajectory.finish_reason).inc()
             await self._deliver(group)
         except PromptRefusedError as refusal:
             await self._report_refused(group_id, str(refusal))
@@ -236,9 +251,12 @@ class Rollout(Actor):
         Raises:
             PromptRefusedError: the tokenizer or the engine cannot take the prompt.
         """
+        options = self.config.model.chat_template_options
         try:
-            prompt_ids = encode_prompt(self._tokenizer, reservation.prompt.text)
-        except Exception as error:  # a tokenizer and its chat template may raise anything about a text
+            prompt_ids = encode_prompt(self._tokenizer, reservation.prompt, options)
+        except PromptRefusedError:
+            raise
+        except Exception as error:  # a tokenizer may raise anything about a text
             raise PromptRefusedError(f"the tokenizer: {type(error).__name__}: {error}") from error
         held = await self._handover.take_over(reservation.group_id) if reservation.is_reissued else {}
         began_s = monotonic_s()
@@ -353,33 +371,3 @@ class Rollout(Actor):
             await self.controller.request(GroupsFailed(group_ids, cause, detail), timeout_s=2.0)
         except (PeerTimeoutError, ActorFailedError):
             log.warning("%s: %d leases are left to run out", self.actor_id, len(group_ids))
-
-
-def group_of(reservation: Reservation, prompt_ids: Int32, generations: list[Generation], *, engine_id: str) -> Group:
-    """Assemble K generations of one reservation into a columnar group."""
-    trajectories = [
-        Trajectory(
-            header=TrajectoryHeader(
-                trajectory_id=trajectory_id_for(reservation.group_id, index),
-                num_tokens=len(generation.response_ids),
-                finish_reason=generation.finish_reason,
-                segments=generation.segments,
-            ),
-            response_ids=generation.response_ids,
-            behavior_logprobs=generation.behavior_logprobs,
-            loss_mask=np.ones(len(generation.response_ids), np.uint8),
-            columns=generation.columns,
-        )
-        for index, generation in enumerate(generations)
-    ]
-    header = GroupHeader(
-        group_id=reservation.group_id,
-        prompt=reservation.prompt,
-        seed=reservation.seed,
-        engine_id=engine_id,
-        mixture_epoch=reservation.mixture_epoch,
-        sampling=reservation.sampling,
-        num_prompt_tokens=len(prompt_ids),
-        trajectories=(),
-    )
-    return Group.from_trajectories(header, prompt_ids, trajectories)

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from ring_async.clock import monotonic_s
 from ring_async.errors import ActorFailedError, PeerGoneError, PeerTimeoutError, RefusedError, TransportError
+from ring_async.records.figures import WaitCause
 
 T = TypeVar("T")
 
@@ -30,13 +31,14 @@ class Wait:
 
     whom: str
     since_s: float
+    cause: WaitCause = WaitCause.OTHER
 
 
 @dataclass(slots=True)
 class Waits:
     """The present waits of an actor, for `status` and for the error when a deadline passes.
 
-    async with waits.on("a batch from replay-0", deadline_s=60.0):
+    async with waits.on("a batch from replay-0", deadline_s=60.0, cause=WaitCause.BATCH):
         ...                              # meanwhile waits.longest() is ("a batch from replay-0", 12.3)
     """
 
@@ -44,13 +46,15 @@ class Waits:
     _current: list[Wait] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
-    async def on(self, whom: str, deadline_s: float | None = None) -> AsyncIterator[Wait]:
+    async def on(
+        self, whom: str, deadline_s: float | None = None, cause: WaitCause = WaitCause.OTHER
+    ) -> AsyncIterator[Wait]:
         """Register the block as a wait for `whom`, and end it after `deadline_s` at most; None: it may go on for ever.
 
         Raises:
             ActorFailedError: the deadline passed; the message says who waited for whom.
         """
-        wait = Wait(whom, monotonic_s())
+        wait = Wait(whom, monotonic_s(), cause)
         self._current.append(wait)
         limit = asyncio.timeout(deadline_s)
         try:
@@ -67,8 +71,18 @@ class Waits:
         """The longest of the present waits, and its seconds; empty and 0 when there is none."""
         if not self._current:
             return "", 0.0
-        longest = min(self._current, key=lambda wait: wait.since_s)
+        longest = self._longest()
         return longest.whom, monotonic_s() - longest.since_s
+
+    @property
+    def cause(self) -> WaitCause:
+        """The cause of the longest of the present waits; `NONE` when there is none."""
+        if not self._current:
+            return WaitCause.NONE
+        return self._longest().cause
+
+    def _longest(self) -> Wait:
+        return min(self._current, key=lambda wait: wait.since_s)
 
 
 async def ask_until_answered(ask: Callable[[], Awaitable[T]], *, is_gone: Callable[[], bool] = lambda: False) -> T:

@@ -74,6 +74,7 @@ def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
 
 def _bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     from ring_async.launch import Launcher
+    from ring_async.monitoring.services import watched
 
     where = f" in {short(run_dir.path)}: bringing the fleet up"
     out.print(Text.assemble((config.run.name, "bold"), where), soft_wrap=True)
@@ -81,7 +82,8 @@ def _bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     progress = threading.Thread(target=_show_progress, args=(run_dir, config, done), daemon=True)
     progress.start()
     try:
-        outcome = asyncio.run(Launcher(config, run_dir, is_resumed=resume).run())
+        with watched(config, run_dir, lambda line: out.print(line, soft_wrap=True, highlight=False, markup=False)):
+            outcome = asyncio.run(Launcher(config, run_dir, is_resumed=resume).run())
     finally:
         done.set()
         progress.join(timeout=5.0)

@@ -39,6 +39,10 @@ class RunNotes:
         """
         self._journal.append(Noted(key, value))
 
+    def hold(self, key: str, value: Any) -> None:
+        """Store a note as soon as the disk has room: for what has happened anyway; see `Journal.hold`."""
+        self._journal.hold(Noted(key, value))
+
     def get(self, key: str) -> Any:
         """The newest value of `key`, or None."""
         return self._journal.ledger.notes.get(key)

@@ -21,11 +21,13 @@ import os
 from typing import Any
 
 from ring_async.actors.base import ActorContext
+from ring_async.actors.controller.batch_deadline import BatchDeadline
 from ring_async.actors.controller.changes import LiveChanges
 from ring_async.actors.controller.context import RunContext, RunNotes
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.failed_work import FailedWork
 from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.actors.controller.postponed import Postponed
 from ring_async.actors.controller.prompts import MakeSource
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.actors.controller.run_log import RunLog
@@ -34,12 +36,16 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
-from ring_async.core.fleet.batch_watch import BatchWatch, Signs
 from ring_async.core.fleet.fleet import FleetChange
-from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
-from ring_async.errors import RefusedError, RingAsyncError
+from ring_async.core.roster import CONTROLLER_ID, Role
+from ring_async.core.work.ledger import LedgerError
+from ring_async.errors import RefusedError, RingAsyncError, StorageError
+from ring_async.records.events import EventKind
+from ring_async.records.status import RunStatus
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
+from ring_async.telemetry.resources import observe_resources
+from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import BatchFailed, StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
@@ -107,11 +113,16 @@ class Controller:
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
         self._failed = FailedWork(run, self._dispatcher, self._life)
         self.changes.set_aside = self._failed.set_aside
-        self._batches = BatchWatch(config.replay.batch_deadline_s)
+        self._batches = BatchDeadline(
+            config.replay.batch_deadline_s, self._fleet, self._dispatcher, self._life, self._journal.ledger
+        )
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
+        self._postponed = Postponed(self._answer)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
+        self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
+        for lost in self._journal.damage:
+            self._run_log.event(EventKind.JOURNAL_DAMAGED, author=CONTROLLER_ID, lost=lost)
 
     # -- life
 
@@ -146,14 +157,19 @@ class Controller:
                 # in a task of its own: this answer may take long, and other messages must not wait for it
                 self._spawn(self._requests.answer(delivery, delivery.message))
                 continue
-            try:
-                answer = await self._handle(delivery.sender, delivery.message)
-                if isinstance(answer, Done):
-                    delivery.ack()
-                else:
-                    delivery.reply(answer)
-            except RingAsyncError as refusal:
-                delivery.refuse(str(refusal))
+            await self._postponed.take(delivery)
+
+    async def _answer(self, delivery: Delivery) -> None:
+        try:
+            answer = await self._handle(delivery.sender, delivery.message)
+            if isinstance(answer, Done):
+                delivery.ack()
+            else:
+                delivery.reply(answer)
+        except StorageError:
+            raise  # not now: the message is taken in once there is room
+        except RingAsyncError as refusal:
+            delivery.refuse(str(refusal))
 
     async def _tick(self) -> None:
         """Consumes time / produces expiries and the end of the run / waits a moment / freed by time."""
@@ -167,37 +183,32 @@ class Controller:
             for change in self._fleet.wanted.expire(now_s):
                 await self._follow(change)
             self._failed.record(self._dispatcher.expire())
-            self._journal.ledger.check()
+            self._journal.flush()
+            self._run_log.flush()
+            await self._postponed.retry()
+            self._check_ledger()
             self._life.stop_if_time_is_up()
-            self._watch_batches(now_s)
+            self._batches.look(now_s)
             self._fleet.members.export()
+            metrics.controller_max_staleness.set(self._dispatcher.limiter.rules.max_staleness)
+            observe_resources(self.context.run_dir.path)
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
             await self._requests.look_again()
+
+    def _check_ledger(self) -> None:
+        try:
+            self._journal.ledger.check()
+        except LedgerError:
+            metrics.controller_ledger_mismatches.inc()
+            raise
 
     def _postpone(self, late_s: float) -> None:
         """This process stood still, and what members sent meanwhile is still unread: that was no silence of theirs."""
         log.warning("the controller stood still for %.1f s", late_s)
         self._fleet.wanted.postpone(late_s)
         self._dispatcher.leases.postpone(late_s)
-
-    def _watch_batches(self, now_s: float) -> None:
-        """End the run if the learner has had nothing to train for too long, though nothing keeps batches away."""
-        members = self._fleet.members
-        learner = members.beat_of(LEARNER_ID)
-        is_excused = (
-            self._life.is_paused
-            or self._life.is_stopping
-            or not members.of(Role.REPLAY)
-            or bool(self._fleet.wanted.waits_for_place(now_s))
-        )
-        is_starved = learner is not None and learner.counters.get("is_starved", 0.0) > 0
-        ledger = self._journal.ledger
-        signs = Signs.of(members.generated_tokens(), self._dispatcher.buffer_report(), ledger.counts(), ledger.causes())
-        self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused, signs=signs)
-        if self._batches.is_over and learner is not None and not self._life.is_stopping:
-            self._life.fail(self._batches.why(learner.waiting_for, self._journal.ledger.causes()))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -234,15 +245,17 @@ class Controller:
                 self._dispatcher.observe_buffer(sender, message)
             case StepCompleted():
                 self._life.start_clock()
-                self._batches.trained(self._journal.ledger.causes())
+                self._batches.trained()
                 generated = self._fleet.members.generated_tokens()
-                self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_report())
+                self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_totals())
             case WeightsPublished(announcement):
                 self._publish(announcement)
             case WeightsAdopted():
                 pass
             case CheckpointSaved():
                 self._versions.checkpoint_saved(message)
+                saved = {"path": message.path, "policy_version": message.policy_version.number}
+                self._run_log.event(EventKind.CHECKPOINT_SAVED, author=sender, **saved)
                 self._life.stop_if_trained(message.policy_version.number)
             case VersionEvaluated():
                 self._run_log.evaluation(message, author=sender)
@@ -297,7 +310,7 @@ class Controller:
         await self._fleet.forget(actor_id)
         if self._life.is_stopping:
             return
-        kind = "actor_left" if change.has_left else "actor_lost"
+        kind = EventKind.ACTOR_LEFT if change.has_left else EventKind.ACTOR_LOST
         log.log(logging.INFO if change.has_left else logging.WARNING, change.notice)
         self._run_log.event(kind, author=CONTROLLER_ID, actor=actor_id, notice=change.notice)
         if not change.has_left:
@@ -307,7 +320,7 @@ class Controller:
         self._fleet.tell_members()
         if change.given_up and change.lost.role == Role.EVALUATOR:  # the run can go on without this actor
             self._fleet.wanted.want(Role.EVALUATOR, 0, monotonic_s())
-            self._run_log.event("evaluator_given_up", author=CONTROLLER_ID, reason=change.given_up)
+            self._run_log.event(EventKind.EVALUATOR_GIVEN_UP, author=CONTROLLER_ID, reason=change.given_up)
         elif change.given_up:
             self._life.fail(change.given_up)
 
@@ -323,14 +336,14 @@ class Controller:
         return FleetWanted(actors, kept=self._fleet.wanted.actor_ids, may_start=not is_stopping)
 
     def _incident(self, actor_id: str, kind: str, detail: str) -> None:
-        self._run_log.event("actor_failed", author=actor_id, error=kind, detail=detail)
+        self._run_log.event(EventKind.ACTOR_FAILED, author=actor_id, error=kind, detail=detail)
         if kind in FATAL_KINDS:
             self._life.fail(f"{actor_id}: {kind}: {detail}")
 
     # -- what people may do (`control.api.Operations`)
 
-    def status(self) -> dict[str, Any]:
-        """The run as a person wants to see it: plain data."""
+    def status(self) -> RunStatus:
+        """The run as a person wants to see it."""
         return describe_run(
             self._run, life=self._life, fleet=self._fleet, dispatcher=self._dispatcher, ledger=self._journal.ledger,
             versions=self._versions, changes=self.changes,
@@ -352,7 +365,11 @@ class Controller:
 
     def calls_refused(self, refusal: Any) -> None:
         """The control API refused calls (a `control.guard.Refusal`)."""
-        self._run_log.event("calls_refused", author="api", **refusal._asdict())
+        self._run_log.event(EventKind.CALLS_REFUSED, author="api", **refusal._asdict())
+
+    def monitoring_lost(self, reason: str) -> None:
+        """A service that people watch with cannot be reached; training goes on."""
+        self._run_log.event(EventKind.MONITORING_LOST, author=CONTROLLER_ID, reason=reason)
 
     async def pause(self) -> None:
         """Stop granting work and batches; work under way finishes."""
@@ -369,7 +386,7 @@ class Controller:
             RunError: the learner did not write one in time.
         """
         path = await self._versions.save_checkpoint()
-        self._run_log.event("checkpoint", author="api", path=path)
+        self._run_log.event(EventKind.CHECKPOINT, author="api", path=path)
         return path
 
     def shut_down(self, reason: str, deadline_s: float) -> None:

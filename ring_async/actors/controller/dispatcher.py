@@ -26,6 +26,8 @@ from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, Adm
 from ring_async.core.work.difficulty import Window, observed_difficulty
 from ring_async.core.work.leases import LeaseTable, Returned
 from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
+from ring_async.errors import StorageError
+from ring_async.records.figures import BufferTotals, total
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
 from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
@@ -67,7 +69,7 @@ class Dispatcher:
         self._journal = journal
         state = self._restore(is_fleet_alive=is_fleet_alive) if is_resumed else AdmissionState()
         self.limiter = AdmissionLimiter(admission_rules(config), state)
-        self._buffer: dict[str, BufferReported] = {}
+        self._buffer: dict[str, BufferTotals] = {}
         shards = {actor_id for actor_id, role in config.roster.actors() if role == Role.REPLAY}
         self._unreported = shards if is_resumed else set()
         """Shards whose content is not known yet, so that the limit on what may be generated is not either."""
@@ -87,7 +89,7 @@ class Dispatcher:
         """Reserve groups for `owner`: first groups that came back, then new prompts while there are any.
 
         Raises:
-            StorageError: the journal cannot be written.
+            StorageError: the journal cannot be written; the groups are issued by a later call.
         """
         now_s = monotonic_s()
         not_ready: set[str] = set()
@@ -99,22 +101,32 @@ class Dispatcher:
             if reservation is None:
                 break
             self.leases.issue(reservation, owner, now_s, attempt)
-            if again:
+            if reservation.group_id in self._journal.ledger.live:
                 records.append(GroupReissued(reservation.group_id, owner))
             else:
                 records.append(GroupReserved(reservation, owner))
-            metrics.controller_reservations.labels(source=reservation.prompt.source).inc()
             issued.append(reservation)
         if records:
-            self._journal.append(*records, *self._accounts())
+            try:
+                self._journal.append(*records, *self._accounts())
+            except StorageError:
+                self.leases.withdraw(issued)
+                raise
+        for reservation in issued:
+            metrics.controller_reservations.labels(source=reservation.prompt.source).inc()
         return tuple(issued)
 
     # -- changes while the run goes on
 
     def set_mixture(self, weights: Mapping[str, float], windows: Mapping[str, Window | None] | None = None) -> None:
-        """Durably put new weights and windows in force; see `PromptScheduler.set_mixture`."""
+        """Durably put new weights and windows in force; see `PromptScheduler.set_mixture`.
+
+        Raises:
+            StorageError: the journal cannot be written; nothing was changed.
+        """
+        self._journal.append(Noted("prompts", self.prompts.snapshot()))  # is there room at all?
         self.prompts.set_mixture(weights, windows)
-        self._journal.append(Noted("prompts", self.prompts.snapshot()))
+        self._journal.hold(Noted("prompts", self.prompts.snapshot()))
 
     def tune(self, config: Config) -> None:
         """Apply a changed configuration to admission and sampling, from the next reservation on.
@@ -165,6 +177,7 @@ class Dispatcher:
 
         Raises:
             LedgerError: a transition that cannot happen; nothing was changed.
+            StorageError: the journal cannot be written; the same call may succeed once there is space.
         """
         by_group: dict[str, list[TrajectoryState]] = {}
         for state in states:
@@ -186,29 +199,27 @@ class Dispatcher:
                 difficulty = observed_difficulty(judged)
                 if (seen := self.prompts.observed(held.reservation, difficulty)) is not None:
                     observed.append(Noted(*seen))
-        self._journal.append(record, *observed, *(self._accounts() if has_completed else ()))
+        notes = (*observed, *(self._accounts() if has_completed else ()))
+        try:
+            self._journal.append(record, *notes)
+        except StorageError:
+            self._journal.hold(*notes)  # these leases have ended: the next call finds nothing more to note
+            raise
 
     # -- what replay holds
 
     def observe_buffer(self, shard: str, report: BufferReported) -> None:
         """Record a replay shard's report of its content."""
-        self._buffer[shard] = report
+        self._buffer[shard] = report.totals
         self._unreported.discard(shard)
+        held = self.buffer_totals()
         self.limiter.observe_buffer(
-            sum(one.buffer_tokens for one in self._buffer.values()),
-            max(one.next_plan_number for one in self._buffer.values()),
-            is_learner_waiting=any(one.counters.get("is_learner_waiting") for one in self._buffer.values()),
+            held.buffer_tokens, held.next_plan_number, is_learner_waiting=held.is_learner_waiting
         )
 
-    def buffer_report(self) -> dict[str, float]:
-        """The sum of all replay shards' reports: tokens, trajectories and counters."""
-        total: dict[str, float] = {"buffer_tokens": 0.0, "buffer_trajectories": 0.0}
-        for report in self._buffer.values():
-            total["buffer_tokens"] += report.buffer_tokens
-            total["buffer_trajectories"] += report.buffer_trajectories
-            for name, value in report.counters.items():
-                total[name] = total.get(name, 0.0) + value
-        return total
+    def buffer_totals(self) -> BufferTotals:
+        """The totals over the last reports of all replay shards."""
+        return total(self._buffer.values())
 
     # -- parts
 
@@ -224,7 +235,7 @@ class Dispatcher:
             log.info("group %s came back from %s: %s %s", group_id, back.owner, back.cause, back.detail)
         for back in failed:
             self.prompts.mixture.completed(back.reservation.prompt.source, 0)
-            self._journal.append(GroupReturned(back.reservation.group_id, back.cause))
+            self._journal.hold(GroupReturned(back.reservation.group_id, back.cause))
         return failed
 
     def _restore(self, *, is_fleet_alive: bool) -> AdmissionState:

@@ -13,6 +13,7 @@ from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.core.roster import CONTROLLER_ID
 from ring_async.core.work.leases import Returned
+from ring_async.records.events import EventKind
 
 FAILED_BATCHES = "failed_batches"
 
@@ -38,7 +39,7 @@ class FailedWork:
         """Record groups that were tried too often."""
         for back in given_up:
             said = {"group_id": back.reservation.group_id, "cause": back.cause, "detail": back.detail}
-            self._event("group_failed", author=back.owner, **said)
+            self._event(EventKind.GROUP_FAILED, author=back.owner, **said)
 
     def drop(self, rollout: str, group_id: str, reason: str) -> None:
         """Drop a group whose prompt no engine can take, and set its source aside if its prompts are of that kind."""
@@ -47,7 +48,7 @@ class FailedWork:
             return
         prompt = reservation.prompt
         said = {"group_id": group_id, "prompt_id": prompt.prompt_id, "source": prompt.source, "reason": reason}
-        self._event("prompt_refused", author=rollout, **said)
+        self._event(EventKind.PROMPT_REFUSED, author=rollout, **said)
         if (found := self._dispatcher.prompts.served.failed(prompt.source, reason)) is not None:
             self.set_aside([prompt.source], found)
 
@@ -57,9 +58,12 @@ class FailedWork:
         batches = self._batches | {str(plan_number): (tries, cause)}
         self._notes.put(FAILED_BATCHES, batches)
         self._batches = batches
-        self._event("batch_failed", author=author, plan_number=plan_number, tries=tries, cause=cause)
+        said = {"plan_number": plan_number, "tries": tries, "cause": cause}
+        self._event(EventKind.BATCH_FAILED, author=author, **said)
         if str(plan_number) in self.skipped_batches:
-            self._event("batch_skipped", author=CONTROLLER_ID, plan_number=plan_number, tries=tries, cause=cause)
+            self._event(
+                EventKind.BATCH_SKIPPED, author=CONTROLLER_ID, plan_number=plan_number, tries=tries, cause=cause
+            )
 
     @property
     def skipped_batches(self) -> dict[str, str]:
@@ -73,6 +77,6 @@ class FailedWork:
         """
         mixture = self._dispatcher.prompts.mixture
         if not set(sources) <= mixture.paused:
-            self._event("domain_paused", author=CONTROLLER_ID, sources=sources, reason=reason)
+            self._event(EventKind.DOMAIN_PAUSED, author=CONTROLLER_ID, sources=sources, reason=reason)
         if not mixture.pause(sources) and is_for_good:
             self._life.fail(f"every source is paused, the last ({', '.join(sources)}) because {reason}")

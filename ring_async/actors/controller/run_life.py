@@ -22,6 +22,7 @@ from ring_async.clock import monotonic_s
 from ring_async.core.fleet.states import RunState
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, LEAVING_ORDER, Role
 from ring_async.errors import PeerTimeoutError, RefusedError, StorageError
+from ring_async.records.events import EventKind
 from ring_async.storage.run_dir import write_json
 from ring_async.transport.messages.fleet import Pause, Resume
 from ring_async.transport.messages.versions import SaveCheckpoint
@@ -92,7 +93,7 @@ class RunLife:
             self._note()  # a run that is resumed forgets how it ended
         if self._stop_reason:
             self._is_gathering = True
-            self._context.run_log.event("stopping", author=CONTROLLER_ID, reason=self.reason)
+            self._context.run_log.event(EventKind.STOPPING, author=CONTROLLER_ID, reason=self.reason)
             self._context.spawn(self._stop(self._deadline_s))
         elif (checkpoint := self._versions.checkpoint) is not None:
             self.stop_if_trained(checkpoint["version"])
@@ -102,13 +103,13 @@ class RunLife:
     def pause(self) -> None:
         """Stop granting work and batches; work under way finishes."""
         self._set_paused(is_paused=True)
-        self._context.run_log.event("paused", author="api")
+        self._context.run_log.event(EventKind.PAUSED, author="api")
         self._fleet.tell(Pause(), Role.ROLLOUT, Role.LEARNER)
 
     def resume(self) -> None:
         """Grant work and batches again."""
         self._set_paused(is_paused=False)
-        self._context.run_log.event("resumed", author="api")
+        self._context.run_log.event(EventKind.RESUMED, author="api")
         self._fleet.tell(Resume(), Role.ROLLOUT, Role.LEARNER)
 
     def _set_paused(self, *, is_paused: bool) -> None:
@@ -149,7 +150,7 @@ class RunLife:
         if not self._stop_reason:
             self._stop_reason, self._deadline_s = reason, deadline_s
             self._note()
-            self._context.run_log.event("stopping", author=CONTROLLER_ID, reason=reason)
+            self._context.run_log.event(EventKind.STOPPING, author=CONTROLLER_ID, reason=reason)
             self._context.spawn(self._stop(deadline_s))
 
     def fail(self, reason: str) -> None:
@@ -158,7 +159,7 @@ class RunLife:
             self.failure = reason
             self._note()
             log.error("the run failed: %s", reason)
-            self._context.run_log.event("failed", author=CONTROLLER_ID, reason=reason)
+            self._context.run_log.event(EventKind.FAILED, author=CONTROLLER_ID, reason=reason)
         self.shut_down("failed", STOP_DEADLINE_S)
 
     def _note(self) -> None:
@@ -202,10 +203,13 @@ class RunLife:
     def _write_outcome(self) -> None:
         killed = sorted(self._fleet.members.by_id)
         outcome = {"reason": self._stop_reason, "failure": self.failure, "killed": killed}
-        self._context.run_log.event("stopped", author=CONTROLLER_ID, **outcome)
+        self._context.run_log.event(EventKind.STOPPED, author=CONTROLLER_ID, **outcome)
         checkpoint = (self._versions.checkpoint or {}).get("path")
         where = {"policy_version": self._dispatcher.limiter.state.version_number, "checkpoint": checkpoint}
-        write_json(self._context.run_dir.outcome, outcome | where)
+        try:
+            write_json(self._context.run_dir.outcome, outcome | where)
+        except OSError as error:  # a run whose disk is full ends all the same
+            log.error("%s cannot be written: %s", self._context.run_dir.outcome, error.strerror)
 
     @property
     def _is_trained(self) -> bool:

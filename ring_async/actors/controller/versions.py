@@ -52,8 +52,8 @@ class Versions:
         A learner that has an incarnation keeps it: it lives on, and only the controller restarted.
         """
         if member.role == Role.LEARNER and holding.learner_incarnation is None:
+            self._notes.put("learner_incarnation", self._learner_incarnation + 1)
             self._learner_incarnation += 1
-            self._notes.put("learner_incarnation", self._learner_incarnation)
         if member.role == Role.REPLAY and self.checkpoint:
             self._fleet.links.tell(member.actor_id, CheckpointCovered(self.checkpoint["plan_number"]))
 
@@ -68,8 +68,9 @@ class Versions:
     def checkpoint_saved(self, saved: CheckpointSaved) -> None:
         """Note a durable checkpoint, and tell replay that it may delete what the checkpoint covers."""
         number = saved.policy_version.number
-        self.checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
-        self._notes.put("checkpoint", self.checkpoint)
+        checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
+        self._notes.put("checkpoint", checkpoint)
+        self.checkpoint = checkpoint
         self._fleet.tell(CheckpointCovered(saved.plan_number), Role.REPLAY)
 
     async def save_checkpoint(self) -> str:

@@ -46,14 +46,14 @@ class Signs(NamedTuple):
     def of(
         cls,
         generated_tokens: float,
-        buffer: Mapping[str, float],
+        buffer_tokens: float,
         counts: Mapping[str, int],
         causes: Mapping[str, int],
     ) -> Signs:
-        """Signs from replay's report and the ledger's counts and causes."""
+        """Signs from the ledger's counts and causes, with the tokens that rollouts and replay report."""
         num_lost = sum(number for cause, number in causes.items() if cause != TrajectoryStatus.RETIRED)
         num_under_way = sum(counts[state] for state in UNDER_WAY_STATES)
-        return cls(generated_tokens, buffer["buffer_tokens"], num_lost, num_under_way)
+        return cls(generated_tokens, buffer_tokens, num_lost, num_under_way)
 
 
 NO_SIGNS = Signs()

@@ -78,6 +78,12 @@ class LeaseTable:
         lease_end_s = now_s + reservation.lease_s
         self._open[reservation.group_id] = OpenReservation(reservation, owner, lease_end_s, attempt)
 
+    def withdraw(self, reservations: Sequence[Reservation]) -> None:
+        """Undo `issue` for reservations of which nobody has heard: they are issued first by the next call, in order."""
+        for reservation in reversed(reservations):
+            held = self._open.pop(reservation.group_id)
+            self._again.appendleft((held.reservation, held.attempt))
+
     def renew(self, owner: str, group_ids: Iterable[str], now_s: float) -> tuple[str, ...]:
         """Extend leases; returns the groups that `owner` does not hold, or no longer holds."""
         lost = []

@@ -22,7 +22,7 @@ def make_requests() -> WorkRequests:
     dispatcher = SimpleNamespace(grantable=lambda version: Grant(0, "full"), issue=lambda owner, num_groups: ())
     fleet = SimpleNamespace(members={"rollout-0"}, wanted=SimpleNamespace(is_leaving=lambda actor_id: False))
     life = SimpleNamespace(is_stopping=False, is_paused=False)
-    return WorkRequests(dispatcher, fleet, life, on_given_up=lambda given_up: None)  # type: ignore[arg-type]
+    return WorkRequests(dispatcher, fleet, life, lambda given_up: None)  # type: ignore[arg-type]
 
 
 class Question:

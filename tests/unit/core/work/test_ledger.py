@@ -10,8 +10,8 @@ from ring_async.core.work.ledger import (
     LedgerError,
     Noted,
     StatesMoved,
-    in_portions,
 )
+from ring_async.core.work.portions import in_portions
 from ring_async.testing.builders import make_reservation
 from ring_async.trajectory_states import TrajectoryState
 
@@ -157,7 +157,7 @@ def test_a_refused_prompt_is_dropped_not_failed():
 
 
 def test_a_late_word_of_a_group_that_ended_long_ago_is_no_news(monkeypatch):
-    monkeypatch.setattr("ring_async.core.work.ledger.MAX_REMEMBERED_GROUPS", 3)
+    monkeypatch.setattr("ring_async.core.work.ended_groups.MAX_REMEMBERED_GROUPS", 3)
     ledger = Ledger()
     for number in range(5):
         ledger.apply(GroupReserved(make_reservation(f"sums-{number:08d}", group_size=1), "rollout-0"))
