@@ -140,7 +140,7 @@ def test_a_malformed_group_fails_with_its_cause_and_reward_lives(
     fleet = make_fleet(tmp_path)
     causes = run_to_its_end(fleet)
     assert causes["failed(malformed)"] == 4
-    assert fleet.controller.status().ledger["reissued"] == 2  # three tries in all
+    assert fleet.controller.status().ledger.reissued == 2  # three tries in all
     (failed,) = events(fleet, "group_failed")
     assert (failed["group_id"], failed["cause"]) == ("sums-00000002", "malformed")
 
