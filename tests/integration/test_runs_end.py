@@ -164,7 +164,7 @@ def test_a_pause_may_last(tmp_path: Path, mode: str, max_staleness: int, after_s
         await asyncio.sleep(after_s)
         await fleet.controller.pause()
         await asyncio.sleep(3 * DEADLINE_S)
-        assert fleet.controller.status()["state"] == "paused"
+        assert fleet.controller.status().state == "paused"
         await fleet.controller.resume()
 
     fleet = make_fleet(
