@@ -14,12 +14,14 @@ asks for plan n + 1 and is given the same plans, in the same order, as the proce
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
+from ring_async.actors.batch_tries import BatchTries
 from ring_async.actors.learner_ranks.group import RankGroup
 from ring_async.actors.learner_ranks.orders import Capture, Fetch, Order, Publish, Restore, Train, Tune
 from ring_async.actors.waits import ask_until_answered, until_stopped
@@ -99,6 +101,7 @@ class Learner(Actor):
         self._started = asyncio.Event()
         self._unpaused = asyncio.Event()
         self._unpaused.set()
+        self._tries = BatchTries(self)
         self._busy = asyncio.Lock()
         """Lock of the train engine: held for a step, a checkpoint or a change of settings."""
         self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
@@ -124,6 +127,7 @@ class Learner(Actor):
         else:
             self._unpaused.set()
         self._knobs = knobs_of(Role.LEARNER, registered.knobs)
+        self._tries.adopt(registered.skipped_batches)
         if self._lineage is None:
             self._lineage = registered.learner_incarnation
             self._resume_from = Path(registered.resume_from) if registered.resume_from else None
@@ -256,8 +260,9 @@ class Learner(Actor):
     async def _step(self, rows: Rows) -> StepReport:
         began_s = monotonic_s()
         with self.tracer.span("train"):
-            train = Train(rows.batch.plan.plan_number)
-            report = await self._on_ranks(train, self.engine.train_batch, rows.batch, rows.share)
+            number = rows.batch.plan.plan_number
+            train = functools.partial(self._on_ranks, Train(number), self.engine.train_batch, rows.batch, rows.share)
+            report = await self._tries.train(number, train)
         self._busy_s += monotonic_s() - began_s
         self._num_steps += 1
         metrics.learner_steps.inc(report.num_optimizer_steps)

@@ -119,6 +119,9 @@ class LearnerSection(Section):
     recompute: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Share of the decoder layers whose activations are computed again in backward."
     )
+    max_batch_tries: Annotated[int, Field(ge=0)] = Field(
+        3, description="A batch that fails so often in the engine is skipped, with its cause on record; 0: never."
+    )
     num_threads: PositiveInt = Field(1, description="Compute threads on a CPU.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
 

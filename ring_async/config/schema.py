@@ -144,6 +144,9 @@ class ControlSection(Section):
     tls_cert: str = Field("", description="PEM file of the certificate; with tls_key the API speaks HTTPS.")
     tls_key: str = Field("", description="PEM file of the certificate's key.")
     insecure: bool = Field(False, description="Allow plain HTTP on other addresses than loopback.")
+    names: tuple[str, ...] = Field(
+        (), description="Names under which clients reach this host, besides its own name and all addresses."
+    )
     max_requests_per_s: PositiveFloat = Field(100.0, description="Calls of one client; two seconds' worth at once.")
     max_body_bytes: PositiveInt = Field(1 << 20, description="Largest body of one call.")
 

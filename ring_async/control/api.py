@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ring_async.config.schema import ControlSection
 from ring_async.control.changes_api import Changes, changes_router
+from ring_async.control.connections import BoundedProtocol
 from ring_async.control.guard import Guard, Refusal
 from ring_async.control.page import page_router
 from ring_async.control.sessions import Sessions
@@ -89,6 +90,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         401: "no valid token",
         409: "not possible now",
         413: "body too large",
+        421: "names another host",
         422: "not valid",
         429: "too many calls",
     }.items()
@@ -110,9 +112,19 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
         max_requests_per_s=control.max_requests_per_s,
         max_body_bytes=control.max_body_bytes,
         on_refused=operations.calls_refused,
+        names=(control.host, *control.names),
     )
 
     _explain_errors(app)
+    _add_run_routes(app, operations, run_name)
+    app.include_router(changes_router(operations.changes))
+    app.state.samples = SampleReader(operations.history)
+    app.include_router(page_router(operations.history, sessions, app.state.samples))
+    return app
+
+
+def _add_run_routes(app: FastAPI, operations: Operations, run_name: str) -> None:
+    """The routes that show the run, hold it up and end it."""
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -150,11 +162,6 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
     async def down(request: DownRequest) -> Accepted:
         operations.shut_down("ring-async down", request.deadline_s)
         return Accepted()
-
-    app.include_router(changes_router(operations.changes))
-    app.state.samples = SampleReader(operations.history)
-    app.include_router(page_router(operations.history, sessions, app.state.samples))
-    return app
 
 
 def _add_schemas(app: FastAPI, components: dict[str, Any]) -> None:
@@ -216,6 +223,7 @@ async def serve(app: FastAPI, control: ControlSection) -> AsyncIterator[str]:
         log_level="warning",
         access_log=False,
         lifespan="off",
+        http=BoundedProtocol,
         timeout_graceful_shutdown=1,
         ssl_certfile=control.tls_cert or None,
         ssl_keyfile=control.tls_key or None,

@@ -1,7 +1,7 @@
 """The guard of the control API: it checks token, rate and size of every call before any route.
 
-    request ──▶ token? ──▶ rate? ──▶ body within the limit? ──▶ routes
-                  401        429          413, 408
+    request ──▶ host? ──▶ rate? ──▶ token? ──▶ body within the limits? ──▶ routes
+                 421       429       401           413, 408, 422
 
 Owns: which calls are admitted, and the account of refused ones. Does not own routes: the guard wraps the whole
 application, so that a route added later is guarded, too.
@@ -16,11 +16,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import json
 import logging
 import math
+import re
+import socket
 from collections import OrderedDict
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -36,6 +39,10 @@ OPEN_FOLDER = "/static/"
 PAGE_HEADER = (b"x-ring-async", b"page")
 """What the page sends with every call that changes something: no other site's page can, without being asked first."""
 _READING = frozenset({"GET", "HEAD"})
+MAX_NESTING = 24
+"""Deepest nesting of a body: what is in it travels in messages, which nest it a few levels deeper and take 32."""
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
 BURST_S = 2.0
 """A caller that was quiet may spend this many seconds' worth of its rate at once."""
 MAX_CALLERS = 1024
@@ -54,7 +61,8 @@ Send = Callable[[MutableMapping[str, Any]], Any]
 
 
 class Refusal(NamedTuple):
-    """Calls that were refused for one cause (`token`, `rate`, `size`, `slow`); `num` counts them since the last report.
+    """Calls that were refused for one cause (`host`, `token`, `rate`, `size`, `slow`, `depth`); `num` counts them since
+    the last report.
 
     `method`, `path` (percent-encoded, cut) and `client` are those of the last call.
     """
@@ -105,6 +113,8 @@ class Guard:
         sessions: of the live page.
         max_requests_per_s: for each caller.
         max_body_bytes: of one request, declared or sent in chunks.
+        names: hosts that calls may name, besides addresses and this host's own names. A browser that a stranger's
+            page sends here names the stranger's host.
         on_refused: called about refusals, at most once every `AUDIT_EVERY_S` for each cause.
     """
 
@@ -117,7 +127,9 @@ class Guard:
         max_requests_per_s: float,
         max_body_bytes: int,
         on_refused: Callable[[Refusal], None],
+        names: Iterable[str] = (),
     ) -> None:
+        self._names = {name.lower() for name in (*names, "localhost", socket.gethostname(), socket.getfqdn())}
         self._app = app
         self._expected = f"Bearer {token}".encode()
         self._sessions = sessions
@@ -143,6 +155,9 @@ class Guard:
     async def _admit(self, scope: Scope, receive: Receive) -> bytes:
         """Admit a call and return its whole body, or raise `_Refused`."""
         headers = dict(scope["headers"])
+        if not self._is_here(headers.get(b"host", b"")):
+            detail = "the Host header names another host; list the names of this one in control.names"
+            raise _Refused(421, "host", detail, _CLOSE)
         is_owner = self._is_owner(scope["method"], headers)
         wait_s = self._rate.take((_client(scope), is_owner), monotonic_s())
         if wait_s:
@@ -166,9 +181,22 @@ class Guard:
                     if len(body) > limit_bytes:
                         raise too_large
                     if not message.get("more_body"):
-                        return bytes(body)
+                        break
         except TimeoutError:
             raise _Refused(408, "slow", f"no whole body within {BODY_TIMEOUT_S:.0f} s", _CLOSE) from None
+        if is_deeper(bytes(body), MAX_NESTING):
+            raise _Refused(422, "depth", f"the body nests lists and objects more than {MAX_NESTING} deep", _CLOSE)
+        return bytes(body)
+
+    def _is_here(self, host: bytes) -> bool:
+        """Whether a Host header names this host: an address, or one of its names. Without a header it may."""
+        name = host.decode("latin-1").lower()
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return not name or name in self._names
+        return True
 
     def _is_owner(self, method: str, headers: dict[bytes, bytes]) -> bool:
         """Whether the caller showed the run's token, or is a browser that did."""
@@ -189,6 +217,16 @@ class Guard:
         refusal = Refusal(cause, self._unreported.pop(cause), scope["method"], path, _client(scope))
         log.warning("refused %d call(s), %s; the last: %s %s from %s", *refusal[1::-1], *refusal[2:])
         self._on_refused(refusal)
+
+
+def is_deeper(body: bytes, limit: int) -> bool:
+    """Whether JSON nests more than `limit` deep. Text that is no JSON may get either answer."""
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", body)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > limit:
+            return True
+    return False
 
 
 async def _answer(send: Send, refused: _Refused) -> None:

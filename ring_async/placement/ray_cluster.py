@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from ring_async.config.schema import Config
 from ring_async.core.roster import ActorSpec
 from ring_async.errors import ConfigError
 from ring_async.placement.actor_process import ActorLaunch, live_actor
+
+KNOCK_TIMEOUT_S = 5.0
 
 OBJECT_STORE_BYTES = 80 << 20
 """Size of the object store of a cluster that the run starts; ring-async puts nothing there."""
@@ -151,6 +154,7 @@ def ray_cluster(config: Config) -> Iterator[dict[str, float]]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would let any other process starve the fleet
     if not has_cluster():
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's one switch for a node at 127.0.0.1, on Linux too
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     elif os.environ["RAY_ADDRESS"].startswith("ray://"):
@@ -163,18 +167,35 @@ def ray_cluster(config: Config) -> Iterator[dict[str, float]]:
     if not has_cluster():
         options |= {
             "num_cpus": num_cpus(config), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES,
+            "address": "local",  # whatever other Ray runs here, or has left its address behind
         }  # fmt: skip
     try:
+        if has_cluster():
+            _knock(os.environ["RAY_ADDRESS"])
         ray.init(**options)
-    except ConnectionError as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        why = str(error).strip().partition("\n")[0]
+        if not has_cluster():
+            raise ConfigError(f"Ray cannot be started on this machine: {why}; its logs are in /tmp/ray") from error
         raise ConfigError(
-            f"RAY_ADDRESS: no cluster to join at {os.environ.get('RAY_ADDRESS', 'this machine')}: {error}; "
+            f"RAY_ADDRESS: no cluster to join at {os.environ['RAY_ADDRESS']}: {why}; "
             "start it with `ray start`, on this host too (docs/cluster.md)"
         ) from error
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Find out within seconds whether anybody listens at `host:port`: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():  # not `auto`
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_TIMEOUT_S).close()
 
 
 def _host_class() -> Any:

@@ -24,6 +24,7 @@ class SandboxLimits:
             busy machine fails nobody.
         memory_bytes: address space of one process, and resident memory of the whole sandbox.
         disk_bytes: of the tmpfs at /tmp.
+        max_files: files and folders at /tmp: each takes memory of the kernel that `disk_bytes` does not count.
         output_bytes: standard output, standard error, returned value, each.
         max_processes: processes and threads at once.
         compile_s: CPU time of the compiler.
@@ -34,6 +35,7 @@ class SandboxLimits:
     wall_s: float = 10.0
     memory_bytes: int = 512 << 20
     disk_bytes: int = 32 << 20
+    max_files: int = 4_096
     output_bytes: int = 1 << 20
     max_processes: int = 16
     compile_s: float = 10.0

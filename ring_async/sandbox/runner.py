@@ -33,6 +33,7 @@ _STDIN_FILE = "/tmp/.stdin"  # noqa: S108 - where /dev/stdin leads
 _RESULT_FD = 3
 _HIGH_FD = 60  # above all that is open, below the limit on descriptors
 _CHUNK_BYTES = 1 << 16
+_LOOK_MS = 20  # how often files are counted; no limit of the kernel's counts them
 
 
 _HARNESS_CODE = b""
@@ -98,8 +99,9 @@ def _limit_child(limits, cpu_s):
 class _Pipes:
     """A child's standard streams and its result, as seen from here, and a pipe that wakes us when a child ends."""
 
-    def __init__(self, stdin, bound):
+    def __init__(self, stdin, bound, max_files):
         self._child_ends = []
+        self._max_files = max_files
         self._left = memoryview(stdin)
         self._bound = bound
         self.is_stopped = False
@@ -143,7 +145,7 @@ class _Pipes:
 
     def serve(self):
         """Wait for something to move, and move it. Returns whether a bound was passed."""
-        for descriptor, _ in self._poll.poll():
+        for descriptor, _ in self._poll.poll(_LOOK_MS):
             if descriptor == 0:
                 self.is_stopped = "stop" in _receive()
             elif descriptor == self._wake:
@@ -188,7 +190,9 @@ class _Pipes:
             os.close(self._stdin)
 
     def _is_over(self):
-        return any(len(content) > self._bound for content in self.captured.values())
+        files = os.statvfs("/tmp")  # noqa: S108
+        is_full = files.f_files - files.f_ffree > self._max_files
+        return is_full or any(len(content) > self._bound for content in self.captured.values())
 
 
 def _run(limits, cpu_s, stdin, become):
@@ -197,7 +201,7 @@ def _run(limits, cpu_s, stdin, become):
     Returns:
         (status, exit code, [stdout, stderr, result], cpu_s, wall_s)
     """
-    pipes = _Pipes(stdin, limits["output_bytes"])
+    pipes = _Pipes(stdin, limits["output_bytes"], limits["max_files"])
     started = time.monotonic()
     pid = os.fork()
     if pid == 0:

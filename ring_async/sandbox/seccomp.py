@@ -81,11 +81,14 @@ _REFUSED: _Table = {
     # network
     "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
     "accept4": (288, 242),
-    # memory that no limit counts
+    # memory that no limit counts; a message may carry descriptors, and a descriptor under way counts for nobody
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194), "shmat": (30, 196),
     "shmctl": (31, 195), "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192), "msgget": (68, 186),
     "msgsnd": (69, 189), "mq_open": (240, 180), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
+    "io_setup": (206, 0), "io_submit": (209, 2), "sendmsg": (46, 211), "sendmmsg": (307, 269),
     "mlock": (149, 228), "mlock2": (325, 284), "mlockall": (151, 230),
+    # every file system of the host
+    "sync": (162, 81), "syncfs": (306, 267),
     # scheduling and placement
     "mbind": (237, 235), "set_mempolicy": (238, 237), "set_mempolicy_home_node": (450, 450),
     "move_pages": (279, 239), "migrate_pages": (256, 238), "sched_setscheduler": (144, 119),

@@ -45,7 +45,8 @@ def launcher_command(python: Path | None, packages: Sequence[str], limits: Sandb
     except seccomp.UnsupportedMachineError as error:
         raise SandboxUnavailableError(error.strerror or str(error)) from error
     interpreter = (python or Path(sys._base_executable)).resolve()  # type: ignore[attr-defined]
-    bound = [] if interpreter.is_relative_to("/usr") else [(interpreter.parents[1], str(interpreter.parents[1]))]
+    bound = [(folder, str(folder)) for folder in _interpreter_folders(interpreter)]
+    _refuse_in_sight(Path.cwd(), [*_system_folders(), *(folder for folder, _ in bound)])
     bound += [] if python else [(path, f"{PACKAGES_FOLDER}/{path.name}") for path in _package_folders(packages)]
     description = {
         "bubblewrap": [bubblewrap, *_bubblewrap_arguments(limits)],
@@ -57,6 +58,39 @@ def launcher_command(python: Path | None, packages: Sequence[str], limits: Sandb
     }
     start = f"import sys; sys.path.insert(0, {_PACKAGE_ROOT!r}); from ring_async.sandbox import launcher as l"
     return [str(interpreter), "-I", "-S", "-B", "-c", f"{start}; l.main()", json.dumps(description)]
+
+
+def _system_folders() -> Iterator[Path]:
+    """What the system's programs and libraries need of /usr; what else lies there may be anybody's."""
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "libexec", "include", "share"):
+        path = Path("/usr", name)
+        if path.is_dir() and not path.is_symlink():
+            yield path
+
+
+def _interpreter_folders(interpreter: Path) -> Iterator[Path]:
+    """What an interpreter needs besides the system: its program and its libraries, never its whole prefix, which may
+    be somebody's home.
+    """
+    prefix = interpreter.parents[1]
+    for folder in (interpreter.parent, prefix / "lib", prefix / "lib64"):
+        is_of_system = any(folder.is_relative_to(path) for path in _system_folders())
+        if folder.is_dir() and not folder.is_symlink() and not is_of_system:
+            yield folder
+
+
+def _refuse_in_sight(place: Path, folders: Sequence[Path]) -> None:
+    """Refuse to work from a place that programs would see.
+
+    Raises:
+        SandboxUnavailableError: the place lies in one of the folders.
+    """
+    for folder in folders:
+        if place.resolve().is_relative_to(folder.resolve()):
+            raise SandboxUnavailableError(
+                f"this project lies in {folder}, which model-written programs can read: runs and data would lie open "
+                "to them; move it, or use an interpreter that lies elsewhere"
+            )
 
 
 def _package_folders(packages: Sequence[str]) -> Iterator[Path]:
@@ -79,7 +113,8 @@ def _bubblewrap_arguments(limits: SandboxLimits) -> list[str]:
     arguments += ["--clearenv"]
     for name, value in environment.items():
         arguments += ["--setenv", name, value]
-    arguments += ["--ro-bind", "/usr", "/usr"]
+    for path in _system_folders():
+        arguments += ["--ro-bind", str(path), str(path)]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         path = Path("/", name)
         if path.is_symlink():

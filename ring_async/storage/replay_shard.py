@@ -30,7 +30,7 @@ from ring_async.core.replay.progress import Change, GroupProgress, GroupRecord
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.replay.transitions import states_of
 from ring_async.core.staleness import Lineage
-from ring_async.core.work.ledger import in_portions
+from ring_async.core.work.portions import in_portions
 from ring_async.errors import RefusedError
 from ring_async.storage.partial_store import PartialStore
 from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes, check_num_shards

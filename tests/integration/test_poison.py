@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from one_process_run import EVEN_TOTAL, events, records, run
+from one_process_run import EVEN_TOTAL, events, lines, records, run
 from ring_async.actors import rollout as rollout_module
+from ring_async.batches import PackedBatch
 from ring_async.core.ids import split_id
 from ring_async.core.work.ledger_records import GroupReissued, StatesMoved
 from ring_async.engines.base import GenerationRequest
@@ -20,7 +21,9 @@ from ring_async.testing import one_process
 from ring_async.testing.builders import make_config, make_prompt
 from ring_async.testing.one_process import CountingSource, OneProcessFleet
 from ring_async.testing.scripted_engine import ScriptedEngine
+from ring_async.testing.scripted_training import ScriptedTrainEngine
 from ring_async.testing.scripted_verifier import ScriptedVerifier
+from ring_async.training.base import StepReport
 from ring_async.types import Generation, Group, Prompt, Verdict
 from ring_async.verifiers.base import Response
 
@@ -48,7 +51,7 @@ def run_to_its_end(fleet: OneProcessFleet, **limits: float) -> dict[str, int]:
     assert events(fleet, "actor_lost") == []
     report = audit(fleet.run_dir.path)
     assert report.is_clean, report.to_text()
-    causes: dict[str, int] = fleet.controller.status()["causes"]
+    causes: dict[str, int] = fleet.controller.status().causes
     return causes
 
 
@@ -137,7 +140,7 @@ def test_a_malformed_group_fails_with_its_cause_and_reward_lives(
     fleet = make_fleet(tmp_path)
     causes = run_to_its_end(fleet)
     assert causes["failed(malformed)"] == 4
-    assert fleet.controller.status()["ledger"]["reissued"] == 2  # three tries in all
+    assert fleet.controller.status().ledger.reissued == 2  # three tries in all
     (failed,) = events(fleet, "group_failed")
     assert (failed["group_id"], failed["cause"]) == ("sums-00000002", "malformed")
 
@@ -216,3 +219,26 @@ def test_responses_that_take_longer_than_the_batch_deadline_are_trained_on(tmp_p
     fleet = make_fleet(tmp_path, token_s=546 / 16, stop__policy_versions=3, budget__token_budget=256)
     causes = run_to_its_end(fleet, limit_s=20_000.0)
     assert not any(cause.startswith("failed") for cause in causes)
+
+
+class FailsOnBatchFive(ScriptedTrainEngine):
+    """Cannot train batch 5, whenever it comes: an index out of range in a kernel, say."""
+
+    def train_batch(self, batch: PackedBatch) -> StepReport:
+        if batch.plan.plan_number == 5:
+            raise IndexError("index 151936 is out of bounds")
+        return super().train_batch(batch)
+
+
+def test_a_batch_that_always_fails_in_the_learner_is_skipped_with_its_cause_on_record(tmp_path: Path):
+    fleet = make_fleet(tmp_path, stop__policy_versions=8, checkpoint__every_versions=3)
+    fleet._make_train_engine = FailsOnBatchFive
+    assert run(fleet) == ""
+    assert [event["tries"] for event in events(fleet, "batch_failed")] == [1, 2, 3]
+    (skipped,) = events(fleet, "batch_skipped")
+    assert (skipped["plan_number"], skipped["cause"]) == (5, "IndexError: index 151936 is out of bounds")
+    by_version = {line["policy_version"]: line for line in lines(fleet.run_dir.metrics)}
+    assert (by_version[5]["loss_tokens"], by_version[5]["skipped"]) == (0, skipped["cause"])
+    assert by_version[8]["loss_tokens"] == 128
+    report = audit(fleet.run_dir.path)
+    assert report.is_clean, report.to_text()

@@ -256,6 +256,24 @@ PYTHON_ATTEMPTS: dict[str, tuple[set[str], str]] = {
     "slow_the_harness": (HELD, "syscall(141, 0, 1, 19)"),
     "descriptors_of_the_harness": (HELD, "syscall(434, 1, 0); syscall(438, 3, 0, 0); syscall(312, 1, 1, 0, 0, 0)"),
     "signal_flood_at_the_harness": (HELD, "for _ in range(20000): os.kill(1, signal.SIGCHLD)"),
+    # memory that no limit counts, and the host's disks
+    "asynchronous_io": (HELD, "syscall(206, 1, ctypes.byref(ctypes.c_ulong(0)))"),
+    "sync_the_disks_of_the_host": (HELD, "syscall(162, allowed=(errno.EPERM,)); syscall(306, 0)"),
+    "descriptors_sent_by_message": (
+        HELD,
+        "import socket\na, b = socket.socketpair()\nrefused(lambda: socket.send_fds(a, [b'x'], [a.fileno(), b.fileno()]))",
+    ),
+    "more_files_than_a_program_needs": (
+        {"output"},
+        "for number in range(10_000_000): os.close(os.open(f'/tmp/{number}', os.O_CREAT))\nescaped('files')",
+    ),
+    # what lies beside the system and the interpreter
+    "rest_of_usr": (HELD, "if {'src', 'local', 'games', 'etc'} & set(os.listdir('/usr')) - {'local'}: escaped('usr')"),
+    "rest_of_the_interpreter_s_prefix": (
+        HELD,
+        "if set(os.listdir(sys.base_prefix)) - {'bin', 'sbin', 'lib', 'lib64', 'lib32', 'libx32', 'libexec', 'include', 'share', 'local'}:"
+        " escaped('prefix')",
+    ),
     # privileges, namespaces, mounts
     "become_root": (
         HELD,

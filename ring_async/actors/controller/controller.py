@@ -47,7 +47,7 @@ from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
 from ring_async.telemetry.resources import observe_resources
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.batches import StepCompleted
+from ring_async.transport.messages.batches import BatchFailed, StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
 from ring_async.transport.messages.fleet import (
     FleetWanted,
@@ -115,7 +115,7 @@ class Controller:
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
         self.history = RunHistory(run, self.status, lambda: self.changes.knobs)
-        self._failed = FailedWork(self._run_log, self._dispatcher, self._life)
+        self._failed = FailedWork(run, self._dispatcher, self._life)
         self.changes.set_aside = self._failed.set_aside
         self._batches = BatchProgress(config, self._fleet, self._dispatcher, self._life, self._journal.ledger)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
@@ -227,6 +227,8 @@ class Controller:
                 self._failed.record(self._dispatcher.give_back(group_ids, cause, owner=sender, detail=detail))
             case PromptRefused(group_id, reason):
                 self._failed.drop(sender, group_id, reason)
+            case BatchFailed(plan_number, cause):
+                self._failed.batch(plan_number, cause, author=sender)
             case VerifierFailing():
                 self.changes.handle_failing(message)
             case TrajectoriesMoved(states):
@@ -288,6 +290,7 @@ class Controller:
             is_paused=self._life.is_paused,
             resume_from=checkpoint["path"] if checkpoint else "",
             learner_incarnation=self._versions.learner_incarnation,
+            skipped_batches=self._failed.skipped_batches,
             **self.changes.for_newcomer(),
         )
 

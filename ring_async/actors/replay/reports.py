@@ -20,7 +20,7 @@ from typing import Any
 
 from ring_async.actors.base import Actor
 from ring_async.core.roster import PLANNER_ID
-from ring_async.core.work.ledger import in_portions
+from ring_async.core.work.portions import in_portions
 from ring_async.errors import RefusedError, StorageError
 from ring_async.records.figures import BufferTotals, ScoredTotals
 from ring_async.storage.replay_shard import ReplayShard

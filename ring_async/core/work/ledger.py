@@ -16,15 +16,14 @@ was evicted or dropped ends as `evicted` or `dropped`: the state says what becam
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, Final
 
 import msgspec
 
-from ring_async.core.ids import IdError, split_group_id, split_id, trajectory_id_for
-from ring_async.core.work.index_runs import IndexRuns
+from ring_async.core.ids import IdError, split_id, trajectory_id_for
+from ring_async.core.work.ended_groups import EndedGroups
 from ring_async.core.work.ledger_records import (
     AnyRecord,
     GroupReissued,
@@ -49,14 +48,8 @@ from ring_async.types import Reservation
 STATES: Final = LIVE_STATES + END_STATES
 _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
 
-MAX_REMEMBERED_GROUPS = 65_536
-"""Ended groups whose states are still known by id. Of older ones, only that they ended."""
-
 MAX_GROUPS_PER_PART: Final = 256
 """Groups in one record of a snapshot. A prompt with its tests may take 40 KiB; 10 MB are encoded in a few ms."""
-
-MAX_STATES_PER_PORTION = 2_048
-"""States one message to the controller holds, about; a checkpoint may retire hundreds of thousands at once."""
 
 
 class LedgerError(RunError):
@@ -99,11 +92,9 @@ class Ledger:
     def __init__(self) -> None:
         self.live: dict[str, LiveGroup] = {}
         self.notes: dict[str, Any] = {}
-        self._ended: OrderedDict[str, tuple[TrajectoryStatus, ...]] = OrderedDict()
+        self._ended = EndedGroups()
         self._counts: dict[str, int] = dict.fromkeys(STATES, 0)
         self._causes: dict[str, int] = {}
-        self._failed: dict[str, str] = {}
-        self._forgotten: dict[str, IndexRuns] = {}
         self._num_reserved = 0
         self._num_reissued = 0
         self._num_adopted = 0
@@ -185,7 +176,7 @@ class Ledger:
         it.
         """
         group_id, index = split_id(trajectory_id)
-        states = group.states if (group := self.live.get(group_id)) else self._ended.get(group_id, ())
+        states = group.states if (group := self.live.get(group_id)) else self._ended.states.get(group_id, ())
         return states[index] if index < len(states) else None
 
     def snapshot(self) -> LedgerSnapshot:
@@ -193,13 +184,13 @@ class Ledger:
             counts={str(state): number for state, number in self._counts.items()},
             causes=dict(self._causes),
             live={g: (group.reservation, group.owner, group.states) for g, group in self.live.items()},
-            ended=dict(self._ended),
+            ended=dict(self._ended.states),
             notes=dict(self.notes),
             num_reserved=self._num_reserved,
             num_reissued=self._num_reissued,
             num_adopted=self._num_adopted,
-            failed=dict(self._failed),
-            forgotten={source: runs.pairs for source, runs in self._forgotten.items()},
+            failed=dict(self._ended.causes),
+            forgotten=self._ended.forgotten,
         )
 
     def snapshot_in_parts(self) -> Iterator[LedgerSnapshot | SnapshotPart]:
@@ -207,20 +198,20 @@ class Ledger:
 
         They may be drawn on another thread: the only work that this call does is two shallow copies.
         """
-        live, ended = list(self.live.items()), list(self._ended.items())
+        live, ended = list(self.live.items()), list(self._ended.states.items())
         starts = range(0, max(len(live), len(ended)), MAX_GROUPS_PER_PART)
         counts = {str(state): number for state, number in self._counts.items()}
         head = LedgerSnapshot(
             counts, dict(self._causes), {}, {}, dict(self.notes),
             self._num_reserved, self._num_reissued, self._num_adopted, len(starts),
-            dict(self._failed), {source: list(runs.pairs) for source, runs in self._forgotten.items()},
+            dict(self._ended.causes), self._ended.forgotten,
         )  # fmt: skip
         return chain([head], (_snapshot_part(live, ended, start) for start in starts))
 
     # -- transitions
 
     def _reserve(self, group_id: str, group_size: int, reservation: Reservation | None, owner: str) -> Applied:
-        if group_id in self.live or group_id in self._ended or self._is_forgotten(group_id):
+        if group_id in self.live or group_id in self._ended:
             return Applied()
         self.live[group_id] = LiveGroup(reservation, owner, (TrajectoryStatus.GENERATING,) * group_size)
         self._num_reserved += group_size
@@ -263,15 +254,15 @@ class Ledger:
         if before is None or not _advances(before, moved.state):
             return False
         if group is None:  # counted as failed, but it arrived after all: replay's store is right
-            group = LiveGroup(None, "", self._ended.pop(group_id))
+            group = LiveGroup(None, "", self._ended.states.pop(group_id))
         states = (*group.states[:index], moved.state, *group.states[index + 1 :])
         self.live[group_id] = msgspec.structs.replace(group, states=states)
         self._counts[before] -= 1
         self._counts[moved.state] += 1
         if before == TrajectoryStatus.FAILED:
-            self._count_cause(before, self._failed.pop(moved.trajectory_id, ""), -1)
+            self._count_cause(before, self._ended.causes.pop(moved.trajectory_id, ""), -1)
         if moved.state == TrajectoryStatus.FAILED:
-            self._failed[moved.trajectory_id] = moved.cause
+            self._ended.causes[moved.trajectory_id] = moved.cause
         if moved.state in END_STATES:
             self._count_cause(moved.state, moved.cause, 1)
         return True
@@ -284,7 +275,7 @@ class Ledger:
 
     def _make_room(self, group_id: str, index: int, state: TrajectoryStatus) -> None:
         """Adopt a trajectory that replay holds but the journal does not know."""
-        if group_id in self._ended or state not in HELD_STATES or self._is_forgotten(group_id):
+        if group_id in self._ended or state not in HELD_STATES:
             return
         group = self.live.setdefault(group_id, LiveGroup(None, "", ()))
         missing = index + 1 - len(group.states)
@@ -300,31 +291,15 @@ class Ledger:
         if not all(state in END_STATES for state in group.states):
             return False
         del self.live[group_id]
-        self._ended[group_id] = group.states
-        while len(self._ended) > MAX_REMEMBERED_GROUPS:
-            self._forget(*self._ended.popitem(last=False))
+        self._ended.add(group_id, group.states)
         return True
 
-    def _forget(self, group_id: str, states: tuple[TrajectoryStatus, ...]) -> None:
-        """Keep no more of an ended group than that it ended, so that a late word of it is not taken for news."""
-        for index in range(len(states)):
-            self._failed.pop(trajectory_id_for(group_id, index), None)
-        if (place := split_group_id(group_id)) is not None:
-            source, index = place
-            self._forgotten.setdefault(source, IndexRuns()).add(index)
-
-    def _is_forgotten(self, group_id: str) -> bool:
-        place = split_group_id(group_id)
-        return place is not None and place[0] in self._forgotten and place[1] in self._forgotten[place[0]]
-
     def _restore(self, snapshot: LedgerSnapshot) -> None:
-        self.live, self._ended = {}, OrderedDict()
+        self.live, self._ended = {}, EndedGroups(snapshot.failed, snapshot.forgotten)
         self._restore_groups(snapshot.live, snapshot.ended)
         self.notes = dict(snapshot.notes)
         self._counts = dict.fromkeys(STATES, 0) | snapshot.counts
         self._causes = dict(snapshot.causes)
-        self._failed = dict(snapshot.failed)
-        self._forgotten = {source: IndexRuns(pairs) for source, pairs in snapshot.forgotten.items()}
         self._num_reserved = snapshot.num_reserved
         self._num_reissued = snapshot.num_reissued
         self._num_adopted = snapshot.num_adopted
@@ -335,7 +310,7 @@ class Ledger:
         ended: Mapping[str, tuple[TrajectoryStatus, ...]],
     ) -> None:
         self.live |= {g: LiveGroup(reservation, owner, states) for g, (reservation, owner, states) in live.items()}
-        self._ended.update(ended)
+        self._ended.states.update(ended)
 
 
 def _snapshot_part(
@@ -346,19 +321,6 @@ def _snapshot_part(
         {group_id: (group.reservation, group.owner, group.states) for group_id, group in live[start:end]},
         dict(ended[start:end]),
     )
-
-
-def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState, ...]]:
-    """Split states into portions that fit a message; adjacent states of one group stay together."""
-    portions: list[list[TrajectoryState]] = []
-    last_id = ""
-    for state in states:
-        group_id, _ = split_id(state.trajectory_id)
-        if not portions or (len(portions[-1]) >= MAX_STATES_PER_PORTION and group_id != last_id):
-            portions.append([])
-        portions[-1].append(state)
-        last_id = group_id
-    return [tuple(portion) for portion in portions]
 
 
 def _advances(before: TrajectoryStatus, after: TrajectoryStatus) -> bool:

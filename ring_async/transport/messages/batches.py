@@ -70,6 +70,13 @@ class PlanConsumed(Message, frozen=True):
     last_plan: int
 
 
+class BatchFailed(Message, frozen=True):
+    """The learner's engine failed on this batch; the learner restarts."""
+
+    plan_number: int
+    cause: str
+
+
 class StepCompleted(Message, frozen=True):
     """One optimizer batch was trained: a line of `metrics.jsonl`."""
 

@@ -64,6 +64,8 @@ class Registered(Message, frozen=True):
     """Sources added since the start, and their verifiers."""
     knobs: dict[str, Any] = {}
     """Settings changed since the start."""
+    skipped_batches: dict[str, str] = {}
+    """Plan numbers of batches that failed too often in the learner, and why."""
 
 
 class Heartbeat(Message, frozen=True):

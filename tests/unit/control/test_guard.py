@@ -9,11 +9,21 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from control_operations import TOKEN, Recorded
 from ring_async.config.schema import ControlSection
 from ring_async.control.api import make_app
-from ring_async.control.guard import AUDIT_EVERY_S, BODY_TIMEOUT_S, MAX_CALLERS, Guard, RateLimit, Refusal
+from ring_async.control.guard import (
+    AUDIT_EVERY_S,
+    BODY_TIMEOUT_S,
+    MAX_CALLERS,
+    Guard,
+    RateLimit,
+    Refusal,
+    is_deeper,
+)
 from ring_async.control.sessions import Sessions
 from ring_async.errors import ConfigError, RunError
 from ring_async.telemetry import metrics
@@ -27,7 +37,7 @@ def calls(operations: Recorded, talk: Callable[[httpx.AsyncClient], Any], **limi
     """Let `talk` call the real application, on a virtual clock."""
 
     async def both() -> Any:
-        app = make_app(operations, TOKEN, "test", ControlSection(**limits))
+        app = make_app(operations, TOKEN, "test", ControlSection(names=("test",), **limits))
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await talk(client)
@@ -183,3 +193,33 @@ def test_figures_that_are_no_numbers_do_not_break_the_status():
     answer = calls(Recorded(), lambda client: client.get("/v1/status", headers=OWNER))
     status = answer.json()
     assert (status["state"], status["last_step"]["entropy"]) == ("running", None)
+
+
+@pytest.mark.parametrize(
+    ("host", "code"),
+    [
+        ("127.0.0.1:8080", 200), ("[::1]:8080", 200), ("10.1.2.3", 200), ("localhost:8080", 200), ("TEST", 200),
+        ("evil.example", 421), ("127.0.0.1.evil.example:80", 421), ("test.evil", 421),
+    ],
+)  # fmt: skip
+def test_a_call_that_names_another_host_is_refused(host: str, code: int):
+    """A page of a stranger's that had a browser send calls here could name no other host than its own."""
+    answer = calls(Recorded(), lambda client: client.get("/v1/status", headers=OWNER | {"host": host}))
+    assert answer.status_code == code
+
+
+@given(st.recursive(st.none() | st.text(max_size=6), lambda inner: st.lists(inner, max_size=2), max_leaves=20))
+def test_the_depth_of_a_body_is_that_of_its_lists_whatever_its_texts_hold(value: Any):
+    def depth(part: Any) -> int:
+        return 1 + max(map(depth, part), default=0) if isinstance(part, list) else 0
+
+    body = json.dumps([value, '[[{"\\']).encode()
+    deepest = 1 + depth(value)
+    assert not is_deeper(body, deepest)
+    assert is_deeper(body, deepest - 1)
+
+
+def test_options_that_nest_beyond_what_messages_carry_are_refused():
+    deep = b'{"deadline_s": 1, "x": ' + b'{"a": ' * 30 + b"1" + b"}" * 31
+    answer = calls(Recorded(), lambda client: client.post("/v1/down", headers=JSON, content=deep))
+    assert (answer.status_code, "more than 24 deep" in answer.json()["detail"]) == (422, True)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from ring_async.core.work.ledger import Ledger, LedgerError, in_portions
+from ring_async.core.work.ledger import Ledger, LedgerError
 from ring_async.core.work.ledger_records import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
+from ring_async.core.work.portions import in_portions
 from ring_async.testing.builders import make_reservation
 from ring_async.trajectory_states import TrajectoryState
 
@@ -149,7 +150,7 @@ def test_a_refused_prompt_is_dropped_not_failed():
 
 
 def test_a_late_word_of_a_group_that_ended_long_ago_is_no_news(monkeypatch):
-    monkeypatch.setattr("ring_async.core.work.ledger.MAX_REMEMBERED_GROUPS", 3)
+    monkeypatch.setattr("ring_async.core.work.ended_groups.MAX_REMEMBERED_GROUPS", 3)
     ledger = Ledger()
     for number in range(5):
         ledger.apply(GroupReserved(make_reservation(f"sums-{number:08d}", group_size=1), "rollout-0"))
