@@ -133,7 +133,7 @@ class HfTrainEngine:
                 )
             learning_rate = self._optimizer.step()
             grad_norms.append(float(grad_norm))
-        self._objective.mismatch.update(*statistics.log_behavior_ratios())
+        self._objective.mismatch.update(*statistics.mismatch_readings())
         seconds = perf_counter() - began_s
         metrics = {
             **statistics.summary(),
