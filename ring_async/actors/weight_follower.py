@@ -2,10 +2,10 @@
 
     controller ──UseWeights──▶ hear_of ──▶ [newest wanted] ──take_up──▶ stage ──▶ swap into the engine
 
-Owns: which version is next, and the staged weights that the engine samples from. Does not own when its actor has time
-for a swap, nor how a version travels (`WeightReceiver`).
-Invariants: versions only grow; a version that a newer one overtakes is skipped; former weights are released after the
-engine has dropped them.
+Owns: which version is next. Does not own when its actor has time for a swap, nor how a version travels
+(`WeightReceiver`).
+Invariants: versions only grow; a version that a newer one overtakes is skipped; staged weights are released as soon as
+the engine has them, so that an engine that copies them pays for no second model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ring_async.engines.base import OnUpdate, RolloutEngine
 from ring_async.errors import WeightsError
 from ring_async.telemetry.trace import Tracer
 from ring_async.transport.messages.versions import WeightsAnnouncement
-from ring_async.transport.weights.base import StagedWeights, WeightReceiver
+from ring_async.transport.weights.base import WeightReceiver
 from ring_async.types import PolicyVersion
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,6 @@ class WeightFollower:
         self._is_wanted = is_wanted
         self._newest: WeightsAnnouncement | None = None
         self._due: WeightsAnnouncement | None = None
-        self._in_force: StagedWeights | None = None
         self._awake = asyncio.Event()
 
     @property
@@ -115,14 +114,10 @@ class WeightFollower:
             self._due = self._due or self._newest
             return None
         stage_s = monotonic_s() - began_s
-        report = await self._engine.swap_weights(version, staged.tensors, self._on_update)
-        before, self._in_force = self._in_force, staged
-        if before is not None:
-            before.close()
+        with staged:
+            report = await self._engine.swap_weights(version, staged.tensors, self._on_update)
         return TakenUp(version, stage_s, report.pause_s)
 
     def close(self) -> None:
-        """Release the weights. Close the engine first."""
-        if self._in_force is not None:
-            self._in_force.close()
+        """Close the receiver."""
         self.receiver.close()

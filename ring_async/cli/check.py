@@ -48,13 +48,15 @@ def check_parts(config: Config) -> None:
 def part_problems(config: Config) -> Iterator[str]:
     """The reasons why this configuration cannot run here, one line each, as far as they show before anything starts."""
     from ring_async.control.tls import read_certificate
-    from ring_async.engines.registry import engine_problems
+    from ring_async.engines.registry import engine_host_problems, engine_problems
     from ring_async.models import resolve_model_path
-    from ring_async.placement.ray_cluster import problems_here
+    from ring_async.placement.ray_cluster import has_cluster, problems_here
     from ring_async.training.registry import trainer_problems
     from ring_async.transport.weights.registry import channel_problems
 
     yield from engine_problems(config)
+    if not has_cluster():  # there, `up` asks the hosts that rollouts have places on
+        yield from engine_host_problems(config)
     yield from trainer_problems(config)
     yield from channel_problems(config)
     yield from problems_here(config)

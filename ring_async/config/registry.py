@@ -51,7 +51,7 @@ class Registry(Generic[_E]):
             ConfigError: there is no entry of this name; the message lists the names.
         """
         if name not in self._entries:
-            raise ConfigError(self._line(name, self._unknown()))
+            raise ConfigError(self.line(name, self._unknown()))
         module, _, class_name = self._entries[name].partition(":")
         return cast(_E, getattr(importlib.import_module(module), class_name)())
 
@@ -60,10 +60,11 @@ class Registry(Generic[_E]):
         can.
         """
         reasons = self.find(name).check(config) if name in self._entries else [self._unknown()]
-        return [self._line(name, reason) for reason in reasons]
+        return [self.line(name, reason) for reason in reasons]
+
+    def line(self, name: str, reason: str) -> str:
+        """The line that says why the part of this name cannot work."""
+        return f"{self.key}: {name}: not here, because {reason}"
 
     def _unknown(self) -> str:
         return f"this release does not have it; choose {' or '.join(sorted(self._entries))}"
-
-    def _line(self, name: str, reason: str) -> str:
-        return f"{self.key}: {name}: not here, because {reason}"

@@ -56,6 +56,9 @@ SCALABLE = (Role.ROLLOUT, Role.REWARD)
 GPU_ROLES = (Role.ROLLOUT, Role.LEARNER, Role.REWARD, Role.EVALUATOR)
 """Roles that can use a GPU."""
 
+ENGINE_ROLES = frozenset({Role.ROLLOUT, Role.EVALUATOR})
+"""Roles whose actors hold a rollout engine."""
+
 LEAVING_ORDER = ((Role.ROLLOUT,), (Role.REWARD,), (Role.EVALUATOR,), (Role.LEARNER, Role.REPLAY))
 """Upstream roles first, so that a message under way still finds a receiver that acknowledges it."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ring_async.config.schema import Config
@@ -96,6 +97,7 @@ class RolloutEngine(Protocol):
     ) -> SwapReport:
         """Swap staged tensors (by Hugging Face name) in between two tokens.
 
+        The caller drops the tensors when this returns: an engine keeps those that it samples from, or has copied them.
         `keep`: requests in flight go on over their old KV cache. `reprefill`: their caches are computed again under
         the new weights first. `abort`: they are aborted with their prefix. Tokens sampled afterwards carry
         `policy_version`.
@@ -110,10 +112,14 @@ class RolloutEngine(Protocol):
 class EngineEntry(Protocol):
     """How the registry knows one engine. An entry imports the engine itself inside `make`."""
 
-    def make(self, config: Config, engine_id: str, tracer: Tracer) -> RolloutEngine:
-        """Build the engine; its `start` loads the model."""
+    def make(self, config: Config, engine_id: str, tracer: Tracer, log_dir: Path) -> RolloutEngine:
+        """Build the engine; its `start` loads the model, and what other programs print goes into `log_dir`."""
         ...
 
     def check(self, config: Config) -> list[str]:
         """The reasons why the engine cannot work here, each with a remedy (`config.registry.Entry`)."""
+        ...
+
+    def check_host(self, config: Config) -> list[str]:
+        """What this host lacks to run the engine, each with a remedy; asked on every host that a rollout may run on."""
         ...

@@ -60,7 +60,7 @@ def _make_rollout(context: ActorContext, make_tokenizer: Any, keys: CurveKeys | 
     from ring_async.transport.weights.registry import make_weight_receiver
 
     config, actor_id = context.config, context.spec.actor_id
-    engine = make_engine(config, actor_id, context.tracer)
+    engine = make_engine(config, actor_id, context.tracer, context.run_dir.logs)
     return Rollout(context, engine, make_weight_receiver(config, actor_id=actor_id, keys=keys), make_tokenizer)
 
 
@@ -84,7 +84,7 @@ def _make_evaluator(context: ActorContext, make_tokenizer: Any, keys: CurveKeys 
     return Evaluator(
         context,
         # Its engine records no `generate` spans: those of rollouts prove that training is asynchronous.
-        make_engine(config, actor_id, Tracer(None, actor_id)),
+        make_engine(config, actor_id, Tracer(None, actor_id), context.run_dir.logs),
         make_weight_receiver(config, actor_id=actor_id, keys=keys),
         make_tokenizer,
         lambda: {name: make_source(name, config.sources[name]) for name in config.mixture},

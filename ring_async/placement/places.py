@@ -100,16 +100,16 @@ class ClusterPlaces:
         wanted = dict(sorted(self._config.roster.actors(), key=lambda item: not self._bound_to(*item)))
         timeout_s = self._config.placement.start_timeout_s
         deadline_s = monotonic_s() + timeout_s
-        nodes: dict[str, str] = {}
+        roles: dict[tuple[str, str], set[Role]] = {}  # of each host: node id and address
         while wanted:
             for actor_id, role in list(wanted.items()):
                 if isinstance(place := self.place(actor_id, role), Place):
-                    nodes[place.node_id] = place.address
+                    roles.setdefault((place.node_id, place.address), set()).add(role)
                     del wanted[actor_id]
             if wanted and monotonic_s() > deadline_s:
                 raise ConfigError(self._no_room(wanted, timeout_s))
             await asyncio.sleep(POLL_S)
-        problems = await asyncio.to_thread(self._examine, nodes, run_dir, timeout_s)
+        problems = await asyncio.to_thread(self._examine, roles, run_dir, timeout_s)
         if problems:
             raise ConfigError("\n".join(problems))
 
@@ -192,17 +192,17 @@ class ClusterPlaces:
             "Lower rollout.num, reward.num, placement.cpus or placement.gpus, change placement.hosts, or add machines"
         )
 
-    def _examine(self, nodes: dict[str, str], run_dir: Path, timeout_s: float) -> list[str]:
-        """The problems of these hosts, one line each."""
+    def _examine(self, roles: dict[tuple[str, str], set[Role]], run_dir: Path, timeout_s: float) -> list[str]:
+        """The problems of these hosts (node id and address), one line each, where actors of these roles have places."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         look = ray.remote(num_cpus=0, max_retries=0)(host_problems)
         asked = {
             address: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
-                dump_config(self._config), str(run_dir), str(Path.cwd()), fingerprint()
+                dump_config(self._config), str(run_dir), str(Path.cwd()), fingerprint(), here
             )
-            for node_id, address in nodes.items()
+            for (node_id, address), here in roles.items()
         }
         found = []
         for address, answer in asked.items():

@@ -14,7 +14,6 @@ from ring_async.engines.sglang.plugin import NAME
 from ring_async.engines.sglang.versions import release_of
 from ring_async.errors import ConfigError
 from ring_async.models import resolve_model_path
-from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.trace import Tracer
 
 OPTIONS = frozenset(
@@ -38,7 +37,7 @@ _START_SHARE = 0.9
 class SglangEntry:
     """Keeps `EngineEntry`."""
 
-    def make(self, config: Config, engine_id: str, tracer: Tracer) -> RolloutEngine:
+    def make(self, config: Config, engine_id: str, tracer: Tracer, log_dir: Path) -> RolloutEngine:
         from ring_async.engines.sglang.engine import SglangEngine
 
         rollout = config.rollout
@@ -50,14 +49,18 @@ class SglangEntry:
             dtype=config.model.dtype,
             deterministic=rollout.deterministic,
             max_kv_age=rollout.max_kv_age,
-            log_dir=RunDir(Path(config.run.dir) / config.run.name).logs,
+            log_dir=log_dir,
             tracer=tracer,
             **({"start_deadline_s": deadline_s} | rollout.engine_options),
         )
 
     def check(self, config: Config) -> list[str]:
-        """Packages and settings; the server itself is asked when it has started."""
-        return [*_package_problems(config), *_setting_problems(config)]
+        """Settings; the server itself is asked when it has started."""
+        return list(_setting_problems(config))
+
+    def check_host(self, config: Config) -> list[str]:
+        """Packages."""
+        return list(_package_problems(config))
 
 
 def _package_problems(config: Config) -> Iterator[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ring_async.engines.registry import engine_problems, make_engine
+from ring_async.engines.registry import engine_host_problems, engine_problems, make_engine
 from ring_async.engines.sglang import entry
 from ring_async.engines.sglang.versions import release_of
 from ring_async.errors import ConfigError
@@ -50,9 +51,9 @@ def test_settings(overrides: dict[str, object], words: str | None) -> None:
 @pytest.mark.usefixtures("_installed")
 def test_keep_needs_the_plugin_where_the_server_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: [])
-    (problem,) = engine_problems(make_config(**GPU))
+    (problem,) = engine_host_problems(make_config(**GPU))
     assert "would not find the plugin" in problem
-    assert not engine_problems(make_config(**{**GPU, "rollout__on_update": "reprefill"}))
+    assert not engine_host_problems(make_config(**{**GPU, "rollout__on_update": "reprefill"}))
 
 
 def test_a_missing_package_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +62,7 @@ def test_a_missing_package_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     monkeypatch.setattr(entry.importlib.util, "find_spec", lambda _: None)
-    problems = engine_problems(make_config(**GPU))
+    problems = engine_host_problems(make_config(**GPU))
     assert [("aiohttp" in problem, "package sglang" in problem) for problem in problems] == [
         (True, False),
         (False, True),
@@ -81,10 +82,10 @@ def test_a_release_without_a_row_is_refused(version: str) -> None:
         release_of(version)
 
 
-def test_the_registry_builds_an_engine_and_starts_nothing() -> None:
+def test_the_registry_builds_an_engine_and_starts_nothing(tmp_path: Path) -> None:
     options = {"address": "http://127.0.0.1:30000/", "device": "cpu", "stream_interval": 16}
     config = make_config(**{**GPU, "rollout__engine_options": options, "rollout__max_kv_age": 2})
-    engine = make_engine(config, "rollout-3", Tracer(None, "rollout-3"))
+    engine = make_engine(config, "rollout-3", Tracer(None, "rollout-3"), tmp_path)
     assert (engine.engine_id, engine.policy_version) == ("rollout-3", None)
     load = engine.load()
     assert (load.capacity, load.num_running, load.generated_tokens) == (config.rollout.max_running_requests, 0, 0)
