@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ring_async.algorithms.filters import FilterSettings, filtered_tokens, mean_by_sequence
 from ring_async.algorithms.logprobs import bounded_log_ratio
-from ring_async.config.learning import CorrectionSection
+from ring_async.config.learning import ICEPOP_BAND, CorrectionSection
 
 RuleName = Literal["decoupled", "tis", "icepop", "kpop", "m2po", "cispo", "gspo", "ppo", "none"]
 
@@ -54,8 +54,8 @@ class Correction:
     proximal: Literal["recompute", "loglinear"] = "recompute"
     cap: float = _DEFAULT_CAP
     cap_action: Literal["clamp", "mask"] = "clamp"
-    lower: float = 0.5
-    upper: float = 5.0
+    lower: float = ICEPOP_BAND[0]
+    upper: float = ICEPOP_BAND[1]
     icepop_on: Literal["behavior", "mismatch"] = "behavior"
     phi: float = 0.1
     tau: float = 0.04

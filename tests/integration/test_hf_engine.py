@@ -322,7 +322,7 @@ def test_loglinear_reports_the_mismatch_of_fresh_tokens(model_path, num_minibatc
     """An engine that says e times less than the learner of every token, all of them fresh, and nothing is learned."""
     specs = [dataclasses.replace(spec, staleness=[0] * len(spec.response_ids)) for spec in make_specs(seed=6)]
     engine = make_engine(
-        model_path, correction__proximal="loglinear", correction__lower=1.1, correction__upper=2.0,
+        model_path, correction__proximal="loglinear", correction__upper=2.0,
         learner__learning_rate=0.0, budget__minibatches_per_batch=num_minibatches,
     )  # fmt: skip
     batch = pack_sequences(specs, token_capacity=48)
