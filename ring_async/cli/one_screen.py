@@ -1,6 +1,7 @@
 """A long message cut to what one screen holds, so that its beginning is still there to be read.
 
-Owns: the cut, and characters that a terminal would obey, which are written out. Does not own the message, nor how it is printed.
+Owns: the cut, and characters that a terminal would obey, which are written out. Does not own the message, nor how it is
+printed.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 def _named(key: str) -> str:
     """The key with names in place of `<name>`, and the first element of a list of sections."""
-    section = key.split(".")[0]
+    section = key.split(".", maxsplit=1)[0]
     return key.replace("<name>", _NAMES.get(section, "sums"))
 
 
