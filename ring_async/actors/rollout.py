@@ -4,12 +4,14 @@
     learner ──weights──▶ stage (generation goes on) ──▶ swap between two tokens
 
 Owns: one engine, and the groups it generates, whose leases it renews until they are acknowledged. Does not own how much
-to generate (the controller's admission decides), nor which weights are next (`weight_follower`).
+to generate (the controller's admission decides), which weights are next (`weight_follower`), nor what outlives this
+actor (`handover`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -17,10 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
+from ring_async.actors.handover import PartialHandover
 from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.actors.weight_follower import WeightFollower
 from ring_async.clock import monotonic_s
 from ring_async.core.ids import trajectory_id_for
+from ring_async.core.replay.partials import PartialResponse
 from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
@@ -43,6 +47,9 @@ from ring_async.types import Generation, Group, GroupHeader, Int32, Reservation,
 
 log = logging.getLogger(__name__)
 
+LAST_HANDOVER_S = 1.0
+"""Time kept for the handover of unfinished responses, of the time that a leaving actor has."""
+
 
 class Rollout(Actor):
     """Generates groups. Args: `engine` samples responses; `receiver` fetches published weights; `make_tokenizer` loads
@@ -59,6 +66,7 @@ class Rollout(Actor):
         self._weights = WeightFollower(engine, receiver, self.config.rollout.on_update, self.tracer)
         self._why_none = ""
         """Why the last request for work was not granted; empty if it was."""
+        self._handover = PartialHandover(self, engine, self.config.rollout.handover_s)
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._meter = EngineMeter()
@@ -117,6 +125,8 @@ class Rollout(Actor):
                 groups.create_task(self._take_work(groups), name="take_work"),
                 groups.create_task(self._keep_leases(), name="leases"),
             ]
+            if self.config.rollout.handover_s:
+                loops.append(groups.create_task(self._handover.run(), name="handover"))
             await until_stopped(self.stopping, *loops)
             await self._let_go()
 
@@ -186,34 +196,52 @@ class Rollout(Actor):
             metrics.rollout_groups.labels(source=reservation.prompt.source).inc()
             await self._deliver(group)
         finally:
+            self._handover.forget(
+                [trajectory_id_for(reservation.group_id, index) for index in range(reservation.group_size)]
+            )
             self._in_flight.pop(reservation.group_id, None)
             self._may_generate.set()
 
     async def _generate(self, reservation: Reservation) -> Group:
         prompt_ids = encode_prompt(self._tokenizer, reservation.prompt.text)
+        held = await self._handover.take_over(reservation.group_id) if reservation.is_reissued else {}
         began_s = monotonic_s()
         with self.tracer.async_span("generate_group", reservation.group_id):
             generations = await asyncio.gather(
-                *(self._generate_one(reservation, index, prompt_ids) for index in range(reservation.group_size))
+                *(
+                    self._generate_one(reservation, index, prompt_ids, held.get(index))
+                    for index in range(reservation.group_size)
+                )
             )
         metrics.rollout_group_seconds.observe(monotonic_s() - began_s)
         return group_of(reservation, prompt_ids, generations, engine_id=self.engine.engine_id)
 
-    async def _generate_one(self, reservation: Reservation, index: int, prompt_ids: Int32) -> Generation:
-        """Generate one response. If a swap of weights aborts it, generation goes on from the tokens it had."""
-        prefix: Generation | None = None
+    async def _generate_one(
+        self, reservation: Reservation, index: int, prompt_ids: Int32, held: PartialResponse | None
+    ) -> Generation:
+        """Generate one response, from the tokens that another rollout handed over, if there are any. If a swap of
+        weights aborts it, generation goes on from the tokens it had.
+        """
+        if held is not None and held.header.finish_reason is not None:
+            return held.generation
+        trajectory_id = trajectory_id_for(reservation.group_id, index)
+        prefix = held.generation if held else None
+        self._handover.begin(trajectory_id, held.header.num_tokens if held else 0)
         while True:
             request = GenerationRequest(
-                request_id=trajectory_id_for(reservation.group_id, index),
+                request_id=trajectory_id,
                 prompt_ids=prompt_ids,
                 sampling=reservation.sampling,
                 seed=reservation.seed * reservation.group_size + index,
                 prefix=prefix,
             )
             try:
-                return await self.engine.generate(request)
+                generation = await self.engine.generate(request)
             except GenerationAborted as aborted:
                 prefix = aborted.partial
+            else:
+                self._handover.ended(trajectory_id, generation)
+                return generation
 
     async def _deliver(self, group: Group) -> None:
         """Send the group to a reward actor, and keep it until replay has committed it."""
@@ -247,8 +275,16 @@ class Rollout(Actor):
                         task.cancel()
 
     async def _let_go(self) -> None:
-        """Before this actor leaves, let its groups finish until the deadline, then return the other reservations."""
-        await finish_or_cancel(self._in_flight.values(), self.stop_deadline_s - monotonic_s())
+        """Before this actor leaves, let its groups finish until the deadline, then hand over what there is of the
+        others, and return their reservations.
+        """
+        if self._in_flight:
+            left_s = self.stop_deadline_s - LAST_HANDOVER_S - monotonic_s()
+            await asyncio.wait(self._in_flight.values(), timeout=max(0.0, left_s))
+        if self._in_flight:
+            with contextlib.suppress(TimeoutError, ActorFailedError):
+                await asyncio.wait_for(self._handover.hand_over(), LAST_HANDOVER_S)
+        await finish_or_cancel(self._in_flight.values(), 0.0)
         if self._in_flight:
             await self._hand_back(tuple(self._in_flight), "rollout_left")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
+from rich.text import Text
 
 from ring_async.cli import changes, data, steer, watch
 from ring_async.cli.check import check
@@ -64,9 +65,8 @@ def main(words: list[str] | None = None) -> Any:
     try:
         return app(args=words)
     except RingAsyncError as error:
-        err.print("[red]error:[/red]", end=" ")
         message = one_screen(str(error)) if isinstance(error, ConfigError) else str(error)
-        err.print(message, markup=False, highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
         sys.exit(error.exit_code)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -242,7 +241,7 @@ def _show_shadow(swap: dict[str, Any], console: Any) -> None:
 
 def _list_tunable(knobs: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        out.print_json(json.dumps(knobs))
+        out.print_plain(knobs)
         return
     table = Table(title="settings that can change while the run goes on")
     for column in ("setting", "takes effect", "changed to"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ring_async.cli.options import AsJson, ConfigFile, Overrides, out
-from ring_async.config.explain import printable
+from ring_async.config.explain import one_line
 from ring_async.config.load import load_config
 from ring_async.config.schema import Config
 from ring_async.errors import ConfigError
@@ -29,7 +29,7 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fal
     resolved = load_config(config, overrides or [])
     check_parts(resolved)
     if as_json:
-        out.print_json(resolved.model_dump_json())
+        out.print_plain(resolved.model_dump(mode="json"))
     else:
         out.print(
             f"{config}: good. Φ = {resolved.global_token_budget:,} loss tokens, max_staleness "
@@ -84,7 +84,7 @@ def _refusal(key: str, attempt: Callable[[], object]) -> Iterator[str]:
     except ConfigError as refusal:
         yield from str(refusal).splitlines()
     except Exception as error:
-        text = printable(str(error).partition("\n")[0])
+        text = one_line(str(error))
         yield f"{key}: cannot be made with these settings: {type(error).__name__}: {text}; check its keys and options"
 
 

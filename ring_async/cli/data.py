@@ -71,7 +71,7 @@ def inspect(
                 }
             )
     if as_json:
-        out.print_json(json.dumps(found, default=str))
+        out.print_plain(found)
         return
     for one in found:
         text = Text(one["prompt"].strip() + "\n")

@@ -53,10 +53,10 @@ def demo(
     }
     print_evaluations(results)
     pictures = write_report(run_dir.path)
-    out.print("\n[bold]Curves:[/bold] " + "  ".join(short(path) for path in pictures), soft_wrap=True)
+    out.print("\nCurves: " + "  ".join(short(path) for path in pictures), soft_wrap=True)
     ring = short(Path(sys.executable).with_name("ring-async"))
     out.print(
-        "\n[bold]What to try next[/bold]\n"
+        "\nWhat to try next\n"
         f"  {ring} report {name}          the curves and a summary again\n"
         f"  {ring} audit {name}           prove that no trajectory went missing\n"
         f"  {ring} up configs/local.yaml run.name=mine correction.rule=cispo\n"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import json
 import os
 import resource
 import shutil
@@ -53,7 +52,7 @@ def doctor(runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """
     findings = examine(runs)
     if as_json:
-        out.print_json(json.dumps([finding._asdict() for finding in findings]))
+        out.print_plain([finding._asdict() for finding in findings])
     else:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         for name, is_ok, detail, remedy in findings:

@@ -6,7 +6,6 @@ Owns: the command's options, its progress and its table. Does not own the evalua
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +34,7 @@ def evaluate(
     resolved = load_config(config, overrides or [])
     rows = evaluate_model(checkpoint_path, resolved)
     if as_json:
-        out.print_json(json.dumps(rows))
+        out.print_plain(rows)
     else:
         print_evaluations({checkpoint_path: rows})
 

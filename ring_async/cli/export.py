@@ -6,7 +6,6 @@ for a resume; an export checks every byte, and leaves those files out.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +53,6 @@ def export(
             files.append(path.name)
     if as_json:
         plain = {"folder": str(folder), "checkpoint": str(found.folder), "policy_version": str(found.policy_version)}
-        out.print_json(json.dumps(plain | {"files": files}))
+        out.print_plain(plain | {"files": files})
     else:
         out.print(f"wrote {short(folder)}: version {found.policy_version}, {len(files)} files", soft_wrap=True)

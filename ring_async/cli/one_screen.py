@@ -1,7 +1,6 @@
 """A long message cut to what one screen holds, so that its beginning is still there to be read.
 
-Owns: the cut, and characters that a terminal would obey, which are written out. Does not own the message, nor how it is
-printed.
+Owns: the cut. Does not own the message, nor how it is printed (`console`).
 """
 
 from __future__ import annotations
@@ -18,10 +17,7 @@ _LONGEST = 4 * COLUMNS
 def one_screen(message: str) -> str:
     """The message's first lines, as many as fit, and the number of those left out."""
     kept: list[str] = []
-    lines = [
-        "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
-        for line in dict.fromkeys(message.split("\n"))
-    ]
+    lines = list(dict.fromkeys(message.splitlines()))
     rows = 1
     for line in lines:
         shown = line if len(line) <= _LONGEST else f"{line[: _LONGEST * 3 // 4]} … {line[-_LONGEST // 4 :]}"

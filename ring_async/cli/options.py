@@ -5,18 +5,17 @@ Owns: the names, help and completion of shared options, and how output is printe
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from ring_async.cli.console import SafeConsole
 from ring_async.storage.run_dir import RunDir
 
-out = Console()
-err = Console(stderr=True)
+out = SafeConsole()
+err = SafeConsole(stderr=True)
 
 
 def _runs_folder(context: typer.Context) -> Path:
@@ -57,6 +56,6 @@ def short(path: Path) -> str:
 def say(words: str, plain: dict[str, Any], as_json: bool) -> None:
     """Print a text for people, or plain data as JSON for scripts."""
     if as_json:
-        out.print_json(json.dumps(plain))
+        out.print_plain(plain)
     else:
-        out.print(words, soft_wrap=True, markup=False, highlight=False)
+        out.print(words, soft_wrap=True, highlight=False)

@@ -6,7 +6,6 @@ Owns: the choice of groups, and how they are shown. Reads while the run goes on;
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -72,7 +71,7 @@ def samples(
             f"{run_dir.path}: no group {group!r} whose text is kept; see those there are: ring-async samples"
         )
     if as_json:
-        out.print_json(json.dumps(found))
+        out.print_plain(found)
     elif not found:
         out.print("no group is kept that fits; text goes when a checkpoint covers the batch it was trained in")
     for one in found if not as_json else ():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from ring_async.cli.check import check_parts
 from ring_async.cli.options import ConfigFile, Overrides, err, out, short
@@ -60,7 +61,8 @@ def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     """Bring the fleet up and wait until the run ends; returns the exit code. The caller has checked the parts."""
     from ring_async.launch import Launcher
 
-    out.print(f"[bold]{config.run.name}[/bold] in {short(run_dir.path)}: bringing the fleet up", soft_wrap=True)
+    where = f" in {short(run_dir.path)}: bringing the fleet up"
+    out.print(Text.assemble((config.run.name, "bold"), where), soft_wrap=True)
     done = threading.Event()
     progress = threading.Thread(target=_show_progress, args=(run_dir, config, done), daemon=True)
     progress.start()
@@ -70,7 +72,8 @@ def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
         done.set()
         progress.join(timeout=5.0)
     if outcome.failure:
-        err.print(f"[red]failed:[/red] {outcome.failure}\nlogs: {short(run_dir.logs)}", soft_wrap=True, highlight=False)
+        why = f"{outcome.failure}\nlogs: {short(run_dir.logs)}"
+        err.print(Text.assemble(("failed: ", "red"), why), soft_wrap=True)
     elif run_dir.outcome.exists():
         ended = json.loads(run_dir.outcome.read_text())
         where = f", checkpoint {short(Path(ended['checkpoint']))}" if ended["checkpoint"] else ""

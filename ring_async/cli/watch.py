@@ -5,7 +5,6 @@ Owns: the commands' options and output. Does not own what they show (`monitoring
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +37,7 @@ def status(
     if watch:
         watch_status(lambda: client.get("/v1/status"), out)
     elif as_json:
-        out.print_json(json.dumps(client.get("/v1/status")))
+        out.print_plain(client.get("/v1/status"))
     else:
         show_status(client.get("/v1/status"), out)
 
@@ -66,7 +65,19 @@ def logs(
             "there, in the same folder"
         )
     command = ["tail", "-n", "200", *(["-F"] if follow else []), *map(str, files)]
-    raise typer.Exit(subprocess.call(command))
+    raise typer.Exit(_print_lines_of(command))
+
+
+def _print_lines_of(command: list[str]) -> int:
+    """Run a command and print its lines as they come; returns its exit code. Ctrl-C ends it."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                out.print(line, end="", soft_wrap=True, highlight=False)
+        except KeyboardInterrupt:
+            process.terminate()
+    return process.returncode
 
 
 def audit(
@@ -85,7 +96,7 @@ def audit(
 
     report = audit_run(find_run(runs, run).path)
     if as_json:
-        out.print_json(json.dumps(report.to_plain()))
+        out.print_plain(report.to_plain())
     else:
         out.print(report.to_text(), soft_wrap=True)
     raise typer.Exit(0 if report.is_clean else 1)
@@ -108,7 +119,7 @@ def report(
 
     run_dir = find_run(runs, run)
     if as_json:
-        out.print_json(json.dumps(summary(run_dir.path)))
+        out.print_plain(summary(run_dir.path))
         return
     print_summary(run_dir.path, out)
     for path in write_report(run_dir.path):

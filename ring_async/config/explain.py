@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from ring_async.config.schema import Config
+from ring_async.printable import printable_line
 
 _WANTED = {
     "int": "a whole number",
@@ -53,7 +54,7 @@ def explain(error: ValidationError) -> list[tuple[str, str]]:
 
 
 def _explain_one(detail: ErrorDetails) -> tuple[str, str]:
-    key = ".".join(printable(str(part)) for part in detail["loc"] if part != "[key]")
+    key = ".".join(one_line(str(part)) for part in detail["loc"] if part != "[key]")
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return key, _unknown(key)
@@ -131,10 +132,9 @@ def _literals(expected: str) -> list[str]:
     return [word.strip("' ") for word in expected.replace(" or ", ",").split(",")]
 
 
-def printable(text: str) -> str:
-    """Text of a configuration as it may stand in a message: no control characters, not longer than a line."""
-    safe = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:_LONGEST])
-    return safe if len(text) <= _LONGEST else f"{safe}…"
+def one_line(text: str) -> str:
+    """Text of a configuration as it may stand within a line of a message: printable, and short."""
+    return printable_line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
 _LONGEST = 80

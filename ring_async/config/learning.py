@@ -64,6 +64,11 @@ class RolloutSection(Section):
         False, description="sglang: a response depends on its seed, weights and prompt alone; slower (docs/sglang.md)."
     )
     lease_s: PositiveFloat = Field(60.0, description="A reservation not renewed for this long is issued again.")
+    handover_s: Annotated[float, Field(ge=0)] = Field(
+        5.0,
+        description="Unfinished responses are handed over to replay this often, so that another rollout can go on with "
+        "them; 0: never.",
+    )
     num_threads: PositiveInt = Field(1, description="Compute threads of an embedded engine.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
 

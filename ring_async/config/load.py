@@ -118,7 +118,7 @@ def _origin(origins: Mapping[str, str], key: str, default: str) -> str:
 def _read_file(path: Path, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of a file merged over those of its base, and the file that gave each leaf."""
     # Not `Path.resolve`, which raises where links lead in a circle.
-    here = os.path.realpath(path)
+    here = os.path.realpath(str(path).replace("\0", "?"))
     if here in seen:
         raise ConfigError(
             f"{path}: base: files inherit from each other in a circle ({' → '.join((*seen, here))}); remove one `base:`"

@@ -88,7 +88,7 @@ class DifficultyWindow(Section):
     @model_validator(mode="after")
     def _check_bounds(self) -> DifficultyWindow:
         if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}: no prompt lies within")
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}: no prompt lies within; exchange them")
         return self
 
 
@@ -347,7 +347,7 @@ class Config(Section):
             yield from self._unknown_sources(where, named)
         steps = [step.at_version for step in self.mixture_schedule]
         if steps != sorted(set(steps)):
-            yield f"mixture_schedule: at_version must grow from step to step, it is {steps}"
+            yield f"mixture_schedule: at_version must grow from step to step, it is {steps}; put the steps in order"
         for name, source in self.sources.items():
             if source.verifier not in self.verifiers:
                 yield (

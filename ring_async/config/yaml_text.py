@@ -168,7 +168,9 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_yaml_int(node)
         except ValueError:
-            raise _RefusedError(f"{_cut(node.value)} is no whole number that can be meant", node.start_mark) from None
+            raise _RefusedError(
+                f"{_cut(node.value)} is no whole number that can be meant; write another, or quote it", node.start_mark
+            ) from None
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
         try:

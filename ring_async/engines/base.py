@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ring_async.config.schema import Config
+from ring_async.core.replay.partials import PartialResponse
 from ring_async.telemetry.trace import Tracer
 from ring_async.types import Generation, Int32, PolicyVersion, SamplingParams
 
@@ -84,6 +85,21 @@ class RolloutEngine(Protocol):
 
         Raises:
             GenerationAborted: `abort` was called; carries the partial response.
+            ActorFailedError: the engine is gone.
+        """
+        ...
+
+    async def sampled(self, since: Mapping[str, int]) -> list[PartialResponse]:
+        """What requests under way have sampled beyond a position, for whoever keeps it in case this engine dies.
+
+        Args:
+            since: the position of each request, by its id.
+
+        Returns:
+            A piece, from that position on, for each of these requests that is under way and has sampled more. Its
+            tokens are final: `generate` returns with them, or aborts with them.
+
+        Raises:
             ActorFailedError: the engine is gone.
         """
         ...

@@ -27,6 +27,7 @@ from ring_async.core.roster import ActorSpec, Role
 from ring_async.errors import ActorFailedError, RingAsyncError
 from ring_async.placement.make_actor import make_actor
 from ring_async.storage.run_dir import RunDir, write_json
+from ring_async.telemetry.log_format import PrintableFormatter
 from ring_async.telemetry.trace import Tracer
 from ring_async.transport.curve import CurveKeys
 
@@ -123,7 +124,7 @@ async def _live_controller(context: Any, launch: ActorLaunch) -> None:
 
 def _log_to_file(path: Path) -> None:
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=16 << 20, backupCount=3)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ring_async.clock import monotonic_s
+from ring_async.core.replay.partials import PartialResponse, piece_of
 from ring_async.engines.base import EngineLoad, GenerationAborted, GenerationRequest, OnUpdate, SwapReport
 from ring_async.errors import ActorFailedError
 from ring_async.testing.builders import ROLLOUT_ID, stable_seed
@@ -217,9 +218,12 @@ class ScriptedEngine:
             running.began_s = None
         self._check(running)
 
-    def _check(self, running: _Running) -> None:
+    def _check_engine(self) -> None:
         if self._failure is not None:
             raise ActorFailedError(f"{self.engine_id}: {self._failure}")
+
+    def _check(self, running: _Running) -> None:
+        self._check_engine()
         if running.is_aborted:
             raise GenerationAborted(running.generation("stop") if running.num_sampled else None)
 
@@ -239,6 +243,17 @@ class ScriptedEngine:
         if running.segments and running.segments[-1].policy_version == version:
             start = running.segments.pop().start
         running.segments.append(Segment(start, reached, version))
+
+    async def sampled(self, since: Mapping[str, int]) -> list[PartialResponse]:
+        """The tokens that these requests have sampled up to now, beyond a position."""
+        self._check_engine()
+        pieces = []
+        for request_id, start in since.items():
+            if (running := self._requests.get(request_id)) is not None:
+                self._settle(running)
+                if running.num_sampled > start:
+                    pieces.append(piece_of(request_id, running.generation("length"), start, running.num_sampled))
+        return pieces
 
     async def abort(self, request_ids: tuple[str, ...] | None = None) -> None:
         """Abort these requests (None: all)."""

@@ -72,7 +72,7 @@ def problems_of(output: str, exit_code: object, *, key: str = "", must_fail: boo
         found.append(f"{rows} rows of {COLUMNS} columns")
     if "Traceback" in output:
         found.append("a traceback")
-    if any(not (each.isprintable() or each == "\n") for each in output):
+    if any(not (each.isprintable() or each == "\n") for each in output.replace("\t", "")):
         found.append("control characters")
     if exit_code == 2 and key and not _names(output, key):
         found.append(f"does not name {key}")

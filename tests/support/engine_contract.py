@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ring_async.core.replay.partials import PartialResponse, join_pieces
 from ring_async.engines.base import GenerationAborted, GenerationRequest
 from ring_async.errors import ActorFailedError
 from ring_async.types import Generation, PolicyVersion, SamplingParams
@@ -97,6 +98,39 @@ def test_an_aborted_response_goes_on_from_its_first_tokens(make_bench: MakeBench
         check_whole(whole, LONG)
         assert whole.response_ids[:size].tolist() == partial.response_ids.tolist()
         assert whole.behavior_logprobs[:size].tolist() == partial.behavior_logprobs.tolist()
+
+    run(make_bench, scenario)
+
+
+@pytest.mark.parametrize("on_update", ["keep", "reprefill"])
+def test_pieces_of_a_response_under_way_join_to_its_first_tokens(make_bench: MakeBench, on_update: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        tasks = [asyncio.create_task(bench.engine.generate(bench.request(number))) for number in range(3)]
+        held: dict[str, list[PartialResponse]] = {"r0": [], "r1": []}
+
+        async def hand_over() -> None:
+            since = {name: pieces[-1].header.end if pieces else 0 for name, pieces in held.items()}
+            for piece in await bench.engine.sampled(since | {"stranger": 0}):
+                piece.check()
+                assert piece.header.start == since[piece.header.trajectory_id]
+                held[piece.header.trajectory_id].append(piece)
+
+        for number in range(1, 5):
+            await bench.until_tokens(3 * 10 * number)
+            await hand_over()
+            if number == 2:
+                await bench.engine.swap_weights(V2, bench.weights(2), on_update)
+        for name, generation in zip(("r0", "r1"), await asyncio.gather(*tasks), strict=False):
+            joined = join_pieces(held[name])
+            size = joined.header.num_tokens
+            assert size >= 10
+            assert joined.response_ids.tolist() == generation.response_ids[:size].tolist()
+            assert joined.behavior_logprobs.tolist() == generation.behavior_logprobs[:size].tolist()
+            own = [one.policy_version for one in joined.header.segments]
+            assert own == [one.policy_version for one in generation.segments][: len(own)]
+            for column, array in joined.columns.items():
+                assert array.tolist() == generation.columns[column][:size].tolist()
+        assert await bench.engine.sampled({"r0": 0}) == []
 
     run(make_bench, scenario)
 

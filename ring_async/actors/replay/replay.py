@@ -2,6 +2,7 @@
 
     reward ──GroupScored──▶ [pending] ──one commit──▶ acknowledged ──▶ buffer
     learner ──RequestBatch──▶ plan ──logged──▶ BatchReady (packed rows)          replay-0, the planner, alone
+    rollout ──HandOverPartials, ReadPartials──▶ unfinished responses
     planner ──OfferGroups, ConsumePlan──▶ open groups, their tokens              the other shards, if there are any
     controller ◀──TrajectoriesMoved, BufferReported── what became of every trajectory
 
@@ -22,6 +23,7 @@ from ring_async.actors.replay.planner import BatchPlanner, answer_planner
 from ring_async.actors.replay.reports import Reports
 from ring_async.actors.replay.rescorer import Rescorer
 from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_rules
+from ring_async.actors.replay.unfinished import answer_rollout
 from ring_async.actors.waits import until_stopped
 from ring_async.clock import monotonic_s
 from ring_async.core.rank_batches import batch_of_rank
@@ -45,7 +47,7 @@ from ring_async.transport.messages.batches import (
 from ring_async.transport.messages.changes import ApplyEpochRules, TuneKnobs
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
 from ring_async.transport.messages.versions import CheckpointCovered
-from ring_async.transport.messages.work import BufferReported, GroupScored
+from ring_async.transport.messages.work import BufferReported, GroupScored, HandOverPartials, ReadPartials
 from ring_async.types import EpochRules, Group
 
 log = logging.getLogger(__name__)
@@ -184,6 +186,8 @@ class Replay(Actor):
                     await self._wake()
                 elif isinstance(message, OfferGroups | ConsumePlan):
                     questions.create_task(self._answer_planner(delivery), name=type(message).__name__)
+                elif isinstance(message, HandOverPartials | ReadPartials):
+                    questions.create_task(self._answer_rollout(delivery, message), name=type(message).__name__)
                 else:
                     delivery.refuse(f"{self.actor_id} keeps scored groups, not {type(message).__name__}")
 
@@ -312,6 +316,14 @@ class Replay(Actor):
             return
         delivery.reply(message, buffers)
         await self._wake()
+
+    async def _answer_rollout(self, delivery: Delivery, message: HandOverPartials | ReadPartials) -> None:
+        try:
+            answer, buffers = await self.on_compute(answer_rollout, self.shard, message, delivery.buffers)
+        except RefusedError as error:
+            delivery.refuse(str(error))
+            return
+        delivery.reply(answer, buffers)
 
     async def _wait_for_change(self, seen: int, reason: str, remaining_s: float) -> None:
         self._num_waiting_questions += 1

@@ -2,8 +2,8 @@
 
     rollout ──tokens [0, 40)──▶ ──tokens [40, 75)──▶ shard of the group      another rollout ◀── tokens [0, 75) ── shard
 
-Owns: the form of a piece, the decision to append it (`decide_append`), and joining pieces. Does not own where pieces
-are stored (`storage.partial_store`).
+Owns: the form of a piece, cutting a generation into pieces and joining them, and the decision to append one
+(`decide_append`). Does not own where pieces are stored (`storage.partial_store`), nor when they are handed over.
 Invariants: a response's pieces follow each other without gap or overlap; only its group's present writer appends. The
 ledger knows nothing of pieces: their trajectories are `generating`.
 """
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from ring_async.columns import NO_COLUMNS, Buffer, Column, Columns, check_arrays, concatenate_columns, describe
-from ring_async.types import Float32, Int32, Segment, UInt8, check_segments
+from ring_async.types import FinishReason, Float32, Generation, Int32, Segment, UInt8, check_segments
 
 
 class PartialHeader(msgspec.Struct, frozen=True):
@@ -27,6 +27,7 @@ class PartialHeader(msgspec.Struct, frozen=True):
     Attributes:
         segments: cover exactly these tokens, at their positions in the response.
         columns: the optional ones.
+        finish_reason: of the last piece of a response that has ended, while others of its group go on; else None.
     """
 
     trajectory_id: str
@@ -34,6 +35,7 @@ class PartialHeader(msgspec.Struct, frozen=True):
     num_tokens: int
     segments: tuple[Segment, ...]
     columns: tuple[Column, ...] = ()
+    finish_reason: FinishReason | None = None
 
     @property
     def end(self) -> int:
@@ -62,6 +64,33 @@ class PartialResponse:
         """The arrays in stored order, uncopied: the required columns, then the optional ones."""
         return (self.response_ids, self.behavior_logprobs, self.loss_mask, *self.columns.values())
 
+    @property
+    def generation(self) -> Generation:
+        """A piece that starts at 0, as an engine takes it for a prefix; `length` stands for one that has not ended."""
+        return Generation(
+            self.response_ids, self.behavior_logprobs, self.header.segments, self.header.finish_reason or "length",
+            self.columns,
+        )  # fmt: skip
+
+    def first(self, num_tokens: int) -> PartialResponse:
+        """The first tokens of this piece, as views."""
+        header = self.header
+        end = header.start + num_tokens
+        columns = {name: array[:num_tokens] for name, array in self.columns.items()}
+        return PartialResponse(
+            PartialHeader(
+                header.trajectory_id,
+                header.start,
+                num_tokens,
+                _clip(header.segments, header.start, end),
+                header.columns,
+            ),
+            self.response_ids[:num_tokens],
+            self.behavior_logprobs[:num_tokens],
+            self.loss_mask[:num_tokens],
+            columns or NO_COLUMNS,
+        )
+
     def check(self) -> None:
         """Prove that the arrays are what the header says.
 
@@ -77,6 +106,22 @@ class PartialResponse:
                 raise ValueError(f"{where}: {array.size} tokens, header says {header.num_tokens}")
         check_arrays(header.columns, self.columns, where, header.num_tokens)
         check_segments(header.segments, header.start, header.end, where, header.trajectory_id)
+
+
+def piece_of(
+    trajectory_id: str, generation: Generation, start: int, end: int, finish_reason: FinishReason | None = None
+) -> PartialResponse:
+    """Cut the tokens `[start, end)` out of a generation, as views of its arrays."""
+    columns = {name: array[start:end] for name, array in generation.columns.items()}
+    return PartialResponse(
+        PartialHeader(
+            trajectory_id, start, end - start, _clip(generation.segments, start, end), describe(columns), finish_reason
+        ),
+        generation.response_ids[start:end],
+        generation.behavior_logprobs[start:end],
+        np.ones(end - start, np.uint8),
+        columns or NO_COLUMNS,
+    )
 
 
 class AppendOutcome(StrEnum):
@@ -146,7 +191,7 @@ def join_pieces(pieces: Sequence[PartialResponse]) -> PartialResponse:
                 segments.append(segment)
     columns = concatenate_columns([(piece.header.num_tokens, piece.columns) for piece in pieces], where)
     joined = PartialResponse(
-        PartialHeader(trajectory_id, 0, end, tuple(segments), describe(columns)),
+        PartialHeader(trajectory_id, 0, end, tuple(segments), describe(columns), pieces[-1].header.finish_reason),
         np.concatenate([piece.response_ids for piece in pieces]),
         np.concatenate([piece.behavior_logprobs for piece in pieces]),
         np.concatenate([piece.loss_mask for piece in pieces]),
@@ -154,3 +199,12 @@ def join_pieces(pieces: Sequence[PartialResponse]) -> PartialResponse:
     )
     joined.check()
     return joined
+
+
+def _clip(segments: Sequence[Segment], start: int, end: int) -> tuple[Segment, ...]:
+    """The parts of segments that cover the tokens `[start, end)`."""
+    return tuple(
+        Segment(max(start, segment.start), min(end, segment.end), segment.policy_version)
+        for segment in segments
+        if segment.start < end and segment.end > start
+    )

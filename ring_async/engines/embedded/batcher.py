@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ring_async.core.replay.partials import PartialResponse, piece_of
 from ring_async.engines.base import GenerationRequest, OnUpdate, SwapReport
 from ring_async.engines.embedded.kv_cache import DecodeView, PrefillView, RowCache
 from ring_async.engines.embedded.sampling import sample, uniforms
@@ -154,6 +155,16 @@ class Batcher:
                 kept.append(request)
         self._waiting = kept
         return aborted
+
+    def sampled(self, since: Mapping[str, int]) -> list[PartialResponse]:
+        """The tokens that these requests have beyond a position, copied; none for one that waits."""
+        pieces = []
+        for row, running in enumerate(self._running):
+            request_id = running.request.request_id
+            end = int(self._lengths[row] - self._prompt_lengths[row])
+            if since.get(request_id, end) < end:
+                pieces.append(piece_of(request_id, self._generation(row, "length"), since[request_id], end))
+        return pieces
 
     def swap(
         self, policy_version: PolicyVersion, tensors: Mapping[str, Any], on_update: OnUpdate

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ring_async.core.replay.partials import PartialResponse
 from ring_async.engines.base import EngineLoad, GenerationAborted, GenerationRequest, OnUpdate, SwapReport
 from ring_async.errors import ActorFailedError, ConfigError
 from ring_async.telemetry.trace import BusyTrack, Tracer
@@ -115,6 +116,15 @@ class EmbeddedEngine:
                 self._post(lambda: self._batcher.abort((request.request_id,)))
             if self._futures.get(request.request_id) is generation:
                 del self._futures[request.request_id]
+
+    async def sampled(self, since: Mapping[str, int]) -> list[PartialResponse]:
+        """The tokens that these requests have sampled beyond a position, between two steps.
+
+        Raises:
+            ActorFailedError: the engine is closed or failed.
+        """
+        self._check_alive()
+        return await self._call(lambda: self._batcher.sampled(since))
 
     async def abort(self, request_ids: tuple[str, ...] | None = None) -> None:
         """Abort these requests (None: all); when it returns, none of them is sampled any more."""

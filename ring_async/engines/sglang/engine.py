@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ring_async.clock import monotonic_s
+from ring_async.core.replay.partials import PartialResponse
 from ring_async.engines.base import EngineLoad, GenerationAborted, GenerationRequest, OnUpdate, SwapReport
 from ring_async.engines.sglang.http import ServerAddress, ServerLostError, ServerRefusedError
 from ring_async.engines.sglang.keeper import KeeperOptions, ServerKeeper
@@ -197,7 +198,7 @@ class SglangEngine:
         leg = Leg(f"{self._num_legs}.", salt=self.policy_version, serial=life.serial)
         body = self._body(leg, response)
         self._count_busy()
-        self._legs.add(leg, response)
+        self._legs.add(leg, response, life)
         try:
             await life.reader.read(leg, body)
             if not leg.is_cut and leg.finish is not None and leg.finish.type == "abort":
@@ -229,6 +230,23 @@ class SglangEngine:
             seed=request.seed & _SEED_MASK if self._is_deterministic else None,
             ignore_stops=self._ignore_stops,
         )
+
+    async def sampled(self, since: Mapping[str, int]) -> list[PartialResponse]:
+        """The tokens of these requests beyond a position, as far as they have arrived from the server.
+
+        Raises:
+            ActorFailedError: the engine failed.
+        """
+        if self._keeper.failure is not None:
+            raise ActorFailedError(f"engine {self.engine_id} failed: {self._keeper.failure}")
+        under_way = self._legs.by_request()
+        pieces = []
+        for request_id in since.keys() & self._responses.keys():
+            leg, life = under_way.get(request_id, (None, self._keeper.life))
+            piece = self._responses[request_id].sampled(since[request_id], leg, life.versions)
+            if piece is not None:
+                pieces.append(piece)
+        return pieces
 
     async def abort(self, request_ids: tuple[str, ...] | None = None) -> None:
         """Abort these requests (None: all); when it returns, none of them is sampled any more."""

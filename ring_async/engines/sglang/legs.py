@@ -18,28 +18,32 @@ _END_DEADLINE_S = 60.0
 
 
 class LegsUnderWay:
-    """Example: `legs.add(leg, response)`, … `legs.remove(leg)`; `await legs.until_ended(life, list(legs))`."""
+    """Example: `legs.add(leg, response, life)`, … `legs.remove(leg)`; `await legs.until_ended(life, list(legs))`."""
 
     def __init__(self) -> None:
-        self._legs: dict[str, tuple[Leg, Response]] = {}
+        self._legs: dict[str, tuple[Leg, Response, ServerLife]] = {}
         self._one_ended = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._legs)
 
     def __iter__(self) -> Iterator[Leg]:
-        return iter([leg for leg, _ in self._legs.values()])
+        return iter([leg for leg, _, _ in self._legs.values()])
 
-    def add(self, leg: Leg, response: Response) -> None:
-        self._legs[leg.request_id] = (leg, response)
+    def add(self, leg: Leg, response: Response, life: ServerLife) -> None:
+        self._legs[leg.request_id] = (leg, response, life)
 
     def remove(self, leg: Leg) -> None:
         del self._legs[leg.request_id]
         self._one_ended.set()
 
+    def by_request(self) -> dict[str, tuple[Leg, ServerLife]]:
+        """The present leg of each response that has one, and the server's life it is at, by the request's id."""
+        return {response.request.request_id: (leg, life) for leg, response, life in self._legs.values()}
+
     def of_aborted(self) -> list[Leg]:
         """Those whose responses were aborted."""
-        return [leg for leg, response in self._legs.values() if response.is_aborted]
+        return [leg for leg, response, _ in self._legs.values() if response.is_aborted]
 
     def mark_aborted(self, legs: Iterable[Leg]) -> None:
         """Their responses do not go on after these legs."""

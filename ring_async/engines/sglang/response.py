@@ -12,12 +12,15 @@ its keys and values; segments cover them without a gap.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ring_async.columns import describe
+from ring_async.core.replay.partials import PartialHeader, PartialResponse
 from ring_async.engines.base import GenerationRequest
 from ring_async.engines.sglang.stream import Chunk, Finish
 from ring_async.types import FinishReason, Generation, Int32, PolicyVersion, Segment, UInt8
@@ -156,27 +159,43 @@ class Response:
             leg: after its end.
             versions: by the server's serials.
         """
-        serials = np.asarray(leg.serials or [leg.serial] * len(leg.ids), np.int64)
-        if leg.last_serial is not None:
-            late = np.flatnonzero(serials > leg.last_serial)
-            if late.size:
-                serials = serials[: late[0]]
-                leg.finish = None
-        if not serials.size:
-            return
-        starts = np.flatnonzero(np.diff(serials, prepend=-1)).tolist()
-        for start, end in zip(starts, [*starts[1:], serials.size], strict=True):
-            self._append(leg, start, end, versions[int(serials[start])])
+        runs, is_cut = _counted_runs(leg)
+        if is_cut:
+            leg.finish = None
+        for start, end, serial in runs:
+            self._append(leg, start, end, versions[serial])
 
     def _append(self, leg: Leg, start: int, end: int, version: PolicyVersion) -> None:
         at = len(self.ids)
         self.ids += leg.ids[start:end]
-        is_greedy = self.request.sampling.temperature == 0
-        self._logprobs += [0.0] * (end - start) if is_greedy else leg.logprobs[start:end]
+        self._logprobs += self._logprobs_of(leg, start, end)
         self._ages += [age(version, leg.salt)] * (end - start)
         if self._segments and self._segments[-1].policy_version == version:
             at = self._segments.pop().start
         self._segments.append(Segment(at, len(self.ids), version))
+
+    def _logprobs_of(self, leg: Leg, start: int, end: int) -> list[float]:
+        return [0.0] * (end - start) if self.request.sampling.temperature == 0 else leg.logprobs[start:end]
+
+    def sampled(self, since: int, leg: Leg | None, versions: Mapping[int, PolicyVersion]) -> PartialResponse | None:
+        """The tokens from `since` on, those of the present leg among them; None if there are none."""
+        ids, logprobs, ages = self.ids[since:], self._logprobs[since:], self._ages[since:]
+        segments = [Segment(max(since, one.start), one.end, one.policy_version) for one in self._segments]
+        if leg is not None:
+            absorbed = len(self.ids)
+            for start, end, serial in _counted_runs(leg)[0]:
+                first = max(start, since - absorbed)
+                ids += leg.ids[first:end]
+                logprobs += self._logprobs_of(leg, first, end)
+                ages += [age(versions[serial], leg.salt)] * max(0, end - first)
+                segments.append(Segment(absorbed + first, absorbed + end, versions[serial]))
+        if not ids:
+            return None
+        columns = {KV_AGE: np.array(ages, np.uint8)}
+        covering = tuple(one for one in segments if one.start < one.end)
+        header = PartialHeader(self.request.request_id, since, len(ids), covering, describe(columns))
+        ones = np.ones(len(ids), np.uint8)
+        return PartialResponse(header, np.array(ids, np.int32), np.array(logprobs, np.float32), ones, columns)
 
     def ended(self, leg: Leg) -> FinishReason | None:
         """How the response ended with this leg; None: it goes on."""
@@ -202,6 +221,17 @@ class Response:
     def partial(self) -> Generation | None:
         """What there is, to go on with; None where nothing is."""
         return self.generation("length") if self.ids else None
+
+
+def _counted_runs(leg: Leg) -> tuple[list[tuple[int, int, int]], bool]:
+    """The tokens of a leg that count, as runs (start, end, serial) of one version each; and whether others do not."""
+    serials = np.asarray(leg.serials or [leg.serial] * len(leg.ids), np.int64)
+    num_tokens = serials.size
+    if leg.last_serial is not None and (late := np.flatnonzero(serials > leg.last_serial)).size:
+        serials = serials[: late[0]]
+    borders = [*np.flatnonzero(np.diff(serials, prepend=-1)).tolist(), serials.size]
+    runs = [(start, end, int(serials[start])) for start, end in itertools.pairwise(borders)]
+    return runs, serials.size < num_tokens
 
 
 def age(sampled_by: PolicyVersion, computed_by: PolicyVersion) -> int:

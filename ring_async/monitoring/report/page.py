@@ -1,6 +1,7 @@
 """The report as one HTML file that needs nothing else: figures, curves, what changed, and the configuration.
 
-Owns: the markup. Everything from the run's files is escaped: source names and events are data, never markup.
+Owns: the markup. Everything from the run's files is escaped and `printable`: source names and events are
+data, never markup.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from ring_async.monitoring.report.curves import draw_svgs
 from ring_async.monitoring.report.rows import Row
 from ring_async.monitoring.report.summary import summary_lines
+from ring_async.printable import printable
 
 _STYLE = """
 :root { --ink: #1f2937; --faint: #6b7280; --line: #e5e7eb; --paper: #ffffff; --ground: #f6f7f9; }
@@ -39,7 +41,7 @@ def render_page(
 ) -> str:
     """The whole page."""
     name = escape(str(figures["run"]))
-    return "\n".join(
+    page = "\n".join(
         (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -53,6 +55,7 @@ def render_page(
             "</main></body></html>\n",
         )
     )
+    return printable(page)
 
 
 def _summary_table(figures: dict[str, Any]) -> str:
