@@ -47,7 +47,15 @@ class PeerGoneError(TransportError):
 
 
 class RefusedError(TransportError):
-    """The peer understood and refused; the message is its reason."""
+    """The peer understood and refused; the message says who refused what, `reason` is the peer's own words."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
+class PromptRefusedError(RingAsyncError):
+    """The tokenizer or the engine can never take this prompt; a retry cannot help, other prompts are not concerned."""
 
 
 class CodecError(TransportError):

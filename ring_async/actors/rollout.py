@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,9 +28,10 @@ from ring_async.core.replay.partials import PartialResponse
 from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
-from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
+from ring_async.errors import ActorFailedError, PeerTimeoutError, PromptRefusedError, RefusedError
 from ring_async.telemetry import metrics
 from ring_async.telemetry.observe import EngineMeter
+from ring_async.trajectory_states import EndCause
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
 from ring_async.transport.messages.versions import UseWeights, WeightsAdopted
@@ -39,6 +40,7 @@ from ring_async.transport.messages.work import (
     GroupsFailed,
     GroupsReserved,
     LeasesRenewed,
+    PromptRefused,
     RenewLeases,
     ReserveGroups,
 )
@@ -190,31 +192,55 @@ class Rollout(Actor):
         return reserved
 
     async def _generate_group(self, reservation: Reservation) -> None:
+        group_id = reservation.group_id
         try:
             group = await self._generate(reservation)
             self._may_generate.set()
             metrics.rollout_groups.labels(source=reservation.prompt.source).inc()
             await self._deliver(group)
+        except PromptRefusedError as refusal:
+            await self._report_refused(group_id, str(refusal))
         finally:
-            self._handover.forget(
-                [trajectory_id_for(reservation.group_id, index) for index in range(reservation.group_size)]
-            )
-            self._in_flight.pop(reservation.group_id, None)
+            if self._in_flight.get(group_id) is asyncio.current_task():
+                self._handover.forget([trajectory_id_for(group_id, index) for index in range(reservation.group_size)])
+                del self._in_flight[group_id]
             self._may_generate.set()
 
     async def _generate(self, reservation: Reservation) -> Group:
-        prompt_ids = encode_prompt(self._tokenizer, reservation.prompt.text)
+        """Generate a group.
+
+        Raises:
+            PromptRefusedError: the tokenizer or the engine cannot take the prompt.
+        """
+        options = self.config.model.chat_template_options
+        try:
+            prompt_ids = encode_prompt(self._tokenizer, reservation.prompt, options)
+        except PromptRefusedError:
+            raise
+        except Exception as error:  # a tokenizer may raise anything about a text
+            raise PromptRefusedError(f"the tokenizer: {type(error).__name__}: {error}") from error
         held = await self._handover.take_over(reservation.group_id) if reservation.is_reissued else {}
         began_s = monotonic_s()
         with self.tracer.async_span("generate_group", reservation.group_id):
-            generations = await asyncio.gather(
-                *(
-                    self._generate_one(reservation, index, prompt_ids, held.get(index))
-                    for index in range(reservation.group_size)
-                )
-            )
+            generations = await self._generate_all(reservation, prompt_ids, held)
         metrics.rollout_group_seconds.observe(monotonic_s() - began_s)
         return group_of(reservation, prompt_ids, generations, engine_id=self.engine.engine_id)
+
+    async def _generate_all(
+        self, reservation: Reservation, prompt_ids: Int32, held: Mapping[int, PartialResponse]
+    ) -> list[Generation]:
+        responses = [
+            asyncio.ensure_future(self._generate_one(reservation, index, prompt_ids, held.get(index)))
+            for index in range(reservation.group_size)
+        ]
+        try:
+            return await asyncio.gather(*responses)
+        except ValueError as error:
+            raise PromptRefusedError(str(error)) from error
+        finally:
+            for response in responses:
+                response.cancel()
+            await asyncio.gather(*responses, return_exceptions=True)
 
     async def _generate_one(
         self, reservation: Reservation, index: int, prompt_ids: Int32, held: PartialResponse | None
@@ -252,8 +278,9 @@ class Rollout(Actor):
                 what="to judge and replay to commit", deadline_s=self.config.replay.batch_deadline_s,
             )  # fmt: skip
         except RefusedError as refusal:
-            log.error("%s: group %s refused: %s", self.actor_id, group_id, refusal)
-            await self._hand_back((group_id,), f"refused: {refusal}")
+            log.warning("%s: group %s comes back: %s", self.actor_id, group_id, refusal)
+            cause, _, detail = refusal.reason.partition(": ")
+            await self._hand_back((group_id,), cause, detail)
 
     # -- leases
 
@@ -288,10 +315,21 @@ class Rollout(Actor):
         if self._in_flight:
             await self._hand_back(tuple(self._in_flight), "rollout_left")
 
-    async def _hand_back(self, group_ids: tuple[str, ...], cause: str) -> None:
+    async def _report_refused(self, group_id: str, reason: str) -> None:
+        """Have the controller drop a group whose prompt cannot be taken; if it does not hear, the lease runs out, and
+        the next rollout reports it.
+        """
+        metrics.rollout_failed_groups.labels(cause=EndCause.PROMPT_REFUSED).inc()
+        log.warning("%s: the prompt of %s is refused: %s", self.actor_id, group_id, reason)
+        try:
+            await self.controller.request(PromptRefused(group_id, reason), timeout_s=REQUEST_TIMEOUT_S)
+        except (PeerTimeoutError, RefusedError) as silence:
+            log.warning("%s: %s", self.actor_id, silence)
+
+    async def _hand_back(self, group_ids: tuple[str, ...], cause: str, detail: str = "") -> None:
         metrics.rollout_failed_groups.labels(cause=cause.partition(":")[0]).inc(len(group_ids))
         try:
-            await self.controller.request(GroupsFailed(group_ids, cause), timeout_s=2.0)
+            await self.controller.request(GroupsFailed(group_ids, cause, detail), timeout_s=2.0)
         except (PeerTimeoutError, ActorFailedError):
             log.warning("%s: %d leases are left to run out", self.actor_id, len(group_ids))
 

@@ -6,16 +6,21 @@ take seconds.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ring_async.cli.options import AsJson, ConfigFile, Overrides, out
+from ring_async.cli.options import AsJson, ConfigFile, Overrides, err, out
 from ring_async.config.explain import one_line
 from ring_async.config.load import load_config
 from ring_async.config.schema import Config
 from ring_async.errors import ConfigError
 from ring_async.storage.run_place import check_run_place
+
+if TYPE_CHECKING:
+    from ring_async.verifiers.base import Verifier
 
 
 def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -52,6 +57,7 @@ def part_problems(config: Config) -> Iterator[str]:
     """The reasons why this configuration cannot run here, one line each, as far as they show before anything starts."""
     from ring_async.control.tls import read_certificate
     from ring_async.engines.registry import engine_host_problems, engine_problems
+    from ring_async.models import resolve_model_path
     from ring_async.placement.ray_cluster import has_cluster, problems_here
     from ring_async.training.registry import trainer_problems
     from ring_async.transport.weights.registry import channel_problems
@@ -68,13 +74,14 @@ def part_problems(config: Config) -> Iterator[str]:
             "to Grafana; leave it empty"
         )
     yield from _refusal("control", lambda: read_certificate(config.control))
-    yield from _refusal("model", functools.partial(_try_model, config))
     yield from _refusal("run.dir", lambda: check_run_place(Path(config.run.dir) / config.run.name))
+    without_model = list(_refusal("model", lambda: resolve_model_path(config.model.path)))
+    yield from without_model
+    if not without_model:
+        yield from _refusal("model.chat_template_options", lambda: _check_chat_options(config))
     scheduled = [name for step in config.mixture_schedule for name in step.mixture]
     for name in dict.fromkeys([*config.mixture, *scheduled]):
-        yield from _refusal(f"sources.{name}", functools.partial(_try_source, config, name))
-        verifier = config.sources[name].verifier
-        yield from _refusal(f"verifiers.{verifier}", functools.partial(_try_verifier, config, verifier))
+        yield from _refusal(f"sources.{name}", functools.partial(_try_source, config, name, bool(without_model)))
 
 
 def _refusal(key: str, attempt: Callable[[], object]) -> Iterator[str]:
@@ -88,26 +95,53 @@ def _refusal(key: str, attempt: Callable[[], object]) -> Iterator[str]:
         yield f"{key}: cannot be made with these settings: {type(error).__name__}: {text}; check its keys and options"
 
 
-def _try_model(config: Config) -> None:
-    from ring_async.data.prompt_room import check_response_room
-    from ring_async.models import resolve_model_path
-
-    check_response_room(config, resolve_model_path(config.model.path))
-
-
-def _try_source(config: Config, name: str) -> None:
-    """Make a source; refuse one whose prompts do not fit, and a difficulty window that none of them satisfies."""
+def _try_source(config: Config, name: str, without_model: bool) -> None:
+    """Make a source and its verifier; refuse a difficulty window that no prompt of the source satisfies, and prompts
+    that the verifier or the model cannot read.
+    """
     from ring_async.actors.controller.prompt_search import check_window
-    from ring_async.data.prompt_room import check_prompt_room
-    from ring_async.data.registry import make_source
+    from ring_async.data.trial import check_judgeable, check_readable, try_source
 
-    made = make_source(name, config.sources[name])
-    check_prompt_room(made, config)
+    source = config.sources[name]
+    made = try_source(name, source)
     if name in config.difficulty:
         check_window(made, config.difficulty[name])
+    with contextlib.closing(_loaded_verifier(config, source.verifier)) as verifier:
+        check_judgeable(made, verifier)
+    if without_model:
+        return
+    if warning := check_readable(made, config, lambda: _tokenizer(config.model.path)):
+        err.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
 
 
-def _try_verifier(config: Config, name: str) -> None:
-    from ring_async.verifiers.registry import make_verifier
+def _loaded_verifier(config: Config, name: str) -> Verifier:
+    """The verifier in this process, without workers.
 
-    make_verifier(name, config.verifiers[name]).close()
+    Raises:
+        ConfigError: it cannot be made; an error that its maker did not foresee names the verifier, not a source.
+    """
+    from ring_async.verifiers.registry import load_verifier
+
+    try:
+        return load_verifier(name, config.verifiers[name])
+    except ConfigError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {one_line(str(error))}"
+        raise ConfigError(f"verifiers.{name}.options: {text}; docs/verifiers.md has the options") from error
+
+
+def _check_chat_options(config: Config) -> None:
+    from ring_async.engines.tokenizer import chat_option_problems
+
+    options = config.model.chat_template_options
+    if options and (problems := list(chat_option_problems(_tokenizer(config.model.path), options))):
+        raise ConfigError("\n".join(problems))
+
+
+@functools.cache
+def _tokenizer(model_path: str) -> Any:
+    from ring_async.engines.tokenizer import load_tokenizer
+    from ring_async.models import resolve_model_path
+
+    return load_tokenizer(resolve_model_path(model_path))

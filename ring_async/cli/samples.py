@@ -98,7 +98,7 @@ def _plain(reader: StoreReader, record: GroupRecord, progress: GroupProgress, to
         "group_id": header.group_id,
         "source": header.prompt.source,
         "prompt_id": header.prompt.prompt_id,
-        "prompt": header.prompt.text,
+        "prompt": header.prompt.conversation,
         "verifier": {"name": stamp.name, "version": stamp.version, "epoch": stamp.epoch} if stamp else None,
         "engine_id": header.engine_id,
         "seed": header.seed,

@@ -53,6 +53,9 @@ class StopSection(Section):
 class ModelSection(Section):
     path: str = Field("builtin:tiny", description="Hugging Face directory, or `builtin:tiny`, which ships here.")
     dtype: Literal["float32", "bfloat16"] = "float32"
+    chat_template_options: dict[str, Any] = Field(
+        default_factory=dict, description="Variables of the model's chat template, e.g. {enable_thinking: false}."
+    )
 
 
 class SourceSection(Section):
@@ -60,7 +63,15 @@ class SourceSection(Section):
 
     kind: Literal["reasoning_gym", "jsonl", "instruction"] = "reasoning_gym"
     task: str = Field("", description="reasoning_gym: the task's name.")
-    path: str = Field("", description="jsonl: the file or folder.")
+    path: str = Field("", description="jsonl: the file, folder or pattern; JSON lines, Parquet or Arrow.")
+    held_out_path: str = Field("", description="jsonl: files of evaluation alone; empty: an eighth of the questions.")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="jsonl: name of a value → its column, e.g. {prompt: question, answer: reward_model.ground_truth}.",
+    )
+    when_changed: Literal["refuse", "accept"] = Field(
+        "refuse", description="jsonl: whether `up --resume` goes on with files that are not those the run began with."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="reasoning_gym: the task's own settings.")
     verifier: str = Field(description="Which of `verifiers` judges it.")
 
@@ -315,6 +326,11 @@ class Config(Section):
             yield (
                 f"learner.token_capacity: {self.learner.token_capacity} is smaller than rollout.max_tokens "
                 f"{self.rollout.max_tokens}; a packed row must hold a prompt and its response"
+            )
+        elif self.learner.token_capacity == self.rollout.max_tokens:
+            yield (
+                f"learner.token_capacity: {self.learner.token_capacity} is rollout.max_tokens, which leaves no room "
+                "for a prompt in a packed row; raise it by the longest prompt"
             )
         if self.global_token_budget % self.budget.minibatches_per_batch:
             yield (

@@ -1,81 +1,69 @@
-"""Whether a model has room for a source's prompts and the responses to them.
+"""The tokens that a model has for prompts, and which prompts are longer.
 
-Owns: the trial of a source's first prompts, before a run begins. Does not own what becomes of a single prompt that is
-too long while the run goes on (the engine refuses it). Imports no torch: the tokenizer's file is read as it is, and a
-model without one is not judged.
+Owns: the model's number of positions, and the count of a prompt's own tokens, without transformers (its import takes
+seconds and loads torch; the controller asks too). Does not own what becomes of a prompt that is too long.
+Invariant: a prompt that is refused here is too long in truth; one that is not may still be, with what the chat template
+adds, and the engine refuses it.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from ring_async.config.schema import Config
-from ring_async.data.base import PromptSource
-from ring_async.errors import ConfigError
-from ring_async.models import resolve_model_path
+from ring_async.types import Prompt
 
-NUM_TRIED = 8
-"""Prompts that are read. A source is refused if none of them fits: one that is odd is no reason."""
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
-def check_response_room(config: Config, model_path: Path) -> None:
-    """Refuse responses for which the model has no positions, whatever the prompt.
+class PromptRoom:
+    """What is left of a model's positions when a response may have `max_tokens` of them.
 
-    Raises:
-        ConfigError: `rollout.max_tokens` is not smaller than the model's positions.
+    PromptRoom(resolve_model_path("builtin:tiny"), 48).num_tokens     # 208 = 256 − 48
+
+    Args:
+        model_path: Hugging Face directory.
+        max_tokens: of one response.
     """
-    positions = max_positions(model_path)
-    if positions is not None and config.rollout.max_tokens >= positions:
-        raise ConfigError(
-            f"rollout.max_tokens: {config.rollout.max_tokens} leaves no room for a prompt in the {positions} positions "
-            f"of the model ({config.model.path}); set it below"
-        )
+
+    def __init__(self, model_path: Path, max_tokens: int) -> None:
+        self._tokenizer_file = model_path / "tokenizer.json"
+        self._tokenizer: Any = None
+        self.num_positions = num_positions(model_path)
+        self.num_tokens = None if self.num_positions is None else self.num_positions - max_tokens
+        """Tokens that a prompt may have; None: unknown."""
+
+    def may_exceed(self, prompt: Prompt, num_added: int = 0) -> bool:
+        """Whether the prompt could be too long, with `num_added` tokens around it: a token has a byte at least."""
+        return self.num_tokens is not None and len(prompt.conversation.encode()) + num_added > self.num_tokens
+
+    def refusal(self, prompt: Prompt) -> str:
+        """Why the model cannot take a prompt, as far as its own text shows; empty if nothing is known against it."""
+        if not self.may_exceed(prompt) or not self._tokenizer_file.is_file():
+            return ""
+        texts = [one.content for one in prompt.messages] or [prompt.text]
+        num_tokens = sum(len(self._loaded().encode(text, add_special_tokens=False)) for text in texts)
+        if num_tokens <= (self.num_tokens or 0):
+            return ""
+        return f"{num_tokens} tokens are more than the {self.num_tokens} that the model and rollout.max_tokens leave"
+
+    def _loaded(self) -> Any:
+        if self._tokenizer is None:
+            from tokenizers import Tokenizer
+
+            self._tokenizer = Tokenizer.from_file(str(self._tokenizer_file))
+        return self._tokenizer
 
 
-def check_prompt_room(source: PromptSource, config: Config) -> None:
-    """Refuse a source whose prompts, with a response behind each, fit neither the model nor a packed row.
-
-    Raises:
-        ConfigError: none of its first prompts does.
-    """
+def num_positions(model_path: Path) -> int | None:
+    """Tokens of one sequence that the model's `config.json` allows; None: it does not say."""
     try:
-        model_path = resolve_model_path(config.model.path)
-    except ConfigError:
-        return  # which is told of the model, once
-    file = model_path / "tokenizer.json"
-    if not file.is_file():
-        return
-    from tokenizers import Tokenizer
-
-    positions = max_positions(model_path) or config.learner.token_capacity
-    if config.rollout.max_tokens >= positions:
-        return  # `check_response_room` tells that
-    room = min(positions, config.learner.token_capacity) - config.rollout.max_tokens
-    tokenizer = Tokenizer.from_file(str(file))
-    num_tried = min(NUM_TRIED, source.num_prompts or NUM_TRIED)
-    # Without the chat template, which only adds to it.
-    shortest = min(len(tokenizer.encode(source.prompt(index).text).ids) for index in range(num_tried))
-    if shortest <= room:
-        return
-    if positions < config.learner.token_capacity:
-        where, remedy = f"the {positions} positions of the model", "lower rollout.max_tokens or take a model with more"
-    else:
-        where, remedy = (
-            f"learner.token_capacity {config.learner.token_capacity}",
-            "raise it or lower rollout.max_tokens",
-        )
-    raise ConfigError(
-        f"sources.{source.name}: the shortest of its first {num_tried} prompts has {shortest} tokens; with "
-        f"rollout.max_tokens {config.rollout.max_tokens} behind it, it does not fit into {where}; {remedy}"
-    )
-
-
-def max_positions(model_path: Path) -> int | None:
-    """The number of positions that a Hugging Face model knows; None where its `config.json` does not say."""
-    try:
-        values = json.loads((model_path / "config.json").read_text(encoding="utf-8"))
-        positions = (values.get("text_config") or values).get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError):
+        config = json.loads((model_path / "config.json").read_text())
+    except ValueError:  # whoever loads the model says so, with what is wrong
         return None
-    return positions if isinstance(positions, int) and positions > 0 else None
+    for section in (config, config.get("text_config") or {}):
+        for name in _POSITIONS:
+            if isinstance(section.get(name), int):
+                return int(section[name])
+    return None

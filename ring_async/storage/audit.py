@@ -165,7 +165,9 @@ def _opened(path: Path) -> Iterator[StoreReader]:
 
 def _check_payload(reader: StoreReader, record: GroupRecord, report: AuditReport) -> None:
     group_id = record.header.group_id
-    if record.header.verifier is None or any(reward is None for reward in record.header.rewards):
+    if record.header.verifier is None or any(
+        one.reward is None and not one.failure for one in record.header.trajectories
+    ):
         report.found("one verifier epoch scored the whole group", group_id)
     try:
         group = reader.group(group_id)

@@ -206,9 +206,9 @@ VALUES: dict[str, tuple[str | bytes, str]] = {
     "true for a count": (_with("group_size: 2", "group_size: true"), "rollout.group_size: true is not a whole number"),
     "responses longer than the model": (
         _with("max_tokens: 16", "max_tokens: 5000").replace("64", "9999"),
-        "rollout.max_tokens: 5000 leaves no room",
+        "less rollout.max_tokens 5000 leave",
     ),
-    "rows without room for a prompt": (_with("token_capacity: 64", "token_capacity: 16"), "learner.token_capacity 16"),
+    "rows without room for a prompt": (_with("token_capacity: 64", "token_capacity: 16"), "learner.token_capacity: 16"),
     "model that is not there": (BASE + "model: {path: /no/such/model}\n", "model.path: /no/such/model"),
     "model with a NUL": (BASE + 'model: {path: "a\\0b"}\n', "model"),
     "certificate that is not there": (BASE + "control: {tls_cert: a.pem, tls_key: b.pem}\n", "control.tls_cert"),

@@ -12,8 +12,7 @@ after), and what an actor that registers later is told. Does not own the effects
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ring_async.actors.controller.context import RunContext
@@ -24,10 +23,11 @@ from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
 from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
-from ring_async.errors import ConfigError, RefusedError, RunError
+from ring_async.errors import ConfigError, RunError
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
-log = logging.getLogger(__name__)
+SetAside = Callable[[list[str], str, bool], None]
+"""Called with sources to set aside, the reason, and whether that is for good."""
 
 
 class LiveChanges:
@@ -52,7 +52,8 @@ class LiveChanges:
         self._dispatcher = dispatcher
         self._fleet = fleet
         self._changing = asyncio.Lock()
-        self._swaps = VerifierSwaps(context, fleet, on_commit=self._verifier_changed)
+        self.set_aside: SetAside = lambda sources, reason, is_for_good: None
+        self._swaps = VerifierSwaps(context, fleet, self._verifier_changed, self._verifier_failing)
         self.knobs = self._kept_knobs(notes.resumed("knobs") or {})
         self._mixture = MixtureChanges(context, fleet, dispatcher, self._swaps)
         dispatcher.tune(tuned(config, self.knobs))
@@ -128,18 +129,22 @@ class LiveChanges:
         """
         return plain_swap(await self._swaps.until_ended(swap_id, wait_s))
 
-    def handle_failing(self, failing: VerifierFailing) -> list[str]:
-        """Roll back the swap that brought a failing verifier, if one did; returns the sources to pause."""
-        current = self._swaps.in_force(failing.verifier)
-        if failing.epoch != current.epoch:
-            return []
-        if self._swaps.can_roll_back(failing.verifier):
-            try:
-                self.roll_back_verifier(failing.verifier, author=CONTROLLER_ID, cause=failing.reason)
-                return []
-            except RefusedError as refusal:
-                log.warning("verifier %s is not rolled back: %s", failing.verifier, refusal)
-        return self._dispatcher.prompts.sources_of(failing.verifier)
+    def handle_failing(self, failing: VerifierFailing) -> None:
+        """Roll back the swap that brought a failing verifier, or set the verifier's sources aside.
+
+        They are set aside for a while only if the rollback must wait for another change.
+        """
+        name = failing.verifier
+        if failing.epoch != self._swaps.in_force(name).epoch:
+            return
+        if not self._swaps.can_roll_back(name):
+            self._verifier_failing(name, failing.reason)
+        elif not self._swaps.roll_back_failing(name, failing.reason):
+            sources = self._dispatcher.prompts.sources_of(name)
+            self.set_aside(sources, f"{name}: {failing.reason}", False)
+
+    def _verifier_failing(self, name: str, reason: str) -> None:
+        self.set_aside(self._dispatcher.prompts.sources_of(name), f"{name}: {reason}", True)
 
     def _verifier_changed(self, name: str) -> None:
         prompts = self._dispatcher.prompts

@@ -61,6 +61,7 @@ from ring_async.transport.messages.work import (
     BufferReported,
     GroupsFailed,
     LeasesRenewed,
+    PromptRefused,
     RenewLeases,
     ReserveGroups,
     TrajectoriesMoved,
@@ -91,10 +92,12 @@ class Controller:
         self._run = run = RunContext(config, context.run_dir, self._notes, self._run_log, self._spawn)
         self._fleet = FleetShell(run, context.transport)
         self._dispatcher = Dispatcher(config, make_source, self._journal, is_resumed=is_resumed)
+        self._dispatcher.prompts.on_failing = lambda source, reason: self._set_aside([source], reason)
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
-        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
+        self.changes.set_aside = self._set_aside
+        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._record_failures)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
@@ -175,10 +178,12 @@ class Controller:
                 return self._register(member)
             case RenewLeases(group_ids):
                 return LeasesRenewed(self._dispatcher.leases.renew(sender, group_ids, monotonic_s()))
-            case GroupsFailed(group_ids, cause):
-                self._record_failures(self._dispatcher.give_back(group_ids, cause))
+            case GroupsFailed(group_ids, cause, detail):
+                self._record_failures(self._dispatcher.give_back(group_ids, cause, owner=sender, detail=detail))
+            case PromptRefused(group_id, reason):
+                self._drop(sender, group_id, reason)
             case VerifierFailing():
-                self._pause_domain(message)
+                self.changes.handle_failing(message)
             case TrajectoriesMoved(states):
                 self._dispatcher.moved(states)
             case BufferReported():
@@ -214,20 +219,29 @@ class Controller:
     def _record_failures(self, given_up: list[Returned]) -> None:
         for back in given_up:
             group_id = back.reservation.group_id
-            self._run_log.event("group_failed", author=back.owner, group_id=group_id, cause=back.cause)
+            said = {"group_id": group_id, "cause": back.cause, "detail": back.detail}
+            self._run_log.event("group_failed", author=back.owner, **said)
 
-    def _pause_domain(self, failing: VerifierFailing) -> None:
-        """Stop reserving groups of the sources whose verifier fails, record it, and train the other sources.
+    def _drop(self, rollout: str, group_id: str, reason: str) -> None:
+        """Drop a group whose prompt no engine can take, and set its source aside if its prompts are of that kind."""
+        reservation = self._dispatcher.drop(group_id, owner=rollout)
+        if reservation is None:
+            return
+        prompt = reservation.prompt
+        said = {"group_id": group_id, "prompt_id": prompt.prompt_id, "source": prompt.source, "reason": reason}
+        self._run_log.event("prompt_refused", author=rollout, **said)
+        if (found := self._dispatcher.prompts.served.failed(prompt.source, reason)) is not None:
+            self._set_aside([prompt.source], found)
 
-        If a swap brought the verifier, the swap is rolled back instead.
+    def _set_aside(self, sources: list[str], reason: str, is_for_good: bool = True) -> None:
+        """Stop reserving groups of these sources, record it, and train the others. If there are none, the run ends,
+        unless the sources may soon come back.
         """
         mixture = self._dispatcher.prompts.mixture
-        sources = self.changes.handle_failing(failing)
-        if set(sources) <= mixture.paused:
-            return
-        self._run_log.event("domain_paused", author=Role.REWARD, sources=sources, reason=failing.reason)
-        if not mixture.pause(sources):
-            self._life.fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
+        if not set(sources) <= mixture.paused:
+            self._run_log.event("domain_paused", author=CONTROLLER_ID, sources=sources, reason=reason)
+        if not mixture.pause(sources) and is_for_good:
+            self._life.fail(f"every source is paused, the last ({', '.join(sources)}) because {reason}")
 
     # -- fleet
 

@@ -27,7 +27,7 @@ from ring_async.core.work.leases import LeaseTable, Returned
 from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
-from ring_async.trajectory_states import TrajectoryState
+from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
 from ring_async.transport.messages.work import BufferReported
 from ring_async.types import PolicyVersion, Reservation
 
@@ -110,9 +110,17 @@ class Dispatcher:
 
     # -- what became of it
 
-    def give_back(self, group_ids: Iterable[str], cause: str) -> list[Returned]:
-        """Take back groups that failed; returns the groups given up for good."""
-        return self._take_back(self.leases.give_back(group_ids, cause))
+    def give_back(self, group_ids: Iterable[str], cause: str, *, owner: str, detail: str = "") -> list[Returned]:
+        """Take back groups that failed at the owner of their leases; returns the groups given up for good."""
+        return self._take_back(self.leases.give_back(group_ids, cause, owner=owner, detail=detail))
+
+    def drop(self, group_id: str, *, owner: str) -> Reservation | None:
+        """Durably drop a group whose prompt no engine can take; None if `owner` does not hold it."""
+        reservation = self.leases.drop(group_id, owner)
+        if reservation is not None:
+            self.prompts.mixture.completed(reservation.prompt.source, 0)
+            self._journal.append(GroupReturned(group_id, EndCause.PROMPT_REFUSED, is_dropped=True))
+        return reservation
 
     def owner_lost(self, owner: str) -> list[Returned]:
         """Take back every group of a lost rollout; returns the groups given up for good."""
@@ -142,8 +150,10 @@ class Dispatcher:
                 num_tokens = sum(state.num_tokens for state in moved)
                 has_signal = any(state.state in {"buffered", "consumed"} for state in moved)
                 self.prompts.mixture.completed(held.reservation.prompt.source, num_tokens)
+                self.prompts.served.worked(held.reservation.prompt.source)
                 self.limiter.observe_group(num_tokens, has_signal=has_signal)
-                difficulty = observed_difficulty([state.reward for state in moved])
+                judged = [state.reward for state in moved if state.state != TrajectoryStatus.FAILED]
+                difficulty = observed_difficulty(judged)
                 if (seen := self.prompts.observed(held.reservation, difficulty)) is not None:
                     observed.append(Noted(*seen))
         self._journal.append(record, *observed, *(self._accounts() if has_completed else ()))
@@ -179,7 +189,8 @@ class Dispatcher:
         failed = [back for back in returned if back.is_failed]
         for back in returned:
             metrics.controller_reissued.labels(cause=back.cause).inc()
-            log.info("group %s came back from %s: %s", back.reservation.group_id, back.owner, back.cause)
+            group_id = back.reservation.group_id
+            log.info("group %s came back from %s: %s %s", group_id, back.owner, back.cause, back.detail)
         for back in failed:
             self.prompts.mixture.completed(back.reservation.prompt.source, 0)
             self._journal.append(GroupReturned(back.reservation.group_id, back.cause))
@@ -197,6 +208,9 @@ class Dispatcher:
             self.prompts.restore(notes["prompts"], notes)
         under_way = [group.reservation for group in ledger.live.values() if group.is_under_way]
         self.leases.restore([reservation for reservation in under_way if reservation is not None])
+        for reservation in under_way:
+            if reservation is not None:
+                self.prompts.mixture.resumed(reservation.prompt.source)
         checkpoint = notes.get("checkpoint")
         number = checkpoint["version"] if checkpoint else 0
         log.info("resuming at version %d with %d groups to issue again", number, len(under_way))

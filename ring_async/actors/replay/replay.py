@@ -195,7 +195,7 @@ class Replay(Actor):
         try:
             group = Group.from_buffers(message.group, delivery.buffers)
         except ValueError as error:
-            delivery.refuse(str(error))
+            delivery.refuse(f"malformed: {error}")
             return
         self.reports.note_scored(message.group)
         self._pending.append((delivery, group))
@@ -255,7 +255,7 @@ class Replay(Actor):
             try:
                 receipts = await self.on_compute(self.shard.put, [group])
             except ValueError as unfit:
-                delivery.refuse(str(unfit))
+                delivery.refuse(f"malformed: {unfit}")
             except StorageError as full:
                 self._pending.append((delivery, group))
                 self._arrived.set()

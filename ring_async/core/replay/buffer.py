@@ -29,7 +29,7 @@ from ring_async.core.replay.progress import (
     is_finished,
 )
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.replay.transitions import OPEN, advanced, dropped, ended_as, moved_to, untrained_tokens
+from ring_async.core.replay.transitions import OPEN, advanced, arrived, ended_as, moved_to, untrained_tokens
 from ring_async.core.staleness import Lineage
 from ring_async.core.verifier_epochs import is_admitted
 from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
@@ -116,26 +116,23 @@ class ReplayBuffer:
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
         """The first progress of a new group's trajectories: each is open, or dropped at once with a cause.
 
-        Responses are dropped if they are masked (`truncated`), carry no loss token (`no_loss_tokens`), or do not fit
-        into a packed row together with their prompt (`row_too_short`).
+        Responses that could not be judged are failed. Others are dropped if they are masked (`truncated`), carry no
+        loss token (`no_loss_tokens`), or do not fit into a packed row together with their prompt (`row_too_short`).
         """
         header = record.header
         longest = self.rules.token_capacity - header.num_prompt_tokens
         loss_tokens = all_loss_tokens(record)
         masks = tuple(is_masked)
-        if True not in masks and 0 not in loss_tokens and max(one.num_tokens for one in header.trajectories) <= longest:
+        fits = max(one.num_tokens for one in header.trajectories) <= longest
+        is_judged = not any(one.failure for one in header.trajectories)
+        if fits and is_judged and True not in masks and 0 not in loss_tokens:
             return (OPEN,) * len(loss_tokens)
-        result = []
-        for trajectory, num_tokens, masked in zip(header.trajectories, loss_tokens, masks, strict=True):
-            cause = EndCause.NONE
-            if masked:
-                cause = EndCause.TRUNCATED
-            elif not num_tokens:
-                cause = EndCause.NO_LOSS_TOKENS
-            elif trajectory.num_tokens > longest:
-                cause = EndCause.ROW_TOO_SHORT
-            result.append(dropped(cause) if cause else OPEN)
-        return tuple(result)
+        return tuple(
+            [
+                arrived(trajectory, num_tokens, longest, is_masked=masked)
+                for trajectory, num_tokens, masked in zip(header.trajectories, loss_tokens, masks, strict=True)
+            ]
+        )
 
     # -- judged again
 

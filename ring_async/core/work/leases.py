@@ -30,12 +30,15 @@ class OpenReservation:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A group that came back from `owner`; `is_failed`: it was tried too often and is given up."""
+    """A group that came back from `owner`; `is_failed`: it was tried too often and is given up; `detail` says more
+    about the cause, for people.
+    """
 
     reservation: Reservation
     owner: str
     cause: str
     is_failed: bool
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -97,18 +100,27 @@ class LeaseTable:
                 return OpenReservation(entry[0], "", 0.0, entry[1])
         return self._open.pop(group_id, None)
 
-    def give_back(self, group_ids: Iterable[str], cause: str, *, owner: str | None = None) -> list[Returned]:
+    def give_back(
+        self, group_ids: Iterable[str], cause: str, *, owner: str | None = None, detail: str = ""
+    ) -> list[Returned]:
         """Take back unfinished groups; with `owner`, only those that this owner still holds."""
         returned = []
         for group_id in group_ids:
             held = self._open.get(group_id)
             if held is not None and owner in (None, held.owner):
-                returned.append(self._return(held, cause))
+                returned.append(self._return(held, cause, detail))
         return returned
 
     def owner_lost(self, owner: str, cause: str) -> list[Returned]:
         """Take back all groups of an owner that died."""
         return [self._return(held, cause) for held in list(self._open.values()) if held.owner == owner]
+
+    def drop(self, group_id: str, owner: str) -> Reservation | None:
+        """End the lease of a group that must not be issued again; None if this owner does not hold it."""
+        held = self._open.get(group_id)
+        if held is None or held.owner != owner:
+            return None
+        return self._open.pop(group_id).reservation
 
     def expire(self, now_s: float) -> list[Returned]:
         """Take back groups whose leases ran out."""
@@ -121,12 +133,12 @@ class LeaseTable:
         """
         self._again.extend((_reissued(reservation), 1) for reservation in open_before)
 
-    def _return(self, held: OpenReservation, cause: str) -> Returned:
+    def _return(self, held: OpenReservation, cause: str, detail: str = "") -> Returned:
         del self._open[held.reservation.group_id]
         is_failed = held.attempt >= self.max_attempts
         if not is_failed:
             self._again.append((_reissued(held.reservation), held.attempt + 1))
-        return Returned(held.reservation, held.owner, cause, is_failed)
+        return Returned(held.reservation, held.owner, cause, is_failed, detail)
 
 
 def _reissued(reservation: Reservation) -> Reservation:

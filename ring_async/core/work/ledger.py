@@ -22,7 +22,8 @@ from typing import Any, Final
 
 import msgspec
 
-from ring_async.core.ids import IdError, split_id, trajectory_id_for
+from ring_async.core.ids import IdError, split_group_id, split_id, trajectory_id_for
+from ring_async.core.work.index_runs import IndexRuns
 from ring_async.errors import RunError
 from ring_async.trajectory_states import (
     END_STATES,
@@ -38,7 +39,7 @@ STATES: Final = LIVE_STATES + END_STATES
 _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
 
 MAX_REMEMBERED_GROUPS = 65_536
-"""Ended groups whose states are still known by id, to recognise late messages. Older ones live on in the counts."""
+"""Ended groups whose states are still known by id. Of older ones, only that they ended."""
 
 MAX_STATES_PER_PORTION = 2_048
 """States one message to the controller holds, about; a checkpoint may retire hundreds of thousands at once."""
@@ -67,10 +68,14 @@ class GroupReissued(Record, frozen=True):
 
 
 class GroupReturned(Record, frozen=True):
-    """A group was given up: its trajectories that are not durable in replay are `failed(cause)`."""
+    """A group was given up: its trajectories that are not durable in replay are `failed(cause)`.
+
+    `is_dropped`: no fault of a machine is behind it, and they are `dropped(cause)`.
+    """
 
     group_id: str
     cause: str
+    is_dropped: bool = False
 
 
 class StatesMoved(Record, frozen=True):
@@ -97,6 +102,11 @@ class LedgerSnapshot(Record, frozen=True):
     num_reserved: int
     num_reissued: int
     num_adopted: int
+    failed: dict[str, str] = {}
+    """The causes of failed trajectories of remembered groups: they count no more if the trajectory arrives after all.
+    """
+    forgotten: dict[str, list[tuple[int, int]]] = {}
+    """Indices of the groups of each source that ended so long ago that only the counts include them, as runs."""
 
 
 AnyRecord = GroupReserved | GroupReissued | GroupReturned | StatesMoved | Noted | LedgerSnapshot
@@ -138,6 +148,8 @@ class Ledger:
         self._ended: OrderedDict[str, tuple[TrajectoryStatus, ...]] = OrderedDict()
         self._counts: dict[str, int] = dict.fromkeys(STATES, 0)
         self._causes: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+        self._forgotten: dict[str, IndexRuns] = {}
         self._num_reserved = 0
         self._num_reissued = 0
         self._num_adopted = 0
@@ -156,8 +168,9 @@ class Ledger:
                     group.owner = owner
                     self._num_reissued += 1
                 return Applied()
-            case GroupReturned(group_id, cause):
-                return self._return(group_id, cause)
+            case GroupReturned(group_id, cause, is_dropped):
+                end = TrajectoryStatus.DROPPED if is_dropped else TrajectoryStatus.FAILED
+                return self._return(group_id, cause, end)
             case StatesMoved(states):
                 return self._move(states)
             case Noted(key, value):
@@ -228,12 +241,14 @@ class Ledger:
             num_reserved=self._num_reserved,
             num_reissued=self._num_reissued,
             num_adopted=self._num_adopted,
+            failed=dict(self._failed),
+            forgotten={source: runs.pairs for source, runs in self._forgotten.items()},
         )
 
     # -- transitions
 
     def _reserve(self, group_id: str, group_size: int, reservation: Reservation | None, owner: str) -> Applied:
-        if group_id in self.live or group_id in self._ended:
+        if group_id in self.live or group_id in self._ended or self._is_forgotten(group_id):
             return Applied()
         self.live[group_id] = LiveGroup(reservation, owner, [TrajectoryStatus.GENERATING] * group_size)
         self._num_reserved += group_size
@@ -241,13 +256,13 @@ class Ledger:
         state = TrajectoryStatus.GENERATING
         return Applied(tuple(TrajectoryState(trajectory_id_for(group_id, k), state) for k in range(group_size)))
 
-    def _return(self, group_id: str, cause: str) -> Applied:
+    def _return(self, group_id: str, cause: str, end: TrajectoryStatus) -> Applied:
         group = self.live.get(group_id)
         if group is None:
             return Applied()
         return self._move(
             tuple(
-                TrajectoryState(trajectory_id_for(group_id, index), TrajectoryStatus.FAILED, cause)
+                TrajectoryState(trajectory_id_for(group_id, index), end, cause)
                 for index, state in enumerate(group.states)
                 if state in UNDER_WAY_STATES
             )
@@ -281,14 +296,23 @@ class Ledger:
         group.states[index] = moved.state
         self._counts[before] -= 1
         self._counts[moved.state] += 1
+        if before == TrajectoryStatus.FAILED:
+            self._count_cause(before, self._failed.pop(moved.trajectory_id, ""), -1)
+        if moved.state == TrajectoryStatus.FAILED:
+            self._failed[moved.trajectory_id] = moved.cause
         if moved.state in END_STATES:
-            label = f"{moved.state}({moved.cause})" if moved.cause else moved.state
-            self._causes[label] = self._causes.get(label, 0) + 1
+            self._count_cause(moved.state, moved.cause, 1)
         return True
+
+    def _count_cause(self, state: TrajectoryStatus, cause: str, by: int) -> None:
+        label = f"{state}({cause})" if cause else str(state)
+        self._causes[label] = self._causes.get(label, 0) + by
+        if self._causes[label] <= 0:
+            del self._causes[label]
 
     def _make_room(self, group_id: str, index: int, state: TrajectoryStatus) -> None:
         """Adopt a trajectory that replay holds but the journal does not know."""
-        if group_id in self._ended or state not in HELD_STATES:
+        if group_id in self._ended or state not in HELD_STATES or self._is_forgotten(group_id):
             return
         group = self.live.setdefault(group_id, LiveGroup(None, "", []))
         missing = index + 1 - len(group.states)
@@ -305,8 +329,20 @@ class Ledger:
         del self.live[group_id]
         self._ended[group_id] = tuple(group.states)
         while len(self._ended) > MAX_REMEMBERED_GROUPS:
-            self._ended.popitem(last=False)
+            self._forget(*self._ended.popitem(last=False))
         return True
+
+    def _forget(self, group_id: str, states: tuple[TrajectoryStatus, ...]) -> None:
+        """Keep no more of an ended group than that it ended, so that a late word of it is not taken for news."""
+        for index in range(len(states)):
+            self._failed.pop(trajectory_id_for(group_id, index), None)
+        if (place := split_group_id(group_id)) is not None:
+            source, index = place
+            self._forgotten.setdefault(source, IndexRuns()).add(index)
+
+    def _is_forgotten(self, group_id: str) -> bool:
+        place = split_group_id(group_id)
+        return place is not None and place[0] in self._forgotten and place[1] in self._forgotten[place[0]]
 
     def _restore(self, snapshot: LedgerSnapshot) -> None:
         self.live = {g: LiveGroup(r, owner, list(states)) for g, (r, owner, states) in snapshot.live.items()}
@@ -314,6 +350,8 @@ class Ledger:
         self._ended = OrderedDict(snapshot.ended)
         self._counts = dict.fromkeys(STATES, 0) | snapshot.counts
         self._causes = dict(snapshot.causes)
+        self._failed = dict(snapshot.failed)
+        self._forgotten = {source: IndexRuns(pairs) for source, pairs in snapshot.forgotten.items()}
         self._num_reserved = snapshot.num_reserved
         self._num_reissued = snapshot.num_reissued
         self._num_adopted = snapshot.num_adopted

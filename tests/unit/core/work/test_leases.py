@@ -76,3 +76,11 @@ def test_a_reservation_issued_again_says_that_partial_responses_may_be_held():
     assert reservation.is_reissued
     leases.restore([make_reservation("sum-1")])
     assert leases.next_again()[0].is_reissued
+
+
+def test_a_dropped_group_is_not_issued_again_and_only_its_owner_can_drop_it():
+    leases = LeaseTable()
+    leases.issue(make_reservation(), "rollout-1", now_s=0.0)
+    assert leases.drop("sum-0", "rollout-0") is None
+    assert leases.drop("sum-0", "rollout-1").group_id == "sum-0"
+    assert (leases.num_open, leases.num_waiting, leases.drop("sum-0", "rollout-1")) == (0, 0, None)
