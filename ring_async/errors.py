@@ -22,6 +22,12 @@ class RunError(RingAsyncError):
     """A run that does not exist, is not in the state a command needs, or ended in failure."""
 
 
+class NotARunError(RunError):
+    """A folder that holds no run."""
+
+    exit_code = 2
+
+
 class ActorFailedError(RingAsyncError):
     """An actor ended, or could not go on, and the run cannot go on without it."""
 

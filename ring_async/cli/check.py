@@ -58,6 +58,7 @@ def part_problems(config: Config) -> Iterator[str]:
     from ring_async.control.tls import read_certificate
     from ring_async.engines.registry import engine_host_problems, engine_problems
     from ring_async.models import resolve_model_path
+    from ring_async.monitoring.services import service_problems
     from ring_async.placement.ray_cluster import has_cluster, problems_here
     from ring_async.training.registry import trainer_problems
     from ring_async.transport.weights.registry import channel_problems
@@ -68,11 +69,9 @@ def part_problems(config: Config) -> Iterator[str]:
     yield from trainer_problems(config)
     yield from channel_problems(config)
     yield from problems_here(config)
-    if config.monitoring.grafana_url:
-        yield (
-            f"monitoring.grafana_url: {config.monitoring.grafana_url}: not here, because nothing in this release talks "
-            "to Grafana; leave it empty"
-        )
+    of_services: list[str] = []
+    yield from _refusal("monitoring", lambda: of_services.extend(service_problems(config)))
+    yield from of_services
     yield from _refusal("control", lambda: read_certificate(config.control))
     yield from _refusal("run.dir", lambda: check_run_place(Path(config.run.dir) / config.run.name))
     without_model = list(_refusal("model", lambda: resolve_model_path(config.model.path)))

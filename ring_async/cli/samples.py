@@ -21,8 +21,9 @@ from ring_async.core.replay.progress import GroupProgress, GroupRecord
 from ring_async.engines.tokenizer import decode_response, load_tokenizer
 from ring_async.errors import RunError
 from ring_async.models import resolve_model_path
-from ring_async.storage.replay_store import ReplayStore, StoreReader
+from ring_async.storage.replay_store import ReplayStore
 from ring_async.storage.run_dir import RunDir, find_run
+from ring_async.storage.store_reader import StoreReader
 
 _SHOWN_CHARACTERS = 600
 

@@ -25,6 +25,7 @@ from ring_async.config.learning import (
     RewardSection,
     RolloutSection,
 )
+from ring_async.config.monitoring import MonitoringSection
 from ring_async.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section, Seed
 from ring_async.core.roster import GPU_ROLES, Role, Roster
 
@@ -146,14 +147,6 @@ class TransportSection(Section):
 class CheckpointSection(Section):
     every_versions: PositiveInt = 20
     keep: PositiveInt = 2
-
-
-class MonitoringSection(Section):
-    prometheus: bool = Field(True, description="Serve /metrics from every actor.")
-    grafana_url: str = ""
-    heartbeat_s: PositiveFloat = 1.0
-    heartbeat_timeout_s: PositiveFloat = Field(30.0, description="Silent for longer: the actor counts as dead.")
-    trace: bool = Field(True, description="Write trace.json (Perfetto).")
 
 
 class ControlSection(Section):
@@ -307,6 +300,7 @@ class Config(Section):
             *self._budget_problems(),
             *self._mixture_problems(),
             *self.control.problems(),
+            *self.monitoring.problems(),
             *self.correction.problems(),
             *self._truncation_problems(),
             *self._heartbeat_problems(),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ring_async.core.work.ledger import AnyRecord, GroupReserved
-from ring_async.storage.journal import journal_files, read_file
+from ring_async.storage.journal_file import journal_files, read_file
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_verifier import ScriptedVerifier

@@ -23,7 +23,8 @@ from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
 from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
-from ring_async.errors import ConfigError, RunError
+from ring_async.errors import ConfigError, RunError, StorageError
+from ring_async.records.events import EventKind
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
 SetAside = Callable[[list[str], str, bool], None]
@@ -149,7 +150,7 @@ class LiveChanges:
     def _verifier_changed(self, name: str) -> None:
         prompts = self._dispatcher.prompts
         if resumed := prompts.mixture.resume(prompts.sources_of(name)):
-            self._run_log.event("domain_resumed", author=CONTROLLER_ID, sources=sorted(resumed), verifier=name)
+            self._run_log.event(EventKind.DOMAIN_RESUMED, author=CONTROLLER_ID, sources=sorted(resumed), verifier=name)
 
     # -- mixture
 
@@ -183,7 +184,7 @@ class LiveChanges:
             await self.set_mixture(due.mixture, difficulty=due.difficulty, author="schedule")
         except ConfigError as refusal:  # the run keeps its mixture, and an event says why
             reason = str(refusal)
-            self._run_log.event("schedule_refused", author="schedule", at_version=due.at_version, reason=reason)
+            self._run_log.event(EventKind.SCHEDULE_REFUSED, author="schedule", at_version=due.at_version, reason=reason)
 
     # -- settings
 
@@ -192,16 +193,21 @@ class LiveChanges:
 
         Raises:
             ConfigError: a setting is not tunable or has a bad value; nothing was changed.
+            StorageError: the change cannot be stored; nothing was changed.
             RunError: an actor did not apply them in time; it will when it registers again.
         """
         async with self._changing:
             changed = self.knobs | dict(knobs)
             before, after = tuned(self._config, self.knobs), tuned(self._config, changed)
             self._dispatcher.tune(after)
+            try:
+                self._notes.put("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
+            except StorageError:
+                self._dispatcher.tune(before)
+                raise
             self.knobs = changed
-            self._notes.put("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
             self._run_log.event(
-                "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
+                EventKind.KNOBS_CHANGED, author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
             )  # fmt: skip
             late = await self._tell_knobs(*(role for role in (Role.LEARNER, Role.REPLAY) if knobs_of(role, knobs)))
@@ -233,15 +239,17 @@ class LiveChanges:
 
         Raises:
             ConfigError: the role cannot be scaled, or `num` is below 1.
+            StorageError: the change cannot be stored; nothing was changed.
         """
         if role not in SCALABLE:
             raise ConfigError(f"{role}: cannot be scaled while the run goes on; {' and '.join(SCALABLE)} can")
         if num < 1:
             raise ConfigError(f"{num} {role}s: at least one must stay; to stop for a while use: ring-async pause")
-        before, self.counts = self.counts, self.counts | {Role(role): num}
-        self._notes.put("scale", {"configured": self._configured_counts, "counts": self.counts})
+        counts = self.counts | {Role(role): num}
+        self._notes.put("scale", {"configured": self._configured_counts, "counts": counts})
+        before, self.counts = self.counts, counts
         self._fleet.scale(Role(role), num)
-        self._run_log.event("scaled", author=author, role=role, before=before[Role(role)], after=num)
+        self._run_log.event(EventKind.SCALED, author=author, role=role, before=before[Role(role)], after=num)
         return self.status()
 
 

@@ -18,6 +18,7 @@ from ring_async.clock import monotonic_s
 from ring_async.core.work.admission import Grant
 from ring_async.core.work.leases import Returned
 from ring_async.errors import CodecError, StorageError
+from ring_async.telemetry import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.work import GroupsReserved, ReserveGroups
 
@@ -53,8 +54,9 @@ class WorkRequests:
             if grant.num_groups or remaining_s <= 0:
                 break
             async with self._admission_moved:
-                try:
-                    await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
+                try:  # no `wait_for`: on Python 3.11, one that is cancelled as it times out keeps the lock for ever
+                    async with asyncio.timeout(remaining_s):
+                        await self._admission_moved.wait()
                 except TimeoutError:
                     break
         try:
@@ -72,6 +74,11 @@ class WorkRequests:
             )
 
     def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
+        grant = self._decide(sender, ask)
+        metrics.controller_admission_open.set(grant.num_groups > 0)
+        return grant
+
+    def _decide(self, sender: str, ask: ReserveGroups) -> Grant:
         if self._life.is_stopping or self._life.is_paused:
             return Grant(0, "the run is paused" if self._life.is_paused else "the run is ending")
         if sender not in self._fleet.members or self._fleet.wanted.is_leaving(sender):

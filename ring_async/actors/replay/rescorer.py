@@ -84,7 +84,7 @@ class Rescorer:
             await actor.deliver(
                 Role.REWARD, GroupGenerated(group.header, is_rescore=True), group.buffers,
                 message_id=f"{group_id}@{actor.incarnation}.{self.num_sent}",
-                what="to judge again", deadline_s=2 * actor.config.replay.batch_deadline_s,
+                what="to judge again",
             )  # fmt: skip
         except RefusedError as refusal:
             if not is_last:

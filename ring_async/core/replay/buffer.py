@@ -4,8 +4,7 @@ Owns: eligibility, the progress of every trajectory, eviction, retention, and wh
 Does not own payloads, files, or time.
 Invariants: methods that decide return a `Change` and do not change the buffer; `apply` carries the change out, after
 the caller has made it durable. A token is trained at most `max_reuse` times and never beyond `max_staleness`. A payload
-is kept
-until a checkpoint covers every batch that used it.
+is kept until a checkpoint covers every batch that used it.
 
     add ──▶ open ──plan──▶ ... ──plan──▶ used up ──cover──▶ retired ──▶ payload released
              └─────────── evict, retain, drop ───────────▶ ended ──cover──▶ payload released
@@ -46,8 +45,7 @@ class ReplayBuffer:
     Example:
         With Φ = 10, groups `a` and `b` of two responses of 6 tokens each are added. `plan(1, version)` takes `a/0`
         whole and 4 tokens of `a/1`; the caller makes that `Change` durable and calls `apply`. Batch 2 begins with the
-        2 tokens that are left of `a/1`. `cover(2)` says that a checkpoint covers both batches: group `a` is retired,
-        and its payload may be released.
+        2 tokens left of `a/1`. After `cover(2)`, a checkpoint of both batches, `a` is retired and may be released.
     """
 
     def __init__(
@@ -86,6 +84,11 @@ class ReplayBuffer:
     def trainable_tokens(self) -> int:
         """The number of loss tokens that may still be trained, over all their uses."""
         return self._trainable
+
+    @property
+    def eligible_tokens(self) -> int:
+        """The trainable tokens of groups whose verdicts are not barred."""
+        return self._trainable - sum(self._entries[group_id].trainable for group_id in self._barred)
 
     @property
     def num_open(self) -> int:
@@ -388,8 +391,7 @@ class ReplayBuffer:
         horizon = self.covered if covered is None else covered
         looked_at = progress
         if covered is not None:
-            looked_at = {
-                g: progress.get(g) or entry.progress for g, entry in self._entries.items() if not entry.is_open
-            }
+            ended = {group_id: entry for group_id, entry in self._entries.items() if not entry.is_open}
+            looked_at = {group_id: progress.get(group_id) or entry.progress for group_id, entry in ended.items()}
         released = tuple(group_id for group_id, group in looked_at.items() if is_finished(group, horizon))
         return Change(progress, released, tuple(moved), covered=covered)

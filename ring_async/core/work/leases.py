@@ -9,7 +9,7 @@ issued before any new prompt, so that its prompt is neither lost nor postponed f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -78,6 +78,12 @@ class LeaseTable:
         lease_end_s = now_s + reservation.lease_s
         self._open[reservation.group_id] = OpenReservation(reservation, owner, lease_end_s, attempt)
 
+    def withdraw(self, reservations: Sequence[Reservation]) -> None:
+        """Undo `issue` for reservations of which nobody has heard: they are issued first by the next call, in order."""
+        for reservation in reversed(reservations):
+            held = self._open.pop(reservation.group_id)
+            self._again.appendleft((held.reservation, held.attempt))
+
     def renew(self, owner: str, group_ids: Iterable[str], now_s: float) -> tuple[str, ...]:
         """Extend leases; returns the groups that `owner` does not hold, or no longer holds."""
         lost = []
@@ -111,6 +117,15 @@ class LeaseTable:
                 returned.append(self._return(held, cause, detail))
         return returned
 
+    def keep_held(self, owner: str, group_ids: Collection[str], cause: str) -> list[Returned]:
+        """Take back the open groups of `owner` that are not among `group_ids`, those it says it holds."""
+        missing = [h for group_id, h in self._open.items() if h.owner == owner and group_id not in group_ids]
+        return [self._return(held, cause) for held in missing]
+
+    def owners(self) -> set[str]:
+        """The owners of all open groups."""
+        return {held.owner for held in self._open.values()}
+
     def owner_lost(self, owner: str, cause: str) -> list[Returned]:
         """Take back all groups of an owner that died."""
         return [self._return(held, cause) for held in list(self._open.values()) if held.owner == owner]
@@ -127,10 +142,13 @@ class LeaseTable:
         late = [held for held in self._open.values() if now_s > held.lease_end_s]
         return [self._return(held, "lease_expired") for held in late]
 
+    def postpone(self, by_s: float) -> None:
+        """Extend every lease by a time in which renewals could not be read."""
+        for held in self._open.values():
+            held.lease_end_s += by_s
+
     def restore(self, open_before: Sequence[Reservation]) -> None:
-        """After a restart of the controller, queue the reservations that were open before it, to be issued again in
-        order.
-        """
+        """Queue reservations that were open when the whole fleet ended, to be issued again in order."""
         self._again.extend((_reissued(reservation), 1) for reservation in open_before)
 
     def _return(self, held: OpenReservation, cause: str, detail: str = "") -> Returned:

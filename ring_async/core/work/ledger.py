@@ -17,7 +17,8 @@ was evicted or dropped ends as `evicted` or `dropped`: the state says what becam
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -40,6 +41,9 @@ _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
 
 MAX_REMEMBERED_GROUPS = 65_536
 """Ended groups whose states are still known by id. Of older ones, only that they ended."""
+
+MAX_GROUPS_PER_PART: Final = 256
+"""Groups in one record of a snapshot. A prompt with its tests may take 40 KiB; 10 MB are encoded in a few ms."""
 
 MAX_STATES_PER_PORTION = 2_048
 """States one message to the controller holds, about; a checkpoint may retire hundreds of thousands at once."""
@@ -92,7 +96,7 @@ class Noted(Record, frozen=True):
 
 
 class LedgerSnapshot(Record, frozen=True):
-    """A whole ledger: where a rotated journal begins."""
+    """A whole ledger: where a rotated journal begins. `num_parts` records `SnapshotPart` with further groups follow."""
 
     counts: dict[str, int]
     causes: dict[str, int]
@@ -107,9 +111,17 @@ class LedgerSnapshot(Record, frozen=True):
     """
     forgotten: dict[str, list[tuple[int, int]]] = {}
     """Indices of the groups of each source that ended so long ago that only the counts include them, as runs."""
+    num_parts: int = 0
 
 
-AnyRecord = GroupReserved | GroupReissued | GroupReturned | StatesMoved | Noted | LedgerSnapshot
+class SnapshotPart(Record, frozen=True):
+    """Some of the groups of a snapshot, whose one record would be too large to write without a pause."""
+
+    live: dict[str, tuple[Reservation | None, str, tuple[TrajectoryStatus, ...]]]
+    ended: dict[str, tuple[TrajectoryStatus, ...]]
+
+
+AnyRecord = GroupReserved | GroupReissued | GroupReturned | StatesMoved | Noted | LedgerSnapshot | SnapshotPart
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -119,12 +131,15 @@ class Applied(msgspec.Struct, frozen=True):
     ended_groups: tuple[str, ...] = ()
 
 
-class LiveGroup(msgspec.Struct):
-    """A group with at least one trajectory that has not ended. `reservation` is None if replay knew it first."""
+class LiveGroup(msgspec.Struct, frozen=True):
+    """A group with at least one trajectory that has not ended. `reservation` is None if replay knew it first.
+
+    Replaced, never changed: a snapshot that is still being written keeps the groups of its moment.
+    """
 
     reservation: Reservation | None
     owner: str
-    states: list[TrajectoryStatus]
+    states: tuple[TrajectoryStatus, ...]
 
     @property
     def is_under_way(self) -> bool:
@@ -165,7 +180,7 @@ class Ledger:
                 return self._reserve(reservation.group_id, reservation.group_size, reservation, owner)
             case GroupReissued(group_id, owner):
                 if (group := self.live.get(group_id)) and group.is_under_way:
-                    group.owner = owner
+                    self.live[group_id] = msgspec.structs.replace(group, owner=owner)
                     self._num_reissued += 1
                 return Applied()
             case GroupReturned(group_id, cause, is_dropped):
@@ -178,6 +193,9 @@ class Ledger:
                 return Applied()
             case LedgerSnapshot():
                 self._restore(record)
+                return Applied()
+            case SnapshotPart(live, ended):
+                self._restore_groups(live, ended)
                 return Applied()
 
     def check_record(self, record: AnyRecord) -> None:
@@ -235,7 +253,7 @@ class Ledger:
         return LedgerSnapshot(
             counts={str(state): number for state, number in self._counts.items()},
             causes=dict(self._causes),
-            live={g: (group.reservation, group.owner, tuple(group.states)) for g, group in self.live.items()},
+            live={g: (group.reservation, group.owner, group.states) for g, group in self.live.items()},
             ended=dict(self._ended),
             notes=dict(self.notes),
             num_reserved=self._num_reserved,
@@ -245,12 +263,27 @@ class Ledger:
             forgotten={source: runs.pairs for source, runs in self._forgotten.items()},
         )
 
+    def snapshot_in_parts(self) -> Iterator[LedgerSnapshot | SnapshotPart]:
+        """The present ledger as records of moderate size. What is applied while they are drawn is not in them.
+
+        They may be drawn on another thread: the only work that this call does is two shallow copies.
+        """
+        live, ended = list(self.live.items()), list(self._ended.items())
+        starts = range(0, max(len(live), len(ended)), MAX_GROUPS_PER_PART)
+        counts = {str(state): number for state, number in self._counts.items()}
+        head = LedgerSnapshot(
+            counts, dict(self._causes), {}, {}, dict(self.notes),
+            self._num_reserved, self._num_reissued, self._num_adopted, dict(self._failed),
+            {source: list(runs.pairs) for source, runs in self._forgotten.items()}, len(starts),
+        )  # fmt: skip
+        return chain([head], (_snapshot_part(live, ended, start) for start in starts))
+
     # -- transitions
 
     def _reserve(self, group_id: str, group_size: int, reservation: Reservation | None, owner: str) -> Applied:
         if group_id in self.live or group_id in self._ended or self._is_forgotten(group_id):
             return Applied()
-        self.live[group_id] = LiveGroup(reservation, owner, [TrajectoryStatus.GENERATING] * group_size)
+        self.live[group_id] = LiveGroup(reservation, owner, (TrajectoryStatus.GENERATING,) * group_size)
         self._num_reserved += group_size
         self._counts[TrajectoryStatus.GENERATING] += group_size
         state = TrajectoryStatus.GENERATING
@@ -291,9 +324,9 @@ class Ledger:
         if before is None or not _advances(before, moved.state):
             return False
         if group is None:  # counted as failed, but it arrived after all: replay's store is right
-            group = LiveGroup(None, "", list(self._ended.pop(group_id)))
-            self.live[group_id] = group
-        group.states[index] = moved.state
+            group = LiveGroup(None, "", self._ended.pop(group_id))
+        states = (*group.states[:index], moved.state, *group.states[index + 1 :])
+        self.live[group_id] = msgspec.structs.replace(group, states=states)
         self._counts[before] -= 1
         self._counts[moved.state] += 1
         if before == TrajectoryStatus.FAILED:
@@ -314,10 +347,11 @@ class Ledger:
         """Adopt a trajectory that replay holds but the journal does not know."""
         if group_id in self._ended or state not in HELD_STATES or self._is_forgotten(group_id):
             return
-        group = self.live.setdefault(group_id, LiveGroup(None, "", []))
+        group = self.live.setdefault(group_id, LiveGroup(None, "", ()))
         missing = index + 1 - len(group.states)
         if missing > 0:
-            group.states.extend([TrajectoryStatus.GENERATING] * missing)
+            states = group.states + (TrajectoryStatus.GENERATING,) * missing
+            self.live[group_id] = msgspec.structs.replace(group, states=states)
             self._num_reserved += missing
             self._num_adopted += missing
             self._counts[TrajectoryStatus.GENERATING] += missing
@@ -327,7 +361,7 @@ class Ledger:
         if not all(state in END_STATES for state in group.states):
             return False
         del self.live[group_id]
-        self._ended[group_id] = tuple(group.states)
+        self._ended[group_id] = group.states
         while len(self._ended) > MAX_REMEMBERED_GROUPS:
             self._forget(*self._ended.popitem(last=False))
         return True
@@ -345,9 +379,9 @@ class Ledger:
         return place is not None and place[0] in self._forgotten and place[1] in self._forgotten[place[0]]
 
     def _restore(self, snapshot: LedgerSnapshot) -> None:
-        self.live = {g: LiveGroup(r, owner, list(states)) for g, (r, owner, states) in snapshot.live.items()}
+        self.live, self._ended = {}, OrderedDict()
+        self._restore_groups(snapshot.live, snapshot.ended)
         self.notes = dict(snapshot.notes)
-        self._ended = OrderedDict(snapshot.ended)
         self._counts = dict.fromkeys(STATES, 0) | snapshot.counts
         self._causes = dict(snapshot.causes)
         self._failed = dict(snapshot.failed)
@@ -355,6 +389,24 @@ class Ledger:
         self._num_reserved = snapshot.num_reserved
         self._num_reissued = snapshot.num_reissued
         self._num_adopted = snapshot.num_adopted
+
+    def _restore_groups(
+        self,
+        live: Mapping[str, tuple[Reservation | None, str, tuple[TrajectoryStatus, ...]]],
+        ended: Mapping[str, tuple[TrajectoryStatus, ...]],
+    ) -> None:
+        self.live |= {g: LiveGroup(reservation, owner, states) for g, (reservation, owner, states) in live.items()}
+        self._ended.update(ended)
+
+
+def _snapshot_part(
+    live: list[tuple[str, LiveGroup]], ended: list[tuple[str, tuple[TrajectoryStatus, ...]]], start: int
+) -> SnapshotPart:
+    end = start + MAX_GROUPS_PER_PART
+    return SnapshotPart(
+        {group_id: (group.reservation, group.owner, group.states) for group_id, group in live[start:end]},
+        dict(ended[start:end]),
+    )
 
 
 def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState, ...]]:
