@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ring_async.algorithms.filters import FilterSettings, filtered_tokens, mean_by_sequence
 from ring_async.algorithms.logprobs import bounded_log_ratio
-from ring_async.config.learning import CorrectionSection
+from ring_async.config.learning import ICEPOP_BAND, CorrectionSection
 
 RuleName = Literal["decoupled", "tis", "icepop", "kpop", "m2po", "cispo", "gspo", "ppo", "none"]
 
@@ -54,8 +54,8 @@ class Correction:
     proximal: Literal["recompute", "loglinear"] = "recompute"
     cap: float = _DEFAULT_CAP
     cap_action: Literal["clamp", "mask"] = "clamp"
-    lower: float = 0.5
-    upper: float = 5.0
+    lower: float = ICEPOP_BAND[0]
+    upper: float = ICEPOP_BAND[1]
     icepop_on: Literal["behavior", "mismatch"] = "behavior"
     phi: float = 0.1
     tau: float = 0.04
@@ -160,10 +160,14 @@ class Corrected:
 
 @dataclass(frozen=True, slots=True)
 class _Ratios:
-    """Finite inputs of a rule. `log_u` and `log_r` carry the gradient of log π_θ; `log_w` carries none."""
+    """Finite inputs of a rule. `log_u` and `log_r` carry the gradient of log π_θ; `log_w` carries none.
+
+    Ratios are bounded, log-probabilities are as they were given: neither follows from the other.
+    """
 
     tokens: TokenBatch
     policy_logprobs: Tensor
+    proximal_logprobs: Tensor
     behavior_logprobs: Tensor
     advantages: Tensor
     log_u: Tensor
@@ -180,6 +184,7 @@ def _finite_ratios(tokens: TokenBatch) -> _Ratios:
     return _Ratios(
         tokens=tokens,
         policy_logprobs=policy,
+        proximal_logprobs=proximal.detach(),
         behavior_logprobs=behavior,
         advantages=advantages,
         log_u=bounded_log_ratio(policy, proximal.detach()),
@@ -234,7 +239,10 @@ def _icepop(ratios: _Ratios, correction: Correction) -> _Outcome:
 
 
 def _log_one_minus_exp(logprobs: Tensor) -> Tensor:
-    """log(1 − e^x) for x ≤ 0, accurate at both ends."""
+    """log(1 − e^x) for x ≤ 0, accurate at both ends.
+
+    A probability above 1 − 1e-7 counts as 1 − 1e-7: float32 cannot tell them apart.
+    """
     bounded = logprobs.clamp(max=-1e-7)
     return torch.where(bounded > -math.log(2), (-bounded.expm1()).log(), (-bounded.exp()).log1p())
 
@@ -247,8 +255,7 @@ def binary_kl(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
 
 
 def _kpop(ratios: _Ratios, correction: Correction) -> _Outcome:
-    behavior = (ratios.policy_logprobs - ratios.log_r).detach()
-    proximal = behavior + ratios.log_w
+    proximal, behavior = ratios.proximal_logprobs, ratios.behavior_logprobs
     is_masked = (binary_kl(proximal, behavior) > correction.phi) | (binary_kl(behavior, proximal) > correction.phi)
     return _weighted_clip(ratios, correction, ratios.log_w.exp().masked_fill(is_masked, 0.0), is_masked)
 

@@ -25,7 +25,14 @@ QUANTILES = (0.01, 0.5, 0.99)
 _Array = npt.NDArray[Any]
 
 
-def rl_columns(tokens: TokenBatch, corrected: Corrected, entropy: Tensor, kl: Tensor | None) -> dict[str, Tensor]:
+def rl_columns(
+    tokens: TokenBatch,
+    corrected: Corrected,
+    entropy: Tensor,
+    kl: Tensor | None,
+    *,
+    interpolated_versions: float = 0.0,
+) -> dict[str, Tensor]:
     """Detached values of one microbatch's loss tokens, by the names that `BatchStatistics` summarizes.
 
     Args:
@@ -33,6 +40,8 @@ def rl_columns(tokens: TokenBatch, corrected: Corrected, entropy: Tensor, kl: Te
         corrected: the correction rule's result for the microbatch.
         entropy: `[T]`, nats.
         kl: `[T]`, nats; None without reference weights.
+        interpolated_versions: 0 where π_prox is known. Where it was interpolated, the versions from π_prox to π_θ: the
+            mismatch is read from log r then (`mismatch`), at an age greater than the staleness.
 
     Returns:
         `[number of loss tokens]` each.
@@ -45,6 +54,8 @@ def rl_columns(tokens: TokenBatch, corrected: Corrected, entropy: Tensor, kl: Te
         "staleness": tokens.token_staleness,
         "log_w": corrected.log_behavior_ratio,
         "log_r": corrected.log_total_ratio,
+        "mismatch_reading": corrected.log_total_ratio if interpolated_versions > 0 else corrected.log_behavior_ratio,
+        "reading_age": tokens.token_staleness.double() + interpolated_versions,
         "entropy": entropy,
         "surrogate": corrected.surrogate,
         **{f"filtered_{name}": mask for name, mask in corrected.filtered.items()},
@@ -69,10 +80,10 @@ class BatchStatistics:
         """The values so far, `[number of loss tokens]` each."""
         return {name: torch.cat(parts) for name, parts in self._columns.items()}
 
-    def log_behavior_ratios(self) -> tuple[Tensor, Tensor]:
-        """Values of log w, and staleness, of the finite loss tokens so far."""
+    def mismatch_readings(self) -> tuple[Tensor, Tensor]:
+        """Readings and ages of the finite loss tokens so far, for `MismatchMoments.update`."""
         used = torch.cat(self._columns["is_used"])
-        return torch.cat(self._columns["log_w"])[used], torch.cat(self._columns["staleness"])[used]
+        return torch.cat(self._columns["mismatch_reading"])[used], torch.cat(self._columns["reading_age"])[used]
 
     def summary(self) -> dict[str, Any]:
         """The statistics by the names they are logged under. `docs/algorithm.md` explains each."""
@@ -83,7 +94,7 @@ class BatchStatistics:
         staleness = table["staleness"]
         log_w = table["log_w"].astype(np.float64)
         log_r = table["log_r"].astype(np.float64)
-        fresh = log_w[staleness == 0]
+        fresh = table["mismatch_reading"][table["reading_age"] == 0].astype(np.float64)
         sample_size = effective_sample_size(log_w)
         masked = table["is_masked"]
         signs = {"positive": table["advantage"] > 0, "negative": table["advantage"] < 0}

@@ -20,10 +20,11 @@ from ring_async.cli.doctor import doctor
 from ring_async.cli.evaluate import evaluate
 from ring_async.cli.export import export
 from ring_async.cli.init import init
+from ring_async.cli.one_screen import one_screen
 from ring_async.cli.options import err
 from ring_async.cli.samples import samples
 from ring_async.cli.up import up
-from ring_async.errors import RingAsyncError
+from ring_async.errors import ConfigError, RingAsyncError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -72,7 +73,8 @@ def main(words: list[str] | None = None) -> Any:
     try:
         return app(args=words)
     except RingAsyncError as error:
-        err.print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
+        message = one_screen(str(error)) if isinstance(error, ConfigError) else str(error)
+        err.print(Text.assemble(("error: ", "red"), message), soft_wrap=True)
         sys.exit(error.exit_code)
 
 

@@ -9,13 +9,21 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
 
 from ring_async.cli.options import AsJson, ConfigFile, Overrides, err, out
+from ring_async.config.explain import one_line
 from ring_async.config.load import load_config
 from ring_async.config.schema import Config
 from ring_async.core.roster import Role
 from ring_async.errors import ConfigError
+from ring_async.storage.run_place import check_run_place
+
+if TYPE_CHECKING:
+    from ring_async.verifiers.base import Verifier
 
 
 def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -56,7 +64,7 @@ def check_parts(config: Config) -> None:
     Raises:
         ConfigError: one line for each part that cannot work here: its key, why, and what to do.
     """
-    if problems := list(part_problems(config)):
+    if problems := dict.fromkeys(part_problems(config)):  # sources that share a verifier share its problems
         raise ConfigError("\n".join(problems))
 
 
@@ -76,20 +84,30 @@ def part_problems(config: Config) -> Iterator[str]:
     yield from trainer_problems(config)
     yield from channel_problems(config)
     yield from problems_here(config)
-    yield from service_problems(config)
-    yield from _refusal(lambda: read_certificate(config.control))
-    yield from _refusal(lambda: resolve_model_path(config.model.path))
-    yield from _refusal(functools.partial(_try_rules, config))
-    yield from _refusal(lambda: _check_chat_options(config))
-    for name in config.mixture:
-        yield from _refusal(functools.partial(_try_source, config, name))
+    of_services: list[str] = []
+    yield from _refusal("monitoring", lambda: of_services.extend(service_problems(config)))
+    yield from of_services
+    yield from _refusal("control", lambda: read_certificate(config.control))
+    yield from _refusal("run.dir", lambda: check_run_place(Path(config.run.dir) / config.run.name))
+    yield from _refusal("replay", functools.partial(_try_rules, config))
+    without_model = list(_refusal("model", lambda: resolve_model_path(config.model.path)))
+    yield from without_model
+    if not without_model:
+        yield from _refusal("model.chat_template_options", lambda: _check_chat_options(config))
+    scheduled = [name for step in config.mixture_schedule for name in step.mixture]
+    for name in dict.fromkeys([*config.mixture, *scheduled]):
+        yield from _refusal(f"sources.{name}", functools.partial(_try_source, config, name, bool(without_model)))
 
 
-def _refusal(attempt: Callable[[], object]) -> Iterator[str]:
+def _refusal(key: str, attempt: Callable[[], object]) -> Iterator[str]:
+    """The lines of a refusal; an error that a part did not foresee is one too, and names the section it came from."""
     try:
         attempt()
     except ConfigError as refusal:
-        yield str(refusal)
+        yield from str(refusal).splitlines()
+    except Exception as error:
+        text = one_line(str(error))
+        yield f"{key}: cannot be made with these settings: {type(error).__name__}: {text}; check its keys and options"
 
 
 def _try_rules(config: Config) -> None:
@@ -102,22 +120,40 @@ def _try_rules(config: Config) -> None:
     check_rules(buffer_rules(config))
 
 
-def _try_source(config: Config, name: str) -> None:
+def _try_source(config: Config, name: str, without_model: bool) -> None:
     """Make a source and its verifier; refuse a difficulty window that no prompt of the source satisfies, and prompts
     that the verifier or the model cannot read.
     """
     from ring_async.actors.controller.prompt_search import check_window
     from ring_async.data.trial import check_judgeable, check_readable, try_source
-    from ring_async.verifiers.registry import load_verifier
 
     source = config.sources[name]
     made = try_source(name, source)
     if name in config.difficulty:
         check_window(made, config.difficulty[name])
-    with contextlib.closing(load_verifier(source.verifier, config.verifiers[source.verifier])) as verifier:
+    with contextlib.closing(_loaded_verifier(config, source.verifier)) as verifier:
         check_judgeable(made, verifier)
+    if without_model:
+        return
     if warning := check_readable(made, config, lambda: _tokenizer(config.model.path)):
-        err.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+        err.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
+
+
+def _loaded_verifier(config: Config, name: str) -> Verifier:
+    """The verifier in this process, without workers.
+
+    Raises:
+        ConfigError: it cannot be made; an error that its maker did not foresee names the verifier, not a source.
+    """
+    from ring_async.verifiers.registry import load_verifier
+
+    try:
+        return load_verifier(name, config.verifiers[name])
+    except ConfigError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {one_line(str(error))}"
+        raise ConfigError(f"verifiers.{name}.options: {text}; docs/verifiers.md has the options") from error
 
 
 def _check_chat_options(config: Config) -> None:

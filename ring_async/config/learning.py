@@ -5,11 +5,17 @@ Owns: keys, types, defaults, bounds. Does not own what concerns several sections
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ring_async.config.section import PositiveFloat, PositiveInt, Section
+from ring_async.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section
+
+AdamBeta = Annotated[float, Field(ge=0, lt=1)]
+
+ICEPOP_BAND = (0.5, 5.0)
+"""`correction.lower` and `correction.upper` where they are not given."""
 
 
 class BudgetSection(Section):
@@ -31,7 +37,7 @@ class BudgetSection(Section):
 
 class ReplaySection(Section):
     num: PositiveInt = Field(1, description="Replay actors (shards by hash of group_id).")
-    max_staleness: Annotated[int, Field(ge=0)] = Field(4, description="Versions, from a trajectory's oldest token.")
+    max_staleness: NaturalInt = Field(4, description="Versions, from a trajectory's oldest token.")
     staleness_measure: Literal["oldest", "newest", "mean"] = "oldest"
     max_reuse: PositiveInt = Field(1, description="How often one token interval may be trained.")
     max_buffer_tokens: PositiveInt | None = Field(None, description="Retention bound; None: 2 (max_staleness+1) Φ.")
@@ -45,7 +51,7 @@ class ReplaySection(Section):
 class RolloutSection(Section):
     num: PositiveInt = 1
     engine: Literal["embedded", "sglang"] = "embedded"
-    group_size: Annotated[int, Field(ge=2)] = Field(8, description="K: responses per prompt.")
+    group_size: Annotated[int, Field(ge=2, le=65_536)] = Field(8, description="K: responses per prompt.")
     max_tokens: PositiveInt = Field(128, description="Longest response, the end-of-sequence token included.")
     temperature: PositiveFloat = 1.0
     on_update: Literal["keep", "reprefill", "abort"] = Field(
@@ -106,10 +112,10 @@ class LearnerSection(Section):
     parallel: ParallelSection = ParallelSection()
     token_capacity: PositiveInt = Field(1024, description="Tokens of one packed row (prompts and responses).")
     rows_per_microbatch: PositiveInt = Field(4, description="Packed rows of one forward pass.")
-    learning_rate: Annotated[float, Field(ge=0)] = 1e-6
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    learning_rate: NaturalFloat = 1e-6
+    warmup_steps: NaturalInt = 0
+    weight_decay: NaturalFloat = 0.0
+    adam_betas: tuple[AdamBeta, AdamBeta] = (0.9, 0.95)
     adam_eps: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
     max_nonfinite_steps: Annotated[int, Field(ge=0)] = Field(
@@ -124,6 +130,9 @@ class LearnerSection(Section):
     )
     num_threads: PositiveInt = Field(1, description="Compute threads on a CPU.")
     engine_options: dict[str, Any] = Field(default_factory=dict, description="Passed to the engine as they are.")
+
+
+_CAPPED_RULES = ("decoupled", "tis", "gspo")
 
 
 class CorrectionSection(Section):
@@ -142,18 +151,45 @@ class CorrectionSection(Section):
     clip_high: PositiveFloat | None = Field(None, description="ε_high of the clipped policy ratio.")
     sequence_reject: tuple[float, float] | None = Field(None, description="Bounds of the mean log w of a response.")
     off_policy_delta: PositiveFloat | None = Field(None, description="Mask A<0 responses with mean log(μ/π) above.")
-    max_probability_gap: PositiveFloat | None = Field(None, description="Mask tokens with |π_θ − μ| above this.")
+    max_probability_gap: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Mask tokens with |π_θ − μ| above this."
+    )
+
+    def problems(self) -> Iterator[str]:
+        """Problems between the keys of this section, one line each: bounds that leave no on-policy token unmasked.
+
+        On-policy, w = r = 1, so a bound on w that leaves 1 out masks what is most worth training.
+        """
+        lower = ICEPOP_BAND[0] if self.lower is None else self.lower
+        upper = ICEPOP_BAND[1] if self.upper is None else self.upper
+        if self.rule == "icepop" and lower > upper:
+            yield f"correction.lower: {lower:g} is above correction.upper {upper:g}; exchange them"
+        elif self.rule == "icepop" and not lower <= 1 <= upper:
+            key, bound = ("lower", "at most") if lower > 1 else ("upper", "at least")
+            band = f"the band from {lower:g} to {upper:g}"
+            yield f"correction.{key}: {band} masks every on-policy token; set it {bound} 1"
+        if self.cap is not None and self.cap < 1 and self.cap_action == "mask" and self.rule in _CAPPED_RULES:
+            yield f"correction.cap: with cap_action=mask, {self.cap:g} masks every on-policy token; set it at least 1"
+        if self.sequence_reject is not None:
+            low, high = self.sequence_reject
+            if low > high:
+                yield f"correction.sequence_reject: {low:g} is above {high:g}; exchange them"
+            elif not low <= 0 <= high:
+                yield (
+                    f"correction.sequence_reject: from {low:g} to {high:g} rejects every on-policy response, whose "
+                    "mean of log w is 0; set bounds on either side of it"
+                )
 
 
 class LossSection(Section):
-    kl_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="β, against the frozen start weights.")
+    kl_coefficient: NaturalFloat = Field(0.0, description="β, against the frozen start weights.")
     kl_estimator: Literal["k1", "k2", "k3", "k3_weighted"] = "k3_weighted"
-    entropy_coefficient: Annotated[float, Field(ge=0)] = Field(0.0, description="α_ent; entropy is encouraged.")
+    entropy_coefficient: NaturalFloat = Field(0.0, description="α_ent; entropy is encouraged.")
 
 
 class AdvantageSection(Section):
     estimator: Literal["grpo", "dr_grpo", "rloo", "batch_std"] = "grpo"
-    no_signal_tolerance: Annotated[float, Field(ge=0)] = Field(1e-6, description="max − min ≤ this: no signal.")
+    no_signal_tolerance: NaturalFloat = Field(1e-6, description="max − min ≤ this: no signal.")
     truncated: Literal["zero", "mask", "soft"] = Field("zero", description="Responses that hit max_tokens.")
     soft_cache_tokens: PositiveInt = Field(32, description="soft: the penalty's ramp before the limit.")
     masked_in_mean: bool = Field(True, description="mask: whether truncated responses enter the group's mean.")

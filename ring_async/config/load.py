@@ -7,29 +7,30 @@ the value came from, its dotted key, what is wrong and what to do. Imports neith
 
     base: local.yaml            # optional: take that file first, then this one over it; relative to this file
     budget: {token_budget: 8192}
-    mixture: {letters: null}    # null removes an inherited source, weight or verifier
+    mixture: {letters: null}    # null removes a source, weight or verifier of the base, and nothing else
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from ring_async.config.explain import explain
 from ring_async.config.schema import Config
+from ring_async.config.yaml_text import MAX_BYTES, decode_text, parse_yaml
 from ring_async.errors import ConfigError
 
 COMMAND_LINE = "command line"
 """What an error line names as the place of a value given as `key=value`."""
 
 _REMOVABLE = ("sources", "mixture", "verifiers")
+_MAX_BASES = 20
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -45,10 +46,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     values, origins = _read_file(Path(path), seen=())
     for word in overrides:
         _apply_override(values, origins, word)
-    for name in _REMOVABLE:
-        section = values.get(name)
-        if isinstance(section, dict):
-            values[name] = {key: value for key, value in section.items() if value is not None}
     return _validate(values, origins, str(path))
 
 
@@ -118,33 +115,65 @@ def _origin(origins: Mapping[str, str], key: str, default: str) -> str:
 # -- files
 
 
-def _read_file(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_file(path: Path, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """The values of a file merged over those of its base, and the file that gave each leaf."""
-    if path.resolve() in seen:
-        chain = " → ".join(str(file) for file in (*seen, path.resolve()))
-        raise ConfigError(f"{path}: base: files inherit from each other in a circle ({chain}); remove one `base:`")
+    # Not `Path.resolve`, which raises where links lead in a circle.
+    here = os.path.realpath(str(path).replace("\0", "?"))
+    if here in seen:
+        raise ConfigError(
+            f"{path}: base: files inherit from each other in a circle ({' → '.join((*seen, here))}); remove one `base:`"
+        )
+    if len(seen) == _MAX_BASES:
+        raise ConfigError(f"{path}: base: more than {_MAX_BASES} files one over the other; join some")
     values = _parse_file(path)
     base = values.pop("base", None)
-    if base is None:
-        return values, {key: str(path) for key, _ in flatten(values)}
-    if not isinstance(base, str):
+    if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: base: {base!r} is not a file name; write `base: other.yaml`")
-    inherited, origins = _read_file(path.parent / base, seen=(*seen, path.resolve()))
+    inherited, origins = ({}, {}) if base is None else _read_file(path.parent / base, seen=(*seen, here))
     origins |= {key: str(path) for key, _ in flatten(values)}
+    for name in _REMOVABLE:
+        if isinstance(section := values.get(name), dict):
+            _remove_nulls(section, inherited, f"{path}: {name}", name)
     return _merged(inherited, values), origins
+
+
+def _remove_nulls(section: dict[str, Any], inherited: dict[str, Any], where: str, name: str) -> None:
+    """Take names set to null out of a section, and out of the inherited one.
+
+    Raises:
+        ConfigError: one of them is not there to be removed: a typo, or `name:1` where `name: 1` was meant.
+    """
+    below = inherited.get(name)
+    below = dict(below) if isinstance(below, dict) else {}
+    for key in [key for key, value in section.items() if value is None]:
+        if key not in below:
+            raise ConfigError(f"{where}.{key}: null, but there is none to remove; {_without_value(key, below)}")
+        del section[key], below[key]
+    if below or name in inherited:
+        inherited[name] = below
+
+
+def _without_value(key: str, below: Mapping[str, Any]) -> str:
+    name, colon, value = key.partition(":")
+    if colon:
+        return f"a blank is missing behind the colon: `{name}: {value}`"
+    close = get_close_matches(key, below, n=1)
+    return f"did you mean {close[0]}?" if close else "give it a value, or leave it out"
 
 
 def _parse_file(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # no more: the path may be that of a device
     except FileNotFoundError:
         siblings = [str(file) for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         close = get_close_matches(str(path), siblings, n=1)
-        advice = f"did you mean {close[0]}?" if close else f"files there: {', '.join(sorted(siblings)) or 'none'}"
+        advice = f"did you mean {close[0]}?" if close else f"files there: {', '.join(sorted(siblings)[:9]) or 'none'}"
         raise ConfigError(f"{path}: no such file; {advice}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; check the path and its permissions") from None
-    values = _parse_yaml(text, str(path))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot be read: {reason}; check the path and its permissions") from None
+    values = parse_yaml(decode_text(content, str(path)), str(path))
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds {_kind(values)}, not sections; begin with `run:` and `budget:`")
     return values
@@ -167,12 +196,15 @@ def _parse_word(word: str) -> tuple[str, Any]:
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
         raise ConfigError(f"{COMMAND_LINE}: {word!r} is not key=value; write for example `stop.policy_versions=50`")
-    return key, _parse_yaml(text, f"{COMMAND_LINE}: {key}")
+    return key, parse_yaml(text, f"{COMMAND_LINE}: {key}")
 
 
 def _apply_override(values: dict[str, Any], origins: dict[str, str], word: str) -> None:
     key, value = _parse_word(word)
     *above, last = key.split(".")
+    if value is None and len(above) == 1 and above[0] in _REMOVABLE:
+        _remove_nulls({last: None}, values, f"{COMMAND_LINE}: {above[0]}", above[0])
+        return
     section = values
     for depth, name in enumerate(above):
         inner = section.setdefault(name, {})
@@ -181,50 +213,14 @@ def _apply_override(values: dict[str, Any], origins: dict[str, str], word: str) 
             raise ConfigError(f"{COMMAND_LINE}: {key}: {dotted} is a value, not a section; set `{dotted}=…` itself")
         # Copied on the way down, so that a mapping shared through a YAML anchor changes here alone.
         section[name] = section = dict(inner)
+    if not above and last in _REMOVABLE and isinstance(value, dict):
+        _remove_nulls(value, {}, f"{COMMAND_LINE}: {last}", last)
     section[last] = value
     origins[key] = COMMAND_LINE
     if isinstance(value, Mapping):
         origins |= {dotted: COMMAND_LINE for dotted, _ in flatten(value, f"{key}.")}
 
 
-# -- YAML
-
-
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses a key given twice and reads `1e-6` as a number.
-
-    PyYAML keeps the last of two equal keys silently, and follows YAML 1.1, where a float needs a dot.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} is given twice", key_node.start_mark
-                )
-            if isinstance(key_node, yaml.ScalarNode):
-                seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f", line {mark.line + 1}" if mark is not None and "\n" in text else ""
-        raise ConfigError(
-            f"{where}{line}: not YAML: {error.problem or error.context}; check quotes and indents"
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where}: not YAML: {str(error).splitlines()[0]}; check quotes and indents") from None
-
-
 def _kind(value: Any) -> str:
-    return {type(None): "nothing", list: "a list", str: "text"}.get(type(value), f"a {type(value).__name__}")
+    kinds = {type(None): "nothing", list: "a list", str: "text", bool: "true or false"}
+    return kinds.get(type(value), "a number")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -25,14 +26,25 @@ from ring_async.config.learning import (
     RolloutSection,
 )
 from ring_async.config.monitoring import MonitoringSection
-from ring_async.config.section import PositiveFloat, PositiveInt, Section
+from ring_async.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section, Seed
 from ring_async.core.roster import GPU_ROLES, Role, Roster
 from ring_async.core.work.mixture import check_weights
 
 
+def _home_written_out(folder: str) -> str:
+    if "\0" in folder:
+        raise ValueError("holds a NUL, which no folder can; remove it")
+    try:
+        return str(Path(folder).expanduser())
+    except RuntimeError:
+        raise ValueError("there is no such user; write the folder out, or ./~ for one of this name") from None
+
+
 class RunSection(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Names the run's folder.")]
-    dir: str = Field("runs", description="Runs live in <dir>/<name>/; relative to where `up` is called.")
+    dir: Annotated[str, AfterValidator(_home_written_out)] = Field(
+        "runs", min_length=1, description="Runs live in <dir>/<name>/; relative to where `up` is called."
+    )
 
 
 class StopSection(Section):
@@ -89,7 +101,7 @@ class DifficultyWindow(Section):
     @model_validator(mode="after")
     def _check_bounds(self) -> DifficultyWindow:
         if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError(f"low {self.low:g} is above high {self.high:g}: no prompt lies within")
+            raise ValueError(f"low {self.low:g} is above high {self.high:g}: no prompt lies within; exchange them")
         return self
 
 
@@ -97,7 +109,7 @@ class MixtureStep(Section):
     """New weights of the mixture, from a policy version on."""
 
     at_version: PositiveInt
-    mixture: dict[str, Annotated[float, Field(ge=0)]]
+    mixture: dict[str, NaturalFloat]
     difficulty: dict[str, DifficultyWindow | None] = Field(
         default_factory=dict, description="New windows; null lifts one, the others stay."
     )
@@ -178,18 +190,18 @@ def _may_be_sent(role: Role) -> Role:
 class PlacementSection(Section):
     """The CPUs and GPUs that Ray sets aside for each actor, and the hosts that roles are bound to."""
 
-    num_cpus: Annotated[int, Field(ge=0)] = Field(0, description="CPUs Ray may hand out; 0: those of the machine.")
-    cpus: dict[Role, float] = {
+    num_cpus: NaturalInt = Field(0, description="CPUs Ray may hand out; 0: those of the machine.")
+    cpus: dict[Role, NaturalFloat] = {
         Role.CONTROLLER: 0.1, Role.ROLLOUT: 0.5, Role.REWARD: 0.2, Role.REPLAY: 0.2, Role.LEARNER: 0.5,
         Role.EVALUATOR: 0.2,
     }  # fmt: skip
-    gpus: dict[Annotated[Role, AfterValidator(_may_use_gpus)], float] = Field(default_factory=dict)
+    gpus: dict[Annotated[Role, AfterValidator(_may_use_gpus)], NaturalFloat] = Field(default_factory=dict)
     hosts: dict[Annotated[Role, AfterValidator(_may_be_sent)], Annotated[tuple[str, ...], Field(min_length=1)]] = Field(
         default_factory=dict,
         description="On a cluster: addresses of the hosts that the actors of a role run on, by turns. Default: rollout "
         "and reward on any host with room, the others on the host of `up`.",
     )
-    max_restarts: Annotated[int, Field(ge=0)] = Field(5, description="Of one actor within `restart_window_s`.")
+    max_restarts: NaturalInt = Field(5, description="Of one actor within `restart_window_s`.")
     restart_window_s: PositiveFloat = 300.0
     start_timeout_s: PositiveFloat = 120.0
 
@@ -197,12 +209,12 @@ class PlacementSection(Section):
 class EvaluationSection(Section):
     """Held-out problems, for the evaluator while training goes on and for `ring-async eval`."""
 
-    every_versions: Annotated[int, Field(ge=0)] = Field(0, description="Evaluate every so many versions; 0: never.")
+    every_versions: NaturalInt = Field(0, description="Evaluate every so many versions; 0: never.")
     num_problems: PositiveInt = Field(100, description="Spread evenly over the mixture's sources.")
-    num_samples: Annotated[int, Field(ge=0)] = Field(4, description="k of avg@k; 0: greedy answers alone.")
+    num_samples: NaturalInt = Field(4, description="k of avg@k; 0: greedy answers alone.")
     temperature: PositiveFloat = Field(1.0, description="Of the k sampled answers.")
     finish_s: PositiveFloat = Field(60.0, description="How long a run that is trained waits for its last evaluation.")
-    seed: int = Field(20_250_614, description="Of the answers: the same in every run.")
+    seed: Seed = Field(20_250_614, description="Of the answers: the same in every run.")
     checkpoint_problems: PositiveInt = Field(
         200, description="Held-out problems of `ring-async eval` and of the demo's table."
     )
@@ -212,7 +224,7 @@ class Config(Section):
     """The configuration of a whole run."""
 
     run: RunSection
-    seed: int = 0
+    seed: Seed = 0
     mode: Literal["async", "sync"] = Field("async", description="sync: the control; generate and train alternate.")
     stop: StopSection = StopSection()
     model: ModelSection = ModelSection()
@@ -225,7 +237,7 @@ class Config(Section):
     loss: LossSection = LossSection()
     advantage: AdvantageSection = AdvantageSection()
     sources: dict[str, SourceSection]
-    mixture: dict[str, Annotated[float, Field(ge=0)]]
+    mixture: dict[str, NaturalFloat]
     mixture_schedule: Annotated[
         tuple[MixtureStep, ...], Field(description="Weights that take the place of `mixture`, in order of versions.")
     ] = ()
@@ -295,6 +307,9 @@ class Config(Section):
             *self._mixture_problems(),
             *self.control.problems(),
             *self.monitoring.problems(),
+            *self.correction.problems(),
+            *self._truncation_problems(),
+            *self._heartbeat_problems(),
             *self._placement_problems(),
         ]
         if problems:
@@ -312,10 +327,29 @@ class Config(Section):
                 f"learner.token_capacity: {self.learner.token_capacity} is smaller than rollout.max_tokens "
                 f"{self.rollout.max_tokens}; a packed row must hold a prompt and its response"
             )
+        elif self.learner.token_capacity == self.rollout.max_tokens:
+            yield (
+                f"learner.token_capacity: {self.learner.token_capacity} is rollout.max_tokens, which leaves no room "
+                "for a prompt in a packed row; raise it by the longest prompt"
+            )
         if self.global_token_budget % self.budget.minibatches_per_batch:
             yield (
                 f"budget.minibatches_per_batch: {self.budget.minibatches_per_batch} does not divide "
                 f"budget.token_budget {self.global_token_budget}"
+            )
+
+    def _truncation_problems(self) -> Iterator[str]:
+        if self.advantage.truncated == "soft" and self.advantage.soft_cache_tokens > self.rollout.max_tokens:
+            yield (
+                f"advantage.soft_cache_tokens: {self.advantage.soft_cache_tokens} is more than rollout.max_tokens "
+                f"{self.rollout.max_tokens}; every response would be punished for its length"
+            )
+
+    def _heartbeat_problems(self) -> Iterator[str]:
+        if self.monitoring.heartbeat_timeout_s <= self.monitoring.heartbeat_s:
+            yield (
+                f"monitoring.heartbeat_timeout_s: {self.monitoring.heartbeat_timeout_s:g} is not above "
+                f"monitoring.heartbeat_s {self.monitoring.heartbeat_s:g}; every actor would count as dead"
             )
 
     def _mixture_problems(self) -> Iterator[str]:
@@ -334,7 +368,7 @@ class Config(Section):
             yield from self._unknown_sources(where, named)
         steps = [step.at_version for step in self.mixture_schedule]
         if steps != sorted(set(steps)):
-            yield f"mixture_schedule: at_version must grow from step to step, it is {steps}"
+            yield f"mixture_schedule: at_version must grow from step to step, it is {steps}; put the steps in order"
         for name, source in self.sources.items():
             if source.verifier not in self.verifiers:
                 yield (

@@ -115,7 +115,9 @@ def _make_dataset(name: str, task: str, options: dict[str, Any], seed: int, size
     try:
         return create_dataset(task, seed=seed, size=size, **options)
     except Exception as error:  # each task complains in its own way
-        raise ConfigError(f"{where}.options: {task}: {error}") from error
+        raise ConfigError(
+            f"{where}.options: {task}: {error}; reasoning-gym's own settings of this task hold"
+        ) from error
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:

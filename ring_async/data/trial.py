@@ -56,7 +56,9 @@ def try_source(name: str, section: SourceSection, *, deadline_s: float = FIRST_P
             "another task"
         ) from None
     except Exception as error:  # a source's library complains about a setting with errors of its own
-        raise ConfigError(f"sources.{name}: cannot make a prompt: {type(error).__name__}: {error}") from error
+        raise ConfigError(
+            f"sources.{name}: cannot make a prompt: {type(error).__name__}: {error}; check sources.{name}.options"
+        ) from error
 
 
 def tried_prompts(source: PromptSource) -> Iterator[Prompt]:

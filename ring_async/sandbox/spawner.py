@@ -117,6 +117,8 @@ class Spawner:
         """End the small process and its children, and wait for it."""
         with self._lock:
             self._socket.close()
+            if not self._is_ready:  # it has no children, and may be importing for seconds yet
+                self._process.kill()
             try:
                 self._process.wait(_END_TIMEOUT_S)
             except subprocess.TimeoutExpired:

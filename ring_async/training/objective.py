@@ -187,15 +187,17 @@ class RlObjective:
             raise ValueError("the rl objective reports the entropy: score the microbatch with it")
         policy = score.policy_logprobs
         behavior, staleness = tensors.behavior_logprobs[positions], tensors.token_staleness[positions]
-        if tensors.proximal_logprobs is not None:
-            proximal = tensors.proximal_logprobs[positions]
-        elif self.correction.proximal == "loglinear":
-            proximal = loglinear_proximal(policy, behavior, staleness, progress)
-        else:
-            proximal = policy.detach()
+        known = tensors.proximal_logprobs[positions] if tensors.proximal_logprobs is not None else None
+        # Without a first pass π_prox is the policy itself up to the batch's first optimizer step, and unknown after it.
+        versions_ahead = progress if known is None else 0.0
+        proximal = policy.detach() if known is None else known
         mismatch = None
-        if self.correction.rule == "icepop" and self.correction.icepop_on == "mismatch":
-            mismatch = self.mismatch.estimate(bounded_log_ratio(proximal, behavior), staleness)
+        if versions_ahead > 0 or self._bounds_mismatch:
+            mismatch = self.mismatch.estimate(
+                bounded_log_ratio(proximal, behavior), staleness.double() + versions_ahead
+            )
+        if versions_ahead > 0:
+            proximal = self._interpolated(proximal, behavior, staleness, versions_ahead, mismatch)
         tokens = TokenBatch(
             policy_logprobs=policy,
             proximal_logprobs=proximal,
@@ -205,13 +207,31 @@ class RlObjective:
             sequence_ids=sequence_ids,
             token_staleness=staleness,
             batch_mask=tensors.batch_mask[positions] if tensors.batch_mask is not None else None,
-            mismatch_log_ratio=mismatch,
+            mismatch_log_ratio=mismatch if self._bounds_mismatch else None,
         )
         corrected = correct(tokens, self.correction)
         loss = batch_loss(
             tokens, corrected, score.entropy, score.reference_logprobs, settings=self.settings, divisor=divisor
         )
-        return MicrobatchLoss(loss.total, rl_columns(tokens, corrected, score.entropy, loss.kl))
+        columns = rl_columns(tokens, corrected, score.entropy, loss.kl, interpolated_versions=versions_ahead)
+        return MicrobatchLoss(loss.total, columns)
+
+    @property
+    def _bounds_mismatch(self) -> bool:
+        return self.correction.rule == "icepop" and self.correction.icepop_on == "mismatch"
+
+    @staticmethod
+    def _interpolated(
+        policy: Tensor, behavior: Tensor, staleness: Tensor, versions_ahead: float, mismatch: Tensor | None
+    ) -> Tensor:
+        """`loglinear`'s log π_prox `[T]`.
+
+        Before there is an estimate of the mismatch, all that learner and engine disagree about a token of staleness 0
+        counts as mismatch: what part of a batch has taught is the smaller part.
+        """
+        if mismatch is None:
+            mismatch = torch.where(staleness == 0, bounded_log_ratio(policy, behavior), 0.0)
+        return loglinear_proximal(policy, behavior, staleness, versions_ahead, mismatch)
 
     def statistics(self) -> BatchStatistics:
         """Empty statistics for the columns of one batch."""

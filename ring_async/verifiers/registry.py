@@ -90,7 +90,7 @@ def load_verifier(name: str, section: VerifierSection, *, num_workers: int = 1) 
         takes = inspect.signature(verifier_class)
         raise ConfigError(f"{where}.options: {section.use} takes {takes}; {error}") from error
     except ValueError as error:
-        raise ConfigError(f"{where}.options: {error}") from error
+        raise ConfigError(f"{where}.options: {error}; docs/verifiers.md has the options of {section.use}") from error
     for method in ("score", "golden_cases", "close"):
         if not callable(getattr(verifier, method, None)):
             raise ConfigError(f"{where}.use: {section.use} has no method {method}(); see docs/verifiers.md")
@@ -107,8 +107,12 @@ def _make_inner(where: str, num_workers: int) -> Any:
         try:
             section = VerifierSection.model_validate(description)
         except ValidationError as error:
-            raise ConfigError(f"{where}.options: {name}: {error}") from error
-        return make_verifier(name, section, num_workers=num_workers)
+            reasons = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+            raise ConfigError(f"{where}.options: {name}: {reasons}; write {name}: {{use: …, options: …}}") from error
+        try:
+            return make_verifier(name, section, num_workers=num_workers)
+        except ConfigError as error:
+            raise ConfigError(f"{where}.options: of its part, {error}") from error
 
     return make
 
@@ -130,7 +134,8 @@ def _load_class(where: str, use: str) -> tuple[Any, bytes]:
     module = _load_file(where, Path(place)) if place.endswith(".py") else _load_module(where, place)
     verifier_class = getattr(module, class_name, None)
     if not inspect.isclass(verifier_class):
-        raise ConfigError(f"{where}.use: {place} has no class {class_name!r}")
+        classes = ", ".join(sorted(name for name, value in vars(module).items() if inspect.isclass(value))[:9])
+        raise ConfigError(f"{where}.use: {place} has no class {class_name!r}; it has {classes or 'none'}")
     file = inspect.getsourcefile(verifier_class)
     return verifier_class, Path(file).read_bytes() if file else b""
 
@@ -139,13 +144,15 @@ def _load_module(where: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ConfigError(f"{where}.use: cannot import {name}: {error}") from error
+        raise ConfigError(f"{where}.use: cannot import {name}: {error}; install it, or correct the name") from error
+    except (Exception, SystemExit) as error:  # whatever somebody's module does when it is imported
+        raise ConfigError(f"{where}.use: {name} fails on import: {_said(error)}") from error
 
 
 def _load_file(where: str, path: Path) -> ModuleType:
     """Import a file afresh under a name made of its content, so that two versions live side by side."""
     if not path.is_file():
-        raise ConfigError(f"{where}.use: no file {path.absolute()}")
+        raise ConfigError(f"{where}.use: no file {path.absolute()}; check the path, relative to where this runs")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     module_name = f"ring_async_plugin_{digest}"
     if module_name in sys.modules:
@@ -157,10 +164,14 @@ def _load_file(where: str, path: Path) -> ModuleType:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
-        raise ConfigError(f"{where}.use: {path} fails on import: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{where}.use: {path} fails on import: {_said(error)}") from error
     return module
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}; mend it, or name another"
 
 
 def _version(verifier_class: Any, content: bytes, section: VerifierSection) -> str:

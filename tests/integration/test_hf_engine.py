@@ -1,5 +1,6 @@
 """The transformers train engine against a dense float64 reference written here, and what must not change its result."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -314,6 +315,21 @@ def test_loglinear_needs_no_pass_and_goes_from_policy_to_behavior(model_path):
     assert largest_difference(weights_of(one), weights_of(other)) == 0
     several = make_engine(model_path, budget__minibatches_per_batch=4, **settings)
     assert several.train_batch(batch).metrics["policy_ratio_clipped"] >= 0
+
+
+@pytest.mark.parametrize("num_minibatches", [1, 4])
+def test_loglinear_reports_the_mismatch_of_fresh_tokens(model_path, num_minibatches):
+    """An engine that says e times less than the learner of every token, all of them fresh, and nothing is learned."""
+    specs = [dataclasses.replace(spec, staleness=[0] * len(spec.response_ids)) for spec in make_specs(seed=6)]
+    engine = make_engine(
+        model_path, correction__proximal="loglinear", correction__upper=2.0,
+        learner__learning_rate=0.0, budget__minibatches_per_batch=num_minibatches,
+    )  # fmt: skip
+    batch = pack_sequences(specs, token_capacity=48)
+    batch.behavior_logprobs[:] = engine.logprobs(batch) - 1.0
+    metrics = engine.train_batch(batch).metrics
+    assert metrics["mismatch_ratio"] == pytest.approx(np.e, rel=1e-4)
+    assert metrics["behavior_ratio_masked"] == 1.0
 
 
 @pytest.mark.parametrize("num_minibatches", [1, 4])

@@ -219,7 +219,7 @@ class HfTrainEngine:
         united = union(self._ranks, statistics, batch)
         if united is not None:
             everything, plan = united
-            mismatch.update(*everything.log_behavior_ratios())
+            mismatch.update(*everything.mismatch_readings())
             num_parameters = sum(parameter.numel() for parameter in self._parameters.values())
             work = {"model_flops": 6.0 * num_parameters * plan.num_rows * plan.token_capacity}
             metrics = {**everything.summary(), **plan_statistics(plan), **report.metrics, **work}

@@ -53,6 +53,9 @@ _FIRST_DELAY_S = 0.5
 _MAX_DELAY_S = 20.0
 _DEFAULT_TIMEOUT_S = 60.0
 
+_PLACEHOLDER = re.compile(r"\{(prompt|response|reference|low|high|marker)\}")
+"""Splits a rubric into text and placeholders' names, by turns."""
+
 
 class JudgeVerifier(VerifierBase):
     """Asks a model for a score.
@@ -93,8 +96,8 @@ class JudgeVerifier(VerifierBase):
     ) -> None:
         if high <= low:
             raise ValueError(f"high: {high} must be above low: {low}")
-        self._rubric = rubric or DEFAULT_RUBRIC
-        if "{response}" not in self._rubric:
+        self._pieces = _PLACEHOLDER.split(rubric or DEFAULT_RUBRIC)
+        if "response" not in self._pieces[1::2]:
             raise ValueError("rubric: must contain {response}, or the judge would not see it")
         self._model = model
         self._low, self._high = low, high
@@ -159,9 +162,7 @@ class JudgeVerifier(VerifierBase):
             "low": f"{self._low:g}",
             "high": f"{self._high:g}",
         }
-        return re.sub(
-            r"\{(prompt|response|reference|low|high|marker)\}", lambda match: values[match.group(1)], self._rubric
-        )
+        return "".join(values[piece] if index % 2 else piece for index, piece in enumerate(self._pieces))
 
     def _ask(self, question: str, deadline: float) -> tuple[str, bool]:
         """What the judge wrote, and whether it was cut for its length."""

@@ -88,6 +88,24 @@ def test_binary_kl_is_accurate_at_both_ends_and_zero_at_equality():
     assert bool(binary_kl(torch.zeros(1, dtype=F64), logs(0.5)).isfinite().all())
 
 
+@pytest.mark.parametrize("policy", [-0.5, -45.0, -500.0])
+def test_kpop_judges_log_probabilities_as_given_not_as_bounded_ratios_say(policy):
+    """The policy may have moved by more than e^20 within the batch: π_prox and μ, which the rule compares, have not."""
+    tokens = TokenBatch(
+        policy_logprobs=torch.full((3,), policy, dtype=F64, requires_grad=True),
+        proximal_logprobs=torch.tensor([-1.0, -1.0, -1.0], dtype=F64),
+        behavior_logprobs=torch.tensor([-2.0, -1.1, -60.0], dtype=F64),
+        advantages=torch.ones(3, dtype=F64),
+        is_loss=torch.ones(3, dtype=torch.bool),
+        sequence_ids=torch.zeros(3, dtype=torch.int64),
+        token_staleness=torch.zeros(3, dtype=torch.int64),
+    )
+    corrected = correct(tokens, Correction.from_section(CorrectionSection(rule="kpop")))
+    # p = e^−1: KL(p ‖ e^−2) = 0.17, KL(p ‖ e^−1.1) = 0.003, KL(p ‖ e^−60) = 21.4.
+    assert corrected.is_masked.tolist() == [True, False, True]
+    assert corrected.weight.tolist() == pytest.approx([0.0, math.exp(0.1), 0.0])
+
+
 def test_gspo_clips_the_mean_ratio_of_the_full_response():
     # Two responses: log u means are log(1.5)/2 over two tokens, of which one has no loss, and log(0.5).
     tokens = make_tokens(

@@ -52,7 +52,9 @@ def test_an_error_names_who_gave_the_value(local: Path):
     ]
     local.write_text(yaml.safe_dump(make_config_mapping(learner__token_capacity=10)))
     assert refused(local)[0].startswith(f"{local}: learner.token_capacity: 10 is smaller")
-    assert refused(local, "rollout={num: x}") == ["command line: rollout.num: 'x' is not a whole number"]
+    assert refused(local, "rollout={num: x}") == [
+        "command line: rollout.num: 'x' is not a whole number; leave it out for 1, or give a whole number"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,9 @@ def test_rl_is_the_rule_and_the_loss_of_algorithms_bit_for_bit(rule, proximal):
     behavior, staleness = tensors.behavior_logprobs[positions], tensors.token_staleness[positions]
     expected_proximal = first_pass[positions]
     if proximal == "loglinear":
-        expected_proximal = loglinear_proximal(policy, behavior, staleness, 0.5)
+        # No estimate of the mismatch yet: of fresh tokens, all of log r is mismatch.
+        fresh_mismatch = torch.where(staleness == 0, policy - behavior, 0.0)
+        expected_proximal = loglinear_proximal(policy, behavior, staleness, 0.5, fresh_mismatch)
     tokens = TokenBatch(
         policy_logprobs=policy,
         proximal_logprobs=expected_proximal,
