@@ -54,7 +54,7 @@ def test_the_fleet_outlives_its_controller(tmp_path: Path, at: int):
     assert not events(fleet, "actor_lost")
     steps = lines(fleet.run_dir.metrics)
     assert [(step["incarnation"], step["policy_version"]) for step in steps] == [(0, n) for n in range(1, 13)]
-    assert fleet.controller.status()["ledger"]["reissued"] == 0
+    assert fleet.controller.status().ledger.reissued == 0
     report = audit(fleet.run_dir.path)
     assert report.is_clean, report.to_text()
 
@@ -152,8 +152,8 @@ def test_a_pause_outlives_the_controller(tmp_path: Path):
         fleet.kill(CONTROLLER_ID)
         for _ in range(2):
             await asyncio.sleep(30.0)
-            reached.append(fleet.controller.status()["policy_version"])
-        assert fleet.controller.status()["state"] == "paused"
+            reached.append(fleet.controller.status().policy_version)
+        assert fleet.controller.status().state == "paused"
         await fleet.controller.resume()
 
     assert run(make_fleet(tmp_path, token_s=0.2, train_s=0.5), pause) == ""
@@ -173,4 +173,4 @@ def test_a_host_that_stood_still_has_lost_nobody(tmp_path: Path):
     fleet = make_fleet(tmp_path, rollout__num=3, rollout__lease_s=5.0, token_s=0.2, train_s=0.5)
     assert run(fleet, stop) == ""
     assert not events(fleet, "actor_lost")
-    assert fleet.controller.status()["ledger"]["reissued"] == 0
+    assert fleet.controller.status().ledger.reissued == 0

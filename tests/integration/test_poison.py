@@ -48,7 +48,7 @@ def run_to_its_end(fleet: OneProcessFleet, **limits: float) -> dict[str, int]:
     assert events(fleet, "actor_lost") == []
     report = audit(fleet.run_dir.path)
     assert report.is_clean, report.to_text()
-    causes: dict[str, int] = fleet.controller.status()["causes"]
+    causes: dict[str, int] = fleet.controller.status().causes
     return causes
 
 
@@ -137,7 +137,7 @@ def test_a_malformed_group_fails_with_its_cause_and_reward_lives(
     fleet = make_fleet(tmp_path)
     causes = run_to_its_end(fleet)
     assert causes["failed(malformed)"] == 4
-    assert fleet.controller.status()["ledger"]["reissued"] == 2  # three tries in all
+    assert fleet.controller.status().ledger.reissued == 2  # three tries in all
     (failed,) = events(fleet, "group_failed")
     assert (failed["group_id"], failed["cause"]) == ("sums-00000002", "malformed")
 
