@@ -54,12 +54,14 @@ class ThreadPerCall(Executor):
 
 
 THREADS = ThreadPerCall()
+NUM_AHEAD = 32
+"""Prompts of a source that are made beyond those asked for, so that few requests start a thread."""
 
 
 class PromptAhead:
     """See the module.
 
-        ahead.start(7, 3)      # prompts 7 to 9 are being made
+        ahead.start(7, 3)      # prompts 7 to 9 are being made, and those behind them
         ahead.at(7)            # None until prompt 7 is made
 
     Args:
@@ -77,8 +79,10 @@ class PromptAhead:
         self.lock = threading.Lock()
         """Held while the source makes prompts: sources need not stand two threads."""
 
-    def start(self, index: int, number: int) -> asyncio.Future[None] | None:
-        """Have a thread make what is missing of `number` prompts from `index` on; None if nothing is."""
+    def start(self, index: int, number: int, num_more: int = NUM_AHEAD) -> asyncio.Future[None] | None:
+        """Have a thread make what is missing of `number` prompts from `index` on, and `num_more` beyond them for the
+        requests to come; None if nothing is missing.
+        """
         self._is_started = True
         if self._making is not None and not self._making.done():
             return self._making
@@ -87,7 +91,7 @@ class PromptAhead:
         if begin >= index + number:
             return None
         loop = asyncio.get_running_loop()
-        self._making = loop.run_in_executor(THREADS, self._make, begin, index + number)
+        self._making = loop.run_in_executor(THREADS, self._make, begin, index + number + num_more)
         return self._making
 
     def at(self, index: int) -> Prompt | None:

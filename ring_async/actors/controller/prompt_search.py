@@ -149,7 +149,7 @@ class PromptSearch:
             return self.ahead.start(index, number)
         if self._is_given_up or self.ahead.holds(index):
             return None
-        return self.ahead.start(index, min(MAX_LOOKS, self.source.num_prompts or MAX_LOOKS))
+        return self.ahead.start(index, min(MAX_LOOKS, self.source.num_prompts or MAX_LOOKS), num_more=0)
 
     def is_late(self, index: int) -> bool:
         """Whether the search cannot go on because the prompt at its cursor is still being made."""

@@ -41,8 +41,6 @@ OnEmpty = Callable[[str, Window, int], None]
 
 PATIENCE_S = 0.2
 """How long a request for work waits for prompts that are being made, before other sources go first."""
-NUM_AHEAD = 8
-"""Prompts of each source that are made beyond those that were asked for."""
 
 _OBSERVED_KEY = "observed/"
 
@@ -139,7 +137,7 @@ class PromptScheduler:
         making = {
             source: future
             for source in self.mixture.candidates
-            if (future := self._searches[source].start(self.cursors[source], number + NUM_AHEAD)) is not None
+            if (future := self._searches[source].start(self.cursors[source], number)) is not None
         }
         waited_for = [future for source, future in making.items() if source not in self._late]
         if waited_for:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ring_async.actors.controller.prompt_ahead import PromptAhead, PromptFailedError, ThreadPerCall
+from ring_async.actors.controller.prompt_ahead import NUM_AHEAD, PromptAhead, PromptFailedError, ThreadPerCall
 from ring_async.actors.controller.prompts import PromptScheduler
 from ring_async.testing.builders import make_config, make_prompt
 from ring_async.testing.one_process import CountingSource
@@ -66,7 +66,7 @@ def test_the_loop_goes_on_while_a_prompt_is_made() -> None:
         await making
         assert [ahead.at(5), ahead.at(6)] == [source.prompt(5), source.prompt(6)]
         assert ahead.start(6, 1) is None
-        assert ahead.is_late(7)
+        assert ahead.is_late(7 + NUM_AHEAD)
 
     asyncio.run(run())
 
