@@ -82,6 +82,7 @@ def hf_problems(config: Config) -> list[str]:
     problems = [
         f"it does not split {what}; learner.parallel.{key} is {value}, set it to 1 and use shard"
         for key, value, what in (
+            ("data", parallel.data, "batches over whole copies of the model"),
             ("tensor", parallel.tensor, "matrix products"),
             ("pipeline", parallel.pipeline, "layers over stages"),
             ("expert", parallel.expert, "experts over ranks"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ring_async.cli.check import check_parts
+from ring_async.cli.check import _learner_memory, check_parts
 from ring_async.errors import ConfigError
 from ring_async.placement import ray_cluster
 from ring_async.testing.builders import make_config
@@ -53,6 +53,12 @@ def test_a_cluster_s_own_hosts_are_not_judged_by_this_machine(monkeypatch: pytes
     assert len(ray_cluster.problems_here(config)) == 1
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert ray_cluster.problems_here(config) == []
+
+
+def test_what_a_rank_of_the_learner_needs_of_its_gpu_is_said():
+    said = _learner_memory(make_config(learner__parallel__shard=2, placement__gpus={"learner": 2}))
+    # The tiny model: a chunk of the head, and little else.
+    assert said.startswith("learner: 2 ranks, about 5.0 GiB (state 0.0, ")
 
 
 def test_a_learner_of_many_ranks_needs_the_gpus_of_its_process():
