@@ -241,11 +241,7 @@ async def fill_disk(fleet: PlantedFleet) -> None:
             "bytes needed. No group is admitted until there is space on a writable disk; nothing acknowledged is lost"
         )
 
-    replay = fleet.actors["replay-0"]
-    replay.shard.put = full  # type: ignore[union-attr]
-    while True:  # the commit loop tries again when a group arrives, and none arrives once credit is used up
-        await asyncio.sleep(0.5)
-        replay._arrived.set()  # type: ignore[union-attr]
+    fleet.actors["replay-0"].shard.put = full  # type: ignore[union-attr]
 
 
 async def cut_weights(fleet: PlantedFleet) -> None:
