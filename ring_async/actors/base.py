@@ -29,8 +29,10 @@ from ring_async.config.schema import Config
 from ring_async.core.fleet.states import ActorState
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
+from ring_async.records.figures import ActorFigures, WaitCause
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.observe import observe_loop_lag
+from ring_async.telemetry.resources import observe_resources
 from ring_async.telemetry.trace import Tracer
 from ring_async.transport.base import Delivery, Inbox, Outbox, Transport
 from ring_async.transport.messages.base import Done, Message
@@ -122,9 +124,9 @@ class Actor:
         """What this actor is made of: itself, its transport, and what the configuration chose for it."""
         return {"actor": self, "transport": self.context.transport}
 
-    def counters(self) -> dict[str, float]:
-        """Counters that each heartbeat carries, for `status` and throughput."""
-        return {}
+    def counters(self) -> ActorFigures | None:
+        """The figures that each heartbeat carries, for `status` and throughput; None before there are any."""
+        return None
 
     async def on_compute(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function on the actor's one compute thread, after the functions that were passed earlier."""
@@ -200,7 +202,7 @@ class Actor:
         """
 
         async def send(actor_id: str) -> None:
-            async with self.waits.on(f"{actor_id} {what}", deadline_s):
+            async with self.waits.on(f"{actor_id} {what}", deadline_s, WaitCause.COMMIT):
                 await (await self.data_link(actor_id).send(message, buffers, message_id=message_id))
 
         while True:
@@ -295,8 +297,11 @@ class Actor:
         last_answer_s = monotonic_s()
         while True:
             self.context.transport.observe()
+            observe_resources(self.context.run_dir.path)
             whom, waited_s = self.waits.longest()
-            beat = Heartbeat(self.actor_id, self.incarnation, self.state, whom, waited_s, self.counters())
+            beat = Heartbeat(
+                self.actor_id, self.incarnation, self.state, whom, waited_s, self.counters(), self.waits.cause
+            )
             try:
                 seen = (await self.controller.request(beat, timeout_s=REQUEST_TIMEOUT_S)).message
                 last_answer_s = monotonic_s()

@@ -32,6 +32,7 @@ from ring_async.core.evaluation_schedule import EvaluationSchedule
 from ring_async.core.roster import Role
 from ring_async.data.base import PromptSource
 from ring_async.engines.base import RolloutEngine
+from ring_async.records.figures import EvaluatorFigures, WaitCause
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import Registered
@@ -94,13 +95,13 @@ class Evaluator(Actor):
     def parts(self) -> dict[str, object]:
         return super().parts() | {"engine": self.engine, "receiver": self._weights.receiver}
 
-    def counters(self) -> dict[str, float]:
+    def counters(self) -> EvaluatorFigures:
         version = self.engine.policy_version
-        return {
-            "policy_version": version.number if version else -1,
-            "answered": self._num_answered,
-            "answers_wanted": len(self._problems) * (1 + self.config.evaluation.num_samples),
-        }
+        return EvaluatorFigures(
+            policy_version=version.number if version else None,
+            answered=self._num_answered,
+            answers_wanted=len(self._problems) * (1 + self.config.evaluation.num_samples),
+        )
 
     async def on_command(self, message: Message) -> Message:
         if isinstance(message, UseWeights):
@@ -129,7 +130,8 @@ class Evaluator(Actor):
                 if self.stopping.is_set():
                     return
                 # No deadline: the run may be paused for days, and nobody waits for the evaluator.
-                async with self.waits.on(f"version {self._schedule.next_number} from learner-0", math.inf):
+                whom = f"version {self._schedule.next_number} from learner-0"
+                async with self.waits.on(whom, math.inf, WaitCause.WEIGHTS):
                     await self._weights.until_due()
                 continue
             taken_up = await self._weights.take_up()

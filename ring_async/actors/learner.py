@@ -25,7 +25,10 @@ from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
 from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import ActorFailedError
+from ring_async.records.figures import LearnerFigures, WaitCause
+from ring_async.records.steps import step_record
 from ring_async.telemetry import metrics
+from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import observe_step
 from ring_async.training.base import StepReport, TrainEngine, WeightsSnapshot
 from ring_async.training.checkpoint import CheckpointStore
@@ -75,6 +78,7 @@ class Learner(Actor):
         self._publishing: asyncio.Task[None] | None = None
         self._published_s = 0.0
         self._not_ready = ""
+        self._idle = IdleMeter(metrics.learner_waiting_seconds)
         self._num_steps = 0
         self._busy_s = 0.0
 
@@ -98,9 +102,10 @@ class Learner(Actor):
     def parts(self) -> dict[str, object]:
         return super().parts() | {"sender": self.sender}
 
-    def counters(self) -> dict[str, float]:
-        version = self._version.number if self._version else -1
-        return {"steps": self._num_steps, "busy_s": self._busy_s, "policy_version": version}
+    def counters(self) -> LearnerFigures:
+        self._idle.flush()
+        version = self._version.number if self._version else None
+        return LearnerFigures(steps=self._num_steps, busy_s=self._busy_s, policy_version=version)
 
     async def on_command(self, message: Message) -> Message:
         match message:
@@ -144,11 +149,13 @@ class Learner(Actor):
         try:
             while number < last_number:
                 wait_began_s = monotonic_s()
-                batch = await (ahead or asyncio.create_task(self._next_batch(number + 1)))
+                with self._idle.waiting(WaitCause.BATCH):
+                    batch = await (ahead or asyncio.create_task(self._next_batch(number + 1)))
                 ahead = None
                 if self.config.mode == "async" and number + 1 < last_number:
                     ahead = asyncio.create_task(self._next_batch(number + 2), name="prefetch")
-                await self._unpaused.wait()
+                with self._idle.waiting(WaitCause.PAUSED):
+                    await self._unpaused.wait()
                 wait_s = monotonic_s() - wait_began_s
                 async with self._busy:
                     report = await self._step(batch)
@@ -169,7 +176,7 @@ class Learner(Actor):
         deadline_s = self.config.replay.batch_deadline_s
         await self.registered(Role.REPLAY, PLANNER_ID)
         asked_s = monotonic_s()
-        async with self.waits.on(f"batch {plan_number} from {PLANNER_ID}", 2 * deadline_s):
+        async with self.waits.on(f"batch {plan_number} from {PLANNER_ID}", 2 * deadline_s, WaitCause.BATCH):
             while True:
                 answer = await ask_until_answered(
                     lambda: self.data_link(PLANNER_ID).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
@@ -203,7 +210,8 @@ class Learner(Actor):
         version = self._version
         publish_s = self._published_s
         if self._publishing is not None:
-            await self._publishing
+            with self._idle.waiting(WaitCause.PUBLISH):
+                await self._publishing
         self._publishing = asyncio.create_task(self._publish(version), name="publish")
         plan = batch.plan
         own = {
@@ -216,7 +224,7 @@ class Learner(Actor):
             "verifier_epoch": plan.verifier_epoch,
             "mixture_epoch": plan.mixture_epoch,
         }
-        observe_step(report.metrics | own)
+        observe_step(step_record(report.metrics | own | {"policy_version": version.number}))
         completed = StepCompleted(plan.plan_number, version, report.metrics | own)
         sent = await self.controller.send(completed, message_id=f"step-{version}")
         sent.add_done_callback(_log_failure)
@@ -246,8 +254,10 @@ class Learner(Actor):
         """
         assert self._version is not None
         version = self._version
+        began_s = monotonic_s()
         with self.tracer.span("checkpoint"):
             path = await self.on_compute(self._checkpoints.save, version, version.number, self.engine.save)
+        metrics.learner_checkpoint_seconds.observe(monotonic_s() - began_s)
         saved = CheckpointSaved(str(path), version.number, version)
         sent = await self.controller.send(saved, message_id=f"checkpoint-{version}")
         sent.add_done_callback(_log_failure)

@@ -28,7 +28,10 @@ from ring_async.clock import monotonic_s
 from ring_async.core.roster import Role
 from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import RefusedError, VerifierError
+from ring_async.records.figures import RewardFigures, WaitCause
 from ring_async.telemetry import metrics
+from ring_async.telemetry.idle import IdleMeter
+from ring_async.telemetry.observe import observe_verdicts
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.changes import (
@@ -65,6 +68,7 @@ class Reward(Actor):
         self._quarantine = Quarantine()
         self._judging: set[asyncio.Task[None]] = set()
         self._shadows: set[asyncio.Task[None]] = set()
+        self._idle = IdleMeter(metrics.reward_waiting_seconds, otherwise=WaitCause.GROUP)
         self._num_verdicts = 0
         self._busy_s = 0.0
         self._swap_wait_s = 0.0
@@ -98,8 +102,11 @@ class Reward(Actor):
                 return await super().on_command(message)
         return Done()
 
-    def counters(self) -> dict[str, float]:
-        return {"verdicts": self._num_verdicts, "busy_s": self._busy_s, "swap_wait_s": self._swap_wait_s}
+    def counters(self) -> RewardFigures:
+        self._idle.flush()
+        for name, epoch in self._verifiers.epochs().items():
+            metrics.reward_verifier_epoch.labels(verifier=name).set(epoch)
+        return RewardFigures(verdicts=self._num_verdicts, busy_s=self._busy_s, swap_wait_s=self._swap_wait_s)
 
     async def main(self) -> None:
         async with asyncio.TaskGroup() as groups:
@@ -151,7 +158,7 @@ class Reward(Actor):
         responses = self._responses(group)
         began_s = monotonic_s()
         try:
-            with self.tracer.span("score"):
+            with self.tracer.span("score"), self._idle.working():
                 reward = self.config.reward
                 verdicts = await score_group(verifier, header.prompt, responses, reward.timeout_s, reward.bound)
         except VerifierError as failure:
@@ -161,8 +168,7 @@ class Reward(Actor):
         await self._record(service.stamp, None)
         self._busy_s += (took_s := monotonic_s() - began_s)
         metrics.reward_verdict_seconds.labels(verifier=verifier.name).observe(took_s)
-        for verdict in verdicts:
-            metrics.reward_value.labels(source=header.prompt.source).observe(verdict.reward)
+        observe_verdicts([verdict.reward for verdict in verdicts], header.prompt.source, service.epoch)
         self._num_verdicts += len(verdicts)
         metrics.reward_verdicts.labels(verifier=verifier.name).inc(len(verdicts))
         if (shadow := self._verifiers.shadow_of(verifier.name)) is not None:
@@ -181,15 +187,17 @@ class Reward(Actor):
         shard = shard_of(header.group_id, self.config.replay.num)
         await self.registered(Role.REPLAY, shard)
         link = self.data_link(shard)
-        async with self.waits.on(f"credit and commit from {shard}", self.config.replay.batch_deadline_s):
-            assert header.verifier is not None
-            message_id = f"{header.group_id}@{header.verifier.epoch}"
-            committed = await link.send(GroupScored(header), delivery.buffers, message_id=message_id)
-            try:
-                await committed
-            except RefusedError as refusal:
-                delivery.refuse(str(refusal))
-                return
+        deadline_s = self.config.replay.batch_deadline_s
+        assert header.verifier is not None
+        message_id = f"{header.group_id}@{header.verifier.epoch}"
+        async with self.waits.on(f"credit and commit from {shard}", deadline_s, WaitCause.COMMIT):
+            with self._idle.waiting(WaitCause.COMMIT):
+                committed = await link.send(GroupScored(header), delivery.buffers, message_id=message_id)
+                try:
+                    await committed
+                except RefusedError as refusal:
+                    delivery.refuse(str(refusal))
+                    return
         delivery.ack()
 
     async def _record(self, stamp: VerifierStamp, cause: str | None) -> None:

@@ -29,7 +29,9 @@ from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
 from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
+from ring_async.records.figures import RolloutFigures, WaitCause
 from ring_async.telemetry import metrics
+from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import EngineMeter
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import Pause, Registered, Resume
@@ -70,6 +72,7 @@ class Rollout(Actor):
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._meter = EngineMeter()
+        self._idle = IdleMeter(metrics.rollout_waiting_seconds)
         self._unpaused = asyncio.Event()
         self._unpaused.set()
         self._in_flight: dict[str, asyncio.Task[None]] = {}
@@ -93,18 +96,20 @@ class Rollout(Actor):
     def parts(self) -> dict[str, object]:
         return super().parts() | {"engine": self.engine, "receiver": self._weights.receiver}
 
-    def counters(self) -> dict[str, float]:
+    def counters(self) -> RolloutFigures:
         load = self.engine.load()
         self._meter.observe(load)
+        self._idle.flush()
         version = self.engine.policy_version
-        return {
-            "generated_tokens": load.generated_tokens,
-            "busy_s": load.busy_s,
-            "running": load.num_running,
-            "capacity": load.capacity,
-            "groups_in_flight": len(self._in_flight),
-            "policy_version": version.number if version else -1,
-        }
+        metrics.rollout_version_lag.set(self._weights.lag)
+        return RolloutFigures(
+            generated_tokens=load.generated_tokens,
+            busy_s=load.busy_s,
+            running=load.num_running,
+            capacity=load.capacity,
+            groups_in_flight=len(self._in_flight),
+            policy_version=version.number if version else None,
+        )
 
     async def on_command(self, message: Message) -> Message:
         match message:
@@ -156,17 +161,17 @@ class Rollout(Actor):
         deadline_s = self.config.replay.batch_deadline_s
         group_size = self.config.rollout.group_size
         while True:
-            await self._unpaused.wait()
-            async with self.waits.on("weights from learner-0", self.config.placement.start_timeout_s):
-                while self.engine.policy_version is None:
-                    self._may_generate.clear()
-                    await self._may_generate.wait()
+            with self._idle.waiting(WaitCause.PAUSED):
+                await self._unpaused.wait()
+            if self.engine.policy_version is None:
+                await self._first_weights(self.config.placement.start_timeout_s)
             load = self.engine.load()
             free = load.capacity + group_size - 1 - load.num_running - load.num_waiting
             if free < group_size:
                 self._may_generate.clear()
-                async with self.waits.on("a free engine slot", deadline_s):
-                    await self._may_generate.wait()
+                with self._idle.waiting(WaitCause.SLOT):
+                    async with self.waits.on("a free engine slot", deadline_s, WaitCause.SLOT):
+                        await self._may_generate.wait()
                 continue
             reserved = await self._reserve(free // group_size)
             for reservation in reserved.reservations:
@@ -174,13 +179,22 @@ class Rollout(Actor):
                 self._in_flight[reservation.group_id] = task
             await asyncio.sleep(0)  # let the new requests reach the engine before its load is read again
 
+    async def _first_weights(self, deadline_s: float) -> None:
+        with self._idle.waiting(WaitCause.WEIGHTS):
+            async with self.waits.on("weights from learner-0", deadline_s, WaitCause.WEIGHTS):
+                while self.engine.policy_version is None:
+                    self._may_generate.clear()
+                    await self._may_generate.wait()
+
     async def _reserve(self, num_groups: int) -> GroupsReserved:
         ask = ReserveGroups(num_groups, self.engine.policy_version)
         whom = "a reservation from controller-0" + (f": {self._why_none}" if self._why_none else "")
-        async with self.waits.on(whom, 4 * self.config.monitoring.heartbeat_timeout_s):
+        deadline_s = 4 * self.config.monitoring.heartbeat_timeout_s
+        async with self.waits.on(whom, deadline_s, WaitCause.RESERVATION):
             while True:
                 try:
-                    reserved = await self.ask_controller(ask)
+                    with self._idle.waiting(WaitCause.RESERVATION):
+                        reserved = await self.ask_controller(ask)
                     break
                 except RefusedError as refusal:
                     log.info("%s: no reservation: %s", self.actor_id, refusal)
@@ -193,7 +207,11 @@ class Rollout(Actor):
         try:
             group = await self._generate(reservation)
             self._may_generate.set()
-            metrics.rollout_groups.labels(source=reservation.prompt.source).inc()
+            source = reservation.prompt.source
+            metrics.rollout_groups.labels(source=source).inc()
+            for trajectory in group.header.trajectories:
+                metrics.rollout_response_tokens.labels(source=source).observe(trajectory.num_tokens)
+                metrics.rollout_responses.labels(source=source, reason=trajectory.finish_reason).inc()
             await self._deliver(group)
         finally:
             self._handover.forget(

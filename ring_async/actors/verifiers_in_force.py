@@ -91,6 +91,10 @@ class VerifierSet:
             await require_golden_cases(service.verifier)
             self._services[name] = service
 
+    def epochs(self) -> dict[str, int]:
+        """The epoch in force of each open verifier, by name."""
+        return {name: service.epoch for name, service in self._services.items()}
+
     async def adopt(self, verifiers: Iterable[VerifierInForce]) -> None:
         """Judge with the verifiers that the controller says are in force."""
         for verifier in verifiers:

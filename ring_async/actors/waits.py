@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from ring_async.clock import monotonic_s
 from ring_async.errors import ActorFailedError, PeerGoneError, PeerTimeoutError, RefusedError, TransportError
+from ring_async.records.figures import WaitCause
 
 T = TypeVar("T")
 
@@ -26,22 +27,22 @@ ASK_AGAIN_S = 0.1
 class Waits:
     """The present waits of an actor, for `status` and for the error when a deadline passes.
 
-    async with waits.on("a batch from replay-0", deadline_s=60.0):
+    async with waits.on("a batch from replay-0", deadline_s=60.0, cause=WaitCause.BATCH):
         ...                              # meanwhile waits.longest() is ("a batch from replay-0", 12.3)
     """
 
     actor_id: str
-    _current: dict[object, tuple[str, float]] = field(default_factory=dict)
+    _current: dict[object, tuple[str, float, WaitCause]] = field(default_factory=dict)
 
     @contextlib.asynccontextmanager
-    async def on(self, whom: str, deadline_s: float) -> AsyncIterator[None]:
+    async def on(self, whom: str, deadline_s: float, cause: WaitCause = WaitCause.OTHER) -> AsyncIterator[None]:
         """Register the block as a wait for `whom`, and end it after `deadline_s` at most.
 
         Raises:
             ActorFailedError: the deadline passed; the message says who waited for whom.
         """
         key = object()
-        self._current[key] = (whom, monotonic_s())
+        self._current[key] = (whom, monotonic_s(), cause)
         try:
             async with asyncio.timeout(deadline_s):
                 yield
@@ -54,8 +55,15 @@ class Waits:
         """The longest of the present waits, and its seconds; empty and 0 when there is none."""
         if not self._current:
             return "", 0.0
-        whom, since_s = min(self._current.values(), key=lambda wait: wait[1])
+        whom, since_s, _ = min(self._current.values(), key=lambda wait: wait[1])
         return whom, monotonic_s() - since_s
+
+    @property
+    def cause(self) -> WaitCause:
+        """The cause of the longest of the present waits; `NONE` when there is none."""
+        if not self._current:
+            return WaitCause.NONE
+        return min(self._current.values(), key=lambda wait: wait[1])[2]
 
 
 async def ask_until_answered(ask: Callable[[], Awaitable[T]], *, is_gone: Callable[[], bool] = lambda: False) -> T:

@@ -76,6 +76,14 @@ class WeightFollower:
         """Whether a version waits to be taken up."""
         return self._due is not None
 
+    @property
+    def lag(self) -> int:
+        """How many versions the engine is behind the newest announced; 0 before the first."""
+        if self._newest is None:
+            return 0
+        held = self._engine.policy_version
+        return max(0, self._newest.policy_version.number - (held.number if held else -1))
+
     def hear_of(self, announcement: WeightsAnnouncement) -> None:
         """Note that a version was published; a version that is not newer changes nothing."""
         if self._newest is not None and announcement.policy_version <= self._newest.policy_version:

@@ -103,6 +103,7 @@ class BatchStatistics:
             "mismatch_ratio": _mean(np.exp(fresh)) if fresh.size else None,
             "mismatch_ratio_quantiles": _quantiles(fresh) if fresh.size else None,
             "mismatch_tokens": int(fresh.size),
+            "mismatch_kl": _mean(np.expm1(fresh) - fresh) if fresh.size else None,
             "filtered": {
                 name.removeprefix("filtered_"): int(table[name].sum()) for name in table if "filtered_" in name
             },

@@ -20,6 +20,7 @@ from ring_async.control.client import ControlClient
 from ring_async.core.verifier_swap import SwapState
 from ring_async.errors import ConfigError, RunError
 from ring_async.monitoring.terminal import mixture_line
+from ring_async.records.status import read_changes
 from ring_async.storage.run_dir import find_run
 
 WAIT_S = 5.0
@@ -155,7 +156,7 @@ def mixture(
         status = client.post("/v1/mixture", body | ({"difficulty": windows} if windows else {}))
     else:
         status = client.get("/v1/status")["changes"]
-    say(f"mixture {status['mixture_epoch']}: {mixture_line(status)}", status, as_json)
+    say(f"mixture {status['mixture_epoch']}: {mixture_line(read_changes(status))}", status, as_json)
 
 
 def set_knobs(

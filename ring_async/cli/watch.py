@@ -32,14 +32,15 @@ def status(
       ring-async status --json | jq .policy_version
     """
     from ring_async.monitoring.terminal import show_status, watch_status
+    from ring_async.records.status import read_status
 
     client = ControlClient(find_run(runs, run))
     if watch:
-        watch_status(lambda: client.get("/v1/status"), out)
+        watch_status(lambda: read_status(client.get("/v1/status")), out)
     elif as_json:
         out.print_plain(client.get("/v1/status"))
     else:
-        show_status(client.get("/v1/status"), out)
+        show_status(read_status(client.get("/v1/status")), out)
 
 
 def logs(

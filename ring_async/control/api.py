@@ -25,6 +25,7 @@ from ring_async.config.schema import ControlSection
 from ring_async.control.changes_api import Changes, changes_router
 from ring_async.control.guard import Guard, Refusal
 from ring_async.errors import ConfigError, RingAsyncError
+from ring_async.records.status import RunStatus, status_schema
 from ring_async.telemetry.discovery import scrape_targets
 from ring_async.transport.messages.fleet import Member
 
@@ -35,7 +36,7 @@ class Operations(Protocol):
     @property
     def changes(self) -> Changes: ...
 
-    def status(self) -> dict[str, Any]: ...
+    def status(self) -> RunStatus: ...
 
     def live_members(self) -> list[Member]: ...
 
@@ -107,9 +108,14 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
     async def healthz() -> dict[str, str]:
         return {"run": run_name}
 
-    @app.get("/v1/status")
-    async def status() -> dict[str, Any]:
-        return operations.status()
+    reference, components = status_schema()
+
+    @app.get("/v1/status", responses={200: {"content": {"application/json": {"schema": reference}}}})
+    async def status() -> Response:
+        """The run as it is now: `records.status.RunStatus`."""
+        return _AsciiJson(operations.status().plain())
+
+    _add_schemas(app, components)
 
     @app.get("/v1/discovery")
     async def discovery() -> list[dict[str, Any]]:
@@ -137,6 +143,18 @@ def make_app(operations: Operations, token: str, run_name: str, control: Control
 
     app.include_router(changes_router(operations.changes))
     return app
+
+
+def _add_schemas(app: FastAPI, components: dict[str, Any]) -> None:
+    """Add the schemas of records, which are no pydantic models, to those that FastAPI collects from the routes."""
+    collect = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = collect()
+        document.setdefault("components", {}).setdefault("schemas", {}).update(components)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _explain_errors(app: FastAPI) -> None:

@@ -1,7 +1,7 @@
 """The fleet on a terminal: `status` and `status --watch`.
 
-Owns: what is shown and how. Does not own the line that `up` shows (`progress`). Works on the controller's status alone,
-which is plain data. Every key may be missing; what is not known is shown as a dash.
+Owns: what is shown and how. Does not own the line that `up` shows (`progress`). Works on the controller's status alone
+(`records.status`). What is not known is shown as a dash.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -19,8 +19,10 @@ from rich.text import Text
 from ring_async.core.fleet.states import ActorState, RunState
 from ring_async.errors import RingAsyncError
 from ring_async.monitoring.figures import BAR_WIDTH, bar, duration, number
-
-Status = Mapping[str, Any]
+from ring_async.records.events import Event
+from ring_async.records.figures import BufferTotals
+from ring_async.records.status import ActorStatus, ChangesStatus, RunStatus, WindowStatus
+from ring_async.records.steps import EvaluationRecord, StepRecord
 
 _STATE_STYLES: dict[str, str] = {
     RunState.RUNNING: "green",
@@ -37,13 +39,13 @@ _LONG_WAIT_S = 30.0
 _SILENT_S = 5.0
 
 
-def show_status(status: Status, out: Console) -> None:
+def show_status(status: RunStatus, out: Console) -> None:
     """Print a status once."""
     out.print(render_status(status))
 
 
 def watch_status(
-    fetch: Callable[[], Status], out: Console, *, every_s: float = 1.0, sleep: Callable[[float], None] = time.sleep
+    fetch: Callable[[], RunStatus], out: Console, *, every_s: float = 1.0, sleep: Callable[[float], None] = time.sleep
 ) -> None:
     """Show the status anew every `every_s` until Ctrl-C, or until the run can't be asked any more.
 
@@ -66,85 +68,80 @@ def watch_status(
             pass
 
 
-def render_status(status: Status) -> RenderableType:
+def render_status(status: RunStatus) -> RenderableType:
     """The whole picture: the run, its actors and what each waits for, figures, rewards, the ledger, last events."""
-    parts: list[RenderableType] = [_headline(status), _actors(status.get("actors") or ())]
-    step = status.get("last_step") or {}
-    if step:
-        parts += [Text(), _figures(step, status.get("buffer") or {})]
-        if step.get("reward_by_source"):
-            parts += [Text(), _rewards(step["reward_by_source"])]
-    if (status.get("changes") or {}).get("mixture"):
-        parts += [Text(), Text("mixture ", style="dim").append(mixture_line(status["changes"]))]
-    if status.get("last_evaluation"):
-        parts += [Text(), _evaluation(status["last_evaluation"])]
-    if status.get("ledger"):
-        parts += [Text(), _counts("ledger", status["ledger"])]
-    if status.get("causes"):
-        parts.append(_counts("causes", status["causes"]))
-    if status.get("events"):
-        parts += [Text(), _events(status["events"])]
+    parts: list[RenderableType] = [_headline(status), _actors(status.actors)]
+    if (step := status.last_step) is not None:
+        parts += [Text(), _figures(step, status.buffer)]
+        if step.reward_by_source:
+            parts += [Text(), _rewards(step.reward_by_source)]
+    if status.changes.mixture:
+        parts += [Text(), Text("mixture ", style="dim").append(mixture_line(status.changes))]
+    if status.last_evaluation is not None:
+        parts += [Text(), _evaluation(status.last_evaluation)]
+    parts += [Text(), _counts("ledger", msgspec.structs.asdict(status.ledger))]
+    if status.causes:
+        parts.append(_counts("causes", status.causes))
+    if status.events:
+        parts += [Text(), _events(status.events)]
     return Group(*parts)
 
 
-def mixture_line(changes: Mapping[str, Any]) -> str:
+def mixture_line(changes: ChangesStatus) -> str:
     """Each source's share of completed tokens, and its difficulty window if it has one."""
-    windows: Mapping[str, Mapping[str, Any]] = changes.get("difficulty") or {}
-    shares: Mapping[str, float] = changes.get("mixture") or {}
+    windows = changes.difficulty
     return ", ".join(
         f"{name} {share:.0%}" + (f" ({_window(windows[name])})" if name in windows else "")
-        for name, share in shares.items()
+        for name, share in changes.mixture.items()
     )
 
 
-def _window(window: Mapping[str, Any]) -> str:
-    low, high = (number(window.get(key), "g") for key in ("low", "high"))
-    return f"{window.get('by')} {low} to {high}, {number(window.get('num_passed'))} passed over"
+def _window(window: WindowStatus) -> str:
+    low, high = number(window.low, "g"), number(window.high, "g")
+    return f"{window.by} {low} to {high}, {number(window.num_passed)} passed over"
 
 
-def _headline(status: Status) -> Text:
-    state = str(status.get("state", "–"))
-    version, last = status.get("policy_version"), status.get("policy_versions")
-    remaining_s = status.get("remaining_s")
+def _headline(status: RunStatus) -> Text:
+    state = status.state or "–"
+    version, last, remaining_s = status.policy_version, status.policy_versions, status.remaining_s
     return Text.assemble(
-        (str(status.get("run", "–")), "bold"),
+        (status.run, "bold"),
         "  ",
         (state, _STATE_STYLES.get(state, "red")),
-        (f" ({status['reason']})" if status.get("reason") else "", "dim"),
+        (f" ({status.reason})" if status.reason else "", "dim"),
         "  ",
         bar(version / last if version is not None and last else 0.0),
         f"  version {number(version)} of {number(last)}",
         (f"  {duration(remaining_s)} left" if remaining_s is not None and state == RunState.RUNNING else "", "dim"),
-        (f"  checkpoint of {number(status['checkpoint'].get('version'))}" if status.get("checkpoint") else "", "dim"),
+        (f"  checkpoint of {status.checkpoint.version}" if status.checkpoint else "", "dim"),
     )
 
 
-def _actors(actors: Sequence[Mapping[str, Any]]) -> Table:
+def _actors(actors: Sequence[ActorStatus]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    has_hosts = len({actor["host"] for actor in actors if actor.get("host")}) > 1
+    has_hosts = len({actor.host for actor in actors if actor.host}) > 1
     for name in ("actor", "state", "waits for", "heard", "version", "pid", *(["host"] if has_hosts else [])):
         table.add_column(name, no_wrap=name != "waits for")
     for actor in actors:
-        state = str(actor.get("state", "–"))
-        counters = actor.get("counters") or {}
-        restarts = f" (start {actor['incarnation'] + 1})" if actor.get("incarnation") else ""
+        state = actor.state or "–"
+        restarts = f" (start {actor.incarnation + 1})" if actor.incarnation else ""
         table.add_row(
-            Text(str(actor.get("actor_id", "–")) + restarts),
+            Text(actor.actor_id + restarts),
             Text(state, style=_STATE_STYLES.get(state, "red")),
             _wait(actor),
-            _age(actor.get("heartbeat_age_s")),
-            number(counters.get("policy_version")),
-            str(actor.get("pid") or "–"),
-            *([str(actor.get("host") or "–")] if has_hosts else []),
+            _age(actor.heartbeat_age_s),
+            number(getattr(actor.counters, "policy_version", None)),
+            str(actor.pid or "–"),
+            *([actor.host or "–"] if has_hosts else []),
         )
     return table
 
 
-def _wait(actor: Mapping[str, Any]) -> Text:
-    whom, waited_s = actor.get("waiting_for") or "", actor.get("waited_s") or 0.0
-    if not whom:
+def _wait(actor: ActorStatus) -> Text:
+    if not actor.waiting_for:
         return Text("–", style="dim")
-    return Text(f"{whom}, {duration(waited_s)}", style="yellow" if waited_s > _LONG_WAIT_S else "")
+    style = "yellow" if actor.waited_s > _LONG_WAIT_S else ""
+    return Text(f"{actor.waiting_for}, {duration(actor.waited_s)}", style=style)
 
 
 def _age(seconds: float | None) -> Text:
@@ -153,16 +150,15 @@ def _age(seconds: float | None) -> Text:
     return Text(f"{seconds:.1f} s ago", style="red" if seconds > _SILENT_S else "dim")
 
 
-def _figures(step: Mapping[str, Any], buffer: Mapping[str, Any]) -> Text:
-    staleness = f"{number(step.get('staleness_mean'), '.1f')} mean, {number(step.get('staleness_max'))} max"
+def _figures(step: StepRecord, buffer: BufferTotals) -> Text:
     pairs = (
-        ("generated", f"{number(step.get('generated_tokens_per_s'))} tokens/s"),
-        ("trained", f"{number(step.get('tokens_per_s'))} tokens/s"),
-        ("staleness", staleness),
-        ("buffer", f"{number(buffer.get('buffer_tokens', step.get('buffer_tokens')))} tokens"),
-        ("entropy", number(step.get("entropy"), ".3f")),
-        ("ESS", number(step.get("effective_sample_size"), ".3f")),
-        ("reward", number(step.get("reward_mean"), ".3f")),
+        ("generated", f"{number(step.generated_tokens_per_s)} tokens/s"),
+        ("trained", f"{number(step.tokens_per_s)} tokens/s"),
+        ("staleness", f"{number(step.staleness_mean, '.1f')} mean, {number(step.staleness_max)} max"),
+        ("buffer", f"{number(buffer.buffer_tokens)} tokens"),
+        ("entropy", number(step.entropy, ".3f")),
+        ("ESS", number(step.effective_sample_size, ".3f")),
+        ("reward", number(step.reward_mean, ".3f")),
     )
     text = Text()
     for name, value in pairs:
@@ -181,14 +177,14 @@ def _rewards(by_source: Mapping[str, float]) -> Table:
     return table
 
 
-def _evaluation(evaluation: Mapping[str, Any]) -> Text:
+def _evaluation(evaluation: EvaluationRecord) -> Text:
     """The newest evaluation on held-out problems: over all sources, then each."""
-    text = Text("held out ", style="dim").append(f"version {number(evaluation.get('policy_version'))}  ")
-    by_source = evaluation.get("by_source") or {}
+    text = Text("held out ", style="dim").append(f"version {evaluation.policy_version}  ")
+    by_source = evaluation.by_source
     for source, figures in (("all", evaluation), *(sorted(by_source.items()) if len(by_source) > 1 else ())):
-        text.append(f"{source} ", style="dim").append(f"pass@1 {number(figures.get('pass_at_1'), '.3f')} ")
-        if evaluation.get("k"):
-            text.append(f"avg@{evaluation['k']} {number(figures.get('avg_at_k'), '.3f')} ")
+        text.append(f"{source} ", style="dim").append(f"pass@1 {number(figures.pass_at_1, '.3f')} ")
+        if evaluation.k:
+            text.append(f"avg@{evaluation.k} {number(figures.avg_at_k, '.3f')} ")
         text.append(" ")
     return text
 
@@ -199,11 +195,10 @@ def _counts(name: str, counts: Mapping[str, float]) -> Text:
     return text
 
 
-def _events(events: Sequence[Mapping[str, Any]]) -> Table:
+def _events(events: Sequence[Event]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for event in events[-8:]:
-        details = ", ".join(f"{key}: {value}" for key, value in event.items() if key not in {"time", "kind", "author"})
-        when = event.get("time")
-        clock = datetime.fromtimestamp(when).strftime("%H:%M:%S") if isinstance(when, int | float) else ""
-        table.add_row(Text(clock, style="dim"), Text(str(event.get("kind", ""))), Text(details, style="dim"))
+        details = ", ".join(f"{key}: {value}" for key, value in event.details.items())
+        clock = datetime.fromtimestamp(event.time).strftime("%H:%M:%S")
+        table.add_row(Text(clock, style="dim"), Text(event.kind), Text(details, style="dim"))
     return table

@@ -18,6 +18,7 @@ from ring_async.errors import VerifierError
 from ring_async.sandbox.activity import Activity
 from ring_async.sandbox.box import Box
 from ring_async.sandbox.program import Call, Program, RefusedProgramError, Result, SandboxLimits
+from ring_async.telemetry import metrics
 
 _GRACE_S = 30.0
 _PATIENCE = 10
@@ -93,10 +94,12 @@ class ProgramSession:
         answer = self._box.receive(_PATIENCE * own_s + _GRACE_S, watch, max_bytes)
         if answer is None:
             self._dead = Result("memory", stderr="the sandbox used more memory than allowed")
+            metrics.reward_sandbox_runs.labels(status="memory").inc()
             return self._dead
         if answer["status"] == "killed":
             raise VerifierError("sandbox_killed", "the program was killed from outside; out of memory?")
         result = Result(**answer)
+        metrics.reward_sandbox_runs.labels(status=result.status).inc()
         return replace(result, own_s=watch.idle_s + max(result.cpu_s, watch.cpu_s))
 
 

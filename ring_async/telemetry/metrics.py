@@ -29,6 +29,7 @@ ProcessCollector(registry=REGISTRY)  # CPU seconds, resident bytes, open files: 
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
+_TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _VERSIONS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
@@ -71,6 +72,10 @@ actor_event_loop_lag = _histogram(
     "ring_actor_event_loop_lag_seconds", "How late the event loop woke; grows when something computes on it."
 )
 
+actor_disk_free = _gauge("ring_actor_disk_free_bytes", "Room left on the disk of the run's folder.")
+actor_disk_size = _gauge("ring_actor_disk_size_bytes", "Size of that disk.")
+actor_gpu_memory = _gauge("ring_actor_gpu_memory_bytes", "GPU memory that the process's PyTorch has reserved.")
+
 # -- rollout
 
 rollout_generated_tokens = _counter("ring_rollout_generated_tokens", "Response tokens sampled.")
@@ -93,8 +98,17 @@ rollout_kv_age = _histogram(
 )
 rollout_server_restarts = _counter("ring_rollout_server_restarts", "Starts of the engine's server after its first.")
 rollout_policy_version = _gauge("ring_rollout_policy_version", "Number of the version sampled from.")
+rollout_version_lag = _gauge(
+    "ring_rollout_version_lag_versions", "How many versions the engine is behind the newest it heard of."
+)
+rollout_response_tokens = _histogram("ring_rollout_response_tokens", "Length of a response.", "source", buckets=_TOKENS)
+rollout_responses = _counter(
+    "ring_rollout_responses", "Responses by how they ended: stop, or length where they were cut.", "source", "reason"
+)
 rollout_waiting_seconds = _counter(
-    "ring_rollout_waiting_seconds", "Time idle: for a reservation, for weights, for credit.", "cause"
+    "ring_rollout_waiting_seconds",
+    "What the loop that takes work waits for: weights, a reservation, the end of a pause, or a slot, which is well.",
+    "cause",
 )
 
 # -- reward
@@ -103,18 +117,31 @@ reward_verdicts = _counter("ring_reward_verdicts", "Responses judged.", "verifie
 reward_verdict_seconds = _histogram("ring_reward_verdict_seconds", "Judging one group.", "verifier")
 reward_failures = _counter("ring_reward_failures", "Groups no verdict could be had for.", "verifier", "cause")
 reward_value = _histogram(
-    "ring_reward_value", "Rewards given.", "source", buckets=(-1.0, 0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1.0)
+    "ring_reward_value", "Rewards given, by source and verifier epoch.", "source", "epoch",
+    buckets=(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.999, 1.0),
+)  # fmt: skip
+reward_passed = _counter("ring_reward_passed_verdicts", "Responses that earned the full reward.", "source", "epoch")
+reward_groups = _counter("ring_reward_groups", "Groups judged.", "source", "epoch")
+reward_no_signal = _counter(
+    "ring_reward_no_signal_groups",
+    "Groups whose responses all earned the same: they train nothing.",
+    "source",
+    "epoch",
 )
-reward_verifier_epoch = _gauge("ring_reward_verifier_epoch", "Verifier epoch that scores new groups.")
+reward_verifier_epoch = _gauge("ring_reward_verifier_epoch", "Epoch of the verifier in force.", "verifier")
+reward_sandbox_runs = _counter("ring_reward_sandbox_verdicts", "Runs of model-written programs by their end.", "status")
 reward_waiting_seconds = _counter(
-    "ring_reward_waiting_seconds", "Time idle: for a group, for a sandbox slot, for credit.", "cause"
+    "ring_reward_waiting_seconds", "Time in which nothing is judged: for a group, or for replay's commit.", "cause"
 )
 
 # -- replay
 
 replay_buffer_tokens = _gauge("ring_replay_buffer_tokens", "Response tokens kept and not yet trained.")
 replay_buffer_trajectories = _gauge("ring_replay_buffer_trajectories", "Trajectories kept and not yet retired.")
-replay_eligible_tokens = _gauge("ring_replay_eligible_tokens", "Tokens that the next batch could take.")
+replay_eligible_tokens = _gauge(
+    "ring_replay_eligible_tokens",
+    "Tokens that the next batch could take: verdicts not barred.",
+)
 replay_evicted = _counter("ring_replay_evicted_trajectories", "Trajectories past max_staleness.")
 replay_dropped = _counter("ring_replay_dropped_trajectories", "Trajectories dropped for a reason.", "cause")
 replay_commits = _counter("ring_replay_commits", "Durable commits of the store.")
@@ -133,7 +160,9 @@ learner_loss_tokens = _counter("ring_learner_loss_tokens", "Tokens trained; Φ f
 learner_step_seconds = _histogram("ring_learner_step_seconds", "Training one batch.")
 learner_publish_seconds = _histogram("ring_learner_publish_seconds", "Publishing one version, beside the next step.")
 learner_checkpoint_seconds = _histogram("ring_learner_checkpoint_seconds", "Writing one durable checkpoint.")
-learner_waiting_seconds = _counter("ring_learner_waiting_seconds", "Time idle: for a batch.", "cause")
+learner_waiting_seconds = _counter(
+    "ring_learner_waiting_seconds", "Time between steps: for a batch, the publishing before, a pause.", "cause"
+)
 learner_policy_version = _gauge("ring_learner_policy_version", "Number of the version being trained.")
 learner_effective_sample_size = _gauge(
     "ring_learner_effective_sample_size_ratio", "(Σw)²/(n·Σw²) of the last batch; falls before collapse."
@@ -145,6 +174,15 @@ learner_masked_ratio = _gauge(
     "ring_learner_masked_tokens_ratio", "Share of the last batch's tokens that the correction masked."
 )
 learner_staleness = _gauge("ring_learner_staleness_versions", "Staleness of the last batch.", "statistic")
+learner_padding = _gauge("ring_learner_padding_ratio", "Share of the last batch's positions that held no token.")
+learner_mismatch_kl = _gauge(
+    "ring_learner_mismatch_kl_nats",
+    "KL of engine and learner on tokens of the same version: what sampling and training disagree about.",
+)
+learner_behavior_kl = _gauge("ring_learner_behavior_kl_nats", "KL of the sampling and the trained policy.")
+learner_mfu = _gauge(
+    "ring_learner_mfu_ratio", "6·parameters·tokens of a step over what its GPU could have computed meanwhile."
+)
 learner_nonfinite_tokens = _counter("ring_learner_nonfinite_tokens", "Tokens masked for a non-finite ratio.")
 
 # -- evaluator
@@ -165,7 +203,15 @@ controller_trajectories = _gauge("ring_controller_ledger_trajectories", "Traject
 controller_members = _gauge("ring_controller_members", "Live actors.", "role")
 controller_restarts = _counter("ring_controller_restarts", "Actors started again.", "role")
 controller_heartbeat_age = _gauge("ring_controller_heartbeat_age_seconds", "Since an actor was heard.", "actor")
-controller_admission_open = _gauge("ring_controller_admission_open", "1 while reservations are granted, else 0.")
+controller_admission_open = _gauge("ring_controller_admission_open", "1 if the last request for work was granted.")
+controller_max_staleness = _gauge("ring_controller_max_staleness_versions", "The bound replay.max_staleness in force.")
+controller_passed_prompts = _counter(
+    "ring_controller_passed_over_prompts", "Prompts outside their source's difficulty window.", "source"
+)
+controller_ledger_mismatches = _counter(
+    "ring_controller_ledger_mismatches",
+    "Times that a recount of the ledger differed; never, if all is well.",
+)
 controller_events = _counter("ring_controller_events", "Changes that a person or a rule made.", "kind")
 controller_refused_requests = _counter("ring_controller_refused_requests", "Calls the control API refused.", "cause")
 

@@ -6,11 +6,17 @@ Owns: which figure goes into which metric. Does not own the figures, nor how oft
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from ring_async.clock import monotonic_s
+from ring_async.records.steps import StepRecord
 from ring_async.telemetry import metrics
+from ring_async.telemetry.resources import peak_flops
+
+FULL_REWARD = 0.999
+"""Rewards from here on count as full: sums of weighted parts may fall short of 1 by rounding."""
+SAME_REWARD = 1e-9
 
 _GAUGES = {
     "effective_sample_size": metrics.learner_effective_sample_size,
@@ -18,21 +24,35 @@ _GAUGES = {
     "grad_norm": metrics.learner_grad_norm,
     "behavior_ratio_masked": metrics.learner_masked_ratio,
     "policy_version": metrics.learner_policy_version,
+    "padding_fraction": metrics.learner_padding,
+    "mismatch_kl": metrics.learner_mismatch_kl,
+    "behavior_kl": metrics.learner_behavior_kl,
 }
 
 
-def observe_step(line: Mapping[str, Any]) -> None:
-    """Set the learner's gauges from a line of `metrics.jsonl`, whole or the learner's part of it."""
-    for key, gauge in _GAUGES.items():
-        if isinstance(line.get(key), int | float):
-            gauge.set(line[key])
-    for statistic in ("mean", "max"):
-        if isinstance(line.get(f"staleness_{statistic}"), int | float):
-            metrics.learner_staleness.labels(statistic=statistic).set(line[f"staleness_{statistic}"])
-    for source, reward in (line.get("reward_by_source") or {}).items():
+def observe_step(step: StepRecord) -> None:
+    """Set the learner's gauges from the learner's part of a step's line."""
+    for field, gauge in _GAUGES.items():
+        if (value := getattr(step, field)) is not None:
+            gauge.set(value)
+    for statistic, staleness in (("mean", step.staleness_mean), ("max", step.staleness_max)):
+        if staleness is not None:
+            metrics.learner_staleness.labels(statistic=statistic).set(staleness)
+    for source, reward in (step.reward_by_source or {}).items():
         metrics.learner_reward_mean.labels(source=source).set(reward)
-    metrics.learner_nonfinite_tokens.inc(line.get("nonfinite_tokens") or 0)
-    metrics.learner_waiting_seconds.labels(cause="batch").inc(line.get("wait_batch_s") or 0)
+    metrics.learner_nonfinite_tokens.inc(step.nonfinite_tokens or 0)
+    if step.model_flops and step.step_s and (peak := peak_flops()):
+        metrics.learner_mfu.set(step.model_flops / step.step_s / peak)
+
+
+def observe_verdicts(rewards: Sequence[float], source: str, epoch: int) -> None:
+    """Count the verdicts of one group: rewards, full ones among them, and whether the group carries a signal."""
+    labels = {"source": source, "epoch": str(epoch)}
+    for reward in rewards:
+        metrics.reward_value.labels(**labels).observe(reward)
+    metrics.reward_passed.labels(**labels).inc(sum(reward >= FULL_REWARD for reward in rewards))
+    metrics.reward_groups.labels(**labels).inc()
+    metrics.reward_no_signal.labels(**labels).inc(max(rewards) - min(rewards) < SAME_REWARD)
 
 
 class Load(Protocol):

@@ -37,7 +37,7 @@ def test_only_prompts_within_are_issued_from_a_change_on_and_after_a_resume(tmp_
         assert status["mixture"] == {"sums": 0.5, "letters": 0.5}
         assert status["difficulty"]["sums"] == MIDDLE | {"num_passed": 0}
         await until_version(fleet, 8)
-        assert fleet.controller.status()["changes"]["difficulty"]["sums"]["num_passed"] > 0
+        assert fleet.controller.status().plain()["changes"]["difficulty"]["sums"]["num_passed"] > 0
         fleet.controller.shut_down("test", deadline_s=30.0)
 
     first = make_fleet(tmp_path)
@@ -144,7 +144,7 @@ def test_a_window_that_holds_no_prompt_any_more_is_seen_and_waited_for_not_searc
         source.prompt = without_number
         await asyncio.sleep(20.0)
         assert num_made <= NUM_ROWS + 1
-        waits = {actor["actor_id"]: actor["waiting_for"] for actor in fleet.controller.status()["actors"]}
+        waits = {actor["actor_id"]: actor["waiting_for"] for actor in fleet.controller.status().plain()["actors"]}
         assert "no prompt within the difficulty window of rows (last_digit 4:6, 60 passed over)" in waits["rollout-0"]
         source.prompt = make
         await changes.set_mixture({}, difficulty={"rows": None})

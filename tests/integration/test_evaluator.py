@@ -85,7 +85,7 @@ def test_every_nth_version_is_evaluated_by_domain_and_seen_everywhere(tmp_path: 
     assert [event["policy_version"] for event in events(fleet, "evaluated")] == [
         line["policy_version"] for line in evaluated
     ]
-    assert fleet.controller.status()["last_evaluation"] == last
+    assert fleet.controller.status().plain()["last_evaluation"] == last
     assert summary(fleet.run_dir.path)["evaluations"] == evaluated
     shown = metrics.values()
     assert shown["ring_evaluator_policy_version"] == last["policy_version"]
@@ -123,7 +123,7 @@ def test_an_evaluation_is_of_one_version_whatever_comes_meanwhile(tmp_path: Path
 
 def test_a_run_that_is_ended_does_not_wait_for_it(tmp_path: Path):
     async def end(fleet: OneProcessFleet) -> None:
-        await until(lambda: fleet.controller.status()["policy_version"] >= 3)
+        await until(lambda: fleet.controller.status().plain()["policy_version"] >= 3)
         fleet.controller.shut_down("test", deadline_s=8.0)
 
     fleet = make_fleet(tmp_path, "ended", every=1, num_versions=1000)
@@ -136,7 +136,7 @@ def test_a_run_that_is_ended_does_not_wait_for_it(tmp_path: Path):
 def test_its_death_disturbs_nobody_and_its_successor_goes_on(tmp_path: Path):
     async def kill(fleet: OneProcessFleet) -> None:
         await until(lambda: len(lines(fleet.run_dir.evaluations)) == 1)
-        await until(lambda: fleet.actors["evaluator-0"].counters()["answered"] == 1)
+        await until(lambda: fleet.actors["evaluator-0"].counters().answered == 1)
         fleet.kill("evaluator-0")
 
     fleet = make_fleet(tmp_path, "killed", every=2, num_versions=40)
@@ -146,7 +146,7 @@ def test_its_death_disturbs_nobody_and_its_successor_goes_on(tmp_path: Path):
     evaluated = [line["policy_version"] for line in lines(fleet.run_dir.evaluations)]
     assert len(evaluated) >= 3
     assert all(line["num_problems"] == PROBLEMS for line in lines(fleet.run_dir.evaluations))
-    assert fleet.controller.status()["ledger"].get("reissued", 0) == 0
+    assert fleet.controller.status().plain()["ledger"].get("reissued", 0) == 0
     assert audit(fleet.run_dir.path).is_clean
 
 

@@ -105,7 +105,7 @@ def test_a_swap_moves_the_epoch_and_a_rollback_leaves_no_trace(tmp_path: Path):
     rolled_back = next(n for n, entry in enumerate(entries) if entry.epoch_rules)
     assert 1 in set().union(*epochs[:rolled_back]), "the new verifier was never trained on"
     assert 1 not in set().union(*epochs[rolled_back:]), "a rolled-back verdict was trained on"
-    assert fleet.controller.status()["causes"].get("dropped(rescored)", 0) + rescored(fleet) > 0
+    assert fleet.controller.status().plain()["causes"].get("dropped(rescored)", 0) + rescored(fleet) > 0
 
 
 def rescored(fleet: OneProcessFleet) -> int:

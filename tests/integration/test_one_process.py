@@ -64,7 +64,7 @@ def test_a_killed_rollouts_groups_are_issued_again(tmp_path: Path):
     assert run(fleet, kill) == ""
     lost = [event for event in lines(fleet.run_dir.events) if event["kind"] == "actor_lost"]
     assert [event["actor"] for event in lost] == ["rollout-0"]
-    assert fleet.controller.status()["ledger"]["reissued"] > 0
+    assert fleet.controller.status().plain()["ledger"]["reissued"] > 0
     assert audit(fleet.run_dir.path).is_clean
 
 
@@ -114,9 +114,9 @@ def test_pause_stops_the_versions_and_resume_goes_on(tmp_path: Path):
         await until_version(fleet, 2)
         await fleet.controller.pause()
         await asyncio.sleep(20.0)
-        reached.append(fleet.controller.status()["policy_version"])
+        reached.append(fleet.controller.status().plain()["policy_version"])
         await asyncio.sleep(60.0)
-        reached.append(fleet.controller.status()["policy_version"])
+        reached.append(fleet.controller.status().plain()["policy_version"])
         await fleet.controller.resume()
 
     assert run(make_fleet(tmp_path), pause) == ""

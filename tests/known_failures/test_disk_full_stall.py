@@ -22,12 +22,12 @@ def test_stall(tmp_path, deadline_s):
         await until_version(f, 3)
         loop = asyncio.get_running_loop()
         t["full"] = loop.time(); full["until"] = loop.time() + 10.0     # full for ten seconds, then there is space
-        t["version then"] = f.controller.status()["policy_version"]
+        t["version then"] = f.controller.status().plain()["policy_version"]
         await asyncio.sleep(12.0)
-        t["version at +12"] = f.controller.status()["policy_version"]
+        t["version at +12"] = f.controller.status().plain()["policy_version"]
         await asyncio.sleep(58.0)
-        st = f.controller.status()
-        t["version at +70"] = st["policy_version"]; t["open at +70"] = st["reservations_open"]; t["replay at +70"] = {k: v for k, v in f.actors["replay-0"].counters().items() if k in ("pending_groups", "trainable_tokens")}
+        st = f.controller.status().plain()
+        t["version at +70"] = st["policy_version"]; t["open at +70"] = st["reservations_open"]; t["replay at +70"] = {k: getattr(f.actors["replay-0"].counters(), k) for k in ("pending_groups", "trainable_tokens")}
         t["waits"] = {a.actor_id: a.waits.longest() for a in f.actors.values() if hasattr(a, "waits")}
         await until_version(f, t["version at +70"] + 1)
         t["next version at"] = round(loop.time() - t["full"], 1)

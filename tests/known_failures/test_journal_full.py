@@ -24,7 +24,7 @@ def test_report_lost(tmp_path):
         failure = run(f, deed, limit_s=20000)
     finally:
         Journal._write = orig
-    st = f.controller.status()
+    st = f.controller.status().plain()
     print("FAILURE:", failure, "refused writes", len(n))
     print(st["ledger"], st["causes"])
     print(audit(f.run_dir.path).to_text()[:3000])

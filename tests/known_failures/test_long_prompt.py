@@ -16,7 +16,7 @@ def test_prompt(tmp_path, num):
         f = fleet(tmp_path, stop__policy_versions=25, rollout__num=num, token_s=0.3, rollout__max_running_requests=32, budget__token_budget=128)
         failure = run(f, None, limit_s=400)
     finally: ScriptedEngine.generate = orig
-    st = f.controller.status()
+    st = f.controller.status().plain()
     print(num, "rollouts; FAILURE:", failure, "causes", st["causes"], "reissued", st["ledger"]["reissued"])
     print("rollout deaths", len([e for e in events(f, "actor_lost")]), "groups failed", [(e["group_id"], e["cause"]) for e in events(f, "group_failed")])
     assert 0

@@ -12,8 +12,8 @@ def go(tmp_path, limit, until):
     f = fleet(tmp_path, verifiers={"exact": {"use": f"{__file__}:Flat"}}, stop__policy_versions=8, token_s=0.5, train_s=0.5, rollout__max_running_requests=64, budget__token_budget=256)
     try: failure = run(f, None, limit_s=limit)
     except VirtualTimeLimitError: failure = "STILL RUNNING"
-    led = f.controller.status()["ledger"]
-    print("signal from", until, "FAILURE:", failure, {k: v for k, v in led.items() if v}, f.controller.status()["causes"])
+    led = f.controller.status().plain()["ledger"]
+    print("signal from", until, "FAILURE:", failure, {k: v for k, v in led.items() if v}, f.controller.status().plain()["causes"])
     print([(x["policy_version"], x["incarnation"], round(x["wall_s"]), x["staleness_max"]) for x in lines(f.run_dir.metrics)])
     print([e["notice"][:140] for e in events(f, "actor_lost")])
 def test_never(tmp_path): go(tmp_path, 1300, 1e9); assert 0

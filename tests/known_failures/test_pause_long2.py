@@ -10,7 +10,7 @@ def test_pause(tmp_path, mode, s, after):
         await asyncio.sleep(after)
         await f.controller.pause()
         await asyncio.sleep(3600.0)
-        st = f.controller.status()
+        st = f.controller.status().plain()
         t["status after an hour"] = (st["state"], st["policy_version"])
         await f.controller.resume()
     f = fleet(tmp_path, mode=mode, replay__max_staleness=s, budget__token_budget=512, stop__policy_versions=8, token_s=0.2, checkpoint__every_versions=100)

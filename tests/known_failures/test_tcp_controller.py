@@ -25,7 +25,7 @@ def test_tcp(tmp_path):
         loop = asyncio.get_running_loop(); t["killed"] = round(loop.time(), 1)
         f.kill("controller-0")
         await asyncio.sleep(20)
-        t["version known 20 s later"] = f.controller.status()["policy_version"]
+        t["version known 20 s later"] = f.controller.status().plain()["policy_version"]
         while not any(x["incarnation"] > 0 for x in lines(f.run_dir.metrics)): await asyncio.sleep(0.5)
         t["next step reported after, s"] = round(loop.time() - t["killed"], 1)
     f = fleet(tmp_path, cls=Tcp, stop__policy_versions=12, token_s=0.2, checkpoint__every_versions=100)

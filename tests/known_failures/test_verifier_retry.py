@@ -29,7 +29,7 @@ def test_group_given_back_by_the_verifier_is_swallowed(tmp_path):
         failure = run(f, None, limit_s=20000)
     finally:
         inbox.SessionInbox._on_carry = orig
-    led = f.controller.status()["ledger"], f.controller.status()["causes"]
+    led = f.controller.status().plain()["ledger"], f.controller.status().plain()["causes"]
     print("FAILURE:", failure, led)
     print("acknowledged by reward without being judged:", swallowed)
     for e in events(f, "group_failed"): print(e["group_id"], e["cause"], e["author"])

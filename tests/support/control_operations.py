@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ring_async.control.guard import Refusal
+from ring_async.core.fleet.states import RunState
+from ring_async.records.status import RunStatus
+from ring_async.records.steps import StepRecord
 from ring_async.transport.messages.fleet import Member
 
 TOKEN = "a" * 43
@@ -36,8 +39,8 @@ class Recorded:
     def changes(self) -> RecordedChanges:
         return RecordedChanges(self.asked)
 
-    def status(self) -> dict[str, Any]:
-        return {"state": "running", "entropy": float("nan")}
+    def status(self) -> RunStatus:
+        return RunStatus(state=RunState.RUNNING, last_step=StepRecord(policy_version=1, entropy=float("nan")))
 
     def live_members(self) -> list[Member]:
         return []

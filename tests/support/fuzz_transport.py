@@ -31,6 +31,7 @@ import zmq
 from ring_async.config.schema import TransportSection
 from ring_async.core.fleet.states import ActorState
 from ring_async.errors import TransportError
+from ring_async.records.figures import RolloutFigures
 from ring_async.testing.builders import make_group
 from ring_async.transport.channel import ZmqTransport
 from ring_async.transport.codec import Answered, Carry, Codec, Heard, Hello, Settled, Unknown, Welcome
@@ -77,7 +78,7 @@ class Mutator:
             Done(),
             GroupGenerated(group.header),
             BatchReady(1),
-            Heartbeat("rollout-0", 1, ActorState.RUNNING, counters={"tokens": 1.5}),
+            Heartbeat("rollout-0", 1, ActorState.RUNNING, counters=RolloutFigures(busy_s=1.5)),
             TuneKnobs({"rollout.temperature": [1.0, {"deeper": None}]}),
             UseWeights(WeightsAnnouncement(PolicyVersion(1, 2), "shm", {"buckets": [{"bytes": 3}]})),
         ]

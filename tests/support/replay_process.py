@@ -29,6 +29,7 @@ from ring_async.core.roster import ActorSpec
 from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, AdmissionState
 from ring_async.core.work.ledger import GroupReserved, StatesMoved
 from ring_async.errors import PeerTimeoutError, RefusedError
+from ring_async.records.figures import BufferTotals, total
 from ring_async.storage.journal import Journal
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.trace import Tracer
@@ -88,7 +89,7 @@ class ReplayRig:
         self.control_links = {
             shard: self.transport.connect(self._endpoint(shard, "control"), peer=shard) for shard in self.shards
         }
-        self.reports: dict[str, BufferReported] = {}
+        self.reports: dict[str, BufferTotals] = {}
         self.limiter = AdmissionLimiter(
             AdmissionRules(TOKEN_BUDGET, self.config.max_staleness, GROUP_SIZE * MAX_TOKENS),
             AdmissionState(group_tokens=110.0, no_signal_share=0.15),
@@ -142,11 +143,10 @@ class ReplayRig:
                     self.journal.append(StatesMoved(states))
                     delivery.ack()
                 case BufferReported() as report:
-                    self.reports[delivery.sender] = report
+                    self.reports[delivery.sender] = report.totals
+                    held = total(self.reports.values())
                     self.limiter.observe_buffer(
-                        sum(one.buffer_tokens for one in self.reports.values()),
-                        max(one.next_plan_number for one in self.reports.values()),
-                        is_learner_waiting=any(one.counters["is_learner_waiting"] for one in self.reports.values()),
+                        held.buffer_tokens, held.next_plan_number, is_learner_waiting=held.is_learner_waiting
                     )
                     delivery.ack()
                 case other:

@@ -25,6 +25,7 @@ from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
 from ring_async.errors import ConfigError, RefusedError, RunError
+from ring_async.records.events import EventKind
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class LiveChanges:
     def _verifier_changed(self, name: str) -> None:
         prompts = self._dispatcher.prompts
         if resumed := prompts.mixture.resume(prompts.sources_of(name)):
-            self._run_log.event("domain_resumed", author=CONTROLLER_ID, sources=sorted(resumed), verifier=name)
+            self._run_log.event(EventKind.DOMAIN_RESUMED, author=CONTROLLER_ID, sources=sorted(resumed), verifier=name)
 
     # -- mixture
 
@@ -178,7 +179,7 @@ class LiveChanges:
             await self.set_mixture(due.mixture, difficulty=due.difficulty, author="schedule")
         except ConfigError as refusal:  # the run keeps its mixture, and an event says why
             reason = str(refusal)
-            self._run_log.event("schedule_refused", author="schedule", at_version=due.at_version, reason=reason)
+            self._run_log.event(EventKind.SCHEDULE_REFUSED, author="schedule", at_version=due.at_version, reason=reason)
 
     # -- settings
 
@@ -196,7 +197,7 @@ class LiveChanges:
             self.knobs = changed
             self._notes.put("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
             self._run_log.event(
-                "knobs_changed", author=author, before={name: _value(before, name) for name in knobs},
+                EventKind.KNOBS_CHANGED, author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
             )  # fmt: skip
             late = await self._tell_knobs(*(role for role in (Role.LEARNER, Role.REPLAY) if knobs_of(role, knobs)))
@@ -236,7 +237,7 @@ class LiveChanges:
         before, self.counts = self.counts, self.counts | {Role(role): num}
         self._notes.put("scale", {"configured": self._configured_counts, "counts": self.counts})
         self._fleet.scale(Role(role), num)
-        self._run_log.event("scaled", author=author, role=role, before=before[Role(role)], after=num)
+        self._run_log.event(EventKind.SCALED, author=author, role=role, before=before[Role(role)], after=num)
         return self.status()
 
 

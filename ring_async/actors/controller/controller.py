@@ -36,9 +36,13 @@ from ring_async.clock import monotonic_s
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.leases import Returned
+from ring_async.core.work.ledger import LedgerError
 from ring_async.errors import RefusedError, RingAsyncError
+from ring_async.records.events import EventKind
+from ring_async.records.status import RunStatus
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
+from ring_async.telemetry.resources import observe_resources
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
@@ -97,7 +101,7 @@ class Controller:
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._run_log.event("controller_started", author=CONTROLLER_ID, is_resumed=is_resumed)
+        self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
 
     # -- life
 
@@ -146,13 +150,22 @@ class Controller:
             for change in self._fleet.wanted.expire(monotonic_s()):
                 await self._follow(change)
             self._record_failures(self._dispatcher.expire())
-            self._journal.ledger.check()
+            self._check_ledger()
             self._life.stop_if_time_is_up()
             self._fleet.members.export()
+            metrics.controller_max_staleness.set(self._dispatcher.limiter.rules.max_staleness)
+            observe_resources(self.context.run_dir.path)
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
             await self._requests.look_again()
+
+    def _check_ledger(self) -> None:
+        try:
+            self._journal.ledger.check()
+        except LedgerError:
+            metrics.controller_ledger_mismatches.inc()
+            raise
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -186,7 +199,7 @@ class Controller:
             case StepCompleted():
                 self._life.start_clock()
                 generated = self._fleet.members.generated_tokens()
-                self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_report())
+                self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_totals())
             case WeightsPublished(announcement):
                 self._dispatcher.limiter.observe_version(announcement.policy_version)
                 self.changes.version_reached(announcement.policy_version.number)
@@ -214,7 +227,7 @@ class Controller:
     def _record_failures(self, given_up: list[Returned]) -> None:
         for back in given_up:
             group_id = back.reservation.group_id
-            self._run_log.event("group_failed", author=back.owner, group_id=group_id, cause=back.cause)
+            self._run_log.event(EventKind.GROUP_FAILED, author=back.owner, group_id=group_id, cause=back.cause)
 
     def _pause_domain(self, failing: VerifierFailing) -> None:
         """Stop reserving groups of the sources whose verifier fails, record it, and train the other sources.
@@ -225,7 +238,7 @@ class Controller:
         sources = self.changes.handle_failing(failing)
         if set(sources) <= mixture.paused:
             return
-        self._run_log.event("domain_paused", author=Role.REWARD, sources=sources, reason=failing.reason)
+        self._run_log.event(EventKind.DOMAIN_PAUSED, author=Role.REWARD, sources=sources, reason=failing.reason)
         if not mixture.pause(sources):
             self._life.fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
 
@@ -259,7 +272,7 @@ class Controller:
         await self._fleet.forget(actor_id)
         if self._life.is_stopping:
             return
-        kind = "actor_left" if change.has_left else "actor_lost"
+        kind = EventKind.ACTOR_LEFT if change.has_left else EventKind.ACTOR_LOST
         log.log(logging.INFO if change.has_left else logging.WARNING, change.notice)
         self._run_log.event(kind, author=CONTROLLER_ID, actor=actor_id, notice=change.notice)
         if not change.has_left:
@@ -269,7 +282,7 @@ class Controller:
         self._fleet.tell_members()
         if change.given_up and change.lost.role == Role.EVALUATOR:  # the run can go on without this actor
             self._fleet.wanted.want(Role.EVALUATOR, 0, monotonic_s())
-            self._run_log.event("evaluator_given_up", author=CONTROLLER_ID, reason=change.given_up)
+            self._run_log.event(EventKind.EVALUATOR_GIVEN_UP, author=CONTROLLER_ID, reason=change.given_up)
         elif change.given_up:
             self._life.fail(change.given_up)
 
@@ -283,14 +296,14 @@ class Controller:
         return FleetWanted(actors, kept=self._fleet.wanted.actor_ids)
 
     def _incident(self, actor_id: str, kind: str, detail: str) -> None:
-        self._run_log.event("actor_failed", author=actor_id, error=kind, detail=detail)
+        self._run_log.event(EventKind.ACTOR_FAILED, author=actor_id, error=kind, detail=detail)
         if kind in FATAL_KINDS:
             self._life.fail(f"{actor_id}: {kind}: {detail}")
 
     # -- what people may do (`control.api.Operations`)
 
-    def status(self) -> dict[str, Any]:
-        """The run as a person wants to see it: plain data."""
+    def status(self) -> RunStatus:
+        """The run as a person wants to see it."""
         return describe_run(
             self._run, life=self._life, fleet=self._fleet, dispatcher=self._dispatcher, ledger=self._journal.ledger,
             versions=self._versions, changes=self.changes,
@@ -312,7 +325,7 @@ class Controller:
 
     def calls_refused(self, refusal: Any) -> None:
         """The control API refused calls (a `control.guard.Refusal`)."""
-        self._run_log.event("calls_refused", author="api", **refusal._asdict())
+        self._run_log.event(EventKind.CALLS_REFUSED, author="api", **refusal._asdict())
 
     async def pause(self) -> None:
         """Stop granting work and batches; work under way finishes."""
@@ -329,7 +342,7 @@ class Controller:
             RunError: the learner did not write one in time.
         """
         path = await self._versions.save_checkpoint()
-        self._run_log.event("checkpoint", author="api", path=path)
+        self._run_log.event(EventKind.CHECKPOINT, author="api", path=path)
         return path
 
     def shut_down(self, reason: str, deadline_s: float) -> None:

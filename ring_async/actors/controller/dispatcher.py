@@ -25,6 +25,7 @@ from ring_async.core.work.admission import AdmissionLimiter, AdmissionRules, Adm
 from ring_async.core.work.difficulty import Window, observed_difficulty
 from ring_async.core.work.leases import LeaseTable, Returned
 from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
+from ring_async.records.figures import BufferTotals, total
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
 from ring_async.trajectory_states import TrajectoryState
@@ -55,7 +56,7 @@ class Dispatcher:
         self.leases = LeaseTable()
         self._journal = journal
         self.limiter = AdmissionLimiter(admission_rules(config), self._restore() if is_resumed else AdmissionState())
-        self._buffer: dict[str, BufferReported] = {}
+        self._buffer: dict[str, BufferTotals] = {}
 
     # -- granting
 
@@ -152,22 +153,15 @@ class Dispatcher:
 
     def observe_buffer(self, shard: str, report: BufferReported) -> None:
         """Record a replay shard's report of its content."""
-        self._buffer[shard] = report
+        self._buffer[shard] = report.totals
+        held = self.buffer_totals()
         self.limiter.observe_buffer(
-            sum(one.buffer_tokens for one in self._buffer.values()),
-            max(one.next_plan_number for one in self._buffer.values()),
-            is_learner_waiting=any(one.counters.get("is_learner_waiting") for one in self._buffer.values()),
+            held.buffer_tokens, held.next_plan_number, is_learner_waiting=held.is_learner_waiting
         )
 
-    def buffer_report(self) -> dict[str, float]:
-        """The sum of all replay shards' reports: tokens, trajectories and counters."""
-        total: dict[str, float] = {"buffer_tokens": 0.0, "buffer_trajectories": 0.0}
-        for report in self._buffer.values():
-            total["buffer_tokens"] += report.buffer_tokens
-            total["buffer_trajectories"] += report.buffer_trajectories
-            for name, value in report.counters.items():
-                total[name] = total.get(name, 0.0) + value
-        return total
+    def buffer_totals(self) -> BufferTotals:
+        """The totals over the last reports of all replay shards."""
+        return total(self._buffer.values())
 
     # -- parts
 

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.member_links import MemberLinks
@@ -24,6 +23,8 @@ from ring_async.core.fleet.fleet import Fleet, FleetChange
 from ring_async.core.fleet.restart import RestartPolicy
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError
+from ring_async.records.events import EventKind
+from ring_async.records.status import ActorStatus
 from ring_async.transport.base import Transport
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.fleet import (
@@ -100,7 +101,11 @@ class FleetShell:
         if is_new:
             self.links.open(member)
             self._run_log.event(
-                "joined", author=member.actor_id, incarnation=member.incarnation, pid=member.pid, host=member.host
+                EventKind.JOINED,
+                author=member.actor_id,
+                incarnation=member.incarnation,
+                pid=member.pid,
+                host=member.host,
             )
             self.tell_members()
         return is_new
@@ -127,7 +132,7 @@ class FleetShell:
         for actor_id in self.wanted.seek_places(waiting, now_s):
             whom, _ = self.wanted.waits_for_place(now_s)[actor_id]
             log.warning("%s cannot start yet: it waits for %s", actor_id, whom)
-            self._run_log.event("actor_waiting", author=CONTROLLER_ID, actor=actor_id, whom=whom)
+            self._run_log.event(EventKind.ACTOR_WAITING, author=CONTROLLER_ID, actor=actor_id, whom=whom)
 
     async def forget(self, actor_id: str) -> None:
         """Remove a member that is gone: wake the tasks that wait for its end, and drop its undelivered news."""
@@ -148,7 +153,7 @@ class FleetShell:
         """The processes that should run now."""
         return self.wanted.wanted(monotonic_s())
 
-    def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> tuple[ActorStatus, ...]:
         """One entry for each actor that should run; see `Membership.describe`."""
         now_s = monotonic_s()
         return self.members.describe(self.wanted.wanted(now_s), self.wanted.waits_for_place(now_s))

@@ -7,11 +7,14 @@ Does not own who should be there (`core.fleet.fleet`) nor the links to them (`me
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+import msgspec
 
 from ring_async.clock import monotonic_s
 from ring_async.core.fleet.states import ActorState
 from ring_async.core.roster import ActorSpec, Role
+from ring_async.records.figures import RolloutFigures, WaitCause
+from ring_async.records.status import ActorStatus
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.fleet import Heartbeat, Member
 
@@ -27,7 +30,7 @@ class Membership:
     def __init__(self) -> None:
         self.by_id: dict[str, Member] = {}
         self._beats: dict[str, tuple[Heartbeat, float]] = {}
-        self._generated_by_the_dead = 0.0
+        self._generated_by_the_dead = 0
 
     def __contains__(self, actor_id: object) -> bool:
         return actor_id in self.by_id
@@ -46,37 +49,26 @@ class Membership:
         """Remove a member that is gone; the tokens it generated still count."""
         self.by_id.pop(actor_id, None)
         if (last := self._beats.pop(actor_id, None)) is not None:
-            self._generated_by_the_dead += last[0].counters.get("generated_tokens", 0.0)
+            self._generated_by_the_dead += _generated(last[0])
 
     def heard(self, beat: Heartbeat) -> None:
         """Keep a member's newest heartbeat."""
         self._beats[beat.actor_id] = (beat, monotonic_s())
 
-    def generated_tokens(self) -> float:
+    def generated_tokens(self) -> int:
         """Response tokens that all rollouts sampled since the run began."""
-        alive = sum(beat.counters.get("generated_tokens", 0.0) for beat, _ in self._beats.values())
-        return self._generated_by_the_dead + alive
+        return self._generated_by_the_dead + sum(_generated(beat) for beat, _ in self._beats.values())
 
     def describe(
         self, wanted: Iterable[ActorSpec], without_place: Mapping[str, tuple[str, float]]
-    ) -> list[dict[str, Any]]:
+    ) -> tuple[ActorStatus, ...]:
         """One entry for each wanted actor: its process, its state, what it waits for.
 
         Args:
             wanted: the actors that should run.
             without_place: for actors that cannot start yet, what each waits for, and for how many seconds it has.
         """
-        return [
-            {
-                "actor_id": key.actor_id,
-                "role": key.role,
-                "incarnation": key.incarnation,
-                "pid": self.by_id[key.actor_id].pid if key.actor_id in self.by_id else None,
-                "host": self.by_id[key.actor_id].host if key.actor_id in self.by_id else None,
-                **self._state_of(key.actor_id, *without_place.get(key.actor_id, ("", 0.0))),
-            }
-            for key in wanted
-        ]
+        return tuple(self._describe(spec, *without_place.get(spec.actor_id, ("", 0.0))) for spec in wanted)
 
     def export(self) -> None:
         """Set the metrics that describe the members."""
@@ -86,16 +78,32 @@ class Membership:
         for role in Role:
             metrics.controller_members.labels(role=role).set(len(self.of(role)))
 
-    def _state_of(self, actor_id: str, whom: str, waited_s: float) -> dict[str, Any]:
-        if actor_id not in self._beats:
-            state = ActorState.WAITING if whom else ActorState.STARTING
-            waits = {"waiting_for": whom, "waited_s": waited_s}
-            return {"state": state, **waits, "heartbeat_age_s": None, "counters": {}}
-        beat, heard_s = self._beats[actor_id]
-        return {
-            "state": beat.state,
-            "waiting_for": beat.waiting_for,
-            "waited_s": beat.waited_s,
-            "heartbeat_age_s": monotonic_s() - heard_s,
-            "counters": beat.counters,
-        }
+    def _describe(self, spec: ActorSpec, whom: str, waited_s: float) -> ActorStatus:
+        member = self.by_id.get(spec.actor_id)
+        process = ActorStatus(
+            actor_id=spec.actor_id,
+            role=spec.role,
+            incarnation=spec.incarnation,
+            pid=member.pid if member else None,
+            host=member.host if member else None,
+            state=ActorState.WAITING if whom else ActorState.STARTING,
+            waiting_for=whom,
+            wait_cause=WaitCause.PLACE if whom else WaitCause.NONE,
+            waited_s=waited_s,
+        )
+        if spec.actor_id not in self._beats:
+            return process
+        beat, heard_s = self._beats[spec.actor_id]
+        return msgspec.structs.replace(
+            process,
+            state=beat.state,
+            waiting_for=beat.waiting_for,
+            wait_cause=beat.wait_cause,
+            waited_s=beat.waited_s,
+            heartbeat_age_s=monotonic_s() - heard_s,
+            counters=beat.counters,
+        )
+
+
+def _generated(beat: Heartbeat) -> int:
+    return beat.counters.generated_tokens if isinstance(beat.counters, RolloutFigures) else 0

@@ -25,6 +25,7 @@ from ring_async.config.schema import DifficultyWindow, MixtureStep, SourceSectio
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.difficulty import Window
 from ring_async.errors import ConfigError
+from ring_async.records.events import EventKind
 from ring_async.transport.messages.changes import UseSources
 
 log = logging.getLogger(__name__)
@@ -102,11 +103,16 @@ class MixtureChanges:
         epoch = prompts.mixture.epoch
         if weights:
             self._run_log.event(
-                "mixture_changed", author=author, before=shares, after=prompts.mixture.shares, mixture_epoch=epoch
+                EventKind.MIXTURE_CHANGED,
+                author=author,
+                before=shares,
+                after=prompts.mixture.shares,
+                mixture_epoch=epoch,
             )
         if windows:
             self._run_log.event(
-                "difficulty_changed", author=author, before={name: _plain(former.get(name)) for name in windows},
+                EventKind.DIFFICULTY_CHANGED, author=author,
+                before={name: _plain(former.get(name)) for name in windows},
                 after={name: _plain(window) for name, window in windows.items()}, mixture_epoch=epoch,
             )  # fmt: skip
 
@@ -135,7 +141,7 @@ class MixtureChanges:
     def _window_is_empty(self, source: str, window: Window, num_passed: int) -> None:
         log.warning("source %s: %d prompts in a row lie outside %s", source, num_passed, window)
         self._run_log.event(
-            "difficulty_window_empty", author=CONTROLLER_ID, source=source, window=_plain(window),
+            EventKind.DIFFICULTY_WINDOW_EMPTY, author=CONTROLLER_ID, source=source, window=_plain(window),
             num_passed=num_passed,
         )  # fmt: skip
 
@@ -148,7 +154,7 @@ class MixtureChanges:
         self._notes.put("sources", self._sources)
         news = UseSources(self.added_verifiers)
         await asyncio.gather(*(self._fleet.is_done(one.actor_id, news) for one in self._fleet.members.of(Role.REWARD)))
-        self._run_log.event("source_added", author=author, source=name, after=self._sources[name])
+        self._run_log.event(EventKind.SOURCE_ADDED, author=author, source=name, after=self._sources[name])
 
 
 def _plain(window: Window | None) -> Any:

@@ -18,6 +18,7 @@ from ring_async.config.schema import DifficultyWindow
 from ring_async.core.work.difficulty import OBSERVED, Observations, Window, carried, carried_numbers
 from ring_async.data.base import PromptSource
 from ring_async.errors import ConfigError
+from ring_async.telemetry import metrics
 from ring_async.types import Prompt
 
 MAX_LOOKS = 1024
@@ -69,13 +70,20 @@ class PromptSearch:
         """The next prompt to issue from `index` on, with its index; or None, with the index to go on from."""
         if self.window is None:
             return index, self.source.prompt(index)
+        num_passed = self.num_passed
         # an observed window is never empty for good: observations expire, and their prompts become unknown again
         if self.is_empty and self.window.by != OBSERVED:
             return index, None
+        try:
+            return self._search(index, self.window)
+        finally:
+            metrics.controller_passed_prompts.labels(source=self.source.name).inc(self.num_passed - num_passed)
+
+    def _search(self, index: int, window: Window) -> tuple[int, Prompt | None]:
         until_s = monotonic_s() + MAX_LOOK_S
         for _ in range(MAX_LOOKS):
             prompt = self._prompt(index)
-            if self.window.admits(self._difficulty(self.window, prompt, index)):
+            if window.admits(self._difficulty(window, prompt, index)):
                 self.num_in_vain = 0
                 return index, prompt
             index += 1

@@ -20,6 +20,7 @@ from ring_async.clock import monotonic_s
 from ring_async.core.fleet.states import RunState
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, LEAVING_ORDER, Role
 from ring_async.errors import PeerTimeoutError, RefusedError
+from ring_async.records.events import EventKind
 from ring_async.storage.run_dir import write_json
 from ring_async.transport.messages.fleet import Pause, Resume
 from ring_async.transport.messages.versions import SaveCheckpoint
@@ -72,13 +73,13 @@ class RunLife:
     def pause(self) -> None:
         """Stop granting work and batches; work under way finishes."""
         self.is_paused = True
-        self._context.run_log.event("paused", author="api")
+        self._context.run_log.event(EventKind.PAUSED, author="api")
         self._fleet.tell(Pause(), Role.ROLLOUT, Role.LEARNER)
 
     def resume(self) -> None:
         """Grant work and batches again."""
         self.is_paused = False
-        self._context.run_log.event("resumed", author="api")
+        self._context.run_log.event(EventKind.RESUMED, author="api")
         self._fleet.tell(Resume(), Role.ROLLOUT, Role.LEARNER)
 
     # -- the end
@@ -103,7 +104,7 @@ class RunLife:
         """End the run: write a checkpoint if a person ends it, then have every actor leave within the deadline."""
         if not self._stop_reason:
             self._stop_reason = reason
-            self._context.run_log.event("stopping", author=CONTROLLER_ID, reason=reason)
+            self._context.run_log.event(EventKind.STOPPING, author=CONTROLLER_ID, reason=reason)
             self._context.spawn(self._stop(deadline_s))
 
     def fail(self, reason: str) -> None:
@@ -111,7 +112,7 @@ class RunLife:
         if not self.failure:
             self.failure = reason
             log.error("the run failed: %s", reason)
-            self._context.run_log.event("failed", author=CONTROLLER_ID, reason=reason)
+            self._context.run_log.event(EventKind.FAILED, author=CONTROLLER_ID, reason=reason)
         self.shut_down("failed", STOP_DEADLINE_S)
 
     async def _stop(self, deadline_s: float) -> None:
@@ -136,7 +137,7 @@ class RunLife:
     def _write_outcome(self) -> None:
         killed = sorted(self._fleet.members.by_id)
         outcome = {"reason": self._stop_reason, "failure": self.failure, "killed": killed}
-        self._context.run_log.event("stopped", author=CONTROLLER_ID, **outcome)
+        self._context.run_log.event(EventKind.STOPPED, author=CONTROLLER_ID, **outcome)
         checkpoint = (self._versions.checkpoint or {}).get("path")
         where = {"policy_version": self._dispatcher.limiter.state.version_number, "checkpoint": checkpoint}
         write_json(self._context.run_dir.outcome, outcome | where)

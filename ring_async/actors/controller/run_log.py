@@ -8,9 +8,15 @@ before and after). Does not own what the figures mean.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from ring_async.clock import monotonic_s, wall_s
+from ring_async.records.events import Event, EventKind
+from ring_async.records.figures import BufferTotals, ScoredTotals, scored_since
+from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_record, step_record
 from ring_async.storage.run_dir import JsonLines, RunDir
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.batches import StepCompleted
@@ -28,12 +34,12 @@ class RunLog:
         self._evaluations_path = run_dir.evaluations
         self._began_s = monotonic_s()
         self._last = (self._began_s, 0.0)
-        self._scored: dict[str, float] = {}
-        self.recent_steps: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
-        self.recent_events: deque[dict[str, Any]] = deque(maxlen=NUM_RECENT)
-        self.last_evaluation: dict[str, Any] | None = None
+        self._scored: Mapping[str, ScoredTotals] = {}
+        self.recent_steps: deque[StepRecord] = deque(maxlen=NUM_RECENT)
+        self.recent_events: deque[Event] = deque(maxlen=NUM_RECENT)
+        self.last_evaluation: EvaluationRecord | None = None
 
-    def step(self, completed: StepCompleted, *, generated_tokens: float, buffer: dict[str, float]) -> None:
+    def step(self, completed: StepCompleted, *, generated_tokens: float, buffer: BufferTotals) -> None:
         """Write a step's line. `generated_tokens` counts all rollouts since the start; `buffer` is replay's report.
 
         `reward_mean` and `reward_by_source` are means over all groups scored since the last step. The batch's own mean
@@ -42,70 +48,72 @@ class RunLog:
         now_s = monotonic_s()
         since_s, generated_before = self._last
         self._last = (now_s, generated_tokens)
-        scored, self._scored = self._scored, buffer
+        scored, self._scored = scored_since(self._scored, buffer.scored), buffer.scored
         rate = max(0.0, generated_tokens - generated_before) / max(now_s - since_s, 1e-6)
-        line = {
+        fleet: dict[str, Any] = {
             "policy_version": completed.policy_version.number,
             "incarnation": completed.policy_version.incarnation,
             "stage": "rl",
             "time": wall_s(),
             "wall_s": now_s - self._began_s,
             "generated_tokens_per_s": rate,
-            "buffer_tokens": buffer.get("buffer_tokens", 0),
-            "evicted": buffer.get("evicted", 0),
-            **completed.metrics,
-            "batch_reward_mean": completed.metrics.get("reward_mean"),
-            **_reward_since(scored, buffer),
+            "buffer_tokens": buffer.buffer_tokens,
+            "evicted": buffer.evicted,
         }
-        self._metrics.append(line)
-        self.recent_steps.append(line)
+        own = completed.metrics
+        record = step_record(fleet | own | {"batch_reward_mean": own.get("reward_mean")} | _rewards(scored))
+        self._metrics.append(record.plain())
+        self.recent_steps.append(record)
 
     def remaining_s(self, last_version: int) -> float | None:
         """Seconds until `last_version`, at the pace of the steps in memory; None while there are fewer than two."""
         if len(self.recent_steps) < 2:
             return None
         first, last = self.recent_steps[0], self.recent_steps[-1]
-        num_versions = last["policy_version"] - first["policy_version"]
-        if num_versions <= 0:  # the learner went back to a checkpoint
+        num_versions = last.policy_version - first.policy_version
+        if num_versions <= 0 or first.wall_s is None or last.wall_s is None:  # or the learner went back a checkpoint
             return None
-        return max(0, last_version - last["policy_version"]) * (last["wall_s"] - first["wall_s"]) / num_versions
+        return max(0, last_version - last.policy_version) * (last.wall_s - first.wall_s) / num_versions
 
-    def event(self, kind: str, *, author: str, **details: object) -> None:
-        """Write a line to `events.jsonl` for a change or an incident."""
+    def event(self, kind: EventKind, *, author: str, **details: object) -> None:
+        """Write a line to `events.jsonl` for a change or an incident; `EventKind` lists the details of each kind."""
         metrics.controller_events.labels(kind=kind).inc()
-        line = {"time": wall_s(), "kind": kind, "author": author, **details}
-        self._events.append(line)
-        self.recent_events.append(line)
+        event = Event(wall_s(), kind, author, details)
+        self._events.append(event.plain())
+        self.recent_events.append(event)
 
     def evaluation(self, evaluated: VersionEvaluated, *, author: str) -> None:
         """Write an evaluation's line and an event. A report that arrives twice counts once."""
         version = evaluated.policy_version
         line = {"policy_version": version.number, "incarnation": version.incarnation, **evaluated.figures}
-        last = self.last_evaluation
-        if last is not None and line.items() <= last.items():
+        record, last = evaluation_record(line), self.last_evaluation
+        if last is not None and record == msgspec.structs.replace(last, time=None, wall_s=None):
             return
-        self.last_evaluation = line | {"time": wall_s(), "wall_s": monotonic_s() - self._began_s}
+        record = msgspec.structs.replace(record, time=wall_s(), wall_s=monotonic_s() - self._began_s)
+        self.last_evaluation = record
         # opened for each line: evaluations are rare, and runs without them have no file
         lines = JsonLines(self._evaluations_path)
-        lines.append(self.last_evaluation)
+        lines.append(record.plain())
         lines.close()
-        shown = {key: line.get(key) for key in ("policy_version", "pass_at_1", "avg_at_k")}
-        self.event("evaluated", author=author, **shown)
+        self.event(
+            EventKind.EVALUATED,
+            author=author,
+            policy_version=record.policy_version,
+            pass_at_1=record.pass_at_1,
+            avg_at_k=record.avg_at_k,
+        )
 
     def close(self) -> None:
         self._metrics.close()
         self._events.close()
 
 
-def _reward_since(before: dict[str, float], now: dict[str, float]) -> dict[str, Any]:
-    """Mean rewards of the groups scored between two reports of replay; empty when there were none."""
-    rewards: dict[str, tuple[float, float]] = {}
-    for name, value in now.items():
-        kind, _, source = name.partition("/")
-        number = value - before.get(name, 0.0)
-        if kind == "scored" and number > 0:
-            rewards[source] = (number, now[f"reward/{source}"] - before.get(f"reward/{source}", 0.0))
-    if not rewards:
+def _rewards(scored: Mapping[str, ScoredTotals]) -> dict[str, Any]:
+    """Mean rewards of scored trajectories, over all sources and for each; empty when there were none."""
+    if not scored:
         return {}
-    number, total = (sum(part) for part in zip(*rewards.values(), strict=True))
-    return {"reward_mean": total / number, "reward_by_source": {s: r / n for s, (n, r) in rewards.items()}}
+    together = sum(scored.values(), ScoredTotals())
+    return {
+        "reward_mean": together.reward_mean,
+        "reward_by_source": {source: one.reward_mean for source, one in scored.items()},
+    }

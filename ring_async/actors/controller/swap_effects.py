@@ -44,6 +44,7 @@ from ring_async.core.verifier_swap import (
     TellCommit,
 )
 from ring_async.errors import PeerGoneError, PeerTimeoutError, RefusedError, RingAsyncError, StorageError
+from ring_async.records.events import EventKind
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.changes import (
     ApplyEpochRules,
@@ -94,7 +95,11 @@ class SwapEffects:
             case RecordAbort(reason):
                 verifier = swap.verifier
                 self._event(
-                    "verifier_swap_aborted", author=swap.author, verifier=verifier.name, reason=reason, use=verifier.use
+                    EventKind.VERIFIER_SWAP_ABORTED,
+                    author=swap.author,
+                    verifier=verifier.name,
+                    reason=reason,
+                    use=verifier.use,
                 )
             case Discard(epoch):
                 await self._tell(Role.REWARD, DropPrepared(epoch))
@@ -103,7 +108,7 @@ class SwapEffects:
     def _record_commit(self, swap: Swap) -> None:
         self._on_commit(swap.verifier.name)
         self._event(
-            "verifier_rolled_back" if swap.is_rollback else "verifier_swapped",
+            EventKind.VERIFIER_ROLLED_BACK if swap.is_rollback else EventKind.VERIFIER_SWAPPED,
             author=swap.author, verifier=swap.verifier.name, before=msgspec.to_builtins(swap.before),
             after=msgspec.to_builtins(swap.verifier), rescore=swap.rescore, cause=swap.cause,
         )  # fmt: skip

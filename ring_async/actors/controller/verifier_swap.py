@@ -35,6 +35,7 @@ from ring_async.core.verifier_swap import (
     Swap,
 )
 from ring_async.errors import RefusedError
+from ring_async.records.events import EventKind
 from ring_async.types import EpochRules, VerifierInForce
 from ring_async.verifiers.kept_files import keep_file, keep_options
 
@@ -74,7 +75,7 @@ class VerifierSwaps:
         )
         for before, after in self._epochs.restore(noted) if noted is not None else ():
             context.run_log.event(
-                "verifier_reconfigured", author="configuration", verifier=after.name,
+                EventKind.VERIFIER_RECONFIGURED, author="configuration", verifier=after.name,
                 before=msgspec.to_builtins(before), after=msgspec.to_builtins(after),
             )  # fmt: skip
         self._effects = SwapEffects(context, fleet, self._epochs, on_commit)

@@ -16,6 +16,7 @@ from ring_async.actors.controller.run_life import RunLife
 from ring_async.clock import monotonic_s
 from ring_async.core.work.admission import Grant
 from ring_async.errors import StorageError
+from ring_async.telemetry import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.work import GroupsReserved, ReserveGroups
 
@@ -61,6 +62,11 @@ class WorkRequests:
         delivery.reply(GroupsReserved(reservations, grant.reason))
 
     def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
+        grant = self._decide(sender, ask)
+        metrics.controller_admission_open.set(grant.num_groups > 0)
+        return grant
+
+    def _decide(self, sender: str, ask: ReserveGroups) -> Grant:
         if self._life.is_stopping or self._life.is_paused:
             return Grant(0, "the run is paused" if self._life.is_paused else "the run is ending")
         if sender not in self._fleet.members or self._fleet.wanted.is_leaving(sender):

@@ -77,7 +77,7 @@ class BatchPlanner:
 
     def observe(self, shard: str, report: BufferReported) -> None:
         """Record another shard's report of its content."""
-        self._reported[shard] = report.buffer_tokens
+        self._reported[shard] = report.totals.buffer_tokens
 
     async def batch(self, ask: RequestBatch) -> PackedBatch | Shortfall:
         """The packed batch asked for, or the reason why there is none yet. Raises what `ReplayShard.plan` raises."""

@@ -31,6 +31,7 @@ from ring_async.core.replay.intake import IntakeOutcome, Receipt
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
+from ring_async.records.figures import ReplayFigures, WaitCause
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.telemetry import metrics
@@ -120,19 +121,20 @@ class Replay(Actor):
         assert self._reports is not None, "the store is not open yet"
         return self._reports
 
-    def counters(self) -> dict[str, float]:
+    def counters(self) -> ReplayFigures | None:
         if self._shard is None:
-            return {}
-        buffer = self._shard.buffer
-        return {
-            "groups": len(buffer),
-            "trainable_tokens": buffer.trainable_tokens,
-            "next_plan_number": buffer.last_plan + 1,
-            "pending_groups": len(self._pending),
-            "rescored_groups": self.rescorer.num_sent,
-            "swap_wait_s": self._swap_wait_s,
-            **{name: float(value) for name, value in dict(self._shard.counters).items()},
-        }
+            return None
+        buffer, ended = self._shard.buffer, dict(self._shard.counters)
+        return ReplayFigures(
+            groups=len(buffer),
+            trainable_tokens=buffer.trainable_tokens,
+            next_plan_number=buffer.last_plan + 1,
+            pending_groups=len(self._pending),
+            rescored_groups=self.rescorer.num_sent,
+            swap_wait_s=self._swap_wait_s,
+            commits=ended.pop("commits", 0),
+            ended=ended,
+        )
 
     async def main(self) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -271,7 +273,7 @@ class Replay(Actor):
         if str(error) != self._trouble:
             self._trouble = str(error)
             log.error("%s: %s", self.actor_id, error)
-        async with self.waits.on(f"disk space: {error}", 2 * STORAGE_RETRY_S):
+        async with self.waits.on(f"disk space: {error}", 2 * STORAGE_RETRY_S, WaitCause.DISK):
             await asyncio.sleep(STORAGE_RETRY_S)
 
     # -- batches
@@ -330,7 +332,8 @@ class Replay(Actor):
         self.reports.look_again()
         try:
             with metrics.waiting(metrics.replay_waiting_seconds, "tokens"):
-                async with self.waits.on(f"rollouts: {reason}", remaining_s + 60.0), self._changed:
+                waiting = self.waits.on(f"rollouts: {reason}", remaining_s + 60.0, WaitCause.TOKENS)
+                async with waiting, self._changed:
                     try:
                         await asyncio.wait_for(self._changed.wait_for(lambda: self._num_wakeups != seen), remaining_s)
                     except TimeoutError:

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ from ring_async.actors.base import Actor
 from ring_async.core.roster import PLANNER_ID
 from ring_async.core.work.ledger import in_portions
 from ring_async.errors import RefusedError, StorageError
+from ring_async.records.figures import BufferTotals, ScoredTotals
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.telemetry import metrics
 from ring_async.trajectory_states import TrajectoryState, TrajectoryStatus
@@ -60,10 +60,8 @@ class Reports:
         self._num_sent = 0
         """Counts reports that have no number; their message ids derive from it."""
         self._num_evictions_exported = 0
-        self._scored: defaultdict[str, float] = defaultdict(float)
-        """Number of scored trajectories that arrived, with or without a signal, and the sum of their rewards, by
-        source.
-        """
+        self._scored: dict[str, ScoredTotals] = {}
+        """By source: the scored trajectories that arrived, with or without a signal."""
         self._planner_hears: asyncio.Future[None] | None = None
 
     def look_again(self) -> None:
@@ -79,8 +77,8 @@ class Reports:
     def note_scored(self, header: GroupHeader) -> None:
         """Count a scored group that arrived, whether or not it is taken in."""
         source = header.prompt.source
-        self._scored[f"scored/{source}"] += len(header.trajectories)
-        self._scored[f"reward/{source}"] += sum(trajectory.reward or 0.0 for trajectory in header.trajectories)
+        arrived = ScoredTotals(len(header.trajectories), sum(one.reward or 0.0 for one in header.trajectories))
+        self._scored[source] = self._scored.get(source, ScoredTotals()) + arrived
 
     async def run(self) -> None:
         """Consumes news / produces reports / waits for the controller's credit / freed by its answers."""
@@ -146,14 +144,21 @@ class Reports:
         num_open = buffer.num_open
         metrics.replay_buffer_tokens.set(buffer.trainable_tokens)
         metrics.replay_buffer_trajectories.set(num_open)
+        metrics.replay_eligible_tokens.set(buffer.eligible_tokens)
         with contextlib.suppress(StorageError):  # a disk that cannot be written is reported where groups wait for it
             metrics.replay_store_bytes.set(shard.store.used_bytes)
         num_evicted = shard.counters[TrajectoryStatus.EVICTED]
         metrics.replay_evicted.inc(num_evicted - self._num_evictions_exported)
         self._num_evictions_exported = num_evicted
-        counters = {str(name): float(value) for name, value in (*shard.counters.items(), *self._scored.items())}
-        counters["is_learner_waiting"] = float(self._is_learner_waiting())
-        return BufferReported(buffer.trainable_tokens, num_open, buffer.last_plan + 1, counters)
+        totals = BufferTotals(
+            buffer_tokens=buffer.trainable_tokens,
+            buffer_trajectories=num_open,
+            next_plan_number=buffer.last_plan + 1,
+            is_learner_waiting=self._is_learner_waiting(),
+            evicted=num_evicted,
+            scored=dict(self._scored),
+        )
+        return BufferReported(totals)
 
 
 def _log_failure(sent: asyncio.Future[None]) -> None:

@@ -88,6 +88,11 @@ class ReplayBuffer:
         return self._trainable
 
     @property
+    def eligible_tokens(self) -> int:
+        """The part of `trainable_tokens` whose verdicts are not barred: what the next batch could take."""
+        return self._trainable - sum(self._entries[group_id].trainable for group_id in self._barred)
+
+    @property
     def num_open(self) -> int:
         """The number of trajectories that may still be trained."""
         return sum(1 for _ in self._open())

@@ -140,6 +140,7 @@ class HfTrainEngine:
             **plan_statistics(batch.plan),
             "grad_norm": sum(grad_norms) / len(grad_norms),
             "learning_rate": learning_rate,
+            "model_flops": 6.0 * sum(one.numel() for one in self._parameters.values()) * batch.input_ids.size,
         }
         return StepReport(
             loss_tokens=int(batch.loss_mask.sum()),

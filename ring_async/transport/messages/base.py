@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Grows with every incompatible change of a message; receivers refuse other versions."""
 
 

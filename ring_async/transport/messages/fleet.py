@@ -8,6 +8,7 @@ import msgspec
 
 from ring_async.core.fleet.states import ActorState
 from ring_async.core.roster import ActorSpec, Role
+from ring_async.records.figures import ActorFigures, WaitCause
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.types import (
@@ -59,7 +60,8 @@ class Heartbeat(Message, frozen=True):
     state: ActorState
     waiting_for: str = ""
     waited_s: float = 0.0
-    counters: dict[str, float] = {}
+    counters: ActorFigures | None = None
+    wait_cause: WaitCause = WaitCause.NONE
 
 
 class HeartbeatSeen(Message, frozen=True):

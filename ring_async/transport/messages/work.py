@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ring_async.core.replay.partials import AppendAnswer
+from ring_async.records.figures import BufferTotals
 from ring_async.trajectory_states import TrajectoryState
 from ring_async.transport.messages.base import Message
 from ring_async.types import GroupHeader, PolicyVersion, Reservation
@@ -87,9 +88,6 @@ class TrajectoriesMoved(Message, frozen=True):
 
 
 class BufferReported(Message, frozen=True):
-    """Replay reports how much it holds, for admission and for people."""
+    """A replay shard reports how much it holds, for admission and for people."""
 
-    buffer_tokens: int
-    buffer_trajectories: int
-    next_plan_number: int
-    counters: dict[str, float] = {}
+    totals: BufferTotals

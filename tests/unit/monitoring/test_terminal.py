@@ -11,6 +11,7 @@ from rich.console import Console
 from ring_async.errors import RunError
 from ring_async.monitoring.progress import Progress, progress_line
 from ring_async.monitoring.terminal import render_status, show_status, watch_status
+from ring_async.records.status import RunStatus, read_status
 from ring_async.testing.builders import make_metrics_row
 
 
@@ -30,9 +31,9 @@ def make_status(**fields):
                 "waiting_for": "a reservation",
                 "waited_s": 42.0,
                 "heartbeat_age_s": 0.3,
-                "counters": {"policy_version": 11},
+                "counters": {"role": "rollout", "policy_version": 11},
             },
-            {"actor_id": "learner-0", "state": "starting", "heartbeat_age_s": None, "counters": {}},
+            {"actor_id": "learner-0", "state": "starting", "heartbeat_age_s": None},
         ],
         "ledger": {"reserved": 16, "consumed": 4000, "failed": 0},
         "causes": {},
@@ -40,7 +41,7 @@ def make_status(**fields):
         "last_step": make_metrics_row(12),
         "events": [{"time": 1.7e9, "kind": "paused", "author": "api", "reason": "lunch"}],
     }
-    return status | fields
+    return read_status(status | fields)
 
 
 def console(*, is_terminal: bool = False) -> Console:
@@ -78,8 +79,8 @@ def test_status_shows_the_mixture_with_its_windows():
 
 def test_status_names_hosts_where_there_are_several():
     actors = [
-        {"actor_id": "rollout-0", "state": "running", "host": "10.0.0.1", "counters": {}},
-        {"actor_id": "rollout-1", "state": "running", "host": "10.0.0.2", "counters": {}},
+        {"actor_id": "rollout-0", "state": "running", "host": "10.0.0.1"},
+        {"actor_id": "rollout-1", "state": "running", "host": "10.0.0.2"},
         {"actor_id": "rollout-2", "state": "waiting", "waiting_for": "room for CPU 1 on any host", "waited_s": 5.0},
     ]
     out = console()
@@ -93,13 +94,17 @@ def test_status_names_hosts_where_there_are_several():
 
 def test_an_empty_status_is_dashes_not_an_error():
     out = console()
-    show_status({}, out)
+    show_status(RunStatus(), out)
     assert "version – of –" in text_of(out)
 
 
 def test_markup_in_names_is_shown_not_obeyed():
     out = console()
-    out.print(render_status(make_status(run="[red]x[/red]", events=[{"kind": "[bold]k", "author": "a"}])))
+    out.print(
+        render_status(
+            make_status(run="[red]x[/red]", events=[{"time": 0.0, "kind": "paused", "author": "a", "[bold]k": 1}])
+        )
+    )
     assert "[red]x[/red]" in text_of(out)
     assert "[bold]k" in text_of(out)
 

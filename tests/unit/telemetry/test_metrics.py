@@ -16,7 +16,7 @@ from ring_async.testing.virtual_clock import run_virtual
 ROLES = ("actor", "rollout", "reward", "replay", "learner", "evaluator", "controller", "transport")
 UNITS = (
     "seconds bytes tokens groups requests versions ratio nats trajectories messages frames verdicts failures value "
-    "epoch commits steps norm mean reservations members restarts open events version"
+    "epoch commits steps norm mean reservations members restarts open events version responses prompts mismatches"
 )
 
 

@@ -220,8 +220,8 @@ def test_an_older_peer_is_told_the_remedy() -> None:
     older = msgspec.msgpack.encode([1, SCHEMA_VERSION - 1, 1, "rollout-0", 0, 0])
     with pytest.raises(CodecError, match="run the same version of ring-async on every host") as caught:
         CODEC.decode_to_inbox(frames(older))
-    assert (SCHEMA_VERSION, caught.value.cause) == (3, "wrong_version")
-    assert "the peer speaks schema_version 2, this side 3" in str(caught.value)
+    assert (SCHEMA_VERSION, caught.value.cause) == (4, "wrong_version")
+    assert "the peer speaks schema_version 3, this side 4" in str(caught.value)
 
 
 ANY_COLUMNS = st.lists(

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from ring_async.actors.controller.run_log import RunLog
+from ring_async.records.events import EventKind, read_events
+from ring_async.records.figures import BufferTotals, ScoredTotals
+from ring_async.records.steps import StepRecord
 from ring_async.storage.run_dir import RunDir
+from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.versions import VersionEvaluated
 from ring_async.types import PolicyVersion
 
@@ -22,12 +26,12 @@ def run_log(tmp_path: Path):
 
 def test_the_time_left_follows_the_pace(run_log: RunLog):
     assert run_log.remaining_s(100) is None
-    run_log.recent_steps.append({"policy_version": 10, "wall_s": 5.0})
+    run_log.recent_steps.append(StepRecord(policy_version=10, wall_s=5.0))
     assert run_log.remaining_s(100) is None
-    run_log.recent_steps.append({"policy_version": 14, "wall_s": 13.0})
+    run_log.recent_steps.append(StepRecord(policy_version=14, wall_s=13.0))
     assert run_log.remaining_s(100) == 86 * 2.0
     assert run_log.remaining_s(14) == 0.0
-    run_log.recent_steps.append({"policy_version": 10, "wall_s": 14.0})
+    run_log.recent_steps.append(StepRecord(policy_version=10, wall_s=14.0))
     assert run_log.remaining_s(100) is None, "the learner went back to a checkpoint"
 
 
@@ -37,4 +41,33 @@ def test_an_evaluation_is_a_line_and_an_event_however_often_it_is_reported(run_l
         run_log.evaluation(report, author="evaluator-0")
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     assert [line["policy_version"] for line in lines] == [3, 6]
-    assert [event["policy_version"] for event in run_log.recent_events] == [3, 6]
+    assert [event.details["policy_version"] for event in run_log.recent_events] == [3, 6]
+
+
+def test_a_step_joins_the_learners_figures_with_rewards_scored_since_the_step_before(run_log: RunLog, tmp_path: Path):
+    own = {"entropy": 0.7, "reward_mean": 0.9, "reward_by_source": {"sums": 0.9}, "engine_own": [1, 2]}
+
+    def step(number: int, **scored: ScoredTotals) -> None:
+        completed = StepCompleted(number, PolicyVersion(0, number), own)
+        run_log.step(completed, generated_tokens=0, buffer=BufferTotals(buffer_tokens=7, evicted=2, scored=scored))
+
+    step(1, sums=ScoredTotals(4, 1.0))
+    step(2, sums=ScoredTotals(8, 4.0), letters=ScoredTotals(4, 4.0))
+    step(3, sums=ScoredTotals(8, 4.0), letters=ScoredTotals(4, 4.0))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["reward_mean"] for line in lines] == [0.25, 0.875, 0.9]
+    assert [line["reward_by_source"] for line in lines] == [
+        {"sums": 0.25},
+        {"sums": 0.75, "letters": 1.0},
+        {"sums": 0.9},
+    ]
+    assert [line["batch_reward_mean"] for line in lines] == [0.9] * 3
+    assert (lines[0]["buffer_tokens"], lines[0]["evicted"], lines[0]["engine_own"]) == (7, 2, [1, 2])
+    assert "cross_entropy" not in lines[0], "a figure that the run does not have is left out"
+
+
+def test_an_event_is_read_back_as_it_was_written(run_log: RunLog, tmp_path: Path):
+    run_log.event(EventKind.SCALED, author="api", role="rollout", before=2, after=3)
+    (event,) = read_events(tmp_path / "events.jsonl")
+    assert event == run_log.recent_events[-1]
+    assert (event.kind, event.details["after"]) == (EventKind.SCALED, 3)
