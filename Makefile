@@ -17,12 +17,14 @@ $(STAMP): pyproject.toml constraints.txt scripts/system-packages
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-check: setup  ## formatting, lint, types, import floors, circles, lengths
+check: setup  ## formatting, lint, types, import floors, circles, lengths, exported boards and rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_house.py
+	$(BIN)/python scripts/metrics_table.py --check
+	$(BIN)/ring-async dashboard export monitoring --check
 
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest

@@ -22,6 +22,12 @@ class RunError(RingAsyncError):
     """A run that does not exist, is not in the state a command needs, or ended in failure."""
 
 
+class NotARunError(RunError):
+    """A folder that holds no run."""
+
+    exit_code = 2
+
+
 class ActorFailedError(RingAsyncError):
     """An actor ended, or could not go on, and the run cannot go on without it."""
 
@@ -47,7 +53,15 @@ class PeerGoneError(TransportError):
 
 
 class RefusedError(TransportError):
-    """The peer understood and refused; the message is its reason."""
+    """The peer understood and refused; the message says who refused what, `reason` is the peer's own words."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
+class PromptRefusedError(RingAsyncError):
+    """The tokenizer or the engine can never take this prompt; a retry cannot help, other prompts are not concerned."""
 
 
 class CodecError(TransportError):

@@ -14,12 +14,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ring_async.clock import monotonic_s
 from ring_async.config.load import dump_config, load_config
@@ -40,6 +40,7 @@ from ring_async.placement.ray_cluster import (
 )
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.trace_parts import merge_traces
+from ring_async.transport.base import Outbox
 from ring_async.transport.curve import CurveKeys, make_socket_dir
 from ring_async.transport.messages.fleet import (
     ActorExit,
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 
 RECONCILE_S = 0.2
 SIGNAL_DEBOUNCE_S = 0.3
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Each ends the run with a checkpoint."""
 PLACE_GRACE_S = 2.0
 """Ray takes a moment to assign or move a place; an actor that has none for longer is reported as waiting."""
 
@@ -82,6 +85,8 @@ class Launcher:
         self._stop_requests = 0
         self._policy = RestartPolicy(config.placement.max_restarts, config.placement.restart_window_s)
         self._controller_incarnation = 0
+        self._endpoint = ""
+        """Where the controller listens; its successor asks for the same address."""
         self._is_stop_passed_on = False
         self._last_signal_s = float("-inf")
 
@@ -94,7 +99,9 @@ class Launcher:
         _refuse(problems_here(self._config))
         self._run_dir.endpoints.unlink(missing_ok=True)
         self._run_dir.outcome.unlink(missing_ok=True)
-        with ray_cluster(self._config) as resources, _socket_dir() as socket_dir:
+        is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # whoever starts `nohup ring-async up` means it
+        stop_signals = [one for one in STOP_SIGNALS if not (is_nohup and one is signal.SIGHUP)]
+        with deaf_to_hangup(), ray_cluster(self._config) as resources, _socket_dir() as socket_dir:
             self._socket_dir = socket_dir
             _refuse(placement_problems(self._config, {"GPU": 0.0} | resources, "the cluster"))
             if has_cluster():
@@ -102,12 +109,12 @@ class Launcher:
             await self._places.reserve(self._run_dir.path)
             self._prepare()
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._on_signal)
+            for number in stop_signals:
+                loop.add_signal_handler(number, self._on_signal, number)
             try:
                 return await self._supervise()
             finally:
-                for number in (signal.SIGINT, signal.SIGTERM):
+                for number in stop_signals:
                     loop.remove_signal_handler(number)
                 for process in self._processes.values():
                     process.kill()
@@ -126,8 +133,10 @@ class Launcher:
         if self._config.transport.kind == "tcp" and not self._run_dir.keys.exists():
             CurveKeys.make_run_keys(self._run_dir.keys)
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: int) -> None:
         """Count requests to stop; a signal that reaches us twice at once (directly and by process group) is one."""
+        if number == signal.SIGHUP:
+            log_instead_of_terminal(self._run_dir.logs / "launcher.log")
         now_s = monotonic_s()
         if now_s - self._last_signal_s > SIGNAL_DEBOUNCE_S:
             self._stop_requests += 1
@@ -141,13 +150,13 @@ class Launcher:
         The controller is asked again and again which processes should run; missing ones are started and superfluous
         ones killed. Asking repeatedly makes a lost answer harmless.
         """
-        endpoint = await self._start_controller()
-        async with self._channel(endpoint) as controller:
+        self._endpoint = await self._start_controller()
+        async with self._channel(self._endpoint) as controller:
             while True:
                 self._collect_exits()
                 if CONTROLLER_ID not in self._processes:
-                    endpoint = await self._restart_controller()
-                    await controller.redirect(endpoint)
+                    self._endpoint = await self._restart_controller()
+                    await controller.redirect(self._endpoint)
                 if self._stop_requests > 1:
                     return Outcome("stopped at once; what was not committed is lost", 130)
                 await self._pass_on_stop()
@@ -155,29 +164,40 @@ class Launcher:
                 if wanted is not None:
                     if wanted.is_finished:
                         return await self._finish(wanted)
-                    self._reconcile(wanted, endpoint)
+                    self._reconcile(wanted)
                 await asyncio.sleep(RECONCILE_S)
 
     async def _pass_on_stop(self) -> None:
         if self._stop_requests == 1 and not self._is_stop_passed_on:
             from ring_async.control.client import ControlClient
 
-            self._is_stop_passed_on = True
-            with contextlib.suppress(RunError):
+            try:
                 await asyncio.to_thread(ControlClient(self._run_dir).post, "/v1/down", {"deadline_s": 20.0})
+            except RunError as error:
+                log.warning("the controller is told to end the run as soon as it answers: %s", error)
+            else:
+                self._is_stop_passed_on = True
 
-    async def _ask(self, controller: Any) -> FleetWanted | None:
+    async def _ask(self, controller: Outbox) -> FleetWanted | None:
+        """What should run; None if the controller did not answer, or has ended meanwhile."""
         exits = tuple(self._exits)
         report = ReportFleet(exits, tuple(self._waiting.values()))
+        asking = asyncio.create_task(controller.request(report, timeout_s=5.0))
         try:
-            answer = (await controller.request(report, timeout_s=5.0)).message
+            while not asking.done():
+                await asyncio.wait([asking], timeout=RECONCILE_S)
+                if not asking.done() and self._processes[CONTROLLER_ID].end_cause() is not None:
+                    return None
+            answer = asking.result().message
         except PeerTimeoutError:
             return None
+        finally:
+            asking.cancel()
         self._exits = self._exits[len(exits) :]
         assert isinstance(answer, FleetWanted)
         return answer
 
-    def _reconcile(self, wanted: FleetWanted, endpoint: str) -> None:
+    def _reconcile(self, wanted: FleetWanted) -> None:
         by_id = {spec.actor_id: spec for spec in wanted.actors}
         for actor_id, process in list(self._processes.items()):
             if actor_id != CONTROLLER_ID and by_id.get(actor_id) != process.spec:
@@ -186,11 +206,11 @@ class Launcher:
         self._places.keep((CONTROLLER_ID, *wanted.kept))
         self._waiting, now_s = {}, monotonic_s()
         for spec in wanted.actors:
-            if spec.actor_id in self._processes:
+            if spec.actor_id in self._processes or not wanted.may_start:
                 continue
             place = self._places.place(spec.actor_id, spec.role)
             if isinstance(place, Place):
-                self._start(spec, place, endpoint)
+                self._start(spec, place)
             elif now_s - self._sought_since.setdefault(spec.actor_id, now_s) > PLACE_GRACE_S:
                 self._waiting[spec.actor_id] = ActorWaiting(spec.actor_id, spec.incarnation, place)
 
@@ -209,7 +229,7 @@ class Launcher:
         place = self._places.place(CONTROLLER_ID, Role.CONTROLLER)
         if not isinstance(place, Place):  # the controller is bound to this very host
             raise ActorFailedError(f"the controller cannot start: it waits for {place}")
-        self._start(spec, place, "")
+        self._start(spec, place)
         deadline_s = monotonic_s() + self._config.placement.start_timeout_s
         while monotonic_s() < deadline_s:
             if self._run_dir.endpoints.exists():
@@ -221,24 +241,31 @@ class Launcher:
         raise ActorFailedError(f"the controller did not start within {self._config.placement.start_timeout_s:.0f} s")
 
     async def _restart_controller(self) -> str:
-        self._exits = [gone for gone in self._exits if gone.actor_id != CONTROLLER_ID]
-        decision = self._policy.on_death(CONTROLLER_ID, monotonic_s(), "its process ended")
-        if decision.delay_s is None:
-            raise ActorFailedError(decision.reason)
-        log.warning(decision.reason)
-        await asyncio.sleep(decision.delay_s)
-        self._controller_incarnation += 1
-        self._is_resumed = True
-        return await self._start_controller()
+        cause = "its process ended"
+        while True:
+            self._exits = [gone for gone in self._exits if gone.actor_id != CONTROLLER_ID]
+            decision = self._policy.on_death(CONTROLLER_ID, monotonic_s(), cause)
+            if decision.delay_s is None:
+                raise ActorFailedError(decision.reason)
+            log.warning(decision.reason)
+            await asyncio.sleep(decision.delay_s)
+            self._controller_incarnation += 1
+            self._is_resumed = True
+            try:
+                return await self._start_controller()
+            except ActorFailedError as error:
+                cause = str(error)
+                if process := self._processes.pop(CONTROLLER_ID, None):
+                    process.kill()
 
-    def _start(self, spec: ActorSpec, place: Place, endpoint: str) -> None:
+    def _start(self, spec: ActorSpec, place: Place) -> None:
         launch = ActorLaunch(
             spec,
             dump_config(self._config),
             str(self._run_dir.path),
             str(Path.cwd()),
             str(self._socket_dir),
-            endpoint,
+            self._endpoint,
             self._is_resumed,
             place.address,
             None if place.is_launchers else self._keys(),
@@ -273,7 +300,7 @@ class Launcher:
         return CurveKeys.load(self._run_dir.keys) if self._config.transport.kind == "tcp" else None
 
     @contextlib.asynccontextmanager
-    async def _channel(self, endpoint: str) -> AsyncIterator[Any]:
+    async def _channel(self, endpoint: str) -> AsyncIterator[Outbox]:
         from ring_async.transport.channel import ZmqTransport
 
         transport = ZmqTransport("launcher", self._config.transport, self._socket_dir, self._keys())
@@ -281,6 +308,26 @@ class Launcher:
             yield transport.connect(endpoint, peer=CONTROLLER_ID)
         finally:
             await transport.close()
+
+
+@contextlib.contextmanager
+def deaf_to_hangup() -> Iterator[None]:
+    """Ignore SIGHUP, in processes that start meanwhile too.
+
+    A terminal that closes sends it to all of them, and the fleet must live until it has written its checkpoint.
+    """
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def log_instead_of_terminal(path: Path) -> None:
+    """Send what this process prints from now on to a file: its terminal is gone, and writing there would fail."""
+    with path.open("ab") as stream:
+        for descriptor in (1, 2):
+            os.dup2(stream.fileno(), descriptor)
 
 
 def _refuse(problems: list[str]) -> None:

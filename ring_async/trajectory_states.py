@@ -39,9 +39,10 @@ class TrajectoryStatus(StrEnum):
 
 
 class EndCause(StrEnum):
-    """Why replay evicted or dropped a trajectory. Causes of `failed` are an open set: they name verifiers, faults."""
+    """Why a trajectory was evicted or dropped. Causes of `failed` are an open set: they name verifiers, faults."""
 
     NONE = ""
+    PROMPT_REFUSED = "prompt_refused"
     NO_SIGNAL = "no_signal"
     TRUNCATED = "truncated"
     NO_LOSS_TOKENS = "no_loss_tokens"

@@ -71,14 +71,29 @@ class SamplingParams(msgspec.Struct, frozen=True):
     """Most response tokens, the end-of-sequence token included."""
 
 
+class ChatMessage(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One turn of a chat. `role`: what the model's chat template knows, mostly system, user or assistant."""
+
+    role: str
+    content: str
+
+
 class Prompt(msgspec.Struct, frozen=True):
     """One question of a prompt source, with what its verifier needs to judge an answer."""
 
     prompt_id: str
     source: str
     text: str
+    """The question as people and verifiers read it; of a chat, its last turn."""
     metadata: dict[str, Any] = {}
     """Plain data for the verifier, e.g. a reasoning-gym entry. Never shown to the model."""
+    messages: tuple[ChatMessage, ...] = ()
+    """The whole chat, from a system's instructions to the turn to answer; empty: `text` is one user's turn."""
+
+    @property
+    def conversation(self) -> str:
+        """The whole chat as text, for people and judges: each turn behind its role; without messages, the question."""
+        return "\n\n".join(f"{one.role}: {one.content}" for one in self.messages) or self.text
 
 
 class VerifierStamp(msgspec.Struct, frozen=True):
@@ -120,6 +135,8 @@ class TrajectoryHeader(msgspec.Struct, frozen=True):
     """Cover `[0, num_tokens)` in order, without a gap."""
     reward: float | None = None
     reward_parts: dict[str, float] = {}
+    failure: str = ""
+    """Why the verifier could not judge this response although it judged others of the group; it has no reward then."""
 
     @property
     def oldest_version(self) -> PolicyVersion:

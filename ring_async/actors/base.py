@@ -28,7 +28,7 @@ from ring_async.columns import Buffer
 from ring_async.config.schema import Config
 from ring_async.core.fleet.states import ActorState
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
-from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError
+from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError, RunError, TransportError
 from ring_async.records.figures import ActorFigures, WaitCause
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.observe import observe_loop_lag
@@ -39,6 +39,7 @@ from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import (
     Heartbeat,
     HeartbeatSeen,
+    Holding,
     Member,
     MembersChanged,
     Register,
@@ -96,6 +97,8 @@ class Actor:
         self.members: dict[str, Member] = {}
         self._members_moved = asyncio.Condition()
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._is_open = asyncio.Event()
+        self._commands: asyncio.Queue[Delivery] = asyncio.Queue()
         self._data_links: dict[str, Outbox] = {}
         self._control_inbox: Inbox = context.transport.open_inbox("control")
         self._data_inbox: Inbox | None = None
@@ -109,12 +112,16 @@ class Actor:
     async def joined(self, registered: Registered) -> None:
         """Hook for each registration with the controller: at the start, and after a restart of either."""
 
+    def holds(self) -> Holding:
+        """What this actor has in hand, for the controller that it registers with."""
+        return Holding()
+
     async def main(self) -> None:
         """Do the actor's work until it is done or `stopping` is set."""
         await self.stopping.wait()
 
     async def on_command(self, message: Message) -> Message:
-        """Carry out a command of the controller."""
+        """Carry out a command of the controller. Commands that come before `open` has ended wait for it."""
         raise RefusedError(f"{self.actor_id} does not know the command {type(message).__name__}")
 
     async def close(self) -> None:
@@ -161,13 +168,8 @@ class Actor:
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
 
     async def registered(self, role: Role, actor_id: str = "") -> list[Member]:
-        """Wait until a member of this role, or the member of this id, has registered; returns the role's members.
-
-        Raises:
-            ActorFailedError: nobody registered in time.
-        """
-        whom = f"{actor_id or f'a {role}'} to register"
-        async with self.waits.on(whom, self.config.placement.start_timeout_s), self._members_moved:
+        """Wait until a member of this role, or the member of this id, has registered; returns the role's members."""
+        async with self.waits.on(f"{actor_id or f'a {role}'} to register"), self._members_moved:
             await self._members_moved.wait_for(
                 lambda: actor_id in self.members if actor_id else bool(self.members_of(role))
             )
@@ -181,7 +183,7 @@ class Actor:
         return self._data_links[actor_id]
 
     async def deliver(
-        self, role: Role, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str, deadline_s: float
+        self, role: Role, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str
     ) -> None:
         """Send a message to the least busy member of a role, and wait until that member has acknowledged it.
 
@@ -194,15 +196,13 @@ class Actor:
             buffers: arrays sent with the message, uncopied; they must not change until it is acknowledged.
             message_id: identifies the message, so that the member recognises a repetition.
             what: what the member is asked to do, in words for people: `to judge`.
-            deadline_s: longest time for one member to acknowledge.
 
         Raises:
             RefusedError: the member said no.
-            ActorFailedError: the member did not acknowledge within `deadline_s`.
         """
 
         async def send(actor_id: str) -> None:
-            async with self.waits.on(f"{actor_id} {what}", deadline_s, WaitCause.COMMIT):
+            async with self.waits.on(f"{actor_id} {what}", cause=WaitCause.COMMIT):
                 await (await self.data_link(actor_id).send(message, buffers, message_id=message_id))
 
         while True:
@@ -238,11 +238,13 @@ class Actor:
             async with asyncio.TaskGroup() as tasks:
                 commands = tasks.create_task(self._serve_commands(), name="commands")
                 await self.open()
+                self._is_open.set()
                 await self._register()
                 heartbeats = tasks.create_task(self._send_heartbeats(), name="heartbeats")
                 lag = tasks.create_task(observe_loop_lag(), name="loop_lag")
                 self.state = ActorState.RUNNING
                 await self.main()
+                await self._finish_commands()
                 self.state = ActorState.DONE
                 lag.cancel()
                 heartbeats.cancel()
@@ -286,7 +288,7 @@ class Actor:
             metrics_endpoint=context.metrics_endpoint,
         )
         async with self.waits.on("registration with controller-0", self.config.placement.start_timeout_s):
-            registered = await self.ask_controller(Register(member))
+            registered = await self.ask_controller(Register(member, self.holds()))
         assert isinstance(registered, Registered)
         await self._adopt_members(registered.members)
         await self.joined(registered)
@@ -294,8 +296,9 @@ class Actor:
     async def _send_heartbeats(self) -> None:
         """Consumes nothing / produces heartbeats / waits for the controller / freed by its answer or a time-out."""
         monitoring = self.config.monitoring
-        last_answer_s = monotonic_s()
+        silent_s = 0.0
         while True:
+            asked_s = monotonic_s()
             self.context.transport.observe()
             observe_resources(self.context.run_dir.path)
             whom, waited_s = self.waits.longest()
@@ -304,28 +307,58 @@ class Actor:
             )
             try:
                 seen = (await self.controller.request(beat, timeout_s=REQUEST_TIMEOUT_S)).message
-                last_answer_s = monotonic_s()
+                silent_s = 0.0
                 if isinstance(seen, HeartbeatSeen) and not seen.is_known:
                     await self._register()
             except PeerTimeoutError:
-                silent_s = monotonic_s() - last_answer_s
+                # Bounded: a process that was stopped meanwhile must not take its own silence for the controller's.
+                silent_s += min(monotonic_s() - asked_s, REQUEST_TIMEOUT_S) + monitoring.heartbeat_s
                 log.warning("%s: no answer from controller-0 for %.0f s", self.actor_id, silent_s)
                 if silent_s > 4 * monitoring.heartbeat_timeout_s:
                     raise ActorFailedError(f"{self.actor_id}: controller-0 silent for {silent_s:.0f} s") from None
+                await self._look_for_controller()
             await asyncio.sleep(monitoring.heartbeat_s)
 
+    async def _look_for_controller(self) -> None:
+        """A controller that restarted may listen elsewhere; hosts that see the run's folder find its address there."""
+        with contextlib.suppress(RunError, KeyError, ValueError, OSError, TransportError):
+            endpoint = (await asyncio.to_thread(self.context.run_dir.read_endpoints))["control"]
+            await self.controller.redirect(str(endpoint))
+
     async def _serve_commands(self) -> None:
-        """Consumes commands / produces their effects / waits for the next / freed by the controller."""
-        async with asyncio.TaskGroup() as slow:
+        """Consumes commands / produces queued commands / waits for the next / freed by the controller.
+
+        The news that every actor understands is taken in at once: it needs nothing that `open` makes, and neither a
+        long opening nor a long command may keep an actor from leaving.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._carry_out_commands(), name="carry out commands")
             while True:
                 delivery = await self._control_inbox.receive()
-                answering = self._answer_command(delivery)
-                if isinstance(delivery.message, self.slow_commands):
-                    slow.create_task(answering, name=type(delivery.message).__name__)
+                if isinstance(delivery.message, MembersChanged | Shutdown):
+                    await self._answer_command(delivery)
+                elif isinstance(delivery.message, self.slow_commands):
+                    tasks.create_task(self._answer_command(delivery), name=type(delivery.message).__name__)
                 else:
-                    await answering
+                    self._commands.put_nowait(delivery)  # the inbox's credits bound the queue
+
+    async def _carry_out_commands(self) -> None:
+        """Consumes queued commands, in order / produces their effects / waits for `open`, then for the next / freed by
+        `_serve_commands`.
+        """
+        while True:
+            await self._answer_command(await self._commands.get())
+            self._commands.task_done()
+
+    async def _finish_commands(self) -> None:
+        """Let queued commands end, a checkpoint for example, until the deadline by which the actor must leave."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self.stop_deadline_s - monotonic_s())):
+                await self._commands.join()
 
     async def _answer_command(self, delivery: Delivery) -> None:
+        if not isinstance(delivery.message, MembersChanged | Shutdown):
+            await self._is_open.wait()
         try:
             delivery.reply(await self._obey(delivery.message))
         except RingAsyncError as refusal:

@@ -16,6 +16,7 @@ from typing import Any
 from ring_async.actors.evaluation_results import Evaluation, ProblemResult
 from ring_async.actors.held_out import held_out_problems, share_problems
 from ring_async.config.schema import Config
+from ring_async.data.prompt_room import PromptRoom
 from ring_async.data.registry import make_source
 from ring_async.engines.base import GenerationRequest, RolloutEngine
 from ring_async.engines.embedded.engine import EmbeddedEngine
@@ -39,6 +40,7 @@ class _Solver:
     verifiers: Mapping[str, Verifier]
     max_tokens: int
     verdict_timeout_s: float
+    chat_template_options: Mapping[str, Any]
     on_answer: Callable[[], None]
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_JUDGED_AT_ONCE))
 
@@ -46,7 +48,7 @@ class _Solver:
         generation = await self.engine.generate(
             GenerationRequest(
                 request_id=f"eval/{temperature:g}/{sample}/{prompt.prompt_id}",
-                prompt_ids=encode_prompt(self.tokenizer, prompt.text),
+                prompt_ids=encode_prompt(self.tokenizer, prompt, self.chat_template_options),
                 sampling=SamplingParams(temperature=temperature, max_tokens=self.max_tokens),
                 seed=seed,
             )
@@ -82,6 +84,7 @@ async def evaluate(
     temperatures: Sequence[float] = GREEDY_AND_SAMPLED,
     num_samples: int = 1,
     verdict_timeout_s: float = 10.0,
+    chat_template_options: Mapping[str, Any] | None = None,
     on_answer: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Answer and judge held-out problems at each temperature.
@@ -96,12 +99,16 @@ async def evaluate(
         temperatures: 0 is greedy.
         num_samples: k, answers to each problem at temperatures above 0 (at 0 all answers are equal, so one is enough).
         verdict_timeout_s: longest time for one verdict.
+        chat_template_options: variables of the model's chat template.
         on_answer: called after each answer was judged.
 
     Raises:
+        PromptRefusedError: the model's chat template refuses a problem.
         ValueError: a problem does not fit into the model.
     """
-    solver = _Solver(engine, tokenizer, verifiers, max_tokens, verdict_timeout_s, on_answer)
+    solver = _Solver(
+        engine, tokenizer, verifiers, max_tokens, verdict_timeout_s, chat_template_options or {}, on_answer
+    )
     results: list[ProblemResult] = []
     for temperature in temperatures:
         async with asyncio.TaskGroup() as solving:
@@ -152,15 +159,23 @@ async def evaluate_checkpoint(
             if verifier not in made:
                 made[verifier] = await asyncio.to_thread(make_verifier, verifier, config.verifiers[verifier])
         shares = share_problems(num_problems or config.evaluation.checkpoint_problems, names)
+        refusal = PromptRoom(model_path, config.rollout.max_tokens).refusal
         return await evaluate(
             engine,
             load_tokenizer(model_path),
-            [p for n in names for p in held_out_problems(n, make_source(n, config.sources[n]), shares[n])],
+            [
+                problem
+                for name in names
+                for problem in held_out_problems(
+                    name, make_source(name, config.sources[name]), shares[name], refusal=refusal
+                )
+            ],
             {name: made[config.sources[name].verifier] for name in names},
             max_tokens=config.rollout.max_tokens,
             seed=config.evaluation.seed if seed is None else seed,
             temperatures=temperatures,
             verdict_timeout_s=config.reward.timeout_s,
+            chat_template_options=config.model.chat_template_options,
             on_answer=on_answer,
         )
     finally:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -31,7 +30,9 @@ from ring_async.clock import monotonic_s
 from ring_async.core.evaluation_schedule import EvaluationSchedule
 from ring_async.core.roster import Role
 from ring_async.data.base import PromptSource
+from ring_async.data.prompt_room import PromptRoom
 from ring_async.engines.base import RolloutEngine
+from ring_async.models import resolve_model_path
 from ring_async.records.figures import EvaluatorFigures, WaitCause
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.base import Done, Message
@@ -121,7 +122,12 @@ class Evaluator(Actor):
         sources = {name: source for name, source in self._make_sources().items() if mixture.get(name, 0) > 0}
         key = "evaluation.num_problems"
         shares = share_problems(self.config.evaluation.num_problems, sources)
-        return [p for name, source in sources.items() for p in held_out_problems(name, source, shares[name], key)]
+        refusal = PromptRoom(resolve_model_path(self.config.model.path), self.config.rollout.max_tokens).refusal
+        return [
+            problem
+            for name, source in sources.items()
+            for problem in held_out_problems(name, source, shares[name], key, refusal)
+        ]
 
     async def _evaluate_versions(self) -> None:
         """Consumes announcements / produces evaluations / waits for a due version / freed by the learner, the end."""
@@ -131,7 +137,7 @@ class Evaluator(Actor):
                     return
                 # No deadline: the run may be paused for days, and nobody waits for the evaluator.
                 whom = f"version {self._schedule.next_number} from learner-0"
-                async with self.waits.on(whom, math.inf, WaitCause.WEIGHTS):
+                async with self.waits.on(whom, cause=WaitCause.WEIGHTS):
                     await self._weights.until_due()
                 continue
             taken_up = await self._weights.take_up()
@@ -155,6 +161,7 @@ class Evaluator(Actor):
             temperatures=(0.0, wanted.temperature) if wanted.num_samples else (0.0,),
             num_samples=wanted.num_samples,
             verdict_timeout_s=self.config.reward.timeout_s,
+            chat_template_options=self.config.model.chat_template_options,
             on_answer=self._count_answer,
         )
 

@@ -6,9 +6,10 @@ Invariant: the same configuration gives the same problems, in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ring_async.data.base import PromptSource
+from ring_async.data.split import question_of
 from ring_async.errors import ConfigError
 from ring_async.types import Prompt
 
@@ -22,11 +23,16 @@ def share_problems(num_problems: int, sources: Iterable[str]) -> dict[str, int]:
 
 
 def held_out_problems(
-    name: str, source: PromptSource, num_problems: int, key: str = "evaluation.checkpoint_problems"
+    name: str,
+    source: PromptSource,
+    num_problems: int,
+    key: str = "evaluation.checkpoint_problems",
+    refusal: Callable[[Prompt], str] = lambda prompt: "",
 ) -> list[Prompt]:
-    """The first distinct held-out questions of a source: a question that comes again is passed over.
+    """The first distinct held-out questions of a source: a question that comes again is passed over, and so is one that
+    the model cannot take.
 
-    `key` is the configuration's name for the number, for the error.
+    `key` is the configuration's name for the number, for the error; `refusal` says why a prompt cannot be taken.
 
     Raises:
         ConfigError: the source has too few distinct questions.
@@ -40,7 +46,8 @@ def held_out_problems(
             prompt = source.held_out(index)
         except IndexError:
             break
-        problems.setdefault(prompt.text, prompt)
+        if not refusal(prompt):
+            problems.setdefault(question_of(prompt), prompt)
     if len(problems) < num_problems:
         raise ConfigError(
             f"{key}: source {name} has only {len(problems)} different held-out problems, {num_problems} are wanted; "

@@ -24,7 +24,7 @@ from ring_async.batches import PackedBatch
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
 from ring_async.core.roster import PLANNER_ID, Role
-from ring_async.errors import ActorFailedError
+from ring_async.errors import ActorFailedError, RefusedError
 from ring_async.records.figures import LearnerFigures, WaitCause
 from ring_async.records.steps import step_record
 from ring_async.telemetry import metrics
@@ -36,7 +36,7 @@ from ring_async.transport.batch_wire import read_batch
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import BatchNotReady, BatchReady, RequestBatch, StepCompleted
 from ring_async.transport.messages.changes import TuneKnobs
-from ring_async.transport.messages.fleet import Pause, Registered, Resume
+from ring_async.transport.messages.fleet import Holding, Pause, Registered, Resume
 from ring_async.transport.messages.versions import (
     CheckpointSaved,
     SaveCheckpoint,
@@ -76,8 +76,10 @@ class Learner(Actor):
         """Lock of the train engine: held for a step, a checkpoint or a change of settings."""
         self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
         self._publishing: asyncio.Task[None] | None = None
+        self._published: WeightsAnnouncement | None = None
         self._published_s = 0.0
-        self._not_ready = ""
+        self._is_starved = False
+        """Whether there is nothing to train until a batch comes."""
         self._idle = IdleMeter(metrics.learner_waiting_seconds)
         self._num_steps = 0
         self._busy_s = 0.0
@@ -88,11 +90,16 @@ class Learner(Actor):
     async def joined(self, registered: Registered) -> None:
         if registered.is_paused:
             self._unpaused.clear()
+        else:
+            self._unpaused.set()
         self._knobs = knobs_of(Role.LEARNER, registered.knobs)
         if self._lineage is None:
             self._lineage = registered.learner_incarnation
             self._resume_from = Path(registered.resume_from) if registered.resume_from else None
             self._started.set()
+
+    def holds(self) -> Holding:
+        return Holding(learner_incarnation=self._lineage, weights=self._published)
 
     async def close(self) -> None:
         self.sender.close()
@@ -105,7 +112,9 @@ class Learner(Actor):
     def counters(self) -> LearnerFigures:
         self._idle.flush()
         version = self._version.number if self._version else None
-        return LearnerFigures(steps=self._num_steps, busy_s=self._busy_s, policy_version=version)
+        return LearnerFigures(
+            steps=self._num_steps, busy_s=self._busy_s, policy_version=version, is_starved=self._is_starved
+        )
 
     async def on_command(self, message: Message) -> Message:
         match message:
@@ -134,7 +143,7 @@ class Learner(Actor):
         await until_stopped(self.stopping, training)
         if self._publishing is not None:
             await self._publishing
-        async with self.waits.on("the controller to end the run", 4 * self.config.monitoring.heartbeat_timeout_s):
+        async with self.waits.on("the controller to end the run"):
             await self.stopping.wait()
 
     async def _train(self) -> None:
@@ -149,8 +158,10 @@ class Learner(Actor):
         try:
             while number < last_number:
                 wait_began_s = monotonic_s()
+                self._is_starved = True
                 with self._idle.waiting(WaitCause.BATCH):
                     batch = await (ahead or asyncio.create_task(self._next_batch(number + 1)))
+                self._is_starved = False
                 ahead = None
                 if self.config.mode == "async" and number + 1 < last_number:
                     ahead = asyncio.create_task(self._next_batch(number + 2), name="prefetch")
@@ -173,26 +184,18 @@ class Learner(Actor):
     async def _next_batch(self, plan_number: int) -> PackedBatch:
         assert self._lineage is not None
         ask = RequestBatch(plan_number, PolicyVersion(self._lineage, plan_number - 1), BATCH_POLL_S)
-        deadline_s = self.config.replay.batch_deadline_s
         await self.registered(Role.REPLAY, PLANNER_ID)
-        asked_s = monotonic_s()
-        async with self.waits.on(f"batch {plan_number} from {PLANNER_ID}", 2 * deadline_s, WaitCause.BATCH):
+        whom = f"batch {plan_number} from {PLANNER_ID}"
+        async with self.waits.on(whom, cause=WaitCause.BATCH) as wait:
             while True:
                 answer = await ask_until_answered(
                     lambda: self.data_link(PLANNER_ID).request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S)
                 )
                 match answer.message:
                     case BatchReady():
-                        self._not_ready = ""
                         return read_batch(answer.buffers)
                     case BatchNotReady(reason):
-                        self._not_ready = reason
-                        if not self._unpaused.is_set():
-                            asked_s = monotonic_s()
-                        if monotonic_s() - asked_s > deadline_s:
-                            raise ActorFailedError(
-                                f"{self.actor_id} waited {deadline_s:.0f} s for batch {plan_number}: {reason}"
-                            )
+                        wait.whom = f"{whom}: {reason}"
 
     async def _step(self, batch: PackedBatch) -> StepReport:
         began_s = monotonic_s()
@@ -237,6 +240,7 @@ class Learner(Actor):
         with self.tracer.async_span("publish", str(version)):
             snapshot = await self.on_compute(self.engine.snapshot)
             announcement = await asyncio.to_thread(self._send, version, snapshot)
+        self._published = announcement
         self._published_s = monotonic_s() - began_s
         metrics.learner_publish_seconds.observe(self._published_s)
         sent = await self.controller.send(WeightsPublished(announcement), message_id=f"weights-{version}")
@@ -252,7 +256,8 @@ class Learner(Actor):
         """Write a checkpoint between two steps. Plan n made version n, so the version's number is that of the last plan
         covered.
         """
-        assert self._version is not None
+        if self._version is None:
+            raise RefusedError(f"{self.actor_id} has not restored its model yet: there is nothing new to save")
         version = self._version
         began_s = monotonic_s()
         with self.tracer.span("checkpoint"):

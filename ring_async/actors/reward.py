@@ -4,16 +4,17 @@
                                      ▲ acknowledged only after replay's durable commit
 
 Owns: the tokenizer, and the verifiers through its `VerifierSet`. A reward actor keeps no state: a group is
-acknowledged to its rollout when replay has committed it, so the death of a reward actor loses nothing. A verifier that
-cannot judge is `failed(cause)`,
-never a reward of 0.
+acknowledged to its rollout when replay has committed it, so the death of a reward actor loses nothing.
+Invariants: a verifier that cannot judge is `failed(cause)`, never a reward of 0. A group that cannot be judged, or is
+malformed, is refused to its rollout, which hands it back: it is judged again, or fails with its cause.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ from ring_async.actors.verifier_files import bring_files
 from ring_async.actors.verifiers_in_force import Service, VerifierSet
 from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.clock import monotonic_s
+from ring_async.columns import Buffer
 from ring_async.core.roster import Role
 from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import RefusedError, VerifierError
@@ -44,13 +46,22 @@ from ring_async.transport.messages.changes import (
     VerifierFailing,
 )
 from ring_async.transport.messages.fleet import Registered
-from ring_async.transport.messages.work import GroupGenerated, GroupScored, GroupsFailed
+from ring_async.transport.messages.work import GroupGenerated, GroupScored
 from ring_async.types import Group, GroupHeader, Verdict, VerifierStamp
 from ring_async.verifiers.base import Response
 from ring_async.verifiers.quarantine import Quarantine
-from ring_async.verifiers.scoring import score_group
+from ring_async.verifiers.scoring import judge_group
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A group that was read and can be judged: `verifier` is the name of the one that judges its source."""
+
+    header: GroupHeader
+    verifier: str
+    responses: list[Response]
 
 
 class Reward(Actor):
@@ -131,51 +142,61 @@ class Reward(Actor):
             delivery.refuse(f"{self.actor_id} judges groups, not {type(delivery.message).__name__}")
             return
         try:
-            group = Group.from_buffers(delivery.message.group, delivery.buffers)
-        except ValueError as error:
-            delivery.refuse(str(error))
+            work = self._read(delivery.message, delivery.buffers)
+        except Exception as error:  # a tokenizer may raise anything about ids that it does not know
+            log.error("%s: group %s is malformed: %s", self.actor_id, delivery.message.group.group_id, error)
+            delivery.refuse(f"malformed: {type(error).__name__}: {error}")
             return
-        header = group.header
         try:
             asked_s = monotonic_s()
-            async with self._verifiers.judging(self._source_verifiers[header.prompt.source]) as service:
+            async with self._verifiers.judging(work.verifier) as service:
                 self._swap_wait_s += monotonic_s() - asked_s
-                verdicts = await self._score(group, service)
+                outcomes = await self._score(work, service)
         except VerifierError as failure:
-            if delivery.message.is_rescore:
-                delivery.refuse(f"could not be judged: {failure.cause}")
-                return
-            await self._return(header, failure)
-            delivery.ack()
+            # Refused, not acknowledged: a message that was acknowledged would not be judged when it comes again.
+            log.warning("group %s could not be judged: %s", work.header.group_id, failure)
+            delivery.refuse(f"verifier:{failure.cause}: {failure}")
             return
-        await self._forward(delivery, scored(header, verdicts, service.stamp))
+        await self._forward(delivery, scored(work.header, outcomes, service.stamp))
 
-    async def _score(self, group: Group, service: Service) -> list[Verdict]:
+    def _read(self, message: GroupGenerated, buffers: Sequence[Buffer]) -> _Work:
+        """Read what is to be judged. Raises, for a malformed group, what the types and the tokenizer raise."""
+        group = Group.from_buffers(message.group, buffers)
+        source = group.header.prompt.source
+        if source not in self._source_verifiers:
+            raise ValueError(f"group {group.header.group_id}: no verifier is known here for source {source!r}")
+        return _Work(group.header, self._source_verifiers[source], self._responses(group))
+
+    async def _score(self, work: _Work, service: Service) -> list[Verdict | VerifierError]:
         """Judge a group with the verifier in force. A verifier that is being tried judges the same responses
         afterwards.
         """
-        header, verifier = group.header, service.verifier
-        responses = self._responses(group)
+        header, responses, verifier = work.header, work.responses, service.verifier
         began_s = monotonic_s()
         try:
             with self.tracer.span("score"), self._idle.working():
                 reward = self.config.reward
-                verdicts = await score_group(verifier, header.prompt, responses, reward.timeout_s, reward.bound)
+                outcomes = await judge_group(verifier, header.prompt, responses, reward.timeout_s, reward.bound)
         except VerifierError as failure:
             metrics.reward_failures.labels(verifier=verifier.name, cause=failure.cause).inc()
             await self._record(service.stamp, failure.cause)
             raise
-        await self._record(service.stamp, None)
+        verdicts = [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
+        unjudged = [outcome for outcome in outcomes if isinstance(outcome, VerifierError)]
+        for one in unjudged:
+            metrics.reward_failures.labels(verifier=verifier.name, cause=one.cause).inc()
+            log.warning("a response of group %s could not be judged: %s", header.group_id, one)
+        await self._record(service.stamp, unjudged[0].cause if len(unjudged) > len(verdicts) else None)
         self._busy_s += (took_s := monotonic_s() - began_s)
         metrics.reward_verdict_seconds.labels(verifier=verifier.name).observe(took_s)
         observe_verdicts([verdict.reward for verdict in verdicts], header.prompt.source, service.epoch)
         self._num_verdicts += len(verdicts)
         metrics.reward_verdicts.labels(verifier=verifier.name).inc(len(verdicts))
-        if (shadow := self._verifiers.shadow_of(verifier.name)) is not None:
+        if not unjudged and (shadow := self._verifiers.shadow_of(verifier.name)) is not None:
             along = asyncio.create_task(self._verifiers.judge_along(shadow, header, responses, verdicts, took_s))
             self._shadows.add(along)
             along.add_done_callback(self._shadows.discard)
-        return verdicts
+        return outcomes
 
     def _responses(self, group: Group) -> list[Response]:
         return [
@@ -187,16 +208,15 @@ class Reward(Actor):
         shard = shard_of(header.group_id, self.config.replay.num)
         await self.registered(Role.REPLAY, shard)
         link = self.data_link(shard)
-        deadline_s = self.config.replay.batch_deadline_s
         assert header.verifier is not None
         message_id = f"{header.group_id}@{header.verifier.epoch}"
-        async with self.waits.on(f"credit and commit from {shard}", deadline_s, WaitCause.COMMIT):
+        async with self.waits.on(f"credit and commit from {shard}", cause=WaitCause.COMMIT):
             with self._idle.waiting(WaitCause.COMMIT):
                 committed = await link.send(GroupScored(header), delivery.buffers, message_id=message_id)
                 try:
                     await committed
                 except RefusedError as refusal:
-                    delivery.refuse(str(refusal))
+                    delivery.refuse(refusal.reason)
                     return
         delivery.ack()
 
@@ -213,15 +233,13 @@ class Reward(Actor):
         log.error("verifier %s: %s", stamp.name, reason)
         await self.ask_controller(VerifierFailing(stamp.name, stamp.version, stamp.epoch, reason))
 
-    async def _return(self, header: GroupHeader, failure: VerifierError) -> None:
-        log.warning("group %s of %s could not be judged: %s", header.group_id, header.prompt.source, failure)
-        await self.ask_controller(GroupsFailed((header.group_id,), f"verifier:{failure.cause}"))
 
-
-def scored(header: GroupHeader, verdicts: list[Verdict], stamp: VerifierStamp) -> GroupHeader:
-    """The group's header with a reward for each trajectory, all given by one verifier epoch."""
+def scored(header: GroupHeader, outcomes: Sequence[Verdict | VerifierError], stamp: VerifierStamp) -> GroupHeader:
+    """The group's header with a reward, or the reason why there is none, for each trajectory: one verifier epoch's."""
     trajectories = tuple(
-        msgspec.structs.replace(trajectory, reward=verdict.reward, reward_parts=verdict.parts)
-        for trajectory, verdict in zip(header.trajectories, verdicts, strict=True)
+        msgspec.structs.replace(trajectory, reward=None, reward_parts={}, failure=outcome.cause)
+        if isinstance(outcome, VerifierError)
+        else msgspec.structs.replace(trajectory, reward=outcome.reward, reward_parts=outcome.parts, failure="")
+        for trajectory, outcome in zip(header.trajectories, outcomes, strict=True)
     )
     return msgspec.structs.replace(header, trajectories=trajectories, verifier=stamp)

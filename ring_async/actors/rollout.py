@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -28,19 +28,21 @@ from ring_async.core.replay.partials import PartialResponse
 from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
-from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError
+from ring_async.errors import ActorFailedError, PeerTimeoutError, PromptRefusedError, RefusedError
 from ring_async.records.figures import RolloutFigures, WaitCause
 from ring_async.telemetry import metrics
 from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import EngineMeter
+from ring_async.trajectory_states import EndCause
 from ring_async.transport.messages.base import Done, Message
-from ring_async.transport.messages.fleet import Pause, Registered, Resume
+from ring_async.transport.messages.fleet import Holding, Pause, Registered, Resume
 from ring_async.transport.messages.versions import UseWeights, WeightsAdopted
 from ring_async.transport.messages.work import (
     GroupGenerated,
     GroupsFailed,
     GroupsReserved,
     LeasesRenewed,
+    PromptRefused,
     RenewLeases,
     ReserveGroups,
 )
@@ -88,6 +90,11 @@ class Rollout(Actor):
             self._weights.hear_of(registered.weights)
         if registered.is_paused:
             self._unpaused.clear()
+        else:
+            self._unpaused.set()
+
+    def holds(self) -> Holding:
+        return Holding(group_ids=tuple(self._in_flight))
 
     async def close(self) -> None:
         await self.engine.close()
@@ -158,30 +165,31 @@ class Rollout(Actor):
 
     async def _take_work(self, groups: asyncio.TaskGroup) -> None:
         """Consumes reservations / produces groups / waits for a slot, weights, admission / freed by each of them."""
-        deadline_s = self.config.replay.batch_deadline_s
         group_size = self.config.rollout.group_size
         while True:
             with self._idle.waiting(WaitCause.PAUSED):
                 await self._unpaused.wait()
             if self.engine.policy_version is None:
-                await self._first_weights(self.config.placement.start_timeout_s)
+                await self._first_weights()
             load = self.engine.load()
             free = load.capacity + group_size - 1 - load.num_running - load.num_waiting
             if free < group_size:
                 self._may_generate.clear()
                 with self._idle.waiting(WaitCause.SLOT):
-                    async with self.waits.on("a free engine slot", deadline_s, WaitCause.SLOT):
+                    async with self.waits.on("a free engine slot", cause=WaitCause.SLOT):
                         await self._may_generate.wait()
                 continue
             reserved = await self._reserve(free // group_size)
             for reservation in reserved.reservations:
+                if reservation.group_id in self._in_flight:
+                    continue  # its lease ran out while this rollout went on with it: the new lease is for the same work
                 task = groups.create_task(self._generate_group(reservation), name=reservation.group_id)
                 self._in_flight[reservation.group_id] = task
             await asyncio.sleep(0)  # let the new requests reach the engine before its load is read again
 
-    async def _first_weights(self, deadline_s: float) -> None:
+    async def _first_weights(self) -> None:
         with self._idle.waiting(WaitCause.WEIGHTS):
-            async with self.waits.on("weights from learner-0", deadline_s, WaitCause.WEIGHTS):
+            async with self.waits.on("weights from learner-0", cause=WaitCause.WEIGHTS):
                 while self.engine.policy_version is None:
                     self._may_generate.clear()
                     await self._may_generate.wait()
@@ -189,8 +197,7 @@ class Rollout(Actor):
     async def _reserve(self, num_groups: int) -> GroupsReserved:
         ask = ReserveGroups(num_groups, self.engine.policy_version)
         whom = "a reservation from controller-0" + (f": {self._why_none}" if self._why_none else "")
-        deadline_s = 4 * self.config.monitoring.heartbeat_timeout_s
-        async with self.waits.on(whom, deadline_s, WaitCause.RESERVATION):
+        async with self.waits.on(whom, cause=WaitCause.RESERVATION):
             while True:
                 try:
                     with self._idle.waiting(WaitCause.RESERVATION):
@@ -204,6 +211,7 @@ class Rollout(Actor):
         return reserved
 
     async def _generate_group(self, reservation: Reservation) -> None:
+        group_id = reservation.group_id
         try:
             group = await self._generate(reservation)
             self._may_generate.set()
@@ -213,26 +221,49 @@ class Rollout(Actor):
                 metrics.rollout_response_tokens.labels(source=source).observe(trajectory.num_tokens)
                 metrics.rollout_responses.labels(source=source, reason=trajectory.finish_reason).inc()
             await self._deliver(group)
+        except PromptRefusedError as refusal:
+            await self._report_refused(group_id, str(refusal))
         finally:
-            self._handover.forget(
-                [trajectory_id_for(reservation.group_id, index) for index in range(reservation.group_size)]
-            )
-            self._in_flight.pop(reservation.group_id, None)
+            if self._in_flight.get(group_id) is asyncio.current_task():
+                self._handover.forget([trajectory_id_for(group_id, index) for index in range(reservation.group_size)])
+                del self._in_flight[group_id]
             self._may_generate.set()
 
     async def _generate(self, reservation: Reservation) -> Group:
-        prompt_ids = encode_prompt(self._tokenizer, reservation.prompt.text)
+        """Generate a group.
+
+        Raises:
+            PromptRefusedError: the tokenizer or the engine cannot take the prompt.
+        """
+        options = self.config.model.chat_template_options
+        try:
+            prompt_ids = encode_prompt(self._tokenizer, reservation.prompt, options)
+        except PromptRefusedError:
+            raise
+        except Exception as error:  # a tokenizer may raise anything about a text
+            raise PromptRefusedError(f"the tokenizer: {type(error).__name__}: {error}") from error
         held = await self._handover.take_over(reservation.group_id) if reservation.is_reissued else {}
         began_s = monotonic_s()
         with self.tracer.async_span("generate_group", reservation.group_id):
-            generations = await asyncio.gather(
-                *(
-                    self._generate_one(reservation, index, prompt_ids, held.get(index))
-                    for index in range(reservation.group_size)
-                )
-            )
+            generations = await self._generate_all(reservation, prompt_ids, held)
         metrics.rollout_group_seconds.observe(monotonic_s() - began_s)
         return group_of(reservation, prompt_ids, generations, engine_id=self.engine.engine_id)
+
+    async def _generate_all(
+        self, reservation: Reservation, prompt_ids: Int32, held: Mapping[int, PartialResponse]
+    ) -> list[Generation]:
+        responses = [
+            asyncio.ensure_future(self._generate_one(reservation, index, prompt_ids, held.get(index)))
+            for index in range(reservation.group_size)
+        ]
+        try:
+            return await asyncio.gather(*responses)
+        except ValueError as error:
+            raise PromptRefusedError(str(error)) from error
+        finally:
+            for response in responses:
+                response.cancel()
+            await asyncio.gather(*responses, return_exceptions=True)
 
     async def _generate_one(
         self, reservation: Reservation, index: int, prompt_ids: Int32, held: PartialResponse | None
@@ -267,11 +298,12 @@ class Rollout(Actor):
         try:
             await self.deliver(
                 Role.REWARD, GroupGenerated(group.header), group.buffers, message_id=group_id,
-                what="to judge and replay to commit", deadline_s=self.config.replay.batch_deadline_s,
+                what="to judge and replay to commit",
             )  # fmt: skip
         except RefusedError as refusal:
-            log.error("%s: group %s refused: %s", self.actor_id, group_id, refusal)
-            await self._hand_back((group_id,), f"refused: {refusal}")
+            log.warning("%s: group %s comes back: %s", self.actor_id, group_id, refusal)
+            cause, _, detail = refusal.reason.partition(": ")
+            await self._hand_back((group_id,), cause, detail)
 
     # -- leases
 
@@ -306,10 +338,21 @@ class Rollout(Actor):
         if self._in_flight:
             await self._hand_back(tuple(self._in_flight), "rollout_left")
 
-    async def _hand_back(self, group_ids: tuple[str, ...], cause: str) -> None:
+    async def _report_refused(self, group_id: str, reason: str) -> None:
+        """Have the controller drop a group whose prompt cannot be taken; if it does not hear, the lease runs out, and
+        the next rollout reports it.
+        """
+        metrics.rollout_failed_groups.labels(cause=EndCause.PROMPT_REFUSED).inc()
+        log.warning("%s: the prompt of %s is refused: %s", self.actor_id, group_id, reason)
+        try:
+            await self.controller.request(PromptRefused(group_id, reason), timeout_s=REQUEST_TIMEOUT_S)
+        except (PeerTimeoutError, RefusedError) as silence:
+            log.warning("%s: %s", self.actor_id, silence)
+
+    async def _hand_back(self, group_ids: tuple[str, ...], cause: str, detail: str = "") -> None:
         metrics.rollout_failed_groups.labels(cause=cause.partition(":")[0]).inc(len(group_ids))
         try:
-            await self.controller.request(GroupsFailed(group_ids, cause), timeout_s=2.0)
+            await self.controller.request(GroupsFailed(group_ids, cause, detail), timeout_s=2.0)
         except (PeerTimeoutError, ActorFailedError):
             log.warning("%s: %d leases are left to run out", self.actor_id, len(group_ids))
 

@@ -2,7 +2,9 @@
 
 Owns: the register of an actor's present waits, and the ways in which actors wait for peers and for their own tasks.
 Does not own the deadlines: the callers choose them.
-Invariant: a wait that passes its deadline ends in an error that says who waited for whom.
+Invariants: a wait that passes its deadline ends in an error that says who waited for whom. A wait for a peer that may
+be away for long (for a reward actor, for a batch) has no deadline of its own: it goes on in sight, since each heartbeat
+names the longest wait, and the controller decides whether the run can go on (`core.fleet.batch_watch`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,15 @@ ASK_AGAIN_S = 0.1
 
 
 @dataclass(slots=True)
+class Wait:
+    """One wait. `whom` may be made more precise while the wait goes on."""
+
+    whom: str
+    since_s: float
+    cause: WaitCause = WaitCause.OTHER
+
+
+@dataclass(slots=True)
 class Waits:
     """The present waits of an actor, for `status` and for the error when a deadline passes.
 
@@ -32,38 +43,46 @@ class Waits:
     """
 
     actor_id: str
-    _current: dict[object, tuple[str, float, WaitCause]] = field(default_factory=dict)
+    _current: list[Wait] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
-    async def on(self, whom: str, deadline_s: float, cause: WaitCause = WaitCause.OTHER) -> AsyncIterator[None]:
-        """Register the block as a wait for `whom`, and end it after `deadline_s` at most.
+    async def on(
+        self, whom: str, deadline_s: float | None = None, cause: WaitCause = WaitCause.OTHER
+    ) -> AsyncIterator[Wait]:
+        """Register the block as a wait for `whom`, and end it after `deadline_s` at most; None: it may go on for ever.
 
         Raises:
             ActorFailedError: the deadline passed; the message says who waited for whom.
         """
-        key = object()
-        self._current[key] = (whom, monotonic_s(), cause)
+        wait = Wait(whom, monotonic_s(), cause)
+        self._current.append(wait)
+        limit = asyncio.timeout(deadline_s)
         try:
-            async with asyncio.timeout(deadline_s):
-                yield
+            async with limit:
+                yield wait
         except TimeoutError:
-            raise ActorFailedError(f"{self.actor_id} waited {deadline_s:.0f} s for {whom}") from None
+            if not limit.expired():
+                raise
+            raise ActorFailedError(f"{self.actor_id} waited {deadline_s:.0f} s for {wait.whom}") from None
         finally:
-            del self._current[key]
+            self._current = [one for one in self._current if one is not wait]
 
     def longest(self) -> tuple[str, float]:
         """The longest of the present waits, and its seconds; empty and 0 when there is none."""
         if not self._current:
             return "", 0.0
-        whom, since_s, _ = min(self._current.values(), key=lambda wait: wait[1])
-        return whom, monotonic_s() - since_s
+        longest = self._longest()
+        return longest.whom, monotonic_s() - longest.since_s
 
     @property
     def cause(self) -> WaitCause:
         """The cause of the longest of the present waits; `NONE` when there is none."""
         if not self._current:
             return WaitCause.NONE
-        return min(self._current.values(), key=lambda wait: wait[1])[2]
+        return self._longest().cause
+
+    def _longest(self) -> Wait:
+        return min(self._current, key=lambda wait: wait.since_s)
 
 
 async def ask_until_answered(ask: Callable[[], Awaitable[T]], *, is_gone: Callable[[], bool] = lambda: False) -> T:

@@ -13,7 +13,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from ring_async.cli import changes, data, steer, watch
+from ring_async.cli import changes, dashboard, data, steer, watch
 from ring_async.cli.chaos import chaos
 from ring_async.cli.check import check
 from ring_async.cli.demo import demo
@@ -57,7 +57,13 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
 }
 for name, command in COMMANDS.items():
     app.command(name)(command)
-for name, commands in {"data": data.app, "swap": changes.swap_app, "rollback": changes.rollback_app}.items():
+GROUPS = {
+    "data": data.app,
+    "dashboard": dashboard.app,
+    "swap": changes.swap_app,
+    "rollback": changes.rollback_app,
+}
+for name, commands in GROUPS.items():
     app.add_typer(commands, name=name)
 
 

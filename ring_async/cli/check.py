@@ -6,10 +6,12 @@ take seconds.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from ring_async.cli.options import AsJson, ConfigFile, Overrides, out
+from ring_async.cli.options import AsJson, ConfigFile, Overrides, err, out
 from ring_async.config.load import load_config
 from ring_async.config.schema import Config
 from ring_async.errors import ConfigError
@@ -50,6 +52,7 @@ def part_problems(config: Config) -> Iterator[str]:
     from ring_async.control.tls import read_certificate
     from ring_async.engines.registry import engine_host_problems, engine_problems
     from ring_async.models import resolve_model_path
+    from ring_async.monitoring.services import service_problems
     from ring_async.placement.ray_cluster import has_cluster, problems_here
     from ring_async.training.registry import trainer_problems
     from ring_async.transport.weights.registry import channel_problems
@@ -60,13 +63,10 @@ def part_problems(config: Config) -> Iterator[str]:
     yield from trainer_problems(config)
     yield from channel_problems(config)
     yield from problems_here(config)
-    if config.monitoring.grafana_url:
-        yield (
-            f"monitoring.grafana_url: {config.monitoring.grafana_url}: not here, because nothing in this release talks "
-            "to Grafana; leave it empty"
-        )
+    yield from service_problems(config)
     yield from _refusal(lambda: read_certificate(config.control))
     yield from _refusal(lambda: resolve_model_path(config.model.path))
+    yield from _refusal(lambda: _check_chat_options(config))
     for name in config.mixture:
         yield from _refusal(functools.partial(_try_source, config, name))
 
@@ -79,13 +79,34 @@ def _refusal(attempt: Callable[[], object]) -> Iterator[str]:
 
 
 def _try_source(config: Config, name: str) -> None:
-    """Make a source and its verifier; refuse a difficulty window that no prompt of the source satisfies."""
+    """Make a source and its verifier; refuse a difficulty window that no prompt of the source satisfies, and prompts
+    that the verifier or the model cannot read.
+    """
     from ring_async.actors.controller.prompt_search import check_window
-    from ring_async.data.registry import make_source
-    from ring_async.verifiers.registry import make_verifier
+    from ring_async.data.trial import check_judgeable, check_readable, try_source
+    from ring_async.verifiers.registry import load_verifier
 
     source = config.sources[name]
-    made = make_source(name, source)
+    made = try_source(name, source)
     if name in config.difficulty:
         check_window(made, config.difficulty[name])
-    make_verifier(source.verifier, config.verifiers[source.verifier]).close()
+    with contextlib.closing(load_verifier(source.verifier, config.verifiers[source.verifier])) as verifier:
+        check_judgeable(made, verifier)
+    if warning := check_readable(made, config, lambda: _tokenizer(config.model.path)):
+        err.print(f"[yellow]warning:[/yellow] {warning}", highlight=False, soft_wrap=True)
+
+
+def _check_chat_options(config: Config) -> None:
+    from ring_async.engines.tokenizer import chat_option_problems
+
+    options = config.model.chat_template_options
+    if options and (problems := list(chat_option_problems(_tokenizer(config.model.path), options))):
+        raise ConfigError("\n".join(problems))
+
+
+@functools.cache
+def _tokenizer(model_path: str) -> Any:
+    from ring_async.engines.tokenizer import load_tokenizer
+    from ring_async.models import resolve_model_path
+
+    return load_tokenizer(resolve_model_path(model_path))

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 from rich.panel import Panel
 from rich.text import Text
@@ -67,6 +68,7 @@ def inspect(
                     "verifier": section.verifier,
                     "weight": resolved.mixture.get(name, 0.0),
                     "prompt": prompt.text,
+                    "messages": [msgspec.structs.asdict(message) for message in prompt.messages],
                     "metadata": prompt.metadata,
                 }
             )
@@ -74,7 +76,8 @@ def inspect(
         out.print_plain(found)
         return
     for one in found:
-        text = Text(one["prompt"].strip() + "\n")
+        turns = [f"{message['role']}: {message['content'].strip()}" for message in one["messages"]]
+        text = Text("\n".join(turns or [one["prompt"].strip()]) + "\n")
         text.append(f"\n{json.dumps(one['metadata'], default=str, ensure_ascii=False)}", style="dim")
         title = Text(f"{one['prompt_id']}  judged by {one['verifier']}  weight {one['weight']:g}")
         out.print(Panel(text, title=title, title_align="left"))

@@ -21,8 +21,9 @@ from ring_async.core.replay.progress import GroupProgress, GroupRecord
 from ring_async.engines.tokenizer import decode_response, load_tokenizer
 from ring_async.errors import RunError
 from ring_async.models import resolve_model_path
-from ring_async.storage.replay_store import ReplayStore, StoreReader
+from ring_async.storage.replay_store import ReplayStore
 from ring_async.storage.run_dir import RunDir, find_run
+from ring_async.storage.store_reader import StoreReader
 
 _SHOWN_CHARACTERS = 600
 
@@ -98,7 +99,7 @@ def _plain(reader: StoreReader, record: GroupRecord, progress: GroupProgress, to
         "group_id": header.group_id,
         "source": header.prompt.source,
         "prompt_id": header.prompt.prompt_id,
-        "prompt": header.prompt.text,
+        "prompt": header.prompt.conversation,
         "verifier": {"name": stamp.name, "version": stamp.version, "epoch": stamp.epoch} if stamp else None,
         "engine_id": header.engine_id,
         "seed": header.seed,

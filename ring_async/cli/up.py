@@ -22,9 +22,9 @@ from ring_async.cli.check import check_parts
 from ring_async.cli.options import ConfigFile, Overrides, err, out, short
 from ring_async.config.load import differing_keys, load_config
 from ring_async.config.schema import Config
-from ring_async.control.client import ControlClient
 from ring_async.errors import ConfigError, RunError
 from ring_async.storage.run_dir import RunDir
+from ring_async.storage.run_lock import hold_run, holder_of
 from ring_async.verifiers.kept_files import keep_configured
 
 
@@ -45,11 +45,11 @@ def up(
       ring-async up configs/local.yaml --resume
       ring-async up configs/local.yaml --detach && ring-async status
 
-    Ctrl-C once ends the run with a checkpoint; twice ends it at once.
+    Ctrl-C once ends the run with a checkpoint; twice ends it at once. A terminal that closes ends it as Ctrl-C does.
     """
     resolved = load_config(config, overrides or [])
     run_dir = RunDir((Path(resolved.run.dir) / resolved.run.name).absolute())
-    _prepare_to_start(resolved, run_dir, resume=resume)
+    _check_name(resolved, run_dir, resume=resume)
     check_parts(resolved)
     if detach:
         _up_detached(config, overrides or [], run_dir, resume=resume)
@@ -58,8 +58,23 @@ def up(
 
 
 def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
-    """Bring the fleet up and wait until the run ends; returns the exit code. The caller has checked the parts."""
+    """Bring the fleet up and wait until the run ends; returns the exit code. The caller has checked the parts.
+
+    Raises:
+        ConfigError: the run's name cannot be used.
+        RunError: another process holds the run.
+    """
+    _check_name(config, run_dir, resume=resume)
+    with hold_run(run_dir):
+        _check_name(config, run_dir, resume=resume)  # again: another run of this name may have begun meanwhile
+        if resume:
+            _show_changes(config, run_dir)
+        return _bring_up(config, run_dir, resume=resume)
+
+
+def _bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     from ring_async.launch import Launcher
+    from ring_async.monitoring.services import watched
 
     where = f" in {short(run_dir.path)}: bringing the fleet up"
     out.print(Text.assemble((config.run.name, "bold"), where), soft_wrap=True)
@@ -67,7 +82,8 @@ def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     progress = threading.Thread(target=_show_progress, args=(run_dir, config, done), daemon=True)
     progress.start()
     try:
-        outcome = asyncio.run(Launcher(config, run_dir, is_resumed=resume).run())
+        with watched(config, run_dir, lambda line: out.print(line, soft_wrap=True, highlight=False, markup=False)):
+            outcome = asyncio.run(Launcher(config, run_dir, is_resumed=resume).run())
     finally:
         done.set()
         progress.join(timeout=5.0)
@@ -101,9 +117,7 @@ def _show_progress(run_dir: RunDir, config: Config, done: threading.Event) -> No
         progress.follow(run_dir.metrics)
 
 
-def _prepare_to_start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
-    if run_dir.endpoints.exists() and _is_alive(run_dir):
-        raise RunError(f"{config.run.name} is up already; see: ring-async status --run {config.run.name}")
+def _check_name(config: Config, run_dir: RunDir, *, resume: bool) -> None:
     exists = run_dir.config.exists()
     if exists and not resume:
         raise ConfigError(
@@ -112,10 +126,12 @@ def _prepare_to_start(config: Config, run_dir: RunDir, *, resume: bool) -> None:
         )
     if resume and not exists:
         raise ConfigError(f"run.name: there is no run {config.run.name!r} in {run_dir.path.parent} to resume")
-    if resume:
-        resumed = keep_configured(config, run_dir.verifiers)
-        for key, (before, now) in differing_keys(load_config(run_dir.config), resumed).items():
-            out.print(f"  changed since: {key}: {before} → {now}", highlight=False)
+
+
+def _show_changes(config: Config, run_dir: RunDir) -> None:
+    resumed = keep_configured(config, run_dir.verifiers)
+    for key, (before, now) in differing_keys(load_config(run_dir.config), resumed).items():
+        out.print(f"  changed since: {key}: {before} → {now}", highlight=False)
 
 
 def _up_detached(config: Path, overrides: list[str], run_dir: RunDir, *, resume: bool) -> None:
@@ -132,17 +148,9 @@ def _up_detached(config: Path, overrides: list[str], run_dir: RunDir, *, resume:
     with (run_dir.logs / "launcher.log").open("ab") as log:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     with out.status("bringing the fleet up"):
-        while not run_dir.endpoints.exists():
+        while not run_dir.endpoints.exists() or holder_of(run_dir) != process.pid:
             if process.poll() is not None:
                 text = (run_dir.logs / "launcher.log").read_text()[-2000:]
                 raise RunError(f"it did not come up (exit code {process.returncode}):\n{text}")
             time.sleep(0.1)
     out.print(f"up, process {process.pid}. Watch: ring-async status --watch   End: ring-async down")
-
-
-def _is_alive(run_dir: RunDir) -> bool:
-    try:
-        ControlClient(run_dir, timeout_s=2.0).get("/v1/status")
-    except RunError:
-        return False
-    return True

@@ -24,6 +24,7 @@ from ring_async.config.learning import (
     RewardSection,
     RolloutSection,
 )
+from ring_async.config.monitoring import MonitoringSection
 from ring_async.config.section import PositiveFloat, PositiveInt, Section
 from ring_async.core.roster import GPU_ROLES, Role, Roster
 
@@ -41,6 +42,9 @@ class StopSection(Section):
 class ModelSection(Section):
     path: str = Field("builtin:tiny", description="Hugging Face directory, or `builtin:tiny`, which ships here.")
     dtype: Literal["float32", "bfloat16"] = "float32"
+    chat_template_options: dict[str, Any] = Field(
+        default_factory=dict, description="Variables of the model's chat template, e.g. {enable_thinking: false}."
+    )
 
 
 class SourceSection(Section):
@@ -48,7 +52,15 @@ class SourceSection(Section):
 
     kind: Literal["reasoning_gym", "jsonl", "instruction"] = "reasoning_gym"
     task: str = Field("", description="reasoning_gym: the task's name.")
-    path: str = Field("", description="jsonl: the file or folder.")
+    path: str = Field("", description="jsonl: the file, folder or pattern; JSON lines, Parquet or Arrow.")
+    held_out_path: str = Field("", description="jsonl: files of evaluation alone; empty: an eighth of the questions.")
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="jsonl: name of a value → its column, e.g. {prompt: question, answer: reward_model.ground_truth}.",
+    )
+    when_changed: Literal["refuse", "accept"] = Field(
+        "refuse", description="jsonl: whether `up --resume` goes on with files that are not those the run began with."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="reasoning_gym: the task's own settings.")
     verifier: str = Field(description="Which of `verifiers` judges it.")
 
@@ -123,14 +135,6 @@ class TransportSection(Section):
 class CheckpointSection(Section):
     every_versions: PositiveInt = 20
     keep: PositiveInt = 2
-
-
-class MonitoringSection(Section):
-    prometheus: bool = Field(True, description="Serve /metrics from every actor.")
-    grafana_url: str = ""
-    heartbeat_s: PositiveFloat = 1.0
-    heartbeat_timeout_s: PositiveFloat = Field(30.0, description="Silent for longer: the actor counts as dead.")
-    trace: bool = Field(True, description="Write trace.json (Perfetto).")
 
 
 class ControlSection(Section):
@@ -284,6 +288,7 @@ class Config(Section):
             *self._budget_problems(),
             *self._mixture_problems(),
             *self.control.problems(),
+            *self.monitoring.problems(),
             *self._placement_problems(),
         ]
         if problems:

@@ -39,7 +39,7 @@ class GroupAdvantages(msgspec.Struct, frozen=True):
 
     Attributes:
         advantages: `[K]`, 0 where masked.
-        is_masked: `[K]`, responses that leave before selection.
+        is_masked: `[K]`, truncated responses that leave before selection.
         has_signal: False when the group teaches nothing and is dropped.
     """
 
@@ -91,11 +91,15 @@ def group_advantages(header: GroupHeader, rules: AdvantageRules, spread: RewardS
     grpo `(R − mean) / (std + 1e-6)`; dr_grpo `R − mean`; rloo `K/(K−1) · (R − mean)`, the mean of the others as
     baseline; batch_std `(R − mean) / (spread + 1e-6)`.
 
-    Every trajectory must have a reward; `spread` is for `batch_std` and takes this group in.
+    Every trajectory must have a reward, or the reason why it could not be judged: then its advantage is 0, and the
+    others' are those of the group without it. `spread` is for `batch_std` and takes this group in.
 
     Raises:
         ValueError: a reward is missing or not finite.
     """
+    judged = [not one.failure for one in header.trajectories]
+    if False in judged:
+        return _without_unjudged(header, judged, rules, spread)
     given = header.rewards
     if None in given or not all(map(math.isfinite, given)):  # type: ignore[arg-type]
         raise ValueError(f"group {header.group_id}: a reward is missing or not finite: {list(given)}")
@@ -119,6 +123,21 @@ def group_advantages(header: GroupHeader, rules: AdvantageRules, spread: RewardS
     if True in is_masked:
         advantages = [0.0 if masked else one for one, masked in zip(advantages, is_masked, strict=True)]
     return GroupAdvantages(tuple(advantages), is_masked, has_signal=True)
+
+
+def _without_unjudged(
+    header: GroupHeader, judged: Sequence[bool], rules: AdvantageRules, spread: RewardSpread | None
+) -> GroupAdvantages:
+    kept = tuple([one for one, is_judged in zip(header.trajectories, judged, strict=True) if is_judged])
+    if not kept:
+        return GroupAdvantages((0.0,) * len(judged), (False,) * len(judged), has_signal=False)
+    scored = group_advantages(msgspec.structs.replace(header, trajectories=kept), rules, spread)
+    advantages, masks = iter(scored.advantages), iter(scored.is_masked)
+    return GroupAdvantages(
+        tuple([next(advantages) if is_judged else 0.0 for is_judged in judged]),
+        tuple([next(masks) if is_judged else False for is_judged in judged]),
+        scored.has_signal,
+    )
 
 
 def _scale(estimator: Estimator, counted: Sequence[float], mean: float, spread: RewardSpread | None) -> float:

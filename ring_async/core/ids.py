@@ -25,6 +25,12 @@ def index_of(group_id: str) -> int:
     return int(group_id.rpartition("-")[2])
 
 
+def split_group_id(group_id: str) -> tuple[str, int] | None:
+    """`(source, index)` of a group id; None for an id that `group_id_for` has not made."""
+    source, dash, index = group_id.rpartition("-")
+    return (source, int(index)) if dash and index.isascii() and index.isdecimal() else None
+
+
 def trajectory_id_for(group_id: str, index: int) -> str:
     """The id of a group's trajectory; `index` is from 0 to K − 1."""
     return f"{group_id}/{index}"

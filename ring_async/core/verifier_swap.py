@@ -109,7 +109,9 @@ class Approved:
 
 @dataclass(frozen=True, slots=True)
 class CalledOff:
-    """A person called the swap off."""
+    """A person called the swap off, or a rollback that cannot wait takes its place."""
+
+    reason: str = "called off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,8 +255,8 @@ class Swap:
         match event:
             case Approved():
                 return self._approve(now_s)
-            case CalledOff():
-                return self._call_off()
+            case CalledOff(reason):
+                return self._call_off(reason)
             case Prepared() | PrepareRefused() | ActorLost() if self.state is SwapState.PREPARING:
                 return self._answered(event, now_s)
             case ShadowCounted(counts) if self.state is SwapState.SHADOWING:
@@ -277,12 +279,12 @@ class Swap:
             raise RefusedError(f"swap {self.swap_id} is {self.state}; it can be committed once it is held")
         return self._commit(now_s)
 
-    def _call_off(self) -> list[Effect]:
+    def _call_off(self, reason: str) -> list[Effect]:
         self._refuse_if_decided()
         if self.state is SwapState.PREPARING:  # verifiers that actors are building now are dropped once they are built
-            self.reason = "called off"
+            self.reason = reason
             return []
-        return self._abort("called off")
+        return self._abort(reason)
 
     def _refuse_if_decided(self) -> None:
         if self.has_ended or self.state is SwapState.COMMITTING:

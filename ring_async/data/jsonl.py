@@ -1,45 +1,58 @@
-"""Prompts from files in JSON lines or Parquet: each row is one question with its answer.
+"""Prompts from files (JSON lines, Parquet, Arrow): each row is one question with its answer.
 
-Owns: reading, numbering and the held-out split. Does not own scoring. Rows are kept in memory, since a file of prompts
-is small compared with a model.
+Owns: numbering and the held-out split. Does not own reading (`files`), what a row means (`rows`), or scoring. Rows are
+kept in memory, since a file of prompts is small compared with a model.
 
-A row has `prompt` (or `question`) and whatever its verifier needs, e.g. `answer`; all other columns become metadata.
 Training rows are endless: after the last comes the first, in a new order, the same in every process.
 """
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterator
+from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-from ring_async.data.split import is_held_out
+from ring_async.data.files import data_files, read_rows
+from ring_async.data.rows import NoPromptError, prompt_of
+from ring_async.data.split import is_held_out, question_of
 from ring_async.errors import ConfigError
 from ring_async.types import Prompt
 
-_QUESTION_KEYS = ("prompt", "question")
-
 
 class FileSource:
-    """Rows of one file, or of all `.jsonl` and `.parquet` files of a folder in the order of their names.
+    """Rows of files, split into training and held-out ones.
 
-    A question belongs to a split by a hash of its text, so repeated questions never fall on both sides.
+    A question belongs to a split by a hash of its text, so repeated questions never fall on both sides. With files of
+    their own for evaluation, all rows train but those whose question is also held out.
+
+        FileSource("gsm8k", "train.parquet", held_out_path="test.parquet").prompt(0)
+
+    Args:
+        name: of the source.
+        path: see `files.data_files`.
+        columns: see `rows.prompt_of`.
+        held_out_path: files of evaluation alone; empty: an eighth of the questions of `path`.
 
     Raises:
-        ConfigError: there is no such file, a row has no question, or there are too few rows for two splits.
+        ConfigError: there is no such file, a row is no prompt, or there are too few questions for two splits.
     """
 
-    def __init__(self, name: str, path: str) -> None:
+    def __init__(self, name: str, path: str, columns: Mapping[str, str] | None = None, held_out_path: str = "") -> None:
         self.name = name
-        rows = [self._prompt(place, row) for place, row in _rows(name, Path(path).expanduser())]
-        self._held_out = [prompt for prompt in rows if is_held_out(prompt.text)]
-        self._train = [prompt for prompt in rows if not is_held_out(prompt.text)]
+        rows = self._read(path, "path", columns or {})
+        if held_out_path:
+            self._held_out = self._read(held_out_path, "held_out_path", columns or {})
+            asked = {question_of(prompt) for prompt in self._held_out}
+            self._train = [prompt for prompt in rows if question_of(prompt) not in asked]
+        else:
+            self._held_out = [prompt for prompt in rows if is_held_out(question_of(prompt))]
+            self._train = [prompt for prompt in rows if not is_held_out(question_of(prompt))]
         if not self._train or not self._held_out:
+            num_questions = len({question_of(prompt) for prompt in rows})
             raise ConfigError(
-                f"sources.{name}.path: {path}: {len(rows)} rows are too few to set some aside for evaluation"
+                f"sources.{name}.path: {path}: {len(rows)} rows with {num_questions} different questions are too few "
+                "to set some aside for evaluation; add rows, or give files of evaluation's own in "
+                f"sources.{name}.held_out_path"
             )
         self._order = lru_cache(maxsize=4)(self._shuffled)
 
@@ -72,47 +85,13 @@ class FileSource:
         random.Random(epoch).shuffle(order)
         return order
 
-    def _prompt(self, place: str, row: dict[str, Any]) -> Prompt:
-        for key in _QUESTION_KEYS:
-            if isinstance(row.get(key), str) and row[key]:
-                metadata = {column: value for column, value in row.items() if column != key}
-                return Prompt(f"{self.name}/{place}", self.name, row[key], metadata)
-        raise ConfigError(f"sources.{self.name}.path: {place} has no text under {' or '.join(_QUESTION_KEYS)}")
-
-
-def _rows(name: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read all rows, as pairs of (`file:number`, row)."""
-    where = f"sources.{name}.path"
-    files = sorted(f for f in path.iterdir() if f.suffix in {".jsonl", ".parquet"}) if path.is_dir() else [path]
-    if not files or not files[0].is_file():
-        raise ConfigError(f"{where}: {path.absolute()}: no such file, or a folder without .jsonl or .parquet files")
-    for file in files:
-        read = _parquet_rows if file.suffix == ".parquet" else _json_rows
-        for number, row in read(where, file):
-            yield f"{file.name}:{number}", row
-
-
-def _json_rows(where: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ConfigError(f"{where}: {file}:{number} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ConfigError(f"{where}: {file}:{number} is not an object")
-            yield number, row
-
-
-def _parquet_rows(where: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise ConfigError(f"{where}: {file} needs pyarrow; pip install pyarrow, or give JSON lines") from error
-    number = 0
-    for batch in parquet.ParquetFile(file).iter_batches():
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+    def _read(self, path: str, key: str, columns: Mapping[str, str]) -> list[Prompt]:
+        where = f"sources.{self.name}.{key}"
+        prompts = []
+        for file in data_files(where, path):
+            for number, row in read_rows(where, file):
+                try:
+                    prompts.append(prompt_of(row, f"{self.name}/{file.name}:{number}", self.name, columns))
+                except NoPromptError as error:
+                    raise ConfigError(f"{where}: {file}:{number} {error}") from error
+        return prompts

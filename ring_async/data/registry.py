@@ -24,7 +24,7 @@ def make_source(name: str, section: SourceSection) -> PromptSource:
         case "jsonl":
             from ring_async.data.jsonl import FileSource
 
-            return FileSource(name, section.path)
+            return FileSource(name, section.path, section.columns, section.held_out_path)
         case "instruction":
             from ring_async.data.instruction import InstructionSource
 

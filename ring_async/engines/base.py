@@ -85,6 +85,7 @@ class RolloutEngine(Protocol):
 
         Raises:
             GenerationAborted: `abort` was called; carries the partial response.
+            ValueError: this engine can never serve the request, because of its prompt or its length.
             ActorFailedError: the engine is gone.
         """
         ...

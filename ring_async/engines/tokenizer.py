@@ -2,17 +2,22 @@
 
 Owns: how a prompt becomes `prompt_ids` (the model's chat template where it has one) and how a response becomes text.
 Does not own sampling. Loading imports transformers late: this module is cheap to import.
+Invariant: the ids of a chat are those of transformers' `apply_chat_template(…, add_generation_prompt=True)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ring_async.types import Int32
+from ring_async.errors import PromptRefusedError
+from ring_async.types import Int32, Prompt
+
+_OWN_VARIABLES = frozenset({"messages", "add_generation_prompt", "continue_final_message", "tokenize", "return_dict"})
 
 
 def load_tokenizer(model_path: Path) -> Any:
@@ -22,18 +27,49 @@ def load_tokenizer(model_path: Path) -> Any:
     return AutoTokenizer.from_pretrained(model_path, local_files_only=True)
 
 
-def encode_prompt(tokenizer: Any, text: str) -> Int32:
-    """Token ids of a question, ready to be answered: int32 `[P]`.
+def encode_prompt(tokenizer: Any, prompt: Prompt | str, options: Mapping[str, Any] | None = None) -> Int32:
+    """Token ids of a prompt, ready to be answered: int32 `[P]`.
 
-    With a chat template the text is one user turn and the assistant's turn is opened; without, it is encoded as it is.
+    With a chat template the prompt is its messages, or its text as one user's turn, and the assistant's turn is opened;
+    without, the text is encoded as it is.
+
+    Args:
+        tokenizer: of the model.
+        prompt: what is asked; a text alone is one user's turn.
+        options: variables of the chat template (`model.chat_template_options`).
+
+    Raises:
+        PromptRefusedError: the template refuses these messages, or there is no template for a chat.
     """
-    if tokenizer.chat_template:
-        turns = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer.encode(text, add_special_tokens=False)
-    else:
-        ids = tokenizer.encode(text)
-    return np.asarray(ids, dtype=np.int32)
+    if isinstance(prompt, str):
+        prompt = Prompt("", "", prompt)
+    if not tokenizer.chat_template:
+        if prompt.messages:
+            raise PromptRefusedError(
+                f"{prompt.prompt_id}: a chat, and the model's tokenizer has no chat template; add chat_template.jinja "
+                "to model.path, or give questions as texts"
+            )
+        return np.asarray(tokenizer.encode(prompt.text), dtype=np.int32)
+    turns = [{"role": one.role, "content": one.content} for one in prompt.messages]
+    turns = turns or [{"role": "user", "content": prompt.text}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **(options or {}))
+    except Exception as error:  # templates raise what they like, e.g. jinja2's TemplateError
+        raise PromptRefusedError(f"{prompt.prompt_id}: the model's chat template refuses it: {error}") from error
+    return np.asarray(tokenizer.encode(text, add_special_tokens=False, verbose=False), dtype=np.int32)
+
+
+def chat_option_problems(tokenizer: Any, options: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with `model.chat_template_options`, one line each: a name that the template lacks has no effect."""
+    where = "model.chat_template_options"
+    if options and not tokenizer.chat_template:
+        yield f"{where}: the model's tokenizer has no chat template; leave it empty"
+        return
+    for name in options:
+        if name in _OWN_VARIABLES:
+            yield f"{where}.{name}: is set for each prompt; remove it"
+        elif not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+            yield f"{where}.{name}: the model's chat template does not know it; remove it"
 
 
 def decode_response(tokenizer: Any, response_ids: Int32 | Sequence[int]) -> str:

@@ -16,6 +16,7 @@ import logging.handlers
 import os
 import secrets
 import socket
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,36 @@ async def _live_controller(context: Any, launch: ActorLaunch) -> None:
             "pid": os.getpid(),
         }
         write_json(run_dir.endpoints, endpoints, mode=0o600)
-        await controller.live()
+        async with _annotating(config, run_dir, controller.monitoring_lost):
+            await controller.live()
+
+
+@contextlib.asynccontextmanager
+async def _annotating(config: Config, run_dir: RunDir, on_lost: Callable[[str], None]) -> AsyncIterator[None]:
+    """Write the run's events to Grafana as long as the block lasts, if the configuration names a Grafana."""
+    if not config.monitoring.grafana.is_wanted:
+        yield
+        return
+    from ring_async.monitoring.grafana.annotations import Annotator
+    from ring_async.monitoring.grafana.server import grafana_of
+
+    try:
+        grafana = grafana_of(config.monitoring.grafana, run_dir)
+    except RingAsyncError as error:
+        on_lost(str(error))
+        grafana = None
+    if grafana is None:
+        yield
+        return
+    annotator = Annotator(run_dir, config.run.name, grafana, on_lost)
+    annotating = asyncio.create_task(annotator.run(), name="annotations")
+    try:
+        yield
+    finally:
+        annotating.cancel()
+        await asyncio.gather(annotating, return_exceptions=True)
+        with contextlib.suppress(RingAsyncError):  # the run's end is an event too
+            await asyncio.to_thread(annotator.catch_up)
 
 
 def _log_to_file(path: Path) -> None:

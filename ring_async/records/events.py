@@ -21,6 +21,8 @@ import msgspec
 class EventKind(StrEnum):
     """What happened; below each kind, the keys of its details."""
 
+    JOURNAL_DAMAGED = "journal_damaged"
+    """lost: what could not be read back"""
     CONTROLLER_STARTED = "controller_started"
     """is_resumed"""
     JOINED = "joined"
@@ -45,8 +47,12 @@ class EventKind(StrEnum):
     """reason, failure, killed: the outcome"""
     CHECKPOINT = "checkpoint"
     """path: a person asked for it"""
+    CHECKPOINT_SAVED = "checkpoint_saved"
+    """path, policy_version: the learner wrote one"""
     GROUP_FAILED = "group_failed"
-    """group_id, cause"""
+    """group_id, cause, detail"""
+    PROMPT_REFUSED = "prompt_refused"
+    """group_id, prompt_id, source, reason: no engine can take it"""
     EVALUATED = "evaluated"
     """policy_version, pass_at_1, avg_at_k"""
     CALLS_REFUSED = "calls_refused"
@@ -78,7 +84,7 @@ class EventKind(StrEnum):
     SCALED = "scaled"
     """role, before, after"""
     MONITORING_LOST = "monitoring_lost"
-    """what, reason: a service that people watch with cannot be reached; training goes on"""
+    """reason: a service that people watch with cannot be reached; training goes on"""
     OTHER = "other"
     """kind: of an event that another release wrote"""
 

@@ -92,6 +92,8 @@ class LearnerFigures(_RoleFigures, frozen=True, tag="learner"):
     steps: int = 0
     busy_s: float = 0.0
     policy_version: int | None = None
+    is_starved: bool = False
+    """Whether there is nothing to train until replay has a batch."""
 
 
 class EvaluatorFigures(_RoleFigures, frozen=True, tag="evaluator"):

@@ -24,7 +24,7 @@ from ring_async.records.steps import SCHEMA_VERSION, EvaluationRecord, StepRecor
 
 
 class ActorStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One actor that should run. `counters` are those of its newest heartbeat; None before the first."""
+    """One actor that should run. `counters` are those of its newest heartbeat; None (JSON: `{}`) before the first."""
 
     actor_id: str = "–"
     role: Role | None = None
@@ -128,6 +128,8 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     def plain(self) -> dict[str, Any]:
         """The status as JSON has it: steps, evaluations and events as the lines that the run's files hold."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
+        for actor in plain["actors"]:
+            actor["counters"] = actor["counters"] or {}
         lines = {
             "last_step": self.last_step.plain() if self.last_step else None,
             "last_evaluation": self.last_evaluation.plain() if self.last_evaluation else None,
@@ -160,6 +162,7 @@ def read_status(plain: dict[str, Any]) -> RunStatus:
         "events": tuple(read_event(line) for line in plain.get("events") or ()),
     }
     rest = {key: value for key, value in plain.items() if key not in lines and value is not None}
+    rest["actors"] = [actor | {"counters": actor.get("counters") or None} for actor in plain.get("actors") or ()]
     try:
         return msgspec.structs.replace(_status_decoder.decode(msgspec.msgpack.encode(rest)), **lines)
     except (msgspec.ValidationError, ValueError) as error:

@@ -13,7 +13,7 @@ payloads that a learner's restart would need are there, and their checksums hold
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ from typing import Any
 from ring_async.core.ids import split_id, trajectory_id_for
 from ring_async.core.replay.plan_log import PlanLog, Violation
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, num_loss_tokens
-from ring_async.core.work.ledger import AnyRecord, Ledger, LedgerError, StatesMoved
-from ring_async.errors import StorageError
-from ring_async.storage.journal import journal_files, read_file
-from ring_async.storage.replay_store import INTEGER, ReplayStore, StoreReader
+from ring_async.core.work.ledger import Ledger, LedgerError, StatesMoved
+from ring_async.errors import NotARunError, StorageError
+from ring_async.storage.journal import damaged_files
+from ring_async.storage.journal_file import journal_files
+from ring_async.storage.journal_recovery import read_back
+from ring_async.storage.replay_store import ReplayStore
 from ring_async.storage.run_dir import RunDir
+from ring_async.storage.store_history import folded_until, num_groups_forgotten, proven_plans
+from ring_async.storage.store_reader import INTEGER, StoreReader
 from ring_async.trajectory_states import END_STATES, HELD_STATES, TrajectoryStatus
 
 MAX_SHOWN = 20
@@ -85,31 +89,49 @@ class _Held:
     last_plans: dict[Path, int] = field(default_factory=dict)
     """The newest plan that each store has followed; the planner's store has the newest of all."""
     covered: int = 0
+    log: PlanLog = field(default_factory=PlanLog)
+    """The plans of all stores: those of the planner's."""
+    forgotten_until: int = 0
+    num_forgotten: int = 0
+    """Groups that ended up to that plan are only counted any more."""
 
 
 def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
     """Check a run's folder. `with_payloads` also reads every stored group and proves its checksum.
 
     Raises:
+        NotARunError: the folder holds neither a journal nor a replay store.
         StorageError: a store or the journal cannot be read at all.
     """
     report = AuditReport(run_dir)
-    held, log = _Held(), PlanLog()
+    held = _Held()
     files = RunDir(run_dir)
     stores = sorted(path.parent for path in files.replay.glob("*/data.mdb"))
+    if not stores and not journal_files(files.journal) and not damaged_files(files.journal):
+        raise NotARunError(f"{run_dir}: nothing to audit: it holds no {files.journal.name}/*.log and no replay store")
     for path in stores:
-        _read_store(path, held, log, report, with_payloads=with_payloads)
+        try:
+            _read_store(path, held, report, with_payloads=with_payloads)
+        except StorageError as error:
+            report.found("the replay store can be read back", path.name, str(error))
     if not stores:
         report.notes.append(f"no replay store in {files.replay}")
+    log = held.log
     report.violations += log.violations
-    _check_consumption(held, log, _logs_followed(held, log), report)
-    if journal_files(files.journal):
-        _check_ledger(_read_ledger(files.journal, report), held, report)
+    is_complete = len(held.last_plans) == len(stores)
+    if is_complete:
+        _check_consumption(held, log, _logs_followed(held, log), report)
     else:
+        report.notes.append("what was trained and the ledger are not compared: a store could not be read back")
+    if not journal_files(files.journal):
         report.notes.append(f"no journal in {files.journal}: states are not compared with the ledger")
+    else:
+        ledger = _read_ledger(files.journal, report)
+        if is_complete:
+            _check_ledger(ledger, held, report)
     report.figures = {
         "groups stored": len(held.stored),
-        "groups ended": len(held.ended),
+        "groups ended": len(held.ended) + held.num_forgotten,
         "batches planned": log.num_plans,
         "batches covered": held.covered,
         "batches replayed": log.num_replayed,
@@ -120,7 +142,7 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
     return report
 
 
-def _read_store(path: Path, held: _Held, log: PlanLog, report: AuditReport, *, with_payloads: bool) -> None:
+def _read_store(path: Path, held: _Held, report: AuditReport, *, with_payloads: bool) -> None:
     with _opened(path) as reader:
         for record, progress in reader.records():
             group_id = record.header.group_id
@@ -137,8 +159,13 @@ def _read_store(path: Path, held: _Held, log: PlanLog, report: AuditReport, *, w
             held.shards[group_id] = path
         held.unheard += [StatesMoved(states) for _, states in reader.unheard()]
         held.covered = max(held.covered, reader.meta("covered", INTEGER, 0))
+        held.forgotten_until = max(held.forgotten_until, folded_until(reader))
+        held.num_forgotten += num_groups_forgotten(reader)
+        log = proven_plans(reader)
+        log.read(reader.plans_after(log.num_folded))
+        if log.num_plans > held.log.num_plans:
+            held.log = log
         held.last_plans[path] = reader.meta("last_plan", INTEGER, 0)
-        log.read(reader.plans_after(0))
 
 
 def _logs_followed(held: _Held, log: PlanLog) -> dict[Path, PlanLog]:
@@ -146,10 +173,12 @@ def _logs_followed(held: _Held, log: PlanLog) -> dict[Path, PlanLog]:
     logs = dict.fromkeys(held.last_plans, log)
     for path, last_plan in held.last_plans.items():
         if last_plan < log.num_plans:
-            logs[path] = PlanLog()
             for planner in held.last_plans:
                 with _opened(planner) as reader:
-                    logs[path].read(e for e in reader.plans_after(0) if e.plan.plan_number <= last_plan)
+                    followed = proven_plans(reader)
+                    followed.read(e for e in reader.plans_after(followed.num_folded) if e.plan.plan_number <= last_plan)
+                    if followed.num_plans:
+                        logs[path] = followed
     return logs
 
 
@@ -165,7 +194,9 @@ def _opened(path: Path) -> Iterator[StoreReader]:
 
 def _check_payload(reader: StoreReader, record: GroupRecord, report: AuditReport) -> None:
     group_id = record.header.group_id
-    if record.header.verifier is None or any(reward is None for reward in record.header.rewards):
+    if record.header.verifier is None or any(
+        one.reward is None and not one.failure for one in record.header.trajectories
+    ):
         report.found("one verifier epoch scored the whole group", group_id)
     try:
         group = reader.group(group_id)
@@ -185,6 +216,8 @@ def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog],
             trajectory_id = trajectory_id_for(group_id, index)
             trained = followed[held.shards[group_id]].consumed.get(trajectory_id)
             planned = log.consumed.get(trajectory_id)
+            if trained is None and 0 < one.last_plan <= log.num_folded:
+                continue  # its plans are folded: they were proven when they were
             if planned and planned.last_plan > held.last_plans[held.shards[group_id]] and not one.is_open:
                 report.found("a logged plan can be followed", trajectory_id, f"it is {one.state}")
             if (trained is not None) != (one.last_plan > 0):
@@ -200,7 +233,7 @@ def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog],
     for trajectory_id, trained in log.consumed.items():
         group_id, index = split_id(trajectory_id)
         if group_id not in held.stored:
-            if group_id not in held.ended:
+            if group_id not in held.ended and trained.last_plan > held.forgotten_until:
                 report.found("a trained trajectory is accounted for", trajectory_id)
             elif trained.last_plan > held.covered:
                 report.found("payloads are kept until a checkpoint covers them", trajectory_id)
@@ -212,16 +245,16 @@ def _check_consumption(held: _Held, log: PlanLog, followed: dict[Path, PlanLog],
 
 def _read_ledger(folder: Path, report: AuditReport) -> Ledger:
     ledger = Ledger()
-    for record in _records(journal_files(folder)[-1]):
-        try:
-            ledger.apply(record)
-        except LedgerError as error:
-            report.found("every journal record is possible", "journal", str(error))
+    found = read_back(journal_files(folder), ledger)
+    for path in damaged_files(folder):
+        report.found("the journal is whole", path.name, "this file could not be read back whole, and was set aside")
+    for part in found.damage:
+        report.found("the journal is whole", part.path.name, str(part))
+    for impossible in found.impossible:
+        report.found("every journal record is possible", "journal", impossible)
+    if found.torn_bytes:
+        report.notes.append(f"{found.torn_bytes} bytes at the journal's end are a record that is not finished")
     return ledger
-
-
-def _records(path: Path) -> Iterable[AnyRecord]:
-    return (read.record for read in read_file(path))
 
 
 def _check_ledger(ledger: Ledger, held: _Held, report: AuditReport) -> None:

@@ -1,6 +1,8 @@
 """A header and arrays as one value on disk, with a checksum over both.
 
-    xxh3-64 · length of the header · header · padding · required arrays · each optional column, aligned to 8 bytes
+    xxh3-64 · length of the header · checksum of the header · header · padding · required arrays · each optional column
+
+Optional columns are aligned to 8 bytes.
 
 Owns: this format. Does not own the meaning of headers, nor where values are stored.
 Invariants: arrays are read without a copy, aligned where LMDB aligns the value (it does once one fills a page); a value
@@ -18,8 +20,9 @@ import xxhash
 
 from ring_async.columns import NO_COLUMNS, REQUIRED_COLUMNS, Buffer, Column
 
-_HEAD: Final = struct.Struct("<QIxxxx")
-"""Checksum of all that follows the head, length of the header; 16 bytes, so that arrays stay aligned."""
+_HEAD: Final = struct.Struct("<QII")
+"""Checksum of all that follows the head, length of the header, low half of its own checksum; 16 bytes, so that arrays
+stay aligned. Headers are read without the arrays, when a store is opened."""
 
 _ALIGNMENT: Final = 8
 
@@ -59,27 +62,36 @@ class ValueScratch:
             value[start:end] = part
             start = end
         value = value[:start]
-        _HEAD.pack_into(self._block, 0, xxhash.xxh3_64_intdigest(value[_HEAD.size :]), len(header))
+        checksum = xxhash.xxh3_64_intdigest(value[_HEAD.size :])
+        _HEAD.pack_into(self._block, 0, checksum, len(header), _header_checksum(header))
         return value
 
 
 def is_whole(value: Value) -> bool:
-    """Whether the checksum of a value holds."""
+    """Whether the checksums of a value hold."""
+    if not is_header_whole(value):
+        return False
+    checksum, _, _ = _HEAD.unpack_from(value)
+    return bool(xxhash.xxh3_64_intdigest(value[_HEAD.size :]) == checksum)
+
+
+def is_header_whole(value: Value) -> bool:
+    """Whether the checksum of a value's header holds; the arrays are not read."""
     if len(value) < _HEAD.size:
         return False
-    checksum, _ = _HEAD.unpack_from(value)
-    return bool(xxhash.xxh3_64_intdigest(value[_HEAD.size :]) == checksum)
+    _, _, checksum = _HEAD.unpack_from(value)
+    return _header_checksum(read_header(value)) == checksum
 
 
 def read_header(value: Value) -> Value:
     """The encoded header of a value."""
-    _, length = _HEAD.unpack_from(value)
+    _, length, _ = _HEAD.unpack_from(value)
     return value[_HEAD.size : _HEAD.size + length]
 
 
 def first_array(value: Value) -> int:
     """Where the arrays of a value begin."""
-    _, length = _HEAD.unpack_from(value)
+    _, length, _ = _HEAD.unpack_from(value)
     return int(_HEAD.size + length + -length % _ALIGNMENT)
 
 
@@ -106,6 +118,10 @@ def read_token_columns(value: Value, described: Sequence[Column], num_tokens: in
 def num_bytes(part: Buffer) -> int:
     """Size of a buffer."""
     return part.nbytes if isinstance(part, np.ndarray) else memoryview(part).nbytes
+
+
+def _header_checksum(header: Value) -> int:
+    return xxhash.xxh3_64_intdigest(header) & 0xFFFFFFFF
 
 
 def _bytes(part: Buffer) -> memoryview:

@@ -1,12 +1,10 @@
 """The controller's durable journal: every record of the ledger, appended and synced.
 
-Owns: the files `00000001.log …` of one folder, their format, rotation, and recovery. Does not own what records mean
-(`core.work.ledger`).
-Invariants: `append` returns after the records are on disk; a file is read up to its first torn record; every file but
-the first begins with a snapshot of the whole ledger, so the newest file alone rebuilds it.
-
-    file:   magic · record · record · …
-    record: length u32 · xxh3-64 of the payload u64 · payload (MessagePack, tagged by the record's type)
+Owns: the files `00000001.log …` of one folder, their rotation, and recovery. Does not own the format of a file
+(`journal_file`), nor what records mean (`core.work.ledger`).
+Invariants: `append` returns after the records are on disk; the ledger holds what is on disk, and nothing else; every
+file but the first begins with a snapshot of the whole ledger, so the newest file alone rebuilds it; what cannot be read
+back is named and kept.
 """
 
 from __future__ import annotations
@@ -14,44 +12,38 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
-import xxhash
-
-from ring_async.core.work.ledger import AnyRecord, Ledger, LedgerError
+from ring_async.core.work.ledger import AnyRecord, GroupReturned, Ledger, Noted
 from ring_async.errors import StorageError
+from ring_async.storage.journal_file import file_number, frame_record, journal_files
+from ring_async.storage.journal_recovery import read_back
+from ring_async.storage.journal_rotation import Rotation
 
 log = logging.getLogger(__name__)
 
-MAGIC: Final = b"RINGJNL1"
-_FRAME: Final = struct.Struct("<IQ")
-_decoder = msgspec.msgpack.Decoder(AnyRecord)
-_encoder = msgspec.msgpack.Encoder()
-
-
-@dataclass(frozen=True, slots=True)
-class ReadRecord:
-    """A record, and the file offset of its end."""
-
-    record: AnyRecord
-    end: int
+DAMAGED: Final = ".damaged"
+"""Suffix of a file that could not be read back whole: it is kept, and `audit` reports it."""
+_GROWTH: Final = 2
+"""A file rotates when it is this many times its own snapshot: each byte of snapshots is paid for by a byte appended."""
 
 
 class Journal:
     """The journal of one run, and the ledger it holds (`ledger`).
 
+        journal = Journal(run_dir.journal)
+        journal.append(GroupReserved(reservation, owner))      # durable, and in `journal.ledger`
+        journal.hold(GroupReturned("g7", "lease_expired"))           # as soon as the disk has room
+
     Args:
         folder: made if missing.
-        max_file_bytes: beyond it a new file begins.
+        max_file_bytes: beyond it a new file begins, unless the present one is mostly snapshot.
         keep_files: how many rotated files stay for the audit.
 
     Raises:
-        StorageError: the folder cannot be written, another process holds it, or a rotated file is damaged.
+        StorageError: the folder cannot be written, another process holds it, or its files are no journal.
     """
 
     def __init__(self, folder: Path, *, max_file_bytes: int = 64 << 20, keep_files: int = 4) -> None:
@@ -59,23 +51,30 @@ class Journal:
         self.ledger = Ledger()
         self.torn_bytes = 0
         """Bytes of a torn record that recovery cut off: it was being written when the process died."""
+        self.damage: list[str] = []
+        """What could not be read back, in words; empty unless the disk lost something."""
         self.impossible: list[str] = []
         """Records on disk that the ledger refused; empty unless something is wrong."""
         self._max_file_bytes = max_file_bytes
         self._keep_files = keep_files
+        self._held: list[AnyRecord] = []
+        self._rotation: Rotation | None = None
+        self._rotate_at_bytes = max_file_bytes
+        self._is_clean = True
+        """Whether the file ends where `_size` says; a failed write may have left bytes behind it."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             files = journal_files(folder)
-            self._number = _number(files[-1]) if files else 0
-            if not files:
-                self._begin_file(None)
+            self._number = file_number(files[-1]) if files else 0
+            if files:
+                self._recover(files)
             else:
-                self._recover(files[-1])
+                self._begin_file()
         except OSError as error:
             raise _storage_error(folder, error) from error
 
     def append(self, *records: AnyRecord) -> None:
-        """Make records durable, then apply them. All of one call share one sync.
+        """Make records durable, then apply them. All of one call share one sync, with those held before.
 
         Raises:
             LedgerError: the ledger refuses a record; nothing was written.
@@ -83,119 +82,141 @@ class Journal:
         """
         for record in records:
             self.ledger.check_record(record)
+        records = (*self._held, *records)
         data = b"".join(frame_record(record) for record in records)
         try:
             self._write(data)
         except OSError as error:
             raise _storage_error(self.folder, error, needed_bytes=len(data)) from error
+        self._held.clear()
         for record in records:
             self.ledger.apply(record)
-        if self._size > self._max_file_bytes:
-            try:
-                self._begin_file(self.ledger)
-            except OSError as error:  # the records are safe in the old file, which keeps growing until there is space
-                log.warning("%s: the journal could not be rotated: %s", self.folder, error.strerror)
+        self._rotate(data)
+
+    def hold(self, *records: Noted | GroupReturned) -> None:
+        """Append records now or, while the disk has no room, as soon as it does: with the next `append` or `flush`.
+
+        For what has happened anyway (time passed, an actor died) and what a restart would find out again. The ledger
+        refuses none of these records.
+        """
+        self._held += records
+        self.flush()
+
+    def flush(self) -> None:
+        """Append what is held, if there is room now."""
+        if not self._held:
+            return
+        try:
+            self.append()
+        except StorageError as error:
+            log.debug("%d records are held: %s", len(self._held), error)
+
+    @property
+    def num_held(self) -> int:
+        """The number of records that wait for room on the disk."""
+        return len(self._held)
 
     def close(self) -> None:
+        if self._rotation is not None:
+            self._rotation.cancel()
         os.close(self._descriptor)
 
+    # -- parts
+
     def _write(self, data: bytes) -> None:
+        """Write and sync at the end of the file; after an error the file is as it was."""
+        if not self._is_clean:
+            os.ftruncate(self._descriptor, self._size)
+            self._is_clean = True
         try:
-            view = memoryview(data)
+            self._is_clean = False
+            view, position = memoryview(data), self._size
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                written = os.pwrite(self._descriptor, view, position)
+                view, position = view[written:], position + written
             os.fdatasync(self._descriptor)
+            self._is_clean = True
         except OSError:
             os.ftruncate(self._descriptor, self._size)
-            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            self._is_clean = True
             raise
         self._size += len(data)
 
-    def _recover(self, path: Path) -> None:
-        end = len(MAGIC)
-        for read in read_file(path):
-            try:
-                self.ledger.apply(read.record)
-            except LedgerError as error:
-                self.impossible.append(str(error))
-            end = read.end
-        self._open(path)
-        self._size = end
-        self.torn_bytes = os.fstat(self._descriptor).st_size - end
+    def _recover(self, files: Sequence[Path]) -> None:
+        self._open(files[-1])  # locked before it is read
+        found = read_back(files, self.ledger)
+        self.impossible = found.impossible
+        self.damage = [str(part) for part in found.damage]
+        if found.damage:
+            for part in self.damage:
+                log.error("%s", part)
+            self._set_aside(sorted({part.path for part in found.damage}))
+            return
+        self._size = found.end
+        self._rotate_at_bytes = max(self._max_file_bytes, _GROWTH * found.snapshot_end)
+        self.torn_bytes = found.torn_bytes
         if self.torn_bytes:
-            os.ftruncate(self._descriptor, end)
+            log.warning("%s: %d bytes of an unfinished record are cut off", files[-1], self.torn_bytes)
+            os.ftruncate(self._descriptor, found.end)
             os.fsync(self._descriptor)
-        os.lseek(self._descriptor, end, os.SEEK_SET)
 
-    def _begin_file(self, ledger: Ledger | None) -> None:
-        """Start the next file; it gets its name only after its snapshot is written whole."""
-        number = self._number + 1
-        path = self.folder / f"{number:08d}.log"
-        fresh = path.with_suffix(".tmp")
-        data = MAGIC + (frame_record(ledger.snapshot()) if ledger else b"")
-        with fresh.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(path)
-        _sync_folder(self.folder)
-        if self._number:
-            os.close(self._descriptor)
-        self._number = number
-        self._open(path)
-        self._size = os.lseek(self._descriptor, 0, os.SEEK_END)
+    def _set_aside(self, damaged: Sequence[Path]) -> None:
+        """Begin a file with what could be read, then rename the damaged ones, so that no rotation deletes them."""
+        self._begin_file()
+        for path in damaged:
+            path.rename(path.with_suffix(DAMAGED))
+            log.error("%s is kept as %s", path, path.with_suffix(DAMAGED).name)
+
+    def _begin_file(self) -> None:
+        """Start the next file at once, with a snapshot of the ledger unless it is the first."""
+        rotation = Rotation(
+            self.folder / f"{self._number + 1:08d}.log", self.ledger.snapshot_in_parts() if self._number else ()
+        )
+        rotation.finish()
+        self._go_on_in(rotation)
+
+    def _rotate(self, data: bytes) -> None:
+        """Begin, or complete, a rotation; `data` was appended just now."""
+        if self._rotation is None:
+            if self._size > self._rotate_at_bytes:
+                path = self.folder / f"{self._number + 1:08d}.log"
+                self._rotation = Rotation(path, self.ledger.snapshot_in_parts())
+            return
+        self._rotation.note(data)
+        if not self._rotation.is_ready:
+            return
+        rotation, self._rotation = self._rotation, None
+        try:
+            rotation.finish()
+            self._go_on_in(rotation)
+        except OSError as error:  # the records are safe in the old file, which keeps growing until there is space
+            self._rotate_at_bytes = self._size + self._max_file_bytes
+            log.warning("%s: the journal could not be rotated: %s", self.folder, error.strerror)
+
+    def _go_on_in(self, rotation: Rotation) -> None:
+        before = self._descriptor if self._number else None
+        self._open(rotation.path)
+        if before is not None:
+            os.close(before)
+        self._number = file_number(rotation.path)
+        self._size = os.fstat(self._descriptor).st_size
+        self._rotate_at_bytes = max(self._max_file_bytes, _GROWTH * rotation.snapshot_bytes)
         for old in journal_files(self.folder)[: -1 - self._keep_files]:
             old.unlink()
 
     def _open(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise StorageError(f"{path}: another process writes this journal; is the run up already?") from None
+        self._descriptor = descriptor
 
 
-def journal_files(folder: Path) -> list[Path]:
-    """The files of a journal, oldest first."""
-    return sorted(folder.glob("[0-9]*.log"), key=_number)
-
-
-def read_file(path: Path) -> Iterator[ReadRecord]:
-    """The whole records of one file, in order, up to its end or its first torn record. Changes nothing.
-
-    Raises:
-        StorageError: not a journal.
-    """
-    data = path.read_bytes()
-    if data[: len(MAGIC)] != MAGIC:
-        raise StorageError(f"{path}: not a journal of this version")
-    position = len(MAGIC)
-    while position + _FRAME.size <= len(data):
-        length, checksum = _FRAME.unpack_from(data, position)
-        payload = data[position + _FRAME.size : position + _FRAME.size + length]
-        if len(payload) != length or xxhash.xxh3_64_intdigest(payload) != checksum:
-            return
-        position += _FRAME.size + length
-        yield ReadRecord(_decoder.decode(payload), position)
-
-
-def frame_record(record: AnyRecord) -> bytes:
-    """The bytes of one record in a file."""
-    payload = _encoder.encode(record)
-    return _FRAME.pack(len(payload), xxhash.xxh3_64_intdigest(payload)) + payload
-
-
-def _number(path: Path) -> int:
-    return int(path.stem)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def damaged_files(folder: Path) -> list[Path]:
+    """The files of a journal that could not be read back whole and were set aside."""
+    return sorted(folder.glob(f"[0-9]*{DAMAGED}"))
 
 
 def _storage_error(folder: Path, error: OSError, *, needed_bytes: int = 0) -> StorageError:

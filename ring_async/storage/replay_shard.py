@@ -31,9 +31,11 @@ from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.replay.transitions import states_of
 from ring_async.core.staleness import Lineage
 from ring_async.core.work.ledger import in_portions
-from ring_async.errors import ConfigError, RefusedError
+from ring_async.errors import RefusedError
 from ring_async.storage.partial_store import PartialStore
-from ring_async.storage.replay_store import INTEGER, ReplayStore, StoredGroup, Writes
+from ring_async.storage.replay_store import ReplayStore, StoredGroup, Writes, check_num_shards
+from ring_async.storage.store_history import History
+from ring_async.storage.store_reader import INTEGER
 from ring_async.trajectory_states import TrajectoryState
 from ring_async.types import EpochRules, Group, GroupHeader, PolicyVersion
 
@@ -62,11 +64,12 @@ class ReplayShard:
 
     def __init__(self, store: ReplayStore, rules: BufferRules, advantage_rules: AdvantageRules) -> None:
         check_rules(rules)
-        _check_num_shards(store, rules.num_shards)
+        check_num_shards(store, rules.num_shards)
         self.store = store
         self.advantage_rules = advantage_rules
         self.counters: Counter[str] = Counter()
         self._spread = RewardSpread()
+        self.history = History(store)
         self._heard: list[int] = []
         self._cover_wanted = 0
         with store.read() as reader:
@@ -104,6 +107,7 @@ class ReplayShard:
             put = self.buffer.replace if group_id in intake.judged_again else self.buffer.add
             put(one.record, one.progress)
         self.partials.delete([*intake.admitted, *intake.ended])
+        self.history.fold(self.buffer)
         return intake.receipts
 
     def _score(self, header: GroupHeader) -> GroupAdvantages:
@@ -288,6 +292,7 @@ class ReplayShard:
         if self._cover_wanted:
             self._put_in_force(self.buffer.cover(self._cover_wanted))
             self._cover_wanted = 0
+            self.history.fold(self.buffer)
 
     def tune(self, rules: BufferRules) -> None:
         """Change the rules of the decisions to come.
@@ -333,7 +338,7 @@ class ReplayShard:
         if reports:
             writes.unheard = reports
             writes.meta = {**writes.meta, "unheard_floor": max(reports)}
-        writes.heard = tuple(self._heard)
+        writes.heard, writes.at_plan = tuple(self._heard), self.buffer.last_plan
         self.store.commit(writes)
         self._heard.clear()
         self.counters["commits"] += 1
@@ -367,14 +372,14 @@ class ReplayShard:
         return Writes(puts, change.progress, ended or {}, change.released, plans, meta=meta)
 
     def _logged(self, plan_number: int, learner: PolicyVersion) -> BatchPlan:
-        with self.store.read() as reader:
-            entry = reader.plan(plan_number)
-        assert entry is not None, f"plan {plan_number} is missing from the log"
         if plan_number <= self.buffer.covered:
             raise RefusedError(
                 f"batch {plan_number} is covered by a checkpoint and its payload is gone; resume the learner from a "
                 f"checkpoint that covers batch {self.buffer.covered}"
             )
+        with self.store.read() as reader:
+            entry = reader.plan(plan_number)
+        assert entry is not None, f"plan {plan_number} is missing from the log"
         if learner.number != entry.plan.policy_version.number:
             raise RefusedError(
                 f"batch {plan_number} was planned at version {entry.plan.policy_version}, asked for at {learner}"
@@ -383,15 +388,3 @@ class ReplayShard:
             entry = msgspec.structs.replace(entry, replayed_as=(*entry.replayed_as, learner))
             self._commit(Writes(plans=(entry,)), ())
         return msgspec.structs.replace(entry.plan, policy_version=learner)
-
-
-def _check_num_shards(store: ReplayStore, num_shards: int) -> None:
-    """Refuse another number of shards than the run began with: a hash modulo that number assigns groups to shards."""
-    with store.read() as reader:
-        found = reader.meta("num_shards", INTEGER, 0)
-    if found and found != num_shards:
-        raise ConfigError(
-            f"replay.num: {num_shards}, but {store.path} is one of {found} shards; a run keeps its number"
-        )
-    if not found:
-        store.commit(Writes(meta={"num_shards": num_shards}))

@@ -9,9 +9,13 @@ readers see a group's arrays without a copy, inside `read()` only, because an op
     groups    group_id    → checked value: GroupRecord · arrays    written once
     progress  group_id    → [Progress × K]                         rewritten as batches use the group
     ended     group_id    → [Progress × K]                         what became of a group whose payload is gone
-    plans     plan_number → PlanEntry                              all of the run, for the audit
+    departed  plan_number → group_id …                             ended while that plan was the last; not sealed
+    plans     plan_number → PlanEntry                              of the last plans, for the audit and for learners
     unheard   number      → [TrajectoryState …]                    until the controller acknowledges
     meta      name        → value
+
+All values but those of `groups` and `departed` are sealed (`sealed`). `ended` and `plans` do not grow for ever:
+`store_history` folds what is old into a summary.
 
 Rejected: `writemap`, where a full disk is a SIGBUS; long read transactions, under which the file grows without bound.
 """
@@ -22,7 +26,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import lmdb
 import msgspec
@@ -30,36 +34,25 @@ import msgspec
 from ring_async.columns import Buffer
 from ring_async.core.replay.plan_log import PlanEntry
 from ring_async.core.replay.progress import GroupProgress, GroupRecord
-from ring_async.errors import StorageError
-from ring_async.storage.checked_value import (
-    ValueScratch,
-    first_array,
-    is_whole,
-    num_bytes,
-    read_array,
-    read_header,
-    read_token_columns,
-)
+from ring_async.errors import ConfigError, StorageError
+from ring_async.storage.checked_value import ValueScratch, num_bytes
+from ring_async.storage.sealed import seal, unseal
+from ring_async.storage.store_probe import check_store
+from ring_async.storage.store_reader import INTEGER, StoreReader, number_key
 from ring_async.trajectory_states import TrajectoryState
-from ring_async.types import Group, GroupHeader
+from ring_async.types import GroupHeader
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Format of everything below the shard's folder. An older store is refused: the version that began a run finishes it.
 """
 
-_TABLES: Final = ("groups", "progress", "ended", "plans", "unheard", "meta")
+_SEALED: Final = ("progress", "ended", "plans", "unheard", "meta")
+_TABLES: Final = ("groups", "departed", *_SEALED)
 _RESERVE_FRACTION: Final = 0.1
 _RESERVE_BYTES: Final = 64 << 20
 """New groups are refused while less is free: plans and deletions need room too, and deletions are what makes room."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_record_decoder = msgspec.msgpack.Decoder(GroupRecord)
-_progress_decoder = msgspec.msgpack.Decoder(GroupProgress)
-_states_decoder = msgspec.msgpack.Decoder(tuple[TrajectoryState, ...])
-_plan_decoder = msgspec.msgpack.Decoder(PlanEntry)
-INTEGER: Final = msgspec.msgpack.Decoder(int)
-"""Decodes whole numbers, for `StoreReader.meta`."""
-T = TypeVar("T")
 
 
 class StoredGroup(msgspec.Struct, frozen=True):
@@ -72,7 +65,13 @@ class StoredGroup(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class Writes:
-    """The content of one commit. `released` groups lose their payload; their last progress is kept as `ended`."""
+    """The content of one commit. `released` groups lose their payload; their last progress is kept as `ended`.
+
+    Attributes:
+        at_plan: the last plan when these groups were released or ended.
+        forgotten: groups that ended long ago, with the plan that was the last then: nothing is kept of them.
+        folded: numbers of plans that are deleted; `meta` holds their summary.
+    """
 
     puts: Sequence[StoredGroup] = ()
     progress: Mapping[str, GroupProgress] = field(default_factory=dict)
@@ -82,82 +81,9 @@ class Writes:
     unheard: Mapping[int, tuple[TrajectoryState, ...]] = field(default_factory=dict)
     heard: Iterable[int] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
-
-
-class StoreReader:
-    """A consistent view of the store, from `ReplayStore.read`. Returned arrays are valid until the view is closed.
-
-    Example:
-        `with store.read() as reader: group = reader.group("math-00000017").copy()`: the copy outlives the view.
-    """
-
-    def __init__(
-        self, path: Path, transaction: lmdb.Transaction, tables: Mapping[str, Any], headers: Mapping[str, GroupHeader]
-    ) -> None:
-        self._path = path
-        self._transaction = transaction
-        self._tables = tables
-        self._headers = headers
-
-    def group(self, group_id: str) -> Group | None:
-        """A group, its arrays uncopied; None if it is not stored.
-
-        Raises:
-            StorageError: its checksum does not hold.
-        """
-        value = self._transaction.get(group_id.encode(), db=self._tables["groups"])
-        if value is None:
-            return None
-        if not is_whole(value):
-            raise StorageError(f"{self._path}: group {group_id} is damaged on disk: its checksum does not hold")
-        header = self._headers.get(group_id) or _record_decoder.decode(read_header(value)).header
-        prompt_ids, position = read_array(value, "int32", header.num_prompt_tokens, first_array(value))
-        num_tokens = header.num_response_tokens
-        return Group(header, prompt_ids, *read_token_columns(value, header.columns, num_tokens, position))
-
-    def records(self) -> Iterator[tuple[GroupRecord, GroupProgress]]:
-        """All stored groups without their arrays, in the order of their ids."""
-        with self._transaction.cursor(self._tables["groups"]) as cursor:
-            for key, value in cursor:
-                progress = self._transaction.get(key, db=self._tables["progress"])
-                assert progress is not None, f"group {bytes(key)!r} has no progress"
-                yield _record_decoder.decode(read_header(value)), _progress_decoder.decode(progress)
-
-    def group_ids(self) -> list[str]:
-        with self._transaction.cursor(self._tables["groups"]) as cursor:
-            return [bytes(key).decode() for key in cursor.iternext(values=False)]
-
-    def ended(self, group_id: str) -> GroupProgress | None:
-        """The last progress of a group whose payload was released; None if there is none."""
-        value = self._transaction.get(group_id.encode(), db=self._tables["ended"])
-        return None if value is None else _progress_decoder.decode(value)
-
-    def all_ended(self) -> Iterator[tuple[str, GroupProgress]]:
-        with self._transaction.cursor(self._tables["ended"]) as cursor:
-            for key, value in cursor:
-                yield bytes(key).decode(), _progress_decoder.decode(value)
-
-    def plan(self, plan_number: int) -> PlanEntry | None:
-        value = self._transaction.get(_number_key(plan_number), db=self._tables["plans"])
-        return None if value is None else _plan_decoder.decode(value)
-
-    def plans_after(self, plan_number: int) -> Iterator[PlanEntry]:
-        """Plans with a greater number, in order."""
-        with self._transaction.cursor(self._tables["plans"]) as cursor:
-            if cursor.set_range(_number_key(plan_number + 1)):
-                for _, value in cursor:
-                    yield _plan_decoder.decode(value)
-
-    def unheard(self) -> Iterator[tuple[int, tuple[TrajectoryState, ...]]]:
-        """The reports that the controller has not acknowledged, oldest first."""
-        with self._transaction.cursor(self._tables["unheard"]) as cursor:
-            for key, value in cursor:
-                yield int.from_bytes(bytes(key), "big"), _states_decoder.decode(value)
-
-    def meta(self, name: str, decoder: msgspec.msgpack.Decoder[T], default: T) -> T:
-        """The small value of this name, or None."""
-        value = self._transaction.get(name.encode(), db=self._tables["meta"])
-        return default if value is None else decoder.decode(value)
+    at_plan: int = 0
+    forgotten: Sequence[tuple[int, str]] = ()
+    folded: Sequence[int] = ()
 
 
 class ReplayStore:
@@ -186,6 +112,7 @@ class ReplayStore:
         """Headers of groups that this process stored: the buffer holds them anyway, and decoding one costs as much as
         its checksum.
         """
+        self.check(is_thorough=is_readonly)
         self._open()
         if not is_readonly:
             self.commit(Writes(meta={"format": FORMAT}))
@@ -193,14 +120,15 @@ class ReplayStore:
     @property
     def used_bytes(self) -> int:
         """Bytes of pages in use; the file itself never shrinks, freed pages are used again."""
+        return self.bytes_of(*self._tables)
+
+    def bytes_of(self, *tables: str) -> int:
+        """Bytes of pages that these tables use."""
         environment = self._opened()
-        page_bytes = environment.stat()["psize"]
         with environment.begin() as transaction:
-            pages = 0
-            for table in self._tables.values():
-                stat = transaction.stat(table)
-                pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return int(pages * page_bytes)
+            stats = [transaction.stat(self._tables[table]) for table in tables]
+        pages = sum(stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"] for stat in stats)
+        return int(pages * environment.stat()["psize"])
 
     def commit(self, writes: Writes) -> None:
         """Make `writes` durable, in one synced transaction.
@@ -242,6 +170,16 @@ class ReplayStore:
             self._environment.close()
             self._environment = None
 
+    def check(self, *, is_thorough: bool = False) -> None:
+        """Look, from another process, whether the store can be read at all; see `store_probe`.
+
+        Raises:
+            StorageError: it is damaged.
+        """
+        data = self.path / "data.mdb"
+        if data.exists() and data.stat().st_size:
+            check_store(self.path, sealed=_SEALED, others=("groups", "departed"), is_thorough=is_thorough)
+
     # -- parts
 
     def _opened(self) -> lmdb.Environment:
@@ -270,7 +208,9 @@ class ReplayStore:
             self._tables["meta"] = environment.open_db(b"meta", create=not self._is_readonly)
             self._check_format(environment)
             for table in _TABLES:
-                self._tables[table] = environment.open_db(table.encode(), create=not self._is_readonly)
+                self._tables[table] = environment.open_db(
+                    table.encode(), create=not self._is_readonly, dupsort=table == "departed"
+                )
         except lmdb.Error as error:
             environment.close()
             raise self._failed(error, 0) from error
@@ -282,7 +222,9 @@ class ReplayStore:
     def _check_format(self, environment: lmdb.Environment) -> None:
         with environment.begin() as transaction:
             value = transaction.get(b"format", db=self._tables["meta"])
-        found = FORMAT if value is None else INTEGER.decode(value)
+        found = FORMAT
+        if value is not None:  # earlier formats did not seal it
+            found = INTEGER.decode(unseal(b"format", value) or value)
         if found != FORMAT:
             raise StorageError(
                 f"{self.path}: a replay store of format {found}, this version reads {FORMAT}. Go on with "
@@ -291,15 +233,17 @@ class ReplayStore:
 
     def _write(self, transaction: lmdb.Transaction, writes: Writes) -> None:
         tables = self._tables
-        put, groups, progresses = transaction.put, tables["groups"], tables["progress"]
+
+        def put(table: str, key: bytes, value: object) -> None:
+            transaction.put(key, seal(key, _encode(value)), db=tables[table])
+
         for stored in writes.puts:
             key = stored.record.header.group_id.encode()
-            put(key, self._scratch.encode(_encode(stored.record), stored.buffers), db=groups)
-            put(key, _encode(stored.progress), db=progresses)
+            transaction.put(key, self._scratch.encode(_encode(stored.record), stored.buffers), db=tables["groups"])
+            put("progress", key, stored.progress)
         released = dict.fromkeys(writes.released)
         for group_id, progress in writes.progress.items():
-            table = "ended" if group_id in released else "progress"
-            transaction.put(group_id.encode(), _encode(progress), db=tables[table])
+            put("ended" if group_id in released else "progress", group_id.encode(), progress)
         for group_id in released:
             key = group_id.encode()
             last = transaction.pop(key, db=tables["progress"])
@@ -308,15 +252,25 @@ class ReplayStore:
                 transaction.put(key, last, db=tables["ended"])
             transaction.delete(key, db=tables["groups"])
         for group_id, progress in writes.ended.items():
-            transaction.put(group_id.encode(), _encode(progress), db=tables["ended"])
+            put("ended", group_id.encode(), progress)
+        for group_id in (*released, *writes.ended):
+            transaction.put(number_key(writes.at_plan), group_id.encode(), db=tables["departed"])
         for entry in writes.plans:
-            transaction.put(_number_key(entry.plan.plan_number), _encode(entry), db=tables["plans"])
+            put("plans", number_key(entry.plan.plan_number), entry)
         for number, states in writes.unheard.items():
-            transaction.put(_number_key(number), _encode(states), db=tables["unheard"])
+            put("unheard", number_key(number), states)
         for number in writes.heard:
-            transaction.delete(_number_key(number), db=tables["unheard"])
+            transaction.delete(number_key(number), db=tables["unheard"])
         for name, value in writes.meta.items():
-            transaction.put(name.encode(), _encode(value), db=tables["meta"])
+            put("meta", name.encode(), value)
+        self._forget(transaction, writes)
+
+    def _forget(self, transaction: lmdb.Transaction, writes: Writes) -> None:
+        for number, group_id in writes.forgotten:
+            transaction.delete(group_id.encode(), db=self._tables["ended"])
+            transaction.delete(number_key(number), group_id.encode(), db=self._tables["departed"])
+        for number in writes.folded:
+            transaction.delete(number_key(number), db=self._tables["plans"])
 
     def _check_room(self, needed: int) -> None:
         reserve = min(int(self.map_size_bytes * _RESERVE_FRACTION), _RESERVE_BYTES)
@@ -335,5 +289,13 @@ class ReplayStore:
         )
 
 
-def _number_key(number: int) -> bytes:
-    return number.to_bytes(8, "big")
+def check_num_shards(store: ReplayStore, num_shards: int) -> None:
+    """Refuse another number of shards than the run began with: a hash modulo that number assigns groups to shards."""
+    with store.read() as reader:
+        found = reader.meta("num_shards", INTEGER, 0)
+    if found and found != num_shards:
+        raise ConfigError(
+            f"replay.num: {num_shards}, but {store.path} is one of {found} shards; a run keeps its number"
+        )
+    if not found:
+        store.commit(Writes(meta={"num_shards": num_shards}))

@@ -1,6 +1,7 @@
 """The layout of a run's folder, in one place.
 
-Owns: names of files and folders under `runs/<name>/`, the `latest` link, and small atomic JSON writes.
+Owns: names of files and folders under `runs/<name>/`, who may look into them, the `latest` link, and small atomic JSON
+writes.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ring_async.errors import RunError
+
+OWNER_ONLY: Final = 0o700
 
 
 class RunDir:
@@ -32,11 +35,15 @@ class RunDir:
         self.endpoints = path / "endpoints.json"
         self.keys = path / "keys"
         self.outcome = path / "outcome.json"
+        self.lock = path / "lock"
         self.curves = path / "curves.png"
         self.report = path / "report.html"
 
     def create(self) -> None:
-        for folder in (self.path, self.replay, self.journal, self.checkpoints, self.logs, self.trace_parts):
+        """Make the folders. Only their owner may look into them: they hold prompts, responses and keys."""
+        self.path.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        self.path.chmod(OWNER_ONLY)  # also that of a run which an earlier version began
+        for folder in (self.replay, self.journal, self.checkpoints, self.logs, self.trace_parts):
             folder.mkdir(parents=True, exist_ok=True)
 
     def point_latest(self) -> None:
@@ -86,14 +93,10 @@ def write_json(path: Path, value: object, *, mode: int = 0o644) -> None:
     fresh.replace(path)
 
 
-class JsonLines:
-    """Appends one JSON object a line, flushed at once so that readers can follow."""
-
-    def __init__(self, path: Path) -> None:
-        self._stream = path.open("a", buffering=1)
-
-    def append(self, value: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(value, default=float) + "\n")
-
-    def close(self) -> None:
-        self._stream.close()
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

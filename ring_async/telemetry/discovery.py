@@ -6,7 +6,7 @@ scraped without anybody editing a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import yaml
@@ -38,19 +38,32 @@ def scrape_targets(members: Iterable[Scraped], *, run: str) -> list[dict[str, An
     ]
 
 
-def prometheus_config(discovery_url: str, *, token_file: str = "", scrape_interval_s: float = 5.0) -> str:
+def prometheus_config(
+    discovery_url: str,
+    *,
+    token_file: str = "",
+    scrape_interval_s: float = 5.0,
+    rule_files: Sequence[str] = (),
+    ca_file: str = "",
+) -> str:
     """A `prometheus.yml` that scrapes whatever the controller lists.
 
     Args:
         discovery_url: of the controller's service discovery.
         token_file: path of the control token, as Prometheus sees it; empty: no authorization.
         scrape_interval_s: also how soon a new member is found.
+        rule_files: with recording and alert rules, relative to the configuration.
+        ca_file: of the controller's certificate, where its API speaks HTTPS.
     """
     discovery: dict[str, Any] = {"url": discovery_url, "refresh_interval": f"{scrape_interval_s:g}s"}
     if token_file:
         discovery["authorization"] = {"type": "Bearer", "credentials_file": token_file}
-    document = {
-        "global": {"scrape_interval": f"{scrape_interval_s:g}s"},
+    if ca_file:
+        discovery["tls_config"] = {"ca_file": ca_file}
+    interval = f"{scrape_interval_s:g}s"
+    document: dict[str, Any] = {
+        "global": {"scrape_interval": interval, "evaluation_interval": interval},
+        **({"rule_files": list(rule_files)} if rule_files else {}),
         "scrape_configs": [
             {
                 "job_name": "ring-async",

@@ -29,6 +29,7 @@ from ring_async.config.schema import Config
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.data.base import PromptSource
 from ring_async.data.registry import make_source
+from ring_async.errors import PeerTimeoutError
 from ring_async.placement.make_actor import make_actor
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.trace import Tracer
@@ -36,9 +37,11 @@ from ring_async.testing.builders import make_prompt
 from ring_async.testing.scripted_engine import Script, ScriptedEngine, seeded_script
 from ring_async.testing.scripted_training import NamedWeights, ScriptedTrainEngine
 from ring_async.training.base import StepReport
+from ring_async.transport.base import Outbox
 from ring_async.transport.memory import MemoryHub, MemoryTransport
 from ring_async.transport.messages.fleet import (
     ActorExit,
+    ActorWaiting,
     FleetWanted,
     ReportFleet,
 )
@@ -46,6 +49,8 @@ from ring_async.types import Prompt
 from ring_async.verifiers.kept_files import keep_configured
 
 RECONCILE_S = 0.1
+RESTART_S = 0.2
+"""How long a controller that was killed is away."""
 
 
 class CountingSource:
@@ -134,6 +139,7 @@ class OneProcessFleet:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._specs: dict[str, ActorSpec] = {}
         self._controller_endpoint = ""
+        self._num_controllers = 0
 
     @property
     def controller(self) -> Controller:
@@ -143,29 +149,74 @@ class OneProcessFleet:
 
     async def run(self) -> str:
         """Run to the end; returns why it failed, or an empty string."""
-        self._start(ActorSpec(CONTROLLER_ID, Role.CONTROLLER, 0))
-        self._controller_endpoint = self.controller.endpoint
+        await self._restart_controller()
         transport = self._transport("launcher")
         link = transport.connect(self._controller_endpoint, peer=CONTROLLER_ID)
         try:
             while True:
                 self._collect_exits()
-                exits, self.exits = tuple(self.exits), []
-                wanted = (await link.request(ReportFleet(exits), timeout_s=60.0)).message
-                assert isinstance(wanted, FleetWanted)
-                if wanted.is_finished:
+                if CONTROLLER_ID not in self._tasks:
+                    await self._restart_controller()
+                    await link.redirect(self._controller_endpoint)
+                wanted = await self._ask(link)
+                if wanted is not None and wanted.is_finished:
                     return wanted.failure
-                for spec in wanted.actors:
-                    if spec.actor_id not in self._tasks:
-                        self._start(spec)
+                if wanted is not None:
+                    await self._reconcile(wanted)
                 await asyncio.sleep(RECONCILE_S)
         finally:
             await link.close()
             await self._end()
 
+    def is_up(self, actor_id: str) -> bool:
+        """Whether an actor's process runs."""
+        return actor_id in self._tasks and not self._tasks[actor_id].done()
+
     def kill(self, actor_id: str) -> None:
         """End an actor in the middle of whatever it does: it acknowledges nothing more and says no goodbye."""
         self._tasks[actor_id].cancel("killed")
+
+    async def _restart_controller(self) -> None:
+        """Start the controller, again if it has ended: as the launcher does, where its predecessor listened."""
+        self._num_controllers += 1
+        if self._num_controllers > 1:
+            self._is_resumed = True
+            await asyncio.sleep(RESTART_S)
+        self._start(ActorSpec(CONTROLLER_ID, Role.CONTROLLER, self._num_controllers - 1))
+        self._controller_endpoint = self.controller.endpoint
+
+    async def _ask(self, link: Outbox) -> FleetWanted | None:
+        """What the controller wants to run; None if it did not answer."""
+        exits = tuple(self.exits)
+        asking = asyncio.create_task(link.request(ReportFleet(exits, self.waiting()), timeout_s=5.0))
+        try:
+            await asyncio.wait([asking, self._tasks[CONTROLLER_ID]], return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                return None
+            wanted = asking.result().message
+        except PeerTimeoutError:
+            return None
+        finally:
+            asking.cancel()
+        assert isinstance(wanted, FleetWanted)
+        self.exits = self.exits[len(exits) :]
+        return wanted
+
+    async def _reconcile(self, wanted: FleetWanted) -> None:
+        specs = {spec.actor_id: spec for spec in wanted.actors}
+        for actor_id, task in list(self._tasks.items()):
+            if actor_id != CONTROLLER_ID and specs.get(actor_id) != self._specs[actor_id] and not task.done():
+                task.cancel("not wanted any more")
+                await asyncio.gather(task, return_exceptions=True)
+                del self._tasks[actor_id]
+        without_place = {one.actor_id for one in self.waiting()}
+        for spec in specs.values() if wanted.may_start else ():
+            if spec.actor_id not in self._tasks and spec.actor_id not in without_place:
+                self._start(spec)
+
+    def waiting(self) -> tuple[ActorWaiting, ...]:
+        """The actors that have no place where they could start; none, unless a subclass says otherwise."""
+        return ()
 
     def _start(self, spec: ActorSpec) -> None:
         tracer = Tracer(None, spec.actor_id)
@@ -221,7 +272,9 @@ class OneProcessFleet:
                 cause = repr(task.exception()) if task.exception() else "returned"
             del self._tasks[actor_id]
             if actor_id == CONTROLLER_ID:
-                raise AssertionError(f"the controller ended: {cause}")
+                if not task.cancelled():
+                    raise AssertionError(f"the controller ended: {cause}")
+                continue
             self.exits.append(ActorExit(actor_id, self._specs[actor_id].incarnation, cause))
 
     async def _end(self) -> None:

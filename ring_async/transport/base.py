@@ -112,12 +112,14 @@ class Outbox(Protocol):
 class Transport(Protocol):
     """Makes both ends, in the name of one actor."""
 
-    def open_inbox(self, name: str, *, credits: int | None = None) -> Inbox:  # noqa: A002
+    def open_inbox(self, name: str, *, credits: int | None = None, at: str = "") -> Inbox:  # noqa: A002
         """Open a receiving end.
 
         Args:
             name: of this inbox among the actor's own, e.g. `control` or `data`.
             credits: messages a sender may have under way here; None: the configured number.
+            at: the endpoint of the inbox whose place this one takes; it listens there again, or elsewhere if somebody
+                else does now.
         """
         ...
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ from ring_async.transport.curve import Authenticator, CurveKeys
 from ring_async.transport.inbox import SessionInbox
 from ring_async.transport.meter import Meter
 from ring_async.transport.outbox import SessionOutbox
+
+log = logging.getLogger(__name__)
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
@@ -229,13 +232,13 @@ class ZmqTransport:
         self._outboxes: list[SessionOutbox] = []
         self._meter = Meter()
 
-    def open_inbox(self, name: str, *, credits: int | None = None, port: int = 0) -> SessionInbox:  # noqa: A002
+    def open_inbox(self, name: str, *, credits: int | None = None, at: str = "") -> SessionInbox:  # noqa: A002
         """Open a receiving end.
 
         Args:
             name: of this inbox among the actor's own; `control` has priority over all others.
             credits: messages a sender may have under way here; None: the configured number.
-            port: tcp: to listen on; 0: any free one.
+            at: the endpoint of the inbox whose place this one takes; a port that somebody else has now is given up.
 
         Raises:
             TransportError: the address cannot be bound.
@@ -250,11 +253,11 @@ class ZmqTransport:
             if self._authenticator is None:
                 self._authenticator = Authenticator(self._context, self._keys)
             self._keys.secure_server(socket)
-            address = f"tcp://{self.limits.address}:{port or '*'}"
+            address = f"tcp://{self.limits.address}:*"
         else:
             address = f"ipc://{self._ipc_path(name)}"
         try:
-            socket.bind(address)
+            _bind(socket, at, address)
         except zmq.ZMQError as error:
             socket.close(linger=0)
             raise TransportError(f"{self.actor_id}: cannot listen at {address}: {error}") from error
@@ -353,3 +356,15 @@ class ZmqTransport:
                 "use make_socket_dir()"
             )
         return path
+
+
+def _bind(socket: Socket, at: str, address: str) -> None:
+    """Listen at `at` if that is given and free, else at `address`."""
+    if at:
+        try:
+            socket.bind(at)
+        except zmq.ZMQError as error:
+            log.warning("cannot listen at %s again: %s", at, error)
+        else:
+            return
+    socket.bind(address)

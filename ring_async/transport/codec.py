@@ -4,6 +4,9 @@ Owns: the frames of one message, `[header, buffer, buffer, …]`; the envelopes 
 messages; every check of bytes that come from outside, and the cause under which a bad one is counted.
 Does not own: sockets, credits, order (`outbox`, `inbox`), what messages mean.
 
+A message that is too large for the header travels as the last frame, and the header's place for it is empty: a prompt
+with a megabyte of unit tests is no reason to lose a group.
+
 Invariants: a header is MessagePack, decoded by msgspec into declared types alone: nothing is unpickled and no code is
 chosen by the wire. Buffers are never copied: they go out as the memory they were given in, and come in as views into
 the received frames. Whatever the bytes are, decoding returns a struct or raises `CodecError`.
@@ -28,6 +31,12 @@ MAX_NESTING = 32
 
 MAX_ID_CHARS = 512
 """Longest actor id, message id."""
+
+ENVELOPE_BYTES = 1024 + 4 * MAX_ID_CHARS
+"""Room that is left in a header for the envelope around the message."""
+
+APART = msgspec.msgpack.encode(None)
+"""Stands in the envelope for a message that is the last frame."""
 
 Count = Annotated[int, Meta(ge=-1, le=2**62)]
 Identifier = Annotated[str, Meta(max_length=MAX_ID_CHARS)]
@@ -150,6 +159,17 @@ class Codec:
 
     # -- out
 
+    def encode(self, message: Message, buffers: Sequence[Buffer]) -> tuple[bytes, tuple[memoryview, ...]]:
+        """Serialize a message with its buffers: what goes into the envelope, and the frames that follow it.
+
+        Raises:
+            CodecError: what `encode_message` and `check_buffers` raise.
+        """
+        encoded, views = self.encode_message(message), self.check_buffers(buffers)
+        if len(encoded) + ENVELOPE_BYTES <= self.max_header_bytes:
+            return encoded, views
+        return APART, self.check_buffers((*views, memoryview(encoded)))
+
     def encode_message(self, message: Message) -> bytes:
         """Serialize a message now, so that later changes to mutable parts of it do not travel.
 
@@ -163,12 +183,11 @@ class Codec:
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise CodecError("unencodable", f"{type(message).__name__}: {error}") from error
         self._check_nesting(message)
-        # Some room is left for the envelope around it.
-        if len(encoded) + 1024 + 4 * MAX_ID_CHARS > self.max_header_bytes:
+        if len(encoded) > max(self.max_header_bytes - ENVELOPE_BYTES, self.max_frame_bytes):
             raise CodecError(
                 "header_too_large",
-                f"{type(message).__name__} takes {len(encoded)} bytes; transport.max_header_bytes is "
-                f"{self.max_header_bytes}; send arrays as buffers",
+                f"{type(message).__name__} takes {len(encoded)} bytes; transport.max_frame_bytes is "
+                f"{self.max_frame_bytes}; send arrays as buffers",
             )
         return encoded
 
@@ -210,7 +229,18 @@ class Codec:
         envelope: ToSender = self._decode_envelope(_to_sender_decoder, _TAGS_TO_SENDER, frames)
         return envelope
 
-    def decode_message(self, raw: msgspec.Raw) -> Message:
+    def decode(self, raw: msgspec.Raw, frames: Sequence[Frame]) -> tuple[Message, tuple[memoryview, ...]]:
+        """Read a message and its buffers, out of its envelope or out of the last frame.
+
+        Raises:
+            CodecError: what `decode_message` raises.
+        """
+        buffers = tuple([frame.buffer for frame in frames[1:]])
+        if bytes(memoryview(raw)[:1]) != APART or not buffers:
+            return self.decode_message(raw), buffers
+        return self.decode_message(buffers[-1]), buffers[:-1]
+
+    def decode_message(self, raw: msgspec.Raw | memoryview) -> Message:
         """Read a message out of its envelope.
 
         Raises:
@@ -257,7 +287,7 @@ class Codec:
             raise CodecError("wrong_version", _of_another_version(envelope.schema_version))
         return envelope
 
-    def _diagnose_message(self, raw: msgspec.Raw, error: Exception) -> tuple[str, str]:
+    def _diagnose_message(self, raw: msgspec.Raw | memoryview, error: Exception) -> tuple[str, str]:
         try:
             tag = _PEEK_MESSAGE.decode(raw).type
         except (ValueError, OverflowError, RecursionError):

@@ -102,7 +102,7 @@ class SessionDelivery:
         if self._is_settled:
             return
         try:
-            encoded, views = self._inbox.codec.encode_message(message), self._inbox.codec.check_buffers(buffers)
+            encoded, views = self._inbox.codec.encode(message, buffers)
         except CodecError as error:
             self.refuse(f"the answer cannot be sent: {error}")
             raise
@@ -287,12 +287,11 @@ class SessionInbox:
             self._settle(session, carry.seq, (carry.seq, None), None)
             return
         try:
-            message = self.codec.decode_message(carry.message)
+            message, buffers = self.codec.decode(carry.message, frames)
         except CodecError as error:
             self._settle(session, carry.seq, (carry.seq, f"it is not a message this side knows: {error}"), None)
             raise
-        buffers = tuple([frame.buffer for frame in frames[1:]])
-        self.received_bytes[session.sender] += len(frames[0]) + sum(map(len, buffers))
+        self.received_bytes[session.sender] += sum(map(len, frames))
         self._ready.append(SessionDelivery(self, session, carry, message, buffers))
         self._wake_one()
 

@@ -48,6 +48,10 @@ class MemoryHub:
         """Bring one message from actor `source` to actor `target`."""
         asyncio.get_running_loop().call_soon(deliver)
 
+    def is_open(self, endpoint: str) -> bool:
+        """Whether somebody listens at an endpoint."""
+        return endpoint in self._inboxes
+
     def open(self, endpoint: str, owner: str, inbox: SessionInbox) -> None:
         if endpoint in self._inboxes:
             raise TransportError(f"an inbox is open at {endpoint} already")
@@ -155,13 +159,13 @@ class MemoryTransport:
         self._outboxes: list[SessionOutbox] = []
         self._meter = Meter()
 
-    def open_inbox(self, name: str, *, credits: int | None = None) -> SessionInbox:  # noqa: A002
-        """Open a receiving end at `memory://<actor_id>/<name>`.
+    def open_inbox(self, name: str, *, credits: int | None = None, at: str = "") -> SessionInbox:  # noqa: A002
+        """Open a receiving end at `at`, or at `memory://<actor_id>/<name>`.
 
         Raises:
             TransportError: one is open there already.
         """
-        endpoint = f"memory://{self._actor_id}/{name}"
+        endpoint = at if at and not self._hub.is_open(at) else f"memory://{self._actor_id}/{name}"
         inbox = SessionInbox(
             endpoint=endpoint,
             owner=f"{self._actor_id}/{name}",

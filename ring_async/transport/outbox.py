@@ -95,7 +95,7 @@ class SessionOutbox:
             CodecError: the message is over the limits.
             TransportError: this outbox is closed.
         """
-        encoded, views = self._codec.encode_message(message), self._codec.check_buffers(buffers)
+        encoded, views = self._codec.encode(message, buffers)
         if self._is_closed or not self._credit.is_free:
             await self._make_room()
         future: asyncio.Future[None] = self._loop.create_future()
@@ -116,7 +116,7 @@ class SessionOutbox:
             TransportError: this outbox is closed.
         """
         kind = type(message).__name__
-        encoded, views = self._codec.encode_message(message), self._codec.check_buffers(buffers)
+        encoded, views = self._codec.encode(message, buffers)
         entry: Entry | None = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -299,7 +299,7 @@ class SessionOutbox:
             if entry is None or entry.future.done():
                 continue
             if reason is not None:
-                entry.future.set_exception(RefusedError(f"{self.peer} refused {entry.kind}: {reason}"))
+                entry.future.set_exception(RefusedError(f"{self.peer} refused {entry.kind}: {reason}", reason))
             else:
                 entry.future.set_result(None)
         self._after_outcomes()
@@ -311,12 +311,11 @@ class SessionOutbox:
         entry = self._unsettled.settle(answered.seq)
         if entry is not None and entry.is_request and not entry.future.done():
             try:
-                message = self._codec.decode_message(answered.message)
+                message, buffers = self._codec.decode(answered.message, frames)
             except CodecError as error:
                 self._rejections.count(self.peer, error)
                 entry.future.set_exception(error)
             else:
-                buffers = tuple(frame.buffer for frame in frames[1:])
                 entry.future.set_result(Answer(message, buffers))
         self._after_outcomes()
 

@@ -8,6 +8,7 @@ Beyond `Verifier` a class may offer, found by name:
 * `score_within(prompt, response, timeout_s)`: an async `score` that keeps the deadline itself, because its time starts
   when a worker or sandbox is free rather than when it is called.
 * `score_group_within(prompt, responses, timeout_s)`: an async judgement of a whole group, for verifiers made of others.
+* `check_prompt(prompt)`: raises `VerifierError` if no response to this prompt could be judged; `check` calls it.
 * `score_batch(prompt, responses)`: judges a group in one call (a model on a GPU).
 * `distributions`: names of installed packages whose versions can change its judgement; they enter `version`.
 * `from_options(options, make)`: a constructor that builds further verifiers, for composites.
@@ -96,6 +97,17 @@ class BatchVerifier(Protocol):
     def score_batch(
         self, prompt: Prompt, responses: Sequence[Response]
     ) -> Sequence[Verdict] | Awaitable[Sequence[Verdict]]: ...
+
+
+@runtime_checkable
+class PromptChecker(Protocol):
+    """A verifier that can say beforehand whether a prompt carries what it needs to judge a response."""
+
+    def check_prompt(self, prompt: Prompt) -> None:
+        """Raises:
+        VerifierError: `bad_prompt`, what is missing or wrong.
+        """
+        ...
 
 
 class VerifierBase:

@@ -65,8 +65,6 @@ def make_verifier(name: str, section: VerifierSection, *, num_workers: int = 1) 
     isolation: Any = getattr(verifier, "isolation", "thread")
     if isolation == "thread":
         return verifier
-    if isolation not in ("process", "guarded"):
-        raise ConfigError(f"verifiers.{name}.use: isolation {isolation!r} is none of thread, process, guarded")
     from ring_async.verifiers.isolation.isolated import IsolatedVerifier
 
     return IsolatedVerifier(verifier, section, isolation, num_workers=num_workers)
@@ -96,6 +94,9 @@ def load_verifier(name: str, section: VerifierSection, *, num_workers: int = 1) 
     for method in ("score", "golden_cases", "close"):
         if not callable(getattr(verifier, method, None)):
             raise ConfigError(f"{where}.use: {section.use} has no method {method}(); see docs/verifiers.md")
+    isolation = getattr(verifier, "isolation", "thread")
+    if isolation not in ("thread", "process", "guarded"):
+        raise ConfigError(f"{where}.use: isolation {isolation!r} is none of thread, process, guarded")
     verifier.name = name
     verifier.version = _version(verifier_class, content, section)
     return verifier  # type: ignore[no-any-return]

@@ -70,6 +70,48 @@ async def score_group(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+OF_ONE_RESPONSE = frozenset({"crash", "bad_verdict", "non_finite", "out_of_bounds", "memory"})
+"""Causes that a single response can have. The others (`timeout`, `stalled`, …) are the machine's, and pass."""
+
+
+async def judge_group(
+    verifier: Verifier,
+    prompt: Prompt,
+    responses: Sequence[Response],
+    timeout_s: float,
+    bound: float = DEFAULT_BOUND,
+) -> list[Verdict | VerifierError]:
+    """Judge K responses as `score_group` does, and tell a response that the verifier fails on from the others.
+
+    Only a verifier that is asked for one response at a time can tell them apart.
+
+    Returns:
+        `[K]` verdicts, and in place of a verdict the failure that is this response's own. One at least is a verdict.
+
+    Raises:
+        VerifierError: no response could be judged, or the failure is not one response's.
+    """
+    if isinstance(verifier, GroupVerifier | BatchVerifier):
+        return list(await score_group(verifier, prompt, responses, timeout_s, bound))
+    tasks = [asyncio.ensure_future(score_one(verifier, prompt, response, timeout_s, bound)) for response in responses]
+    try:
+        judged = await asyncio.gather(*tasks, return_exceptions=True)
+    finally:
+        for task in tasks:
+            task.cancel()
+    outcomes: list[Verdict | VerifierError] = []
+    for outcome in judged:
+        if isinstance(outcome, BaseException) and not (
+            isinstance(outcome, VerifierError) and outcome.cause in OF_ONE_RESPONSE
+        ):
+            raise outcome
+        outcomes.append(outcome)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, VerifierError)]
+    if failures and len(failures) == len(outcomes):
+        raise failures[0]
+    return outcomes
+
+
 async def score_one(
     verifier: Verifier, prompt: Prompt, response: Response, timeout_s: float, bound: float = DEFAULT_BOUND
 ) -> Verdict:

@@ -424,10 +424,6 @@ def test_a_waiting_receiver_can_be_cancelled_without_losing_a_message(plane_kind
 
 def reopen(plane: Plane, endpoint: str) -> Any:
     """The inbox `data` of replay-0, in another life, at the same endpoint."""
-    transport = plane.transport("replay-0")
-    if endpoint.startswith("tcp://"):
-        inbox = transport.open_inbox("data", port=int(endpoint.rpartition(":")[2]))  # type: ignore[call-arg]
-    else:
-        inbox = transport.open_inbox("data")
+    inbox = plane.transport("replay-0").open_inbox("data", at=endpoint)
     assert inbox.endpoint == endpoint
     return inbox

@@ -20,7 +20,7 @@ from ring_async.storage.replay_store import ReplayStore
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_verifier import ScriptedVerifier
-from ring_async.types import Prompt
+from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import GoldenCase, Response
 
 TOKEN_BUDGET = 256
@@ -158,6 +158,55 @@ def test_a_new_verifier_that_keeps_failing_is_rolled_back_by_itself(tmp_path: Pa
     assert back["author"] == "controller-0"
     assert "crash" in back["cause"]
     assert back["after"]["use"].endswith(":Salted")
+
+
+class SlowToPrepare(Salted):
+    """Takes nine seconds for its golden case, and passes it if it is no worse than its reward of 1."""
+
+    def __init__(self, golden: float = 1.0) -> None:
+        super().__init__(cases=[GoldenCase(Prompt("golden", "sums", "1 + 1 ="), Response("2"), reward=golden)])
+
+    async def score(self, prompt: Prompt, response: Response) -> Verdict:
+        if prompt.prompt_id == "golden":
+            await asyncio.sleep(9.0)
+        return await super().score(prompt, response)
+
+
+def run_with_a_failing_version_and(runs: Path, use: str, options: dict[str, Any], *, hold: bool) -> OneProcessFleet:
+    """A version that crashes on everything is put in force, and somebody begins another change before that shows."""
+
+    async def change(fleet: OneProcessFleet) -> None:
+        changes = fleet.controller.changes
+        await until_version(fleet, 3)
+        assert (await swapped(changes, "exact", f"{__file__}:Crashing", {})).state == "committed"
+        changes.swap_verifier("exact", use, options, hold=hold, author="ada")
+
+    fleet = make_fleet(runs, stop__policy_versions=12)
+    assert run(fleet, change, limit_s=600.0) == ""
+    prove(fleet)
+    return fleet
+
+
+def test_a_failing_version_is_rolled_back_though_another_change_is_held(tmp_path: Path):
+    fleet = run_with_a_failing_version_and(tmp_path, SALTED, {"salt": 9}, hold=True)
+    (back,) = events(fleet, "verifier_rolled_back")
+    assert (back["author"], back["after"]["use"].endswith(":Salted")) == ("controller-0", True)
+    (aborted,) = events(fleet, "verifier_swap_aborted")
+    assert "rolled back first" in aborted["reason"]
+
+
+def test_a_failing_version_is_rolled_back_after_a_change_that_came_to_nothing(tmp_path: Path):
+    fleet = run_with_a_failing_version_and(tmp_path, f"{__file__}:SlowToPrepare", {"golden": 9.0}, hold=False)
+    kinds = ("domain_paused", "verifier_swap_aborted", "verifier_rolled_back", "domain_resumed")
+    assert [event["kind"] for event in lines(fleet.run_dir.events) if event["kind"] in kinds] == [
+        "domain_paused", "verifier_swap_aborted", "domain_resumed", "verifier_rolled_back",
+    ]  # fmt: skip
+
+
+def test_a_remedy_that_is_being_prepared_takes_the_place_of_a_rollback(tmp_path: Path):
+    fleet = run_with_a_failing_version_and(tmp_path, f"{__file__}:SlowToPrepare", {}, hold=False)
+    assert events(fleet, "verifier_rolled_back") == []
+    assert len(events(fleet, "domain_resumed")) == 1
 
 
 def test_a_version_that_failed_is_rolled_back_again_when_it_comes_again(tmp_path: Path):

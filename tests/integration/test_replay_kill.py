@@ -12,7 +12,8 @@ import pytest
 
 from replay_process import TOKEN_BUDGET, ReplayRig
 from ring_async.storage.audit import audit
-from ring_async.storage.replay_store import INTEGER, ReplayStore
+from ring_async.storage.replay_store import ReplayStore
+from ring_async.storage.store_reader import INTEGER
 
 NUM_KILLS = int(os.environ.get("RING_REPLAY_KILLS", "50"))
 SEED = 20_250_614

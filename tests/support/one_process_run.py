@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
-from ring_async.core.work.ledger import GroupReserved
-from ring_async.storage.journal import journal_files, read_file
+from ring_async.core.work.ledger import AnyRecord, GroupReserved
+from ring_async.storage.journal_file import journal_files, read_file
 from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_verifier import ScriptedVerifier
@@ -93,8 +93,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def reservations(fleet: OneProcessFleet) -> list[Reservation]:
     """All that were ever granted, in order, from the journal."""
-    records = (read.record for path in journal_files(fleet.run_dir.journal) for read in read_file(path))
-    return [record.reservation for record in records if isinstance(record, GroupReserved)]
+    return [record.reservation for record in records(fleet) if isinstance(record, GroupReserved)]
+
+
+def records(fleet: OneProcessFleet) -> Iterator[AnyRecord]:
+    """All records of the journal, in order."""
+    return (read.record for path in journal_files(fleet.run_dir.journal) for read in read_file(path))
 
 
 def events(fleet: OneProcessFleet, kind: str) -> list[dict[str, Any]]:

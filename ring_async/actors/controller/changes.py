@@ -12,8 +12,7 @@ after), and what an actor that registers later is told. Does not own the effects
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ring_async.actors.controller.context import RunContext
@@ -24,11 +23,12 @@ from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
 from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
-from ring_async.errors import ConfigError, RefusedError, RunError
+from ring_async.errors import ConfigError, RunError, StorageError
 from ring_async.records.events import EventKind
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
-log = logging.getLogger(__name__)
+SetAside = Callable[[list[str], str, bool], None]
+"""Called with sources to set aside, the reason, and whether that is for good."""
 
 
 class LiveChanges:
@@ -53,7 +53,8 @@ class LiveChanges:
         self._dispatcher = dispatcher
         self._fleet = fleet
         self._changing = asyncio.Lock()
-        self._swaps = VerifierSwaps(context, fleet, on_commit=self._verifier_changed)
+        self.set_aside: SetAside = lambda sources, reason, is_for_good: None
+        self._swaps = VerifierSwaps(context, fleet, self._verifier_changed, self._verifier_failing)
         self.knobs = self._kept_knobs(notes.resumed("knobs") or {})
         self._mixture = MixtureChanges(context, fleet, dispatcher, self._swaps)
         dispatcher.tune(tuned(config, self.knobs))
@@ -129,18 +130,22 @@ class LiveChanges:
         """
         return plain_swap(await self._swaps.until_ended(swap_id, wait_s))
 
-    def handle_failing(self, failing: VerifierFailing) -> list[str]:
-        """Roll back the swap that brought a failing verifier, if one did; returns the sources to pause."""
-        current = self._swaps.in_force(failing.verifier)
-        if failing.epoch != current.epoch:
-            return []
-        if self._swaps.can_roll_back(failing.verifier):
-            try:
-                self.roll_back_verifier(failing.verifier, author=CONTROLLER_ID, cause=failing.reason)
-                return []
-            except RefusedError as refusal:
-                log.warning("verifier %s is not rolled back: %s", failing.verifier, refusal)
-        return self._dispatcher.prompts.sources_of(failing.verifier)
+    def handle_failing(self, failing: VerifierFailing) -> None:
+        """Roll back the swap that brought a failing verifier, or set the verifier's sources aside.
+
+        They are set aside for a while only if the rollback must wait for another change.
+        """
+        name = failing.verifier
+        if failing.epoch != self._swaps.in_force(name).epoch:
+            return
+        if not self._swaps.can_roll_back(name):
+            self._verifier_failing(name, failing.reason)
+        elif not self._swaps.roll_back_failing(name, failing.reason):
+            sources = self._dispatcher.prompts.sources_of(name)
+            self.set_aside(sources, f"{name}: {failing.reason}", False)
+
+    def _verifier_failing(self, name: str, reason: str) -> None:
+        self.set_aside(self._dispatcher.prompts.sources_of(name), f"{name}: {reason}", True)
 
     def _verifier_changed(self, name: str) -> None:
         prompts = self._dispatcher.prompts
@@ -188,14 +193,19 @@ class LiveChanges:
 
         Raises:
             ConfigError: a setting is not tunable or has a bad value; nothing was changed.
+            StorageError: the change cannot be stored; nothing was changed.
             RunError: an actor did not apply them in time; it will when it registers again.
         """
         async with self._changing:
             changed = self.knobs | dict(knobs)
             before, after = tuned(self._config, self.knobs), tuned(self._config, changed)
             self._dispatcher.tune(after)
+            try:
+                self._notes.put("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
+            except StorageError:
+                self._dispatcher.tune(before)
+                raise
             self.knobs = changed
-            self._notes.put("knobs", {name: [_value(self._config, name), value] for name, value in changed.items()})
             self._run_log.event(
                 EventKind.KNOBS_CHANGED, author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
@@ -229,13 +239,15 @@ class LiveChanges:
 
         Raises:
             ConfigError: the role cannot be scaled, or `num` is below 1.
+            StorageError: the change cannot be stored; nothing was changed.
         """
         if role not in SCALABLE:
             raise ConfigError(f"{role}: cannot be scaled while the run goes on; {' and '.join(SCALABLE)} can")
         if num < 1:
             raise ConfigError(f"{num} {role}s: at least one must stay; to stop for a while use: ring-async pause")
-        before, self.counts = self.counts, self.counts | {Role(role): num}
-        self._notes.put("scale", {"configured": self._configured_counts, "counts": self.counts})
+        counts = self.counts | {Role(role): num}
+        self._notes.put("scale", {"configured": self._configured_counts, "counts": counts})
+        before, self.counts = self.counts, counts
         self._fleet.scale(Role(role), num)
         self._run_log.event(EventKind.SCALED, author=author, role=role, before=before[Role(role)], after=num)
         return self.status()

@@ -39,6 +39,10 @@ class RunNotes:
         """
         self._journal.append(Noted(key, value))
 
+    def hold(self, key: str, value: Any) -> None:
+        """Store a note as soon as the disk has room: for what has happened anyway; see `Journal.hold`."""
+        self._journal.hold(Noted(key, value))
+
     def get(self, key: str) -> Any:
         """The newest value of `key`, or None."""
         return self._journal.ledger.notes.get(key)
@@ -50,10 +54,14 @@ class RunNotes:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """One run, as the parts of its controller see it. `spawn` starts a task that outlives the call."""
+    """One run, as the parts of its controller see it. `spawn` starts a task that outlives the call.
+
+    `is_fleet_alive`: the controller alone restarted, and the run's other processes go on.
+    """
 
     config: Config
     run_dir: RunDir
     notes: RunNotes
     run_log: RunLog
     spawn: Callable[[Coroutine[Any, Any, None]], None]
+    is_fleet_alive: bool = False

@@ -25,6 +25,7 @@ from ring_async.actors.controller.changes import LiveChanges
 from ring_async.actors.controller.context import RunContext, RunNotes
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
+from ring_async.actors.controller.postponed import Postponed
 from ring_async.actors.controller.prompts import MakeSource
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.actors.controller.run_log import RunLog
@@ -33,22 +34,26 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
+from ring_async.core.fleet.batch_watch import BatchWatch
 from ring_async.core.fleet.fleet import FleetChange
-from ring_async.core.roster import CONTROLLER_ID, Role
+from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, Role
 from ring_async.core.work.leases import Returned
 from ring_async.core.work.ledger import LedgerError
-from ring_async.errors import RefusedError, RingAsyncError
+from ring_async.errors import RefusedError, RingAsyncError, StorageError
 from ring_async.records.events import EventKind
+from ring_async.records.figures import LearnerFigures
 from ring_async.records.status import RunStatus
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics
 from ring_async.telemetry.resources import observe_resources
+from ring_async.transport.base import Delivery
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.changes import ReadVerifierFile, VerifierFailing, VerifierFile
 from ring_async.transport.messages.fleet import (
     FleetWanted,
     Heartbeat,
+    Holding,
     Member,
     Register,
     Registered,
@@ -59,12 +64,14 @@ from ring_async.transport.messages.versions import (
     CheckpointSaved,
     VersionEvaluated,
     WeightsAdopted,
+    WeightsAnnouncement,
     WeightsPublished,
 )
 from ring_async.transport.messages.work import (
     BufferReported,
     GroupsFailed,
     LeasesRenewed,
+    PromptRefused,
     RenewLeases,
     ReserveGroups,
     TrajectoriesMoved,
@@ -73,6 +80,8 @@ from ring_async.transport.messages.work import (
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+LATE_S = 1.0
+"""A tick that comes later than this was held up by this process itself, or by its host."""
 FATAL_KINDS = ("DivergedError", "ConfigError")
 
 
@@ -87,27 +96,40 @@ class Controller:
     def __init__(self, context: ActorContext, make_source: MakeSource, *, is_resumed: bool) -> None:
         self.context = context
         self.config = config = context.config
-        self._inbox = context.transport.open_inbox("control")
+        self._inbox = context.transport.open_inbox("control", at=context.controller_endpoint)
         self.endpoint = self._inbox.endpoint
         self._journal = Journal(context.run_dir.journal)
         self._notes = RunNotes(self._journal, is_resumed=is_resumed)
-        self._run_log = RunLog(context.run_dir)
-        self._run = run = RunContext(config, context.run_dir, self._notes, self._run_log, self._spawn)
+        is_fleet_alive = is_resumed and context.spec.incarnation > 0
+        self._run_log = RunLog(context.run_dir, is_fleet_alive=is_fleet_alive)
+        self._run = run = RunContext(
+            config, context.run_dir, self._notes, self._run_log, self._spawn, is_fleet_alive=is_fleet_alive
+        )
         self._fleet = FleetShell(run, context.transport)
-        self._dispatcher = Dispatcher(config, make_source, self._journal, is_resumed=is_resumed)
+        self._dispatcher = Dispatcher(
+            config, make_source, self._journal, is_resumed=is_resumed, is_fleet_alive=is_fleet_alive
+        )
+        self._dispatcher.prompts.on_failing = lambda source, reason: self._set_aside([source], reason)
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
         self.changes = LiveChanges(run, self._fleet, self._dispatcher)
-        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life)
+        self.changes.set_aside = self._set_aside
+        self._batches = BatchWatch(config.replay.batch_deadline_s)
+        self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._record_failures)
+        self._postponed = Postponed(self._answer)
         self._has_told_launcher = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._run_log.event(EventKind.CONTROLLER_STARTED, author=CONTROLLER_ID, is_resumed=is_resumed)
+        for lost in self._journal.damage:
+            self._run_log.event(EventKind.JOURNAL_DAMAGED, author=CONTROLLER_ID, lost=lost)
 
     # -- life
 
     async def live(self) -> None:
         """Serve until the run has ended and the launcher knows."""
         self._fleet.start(self.config.roster.counts | self.changes.counts)
+        self._dispatcher.keep_owners(self._fleet.wanted.actor_ids)
+        self._life.open()
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
@@ -134,24 +156,38 @@ class Controller:
                 # in a task of its own: this answer may take long, and other messages must not wait for it
                 self._spawn(self._requests.answer(delivery, delivery.message))
                 continue
-            try:
-                answer = await self._handle(delivery.sender, delivery.message)
-                if isinstance(answer, Done):
-                    delivery.ack()
-                else:
-                    delivery.reply(answer)
-            except RingAsyncError as refusal:
-                delivery.refuse(str(refusal))
+            await self._postponed.take(delivery)
+
+    async def _answer(self, delivery: Delivery) -> None:
+        try:
+            answer = await self._handle(delivery.sender, delivery.message)
+            if isinstance(answer, Done):
+                delivery.ack()
+            else:
+                delivery.reply(answer)
+        except StorageError:
+            raise  # not now: the message is taken in once there is room
+        except RingAsyncError as refusal:
+            delivery.refuse(str(refusal))
 
     async def _tick(self) -> None:
         """Consumes time / produces expiries and the end of the run / waits a moment / freed by time."""
+        ticked_s = monotonic_s()
         while True:
             await asyncio.sleep(TICK_S)
-            for change in self._fleet.wanted.expire(monotonic_s()):
+            now_s = monotonic_s()
+            if (late_s := now_s - ticked_s - TICK_S) > LATE_S:
+                self._postpone(late_s)
+            ticked_s = now_s
+            for change in self._fleet.wanted.expire(now_s):
                 await self._follow(change)
             self._record_failures(self._dispatcher.expire())
+            self._journal.flush()
+            self._run_log.flush()
+            await self._postponed.retry()
             self._check_ledger()
             self._life.stop_if_time_is_up()
+            self._watch_batches(now_s)
             self._fleet.members.export()
             metrics.controller_max_staleness.set(self._dispatcher.limiter.rules.max_staleness)
             observe_resources(self.context.run_dir.path)
@@ -166,6 +202,29 @@ class Controller:
         except LedgerError:
             metrics.controller_ledger_mismatches.inc()
             raise
+
+    def _postpone(self, late_s: float) -> None:
+        """This process stood still, and what members sent meanwhile is still unread: that was no silence of theirs."""
+        log.warning("the controller stood still for %.1f s", late_s)
+        self._fleet.wanted.postpone(late_s)
+        self._dispatcher.leases.postpone(late_s)
+
+    def _watch_batches(self, now_s: float) -> None:
+        """End the run if the learner has had nothing to train for too long, though nothing keeps batches away."""
+        members = self._fleet.members
+        learner = members.beat_of(LEARNER_ID)
+        is_excused = (
+            self._life.is_paused
+            or self._life.is_stopping
+            or not members.of(Role.REPLAY)
+            or bool(self._fleet.wanted.waits_for_place(now_s))
+        )
+        is_starved = (
+            learner is not None and isinstance(learner.counters, LearnerFigures) and learner.counters.is_starved
+        )
+        self._batches.observe(now_s, is_starved=is_starved, is_excused=is_excused)
+        if self._batches.is_over and learner is not None and not self._life.is_stopping:
+            self._life.fail(self._batches.why(learner.waiting_for, self._journal.ledger.causes()))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
@@ -184,30 +243,33 @@ class Controller:
         match message:
             case Heartbeat():
                 return self._fleet.beat(message)
-            case Register(member):
-                return self._register(member)
+            case Register(member, holding):
+                return self._register(member, holding)
             case RenewLeases(group_ids):
                 return LeasesRenewed(self._dispatcher.leases.renew(sender, group_ids, monotonic_s()))
-            case GroupsFailed(group_ids, cause):
-                self._record_failures(self._dispatcher.give_back(group_ids, cause))
+            case GroupsFailed(group_ids, cause, detail):
+                self._record_failures(self._dispatcher.give_back(group_ids, cause, owner=sender, detail=detail))
+            case PromptRefused(group_id, reason):
+                self._drop(sender, group_id, reason)
             case VerifierFailing():
-                self._pause_domain(message)
+                self.changes.handle_failing(message)
             case TrajectoriesMoved(states):
                 self._dispatcher.moved(states)
             case BufferReported():
                 self._dispatcher.observe_buffer(sender, message)
             case StepCompleted():
                 self._life.start_clock()
+                self._batches.trained(self._journal.ledger.causes())
                 generated = self._fleet.members.generated_tokens()
                 self._run_log.step(message, generated_tokens=generated, buffer=self._dispatcher.buffer_totals())
             case WeightsPublished(announcement):
-                self._dispatcher.limiter.observe_version(announcement.policy_version)
-                self.changes.version_reached(announcement.policy_version.number)
-                self._versions.publish(announcement)
+                self._publish(announcement)
             case WeightsAdopted():
                 pass
             case CheckpointSaved():
                 self._versions.checkpoint_saved(message)
+                saved = {"path": message.path, "policy_version": message.policy_version.number}
+                self._run_log.event(EventKind.CHECKPOINT_SAVED, author=sender, **saved)
                 self._life.stop_if_trained(message.policy_version.number)
             case VersionEvaluated():
                 self._run_log.evaluation(message, author=sender)
@@ -227,26 +289,44 @@ class Controller:
     def _record_failures(self, given_up: list[Returned]) -> None:
         for back in given_up:
             group_id = back.reservation.group_id
-            self._run_log.event(EventKind.GROUP_FAILED, author=back.owner, group_id=group_id, cause=back.cause)
+            said = {"group_id": group_id, "cause": back.cause, "detail": back.detail}
+            self._run_log.event(EventKind.GROUP_FAILED, author=back.owner, **said)
 
-    def _pause_domain(self, failing: VerifierFailing) -> None:
-        """Stop reserving groups of the sources whose verifier fails, record it, and train the other sources.
+    def _drop(self, rollout: str, group_id: str, reason: str) -> None:
+        """Drop a group whose prompt no engine can take, and set its source aside if its prompts are of that kind."""
+        reservation = self._dispatcher.drop(group_id, owner=rollout)
+        if reservation is None:
+            return
+        prompt = reservation.prompt
+        said = {"group_id": group_id, "prompt_id": prompt.prompt_id, "source": prompt.source, "reason": reason}
+        self._run_log.event(EventKind.PROMPT_REFUSED, author=rollout, **said)
+        if (found := self._dispatcher.prompts.served.failed(prompt.source, reason)) is not None:
+            self._set_aside([prompt.source], found)
 
-        If a swap brought the verifier, the swap is rolled back instead.
+    def _set_aside(self, sources: list[str], reason: str, is_for_good: bool = True) -> None:
+        """Stop reserving groups of these sources, record it, and train the others. If there are none, the run ends,
+        unless the sources may soon come back.
         """
         mixture = self._dispatcher.prompts.mixture
-        sources = self.changes.handle_failing(failing)
-        if set(sources) <= mixture.paused:
-            return
-        self._run_log.event(EventKind.DOMAIN_PAUSED, author=Role.REWARD, sources=sources, reason=failing.reason)
-        if not mixture.pause(sources):
-            self._life.fail(f"every source is paused, the last for {failing.verifier}: {failing.reason}")
+        if not set(sources) <= mixture.paused:
+            self._run_log.event(EventKind.DOMAIN_PAUSED, author=CONTROLLER_ID, sources=sources, reason=reason)
+        if not mixture.pause(sources) and is_for_good:
+            self._life.fail(f"every source is paused, the last ({', '.join(sources)}) because {reason}")
 
     # -- fleet
 
-    def _register(self, member: Member) -> Registered:
+    def _publish(self, announcement: WeightsAnnouncement) -> None:
+        if self._versions.publish(announcement):
+            self._dispatcher.limiter.observe_version(announcement.policy_version)
+            self.changes.version_reached(announcement.policy_version.number)
+
+    def _register(self, member: Member, holding: Holding) -> Registered:
+        """Let a member join. What it holds already is adopted: it lives on, and this controller restarted."""
         if self._fleet.join(member):
-            self._versions.joined(member)
+            self._versions.joined(member, holding)
+            self._record_failures(self._dispatcher.adopt(member.actor_id, holding.group_ids))
+            if holding.weights is not None:
+                self._publish(holding.weights)
         checkpoint = self._versions.checkpoint
         return Registered(
             members=self._fleet.staying(),
@@ -292,8 +372,10 @@ class Controller:
             return FleetWanted((), is_finished=True, failure=self._life.failure)
         specs = self._fleet.specs()
         members = self._fleet.members
-        actors = tuple(spec for spec in specs if not self._life.is_stopping or spec.actor_id in members)
-        return FleetWanted(actors, kept=self._fleet.wanted.actor_ids)
+        is_stopping = self._life.is_stopping
+        is_kept = self._life.is_gathering or not is_stopping
+        actors = tuple(spec for spec in specs if is_kept or spec.actor_id in members)
+        return FleetWanted(actors, kept=self._fleet.wanted.actor_ids, may_start=not is_stopping)
 
     def _incident(self, actor_id: str, kind: str, detail: str) -> None:
         self._run_log.event(EventKind.ACTOR_FAILED, author=actor_id, error=kind, detail=detail)
@@ -326,6 +408,10 @@ class Controller:
     def calls_refused(self, refusal: Any) -> None:
         """The control API refused calls (a `control.guard.Refusal`)."""
         self._run_log.event(EventKind.CALLS_REFUSED, author="api", **refusal._asdict())
+
+    def monitoring_lost(self, reason: str) -> None:
+        """A service that people watch with cannot be reached; training goes on."""
+        self._run_log.event(EventKind.MONITORING_LOST, author=CONTROLLER_ID, reason=reason)
 
     async def pause(self) -> None:
         """Stop granting work and batches; work under way finishes."""

@@ -69,6 +69,7 @@ class FleetShell:
         )
         self.members = Membership()
         self.links = MemberLinks(transport)
+        self._somebody_joined = asyncio.Event()
         self._somebody_left = asyncio.Condition()
 
     def start(self, counts: Mapping[Role, int]) -> None:
@@ -99,6 +100,7 @@ class FleetShell:
             raise RefusedError(f"{member.actor_id} incarnation {member.incarnation} is not part of this fleet")
         is_new = self.members.join(member)
         if is_new:
+            self._somebody_joined.set()
             self.links.open(member)
             self._run_log.event(
                 EventKind.JOINED,
@@ -134,6 +136,14 @@ class FleetShell:
             log.warning("%s cannot start yet: it waits for %s", actor_id, whom)
             self._run_log.event(EventKind.ACTOR_WAITING, author=CONTROLLER_ID, actor=actor_id, whom=whom)
 
+    async def until_complete(self, within_s: float) -> None:
+        """Wait until every actor that should run has registered, for `within_s` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not all(spec.actor_id in self.members for spec in self.specs()):
+                    self._somebody_joined.clear()
+                    await self._somebody_joined.wait()
+
     async def forget(self, actor_id: str) -> None:
         """Remove a member that is gone: wake the tasks that wait for its end, and drop its undelivered news."""
         self.members.leave(actor_id)
@@ -142,8 +152,8 @@ class FleetShell:
         self.links.drop(actor_id)
 
     def note_incarnations(self) -> None:
-        """Durably store the newest incarnation of every actor."""
-        self._notes.put("incarnations", self.wanted.incarnations())
+        """Store the newest incarnation of every actor."""
+        self._notes.hold("incarnations", self.wanted.incarnations())
 
     def staying(self) -> tuple[Member, ...]:
         """The members that others may send work to: all but those that are leaving."""

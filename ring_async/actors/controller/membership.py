@@ -55,6 +55,11 @@ class Membership:
         """Keep a member's newest heartbeat."""
         self._beats[beat.actor_id] = (beat, monotonic_s())
 
+    def beat_of(self, actor_id: str) -> Heartbeat | None:
+        """The newest heartbeat of a member; None if it has sent none, or is gone."""
+        beat = self._beats.get(actor_id)
+        return beat[0] if beat else None
+
     def generated_tokens(self) -> int:
         """Response tokens that all rollouts sampled since the run began."""
         return self._generated_by_the_dead + sum(_generated(beat) for beat, _ in self._beats.values())

@@ -125,7 +125,7 @@ class MixtureChanges:
         if not due:
             return None
         self._schedule_done = due[-1].at_version
-        self._notes.put("schedule", self._schedule_done)
+        self._notes.hold("schedule", self._schedule_done)
         windows = {name: window for step in due for name, window in step.difficulty.items()}
         return due[-1].model_copy(update={"difficulty": windows})
 
@@ -150,8 +150,9 @@ class MixtureChanges:
             raise ConfigError(f"sources.{name}: there is a source of this name; choose another")
         self._verifiers.in_force(section.verifier)
         await asyncio.to_thread(self._dispatcher.prompts.add_source, name, section)
-        self._sources[name] = section.model_dump(mode="json")
-        self._notes.put("sources", self._sources)
+        sources = {**self._sources, name: section.model_dump(mode="json")}
+        self._notes.put("sources", sources)
+        self._sources = sources
         news = UseSources(self.added_verifiers)
         await asyncio.gather(*(self._fleet.is_done(one.actor_id, news) for one in self._fleet.members.of(Role.REWARD)))
         self._run_log.event(EventKind.SOURCE_ADDED, author=author, source=name, after=self._sources[name])

@@ -17,7 +17,7 @@ from ring_async.clock import monotonic_s
 from ring_async.config.schema import DifficultyWindow
 from ring_async.core.work.difficulty import OBSERVED, Observations, Window, carried, carried_numbers
 from ring_async.data.base import PromptSource
-from ring_async.errors import ConfigError
+from ring_async.errors import ConfigError, RingAsyncError
 from ring_async.telemetry import metrics
 from ring_async.types import Prompt
 
@@ -45,6 +45,14 @@ def check_window(source: PromptSource, section: DifficultyWindow) -> None:
         pass
 
 
+class PromptFailedError(RingAsyncError):
+    """A source cannot make the prompt at `index`."""
+
+    def __init__(self, index: int, error: Exception) -> None:
+        super().__init__(f"prompt {index} cannot be made: {type(error).__name__}: {error}")
+        self.index = index
+
+
 class PromptSearch:
     """See the module. `num_passed`: prompts passed over since the process began."""
 
@@ -67,9 +75,13 @@ class PromptSearch:
         return self.num_in_vain >= (self.source.num_prompts or MAX_IN_VAIN)
 
     def find(self, index: int) -> tuple[int, Prompt | None]:
-        """The next prompt to issue from `index` on, with its index; or None, with the index to go on from."""
+        """The next prompt to issue from `index` on, with its index; or None, with the index to go on from.
+
+        Raises:
+            PromptFailedError: the source cannot make one of the prompts that were looked at.
+        """
         if self.window is None:
-            return index, self.source.prompt(index)
+            return index, self._prompt(index)
         num_passed = self.num_passed
         # an observed window is never empty for good: observations expire, and their prompts become unknown again
         if self.is_empty and self.window.by != OBSERVED:
@@ -133,7 +145,10 @@ class PromptSearch:
     def _prompt(self, index: int) -> Prompt:
         """The prompt at an index, kept for the next call, which mostly asks for the same one."""
         if self._seen is None or self._seen[0] != index:
-            self._seen = (index, self.source.prompt(index))
+            try:
+                self._seen = (index, self.source.prompt(index))
+            except Exception as error:  # a source's library complains about a row with errors of its own
+                raise PromptFailedError(index, error) from error
         return self._seen[1]
 
     def _difficulty(self, window: Window, prompt: Prompt, index: int) -> float | None:

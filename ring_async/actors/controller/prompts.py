@@ -10,21 +10,27 @@ prompt that a window passes over.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from ring_async.actors.controller.prompt_search import PromptSearch, check_window, window_of
+from ring_async.actors.controller.prompt_search import PromptFailedError, PromptSearch, check_window, window_of
 from ring_async.config.schema import Config, SourceSection
 from ring_async.core.ids import group_id_for, index_of
 from ring_async.core.work.difficulty import Observations, Window
 from ring_async.core.work.mixture import Mixture, check_weights
+from ring_async.core.work.source_health import SourceHealth
 from ring_async.data.base import PromptSource
 from ring_async.errors import ConfigError, RingAsyncError
 from ring_async.types import Prompt, Reservation, SamplingParams
 
+log = logging.getLogger(__name__)
+
 MakeSource = Callable[[str, SourceSection], PromptSource]
+OnFailing = Callable[[str, str], None]
+"""Called with a source and the reason, when a source makes no prompt any more."""
 OnEmpty = Callable[[str, Window, int], None]
 """Called with a source, its window, and the number of prompts passed over in a row, when a window counts as empty."""
 
@@ -48,6 +54,10 @@ class PromptScheduler:
         self.observations = Observations()
         self.windows: dict[str, Window] = {}
         self.on_empty: OnEmpty = lambda source, window, num_passed: None
+        self.on_failing: OnFailing = lambda source, reason: None
+        self.served = SourceHealth("prompts were refused")
+        """Whether engines can take the prompts of each source."""
+        self._made = SourceHealth("prompts could not be made")
         self._searches = {
             name: PromptSearch(make_source(name, config.sources[name]), self.observations) for name in config.mixture
         }
@@ -66,6 +76,8 @@ class PromptScheduler:
         Args:
             not_ready: sources that the caller has searched in vain; this call adds to them.
         """
+        if not self.mixture.candidates:
+            return None
         found: dict[str, Prompt] = {}
 
         def is_ready(source: str) -> bool:
@@ -96,7 +108,9 @@ class PromptScheduler:
     def why_none(self) -> str:
         """Why no new group can be issued now; empty if one can. Goes on with the search of the last call."""
         candidates = self.mixture.candidates
-        if not self.windows.keys() >= set(candidates) or not candidates:
+        if not candidates:
+            return f"every source is set aside: {', '.join(sorted(self.mixture.paused))}"
+        if not self.windows.keys() >= set(candidates):
             return ""
         if any(self._find(source) is not None for source in candidates):
             return ""
@@ -107,10 +121,24 @@ class PromptScheduler:
         return f"no prompt within the difficulty window of {passed}"
 
     def _find(self, source: str) -> Prompt | None:
-        """Move the source's cursor to the next prompt within the window, and return that prompt."""
+        """Move the source's cursor to the next prompt within the window, and return that prompt.
+
+        A prompt that the source cannot make is passed over; a source that makes none any more is reported.
+        """
         search = self._searches[source]
         was_empty = search.is_empty
-        self.cursors[source], prompt = search.find(self.cursors[source])
+        while True:
+            try:
+                self.cursors[source], prompt = search.find(self.cursors[source])
+                break
+            except PromptFailedError as failure:
+                self.cursors[source] = failure.index + 1
+                log.warning("source %s: %s", source, failure)
+                if (reason := self._made.failed(source, str(failure))) is not None:
+                    self.on_failing(source, reason)
+                    return None
+        if prompt is not None:
+            self._made.worked(source)
         if search.window is not None and search.is_empty and not was_empty:
             self.on_empty(source, search.window, search.num_in_vain)
         return prompt

@@ -7,8 +7,11 @@ before and after). Does not own what the figures mean.
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,42 +20,62 @@ from ring_async.clock import monotonic_s, wall_s
 from ring_async.records.events import Event, EventKind
 from ring_async.records.figures import BufferTotals, ScoredTotals, scored_since
 from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_record, step_record
-from ring_async.storage.run_dir import JsonLines, RunDir
+from ring_async.storage.json_lines import JsonLines
+from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.versions import VersionEvaluated
 
 NUM_RECENT = 50
+TAIL_BYTES = 1 << 16
 
 
 class RunLog:
-    """Writes the files of one run, and keeps their last lines in memory for `status`."""
+    """Writes the files of one run, and keeps their last lines in memory for `status`.
 
-    def __init__(self, run_dir: RunDir) -> None:
+    Args:
+        run_dir: whose files go on where they are.
+        is_fleet_alive: whether the run went on without a controller until now, so that its time does, too.
+    """
+
+    def __init__(self, run_dir: RunDir, *, is_fleet_alive: bool = False) -> None:
+        last_step = last_line(run_dir.metrics)
+        self._last_version = _version_of(last_step) if last_step else (-1, -1)
         self._metrics = JsonLines(run_dir.metrics)
         self._events = JsonLines(run_dir.events)
         self._evaluations_path = run_dir.evaluations
         self._began_s = monotonic_s()
-        self._last = (self._began_s, 0.0)
+        if is_fleet_alive and last_step:
+            self._began_s -= last_step["wall_s"] + max(0.0, wall_s() - last_step["time"])
+        self._last: tuple[float, float] | None = None if is_fleet_alive else (self._began_s, 0.0)
+        """Time of the last step and the tokens generated until then; None if another process saw it."""
         self._scored: Mapping[str, ScoredTotals] = {}
         self.recent_steps: deque[StepRecord] = deque(maxlen=NUM_RECENT)
         self.recent_events: deque[Event] = deque(maxlen=NUM_RECENT)
-        self.last_evaluation: EvaluationRecord | None = None
+        last_evaluation = last_line(run_dir.evaluations)
+        self.last_evaluation: EvaluationRecord | None = evaluation_record(last_evaluation) if last_evaluation else None
 
     def step(self, completed: StepCompleted, *, generated_tokens: float, buffer: BufferTotals) -> None:
         """Write a step's line. `generated_tokens` counts all rollouts since the start; `buffer` is replay's report.
 
+        A step that was written before is reported again if the controller died before the learner had heard; it
+        changes nothing.
+
         `reward_mean` and `reward_by_source` are means over all groups scored since the last step. The batch's own mean
         leaves out groups without a signal, so it says little about the policy; it is `batch_reward_mean`.
         """
+        version = completed.policy_version
+        if (version.incarnation, version.number) <= self._last_version:
+            return
+        self._last_version = (version.incarnation, version.number)
         now_s = monotonic_s()
-        since_s, generated_before = self._last
+        since_s, generated_before = self._last or (now_s, generated_tokens)
         self._last = (now_s, generated_tokens)
         scored, self._scored = scored_since(self._scored, buffer.scored), buffer.scored
         rate = max(0.0, generated_tokens - generated_before) / max(now_s - since_s, 1e-6)
         fleet: dict[str, Any] = {
-            "policy_version": completed.policy_version.number,
-            "incarnation": completed.policy_version.incarnation,
+            "policy_version": version.number,
+            "incarnation": version.incarnation,
             "stage": "rl",
             "time": wall_s(),
             "wall_s": now_s - self._began_s,
@@ -103,9 +126,31 @@ class RunLog:
             avg_at_k=record.avg_at_k,
         )
 
+    def flush(self) -> None:
+        """Write the lines that a full disk has held up, if there is room now."""
+        self._metrics.flush()
+        self._events.flush()
+
     def close(self) -> None:
         self._metrics.close()
         self._events.close()
+
+
+def last_line(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a file of JSON lines; None if there is none among its last `TAIL_BYTES`."""
+    if not path.exists():
+        return None
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        tail = stream.read().splitlines()
+    for line in reversed(tail):
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(line))
+    return None
+
+
+def _version_of(line: dict[str, Any]) -> tuple[int, int]:
+    return line["incarnation"], line["policy_version"]
 
 
 def _rewards(scored: Mapping[str, ScoredTotals]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.swap_effects import SwapEffects
 from ring_async.clock import monotonic_s
-from ring_async.core.roster import Role
+from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.verifier_epochs import VerifierEpochs
 from ring_async.core.verifier_swap import (
     Approved,
@@ -31,8 +31,10 @@ from ring_async.core.verifier_swap import (
     Discard,
     Effect,
     Event,
+    RecordAbort,
     RecordCommit,
     Swap,
+    SwapState,
 )
 from ring_async.errors import RefusedError
 from ring_async.records.events import EventKind
@@ -62,14 +64,24 @@ class VerifierSwaps:
             build them again.
         fleet: its reward actors prepare verifiers; its reward actors and replay hear of commits.
         on_commit: called with the name of a verifier that changed.
+        on_failing: called with the name of a failing verifier, and the reason, when it cannot be rolled back.
     """
 
-    def __init__(self, context: RunContext, fleet: FleetShell, on_commit: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        context: RunContext,
+        fleet: FleetShell,
+        on_commit: Callable[[str], None],
+        on_failing: Callable[[str, str], None] = lambda name, reason: None,
+    ) -> None:
         config, noted = context.config, context.notes.resumed("verifiers")
         self._folder = context.run_dir.verifiers
         self._spawn = context.spawn
         self._members = fleet.members
         self._followed: dict[str, _Followed] = {}
+        self._failing: dict[str, tuple[int, str]] = {}
+        """Verifiers to be rolled back once no other change is under way: the epoch that fails, and why."""
+        self._on_failing = on_failing
         self._epochs = VerifierEpochs(
             VerifierInForce(name, section.use, section.options, epoch=0) for name, section in config.verifiers.items()
         )
@@ -80,7 +92,7 @@ class VerifierSwaps:
             )  # fmt: skip
         self._effects = SwapEffects(context, fleet, self._epochs, on_commit)
         # noted so that a resumed run can compare its configuration with it
-        context.notes.put("verifiers", self._epochs.snapshot())
+        context.notes.hold("verifiers", self._epochs.snapshot())
 
     # -- what others ask
 
@@ -159,6 +171,36 @@ class VerifierSwaps:
         verifier = msgspec.structs.replace(former, epoch=self._epochs.next_epoch)
         return self._begin(Swap(_swap_id(verifier), verifier, before, author, is_rollback=True, cause=cause))
 
+    def roll_back_failing(self, name: str, cause: str) -> bool:
+        """Go back to the former verifier because the one in force fails: at once, or once the change under way ends.
+
+        A change that prepares is waited for: it may be the remedy. One that is watched, or held for a person, is
+        called off. Returns whether the rollback has begun.
+
+        Raises:
+            RefusedError: there is no such verifier, or no former one.
+        """
+        epoch = self._epochs.in_force(name).epoch
+        if not self.can_roll_back(name):
+            raise RefusedError(f"verifier {name!r} was never swapped: there is nothing to go back to")
+        self._failing[name] = (epoch, cause)
+        self._roll_back_next()
+        return name not in self._failing
+
+    def _roll_back_next(self) -> None:
+        """Begin with the next rollback that is due, if no other change stands in its way."""
+        for followed in self._followed.values():
+            if not (swap := followed.swap).has_ended:
+                if self._failing and not swap.is_rollback and swap.state in (SwapState.SHADOWING, SwapState.HELD):
+                    name = next(iter(self._failing))
+                    self._happened(followed, CalledOff(f"verifier {name} fails and is rolled back first"))
+                return
+        while self._failing:
+            name, (epoch, cause) = self._failing.popitem()
+            if self._epochs.in_force(name).epoch == epoch and self.can_roll_back(name):
+                self.roll_back(name, author=CONTROLLER_ID, cause=cause)
+                return
+
     def decide(self, swap_id: str, *, commit: bool) -> Swap:
         """Commit a swap that is held, or call off a swap, as a person decides.
 
@@ -186,6 +228,8 @@ class VerifierSwaps:
 
     def _happened(self, followed: _Followed, event: Event) -> None:
         self._perform_all(followed, followed.swap.handle(event, monotonic_s()))
+        if followed.swap.has_ended or self._failing:
+            self._roll_back_next()
 
     def _perform_all(self, followed: _Followed, effects: list[Effect]) -> None:
         for effect in effects:
@@ -195,6 +239,8 @@ class VerifierSwaps:
         event = await self._effects.perform(followed.swap, effect)
         if event is not None:
             self._happened(followed, event)
+        if isinstance(effect, RecordAbort) and followed.swap.cause:
+            self._on_failing(followed.swap.verifier.name, f"{followed.swap.cause}; not rolled back: {effect.reason}")
         if isinstance(effect, RecordCommit | Discard):  # a swap's last effect was carried out
             followed.ended.set()
 

@@ -14,7 +14,7 @@ from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.core.roster import LEARNER_ID, Role
 from ring_async.errors import PeerTimeoutError, RunError
-from ring_async.transport.messages.fleet import Member
+from ring_async.transport.messages.fleet import Holding, Member
 from ring_async.transport.messages.versions import (
     CheckpointCovered,
     CheckpointSaved,
@@ -46,24 +46,31 @@ class Versions:
         """The incarnation under which a learner that registers now publishes its versions."""
         return max(0, self._learner_incarnation)
 
-    def joined(self, member: Member) -> None:
-        """Handle a new member: a learner starts a new incarnation; replay may have missed the newest checkpoint."""
-        if member.role == Role.LEARNER:
+    def joined(self, member: Member, holding: Holding) -> None:
+        """Handle a new member: a learner starts a new incarnation; replay may have missed the newest checkpoint.
+
+        A learner that has an incarnation keeps it: it lives on, and only the controller restarted.
+        """
+        if member.role == Role.LEARNER and holding.learner_incarnation is None:
+            self._notes.put("learner_incarnation", self._learner_incarnation + 1)
             self._learner_incarnation += 1
-            self._notes.put("learner_incarnation", self._learner_incarnation)
         if member.role == Role.REPLAY and self.checkpoint:
             self._fleet.links.tell(member.actor_id, CheckpointCovered(self.checkpoint["plan_number"]))
 
-    def publish(self, announcement: WeightsAnnouncement) -> None:
-        """Announce a published version to rollouts and evaluator."""
+    def publish(self, announcement: WeightsAnnouncement) -> bool:
+        """Announce a published version to rollouts and evaluator; False if it, or a newer one, was announced before."""
+        if self.weights is not None and announcement.policy_version <= self.weights.policy_version:
+            return False
         self.weights = announcement
         self._fleet.tell(UseWeights(announcement), Role.ROLLOUT, Role.EVALUATOR)
+        return True
 
     def checkpoint_saved(self, saved: CheckpointSaved) -> None:
         """Note a durable checkpoint, and tell replay that it may delete what the checkpoint covers."""
         number = saved.policy_version.number
-        self.checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
-        self._notes.put("checkpoint", self.checkpoint)
+        checkpoint = {"path": saved.path, "plan_number": saved.plan_number, "version": number}
+        self._notes.put("checkpoint", checkpoint)
+        self.checkpoint = checkpoint
         self._fleet.tell(CheckpointCovered(saved.plan_number), Role.REPLAY)
 
     async def save_checkpoint(self) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.clock import monotonic_s
 from ring_async.core.work.admission import Grant
-from ring_async.errors import StorageError
+from ring_async.core.work.leases import Returned
+from ring_async.errors import CodecError, StorageError
 from ring_async.telemetry import metrics
 from ring_async.transport.base import Delivery
 from ring_async.transport.messages.work import GroupsReserved, ReserveGroups
@@ -27,10 +29,13 @@ LONG_POLL_S = 1.0
 
 
 class WorkRequests:
-    """Answers `ReserveGroups`."""
+    """Answers `ReserveGroups`. `on_given_up` hears of groups that were tried too often."""
 
-    def __init__(self, dispatcher: Dispatcher, fleet: FleetShell, life: RunLife) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, fleet: FleetShell, life: RunLife, on_given_up: Callable[[list[Returned]], None]
+    ) -> None:
         self._dispatcher = dispatcher
+        self._on_given_up = on_given_up
         self._fleet = fleet
         self._life = life
         self._admission_moved = asyncio.Condition()
@@ -49,8 +54,9 @@ class WorkRequests:
             if grant.num_groups or remaining_s <= 0:
                 break
             async with self._admission_moved:
-                try:
-                    await asyncio.wait_for(self._admission_moved.wait(), remaining_s)
+                try:  # no `wait_for`: on Python 3.11, one that is cancelled as it times out keeps the lock for ever
+                    async with asyncio.timeout(remaining_s):
+                        await self._admission_moved.wait()
                 except TimeoutError:
                     break
         try:
@@ -59,7 +65,13 @@ class WorkRequests:
             log.error("no reservation: %s", full)
             delivery.reply(GroupsReserved((), str(full)))
             return
-        delivery.reply(GroupsReserved(reservations, grant.reason))
+        try:
+            delivery.reply(GroupsReserved(reservations, grant.reason))
+        except CodecError as error:  # prompts that no message can carry; the channel has refused the request
+            group_ids = [reservation.group_id for reservation in reservations]
+            self._on_given_up(
+                self._dispatcher.give_back(group_ids, "prompt_too_large", owner=delivery.sender, detail=str(error))
+            )
 
     def _grant(self, sender: str, ask: ReserveGroups) -> Grant:
         grant = self._decide(sender, ask)

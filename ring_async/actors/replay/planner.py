@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import zlib
 from collections.abc import Callable
 from typing import TypeVar
@@ -73,6 +74,9 @@ class BatchPlanner:
         self._others = [id_of(Role.REPLAY, index) for index in range(1, self._num_shards)]
         self._reported: dict[str, int] = {}
         """Trainable tokens of each other shard, by its last report."""
+        self._followed = dict.fromkeys(self._others, 0)
+        """The newest plan that each other shard has followed, as far as it has said: it may need those after it."""
+        self._note_followed({})
         self._turn = asyncio.Lock()
 
     def observe(self, shard: str, report: BufferReported) -> None:
@@ -111,6 +115,10 @@ class BatchPlanner:
         where = f"{1 + len(living)} shards" + (f"; {', '.join(away)} is away" if away else "")
         return Shortfall(f"{num_tokens:,} of {buffer.rules.token_budget:,} tokens in {where}")
 
+    def _note_followed(self, last_plans: dict[str, int]) -> None:
+        self._followed |= last_plans
+        self._shard.history.followed = min(self._followed.values(), default=math.inf)
+
     async def _offers(self, ask: RequestBatch) -> dict[str, HeldGroup]:
         offers = await asyncio.gather(*(self._offer(shard, ask) for shard in self._living()))
         return {held.record.header.group_id: held for groups in offers for held in groups}
@@ -123,6 +131,7 @@ class BatchPlanner:
             offered = answer.message
             assert isinstance(offered, GroupsOffered)
             self._reported[shard] = offered.trainable_tokens
+            self._note_followed({shard: offered.last_plan})
             if offered.last_plan == ask.plan_number - 1:
                 return await self._actor.on_compute(self._held, answer.buffers[0])
             if not await self._catch_up(shard, offered.last_plan):
@@ -159,6 +168,7 @@ class BatchPlanner:
         while (answer := await self._ask(shard, ConsumePlan(part, has_tokens=True))) is not None:
             consumed = answer.message
             assert isinstance(consumed, PlanConsumed)
+            self._note_followed({shard: consumed.last_plan})
             if consumed.last_plan >= plan_number:
                 return await self._actor.on_compute(unbundle, answer.buffers)
             if not await self._catch_up(shard, consumed.last_plan):

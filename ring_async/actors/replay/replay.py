@@ -15,6 +15,7 @@ every trajectory, if need be from the store after a restart.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any, ClassVar, TypeVar
 
@@ -197,7 +198,7 @@ class Replay(Actor):
         try:
             group = Group.from_buffers(message.group, delivery.buffers)
         except ValueError as error:
-            delivery.refuse(str(error))
+            delivery.refuse(f"malformed: {error}")
             return
         self.reports.note_scored(message.group)
         self._pending.append((delivery, group))
@@ -219,6 +220,7 @@ class Replay(Actor):
                 receipts = await self.on_compute(self.shard.put, [group for _, group in batch])
             except StorageError as error:
                 self._pending[:0] = batch
+                self._arrived.set()  # tried again, whether or not another group arrives
                 await self._wait_for_space(error)
                 continue
             except ValueError as error:
@@ -257,7 +259,7 @@ class Replay(Actor):
             try:
                 receipts = await self.on_compute(self.shard.put, [group])
             except ValueError as unfit:
-                delivery.refuse(str(unfit))
+                delivery.refuse(f"malformed: {unfit}")
             except StorageError as full:
                 self._pending.append((delivery, group))
                 self._arrived.set()
@@ -332,12 +334,12 @@ class Replay(Actor):
         self.reports.look_again()
         try:
             with metrics.waiting(metrics.replay_waiting_seconds, "tokens"):
-                waiting = self.waits.on(f"rollouts: {reason}", remaining_s + 60.0, WaitCause.TOKENS)
+                waiting = self.waits.on(f"rollouts: {reason}", cause=WaitCause.TOKENS)
                 async with waiting, self._changed:
-                    try:
-                        await asyncio.wait_for(self._changed.wait_for(lambda: self._num_wakeups != seen), remaining_s)
-                    except TimeoutError:
-                        pass
+                    # no `wait_for`: on Python 3.11, one that is cancelled as it times out keeps the lock for ever
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(remaining_s):
+                            await self._changed.wait_for(lambda: self._num_wakeups != seen)
         finally:
             self._num_waiting_questions -= 1
 

@@ -10,6 +10,7 @@ Invariant: a group is asked for until it is judged by an epoch that may be train
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 MAX_UNDER_WAY = 16
 """Most groups that are being judged again at once."""
+
+MAX_TRIES = 3
+"""How often one group is asked for: a verifier that times out once may judge it the next time."""
 
 
 class Rescorer:
@@ -60,23 +64,32 @@ class Rescorer:
 
     async def _rescore(self, group_id: str) -> None:
         try:
-            while (group := await self._actor.on_compute(self._shard.barred_group, group_id)) is not None:
-                await self._ask(group)
+            for num_tries in itertools.count(1):
+                group = await self._actor.on_compute(self._shard.barred_group, group_id)
+                if group is None:
+                    break
+                await self._ask(group, is_last=num_tries >= MAX_TRIES)
         finally:
             del self._under_way[group_id]
             self._due.set()
 
-    async def _ask(self, group: Group) -> None:
-        """Have one reward actor judge the group; the actor answers once the new verdict is durable in this shard."""
+    async def _ask(self, group: Group, *, is_last: bool) -> None:
+        """Have one reward actor judge the group; the actor answers once the new verdict is durable in this shard.
+
+        A group that could not be judged at the last try is dropped.
+        """
         actor, group_id = self._actor, group.header.group_id
         self.num_sent += 1
         try:
             await actor.deliver(
                 Role.REWARD, GroupGenerated(group.header, is_rescore=True), group.buffers,
                 message_id=f"{group_id}@{actor.incarnation}.{self.num_sent}",
-                what="to judge again", deadline_s=2 * actor.config.replay.batch_deadline_s,
+                what="to judge again",
             )  # fmt: skip
         except RefusedError as refusal:
+            if not is_last:
+                log.warning("%s: group %s is asked for again: %s", actor.actor_id, group_id, refusal)
+                return
             log.warning("%s: group %s is dropped: %s", actor.actor_id, group_id, refusal)
             await actor.on_compute(self._shard.give_up, group_id)
             await self._on_news()

@@ -145,6 +145,15 @@ class Fleet:
             else:
                 self._gone[actor_id] = incarnation
 
+    def postpone(self, by_s: float) -> None:
+        """Leave a time out of account in which no message could be read: nobody was silent or late in it."""
+        for wanted in self._actors.values():
+            wanted.start_at_s += by_s
+            if wanted.last_seen_s is not None:
+                wanted.last_seen_s += by_s
+            if wanted.leave_by_s is not None:
+                wanted.leave_by_s += by_s
+
     def incarnations(self) -> dict[str, int]:
         return self._gone | {actor_id: wanted.incarnation for actor_id, wanted in self._actors.items()}
 

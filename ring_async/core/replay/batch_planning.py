@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from ring_async.batches import BatchPlan, PackedSequence, TokenInterval
-from ring_async.columns import Column, united
+from ring_async.columns import MAX_COLUMNS, Column, united
 from ring_async.core.packing import lay_out
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.plan_log import PlanEntry
@@ -109,7 +109,8 @@ def plan_batch(
     """Plan a batch of exactly Φ loss tokens, or say why there is none yet.
 
     Passed over are trajectories beyond `max_staleness`, groups scored by an epoch that `epoch_rules` bar, and groups
-    with a column that most others have with another dtype or width, since one array cannot hold both.
+    with a column that is not among the agreed ones: most others have it with another dtype or width, since one array
+    cannot hold both, or a batch cannot carry so many.
     """
     columns = agreed_columns(held.values())
     where, candidates, num_unlike = _eligible(held, rules, learner, epoch_rules, columns)
@@ -152,12 +153,16 @@ def plan_batch(
 
 
 def agreed_columns(held: Iterable[HeldGroup]) -> dict[str, Column]:
-    """For each optional column, by name, the description that the groups with most trainable tokens share."""
+    """For each optional column, by name, the description that the groups with most trainable tokens share; of more
+    than `MAX_COLUMNS` names, those with most tokens.
+    """
     tokens: dict[Column, int] = {}
     for group in held:
         for column in group.record.header.columns:
             tokens[column] = tokens.get(column, 0) + group.trainable
-    return {column.name: column for column in sorted(tokens, key=tokens.__getitem__)}
+    agreed = {column.name: column for column in sorted(tokens, key=tokens.__getitem__)}
+    most = sorted(agreed.values(), key=tokens.__getitem__, reverse=True)[:MAX_COLUMNS]
+    return {column.name: column for column in most}
 
 
 def _eligible(
@@ -179,7 +184,7 @@ def _eligible(
         header = record.header
         if not group.is_open or not is_admitted(header, epoch_rules):
             continue
-        if header.columns and any(columns[column.name] != column for column in header.columns):
+        if header.columns and any(columns.get(column.name) != column for column in header.columns):
             num_unlike += 1
             continue
         source, arrival, advantages = header.prompt.source, record.arrival, record.advantages

@@ -4,8 +4,7 @@ Owns: eligibility, the progress of every trajectory, eviction, retention, and wh
 Does not own payloads, files, or time.
 Invariants: methods that decide return a `Change` and do not change the buffer; `apply` carries the change out, after
 the caller has made it durable. A token is trained at most `max_reuse` times and never beyond `max_staleness`. A payload
-is kept
-until a checkpoint covers every batch that used it.
+is kept until a checkpoint covers every batch that used it.
 
     add ──▶ open ──plan──▶ ... ──plan──▶ used up ──cover──▶ retired ──▶ payload released
              └─────────── evict, retain, drop ───────────▶ ended ──cover──▶ payload released
@@ -29,7 +28,7 @@ from ring_async.core.replay.progress import (
     is_finished,
 )
 from ring_async.core.replay.token_budget import Shortfall
-from ring_async.core.replay.transitions import OPEN, advanced, dropped, ended_as, moved_to, untrained_tokens
+from ring_async.core.replay.transitions import OPEN, advanced, arrived, ended_as, moved_to, untrained_tokens
 from ring_async.core.staleness import Lineage
 from ring_async.core.verifier_epochs import is_admitted
 from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
@@ -46,8 +45,7 @@ class ReplayBuffer:
     Example:
         With Φ = 10, groups `a` and `b` of two responses of 6 tokens each are added. `plan(1, version)` takes `a/0`
         whole and 4 tokens of `a/1`; the caller makes that `Change` durable and calls `apply`. Batch 2 begins with the
-        2 tokens that are left of `a/1`. `cover(2)` says that a checkpoint covers both batches: group `a` is retired,
-        and its payload may be released.
+        2 tokens left of `a/1`. After `cover(2)`, a checkpoint of both batches, `a` is retired and may be released.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class ReplayBuffer:
 
     @property
     def eligible_tokens(self) -> int:
-        """The part of `trainable_tokens` whose verdicts are not barred: what the next batch could take."""
+        """The trainable tokens of groups whose verdicts are not barred."""
         return self._trainable - sum(self._entries[group_id].trainable for group_id in self._barred)
 
     @property
@@ -121,26 +119,23 @@ class ReplayBuffer:
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
         """The first progress of a new group's trajectories: each is open, or dropped at once with a cause.
 
-        Responses are dropped if they are masked (`truncated`), carry no loss token (`no_loss_tokens`), or do not fit
-        into a packed row together with their prompt (`row_too_short`).
+        Responses that could not be judged are failed. Others are dropped if they are masked (`truncated`), carry no
+        loss token (`no_loss_tokens`), or do not fit into a packed row together with their prompt (`row_too_short`).
         """
         header = record.header
         longest = self.rules.token_capacity - header.num_prompt_tokens
         loss_tokens = all_loss_tokens(record)
         masks = tuple(is_masked)
-        if True not in masks and 0 not in loss_tokens and max(one.num_tokens for one in header.trajectories) <= longest:
+        fits = max(one.num_tokens for one in header.trajectories) <= longest
+        is_judged = not any(one.failure for one in header.trajectories)
+        if fits and is_judged and True not in masks and 0 not in loss_tokens:
             return (OPEN,) * len(loss_tokens)
-        result = []
-        for trajectory, num_tokens, masked in zip(header.trajectories, loss_tokens, masks, strict=True):
-            cause = EndCause.NONE
-            if masked:
-                cause = EndCause.TRUNCATED
-            elif not num_tokens:
-                cause = EndCause.NO_LOSS_TOKENS
-            elif trajectory.num_tokens > longest:
-                cause = EndCause.ROW_TOO_SHORT
-            result.append(dropped(cause) if cause else OPEN)
-        return tuple(result)
+        return tuple(
+            [
+                arrived(trajectory, num_tokens, longest, is_masked=masked)
+                for trajectory, num_tokens, masked in zip(header.trajectories, loss_tokens, masks, strict=True)
+            ]
+        )
 
     # -- judged again
 
@@ -396,8 +391,7 @@ class ReplayBuffer:
         horizon = self.covered if covered is None else covered
         looked_at = progress
         if covered is not None:
-            looked_at = {
-                g: progress.get(g) or entry.progress for g, entry in self._entries.items() if not entry.is_open
-            }
+            ended = {group_id: entry for group_id, entry in self._entries.items() if not entry.is_open}
+            looked_at = {group_id: progress.get(group_id) or entry.progress for group_id, entry in ended.items()}
         released = tuple(group_id for group_id, group in looked_at.items() if is_finished(group, horizon))
         return Change(progress, released, tuple(moved), covered=covered)

@@ -19,7 +19,7 @@ import msgspec
 from ring_async.core.advantages import GroupAdvantages
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.progress import Change, GroupProgress, GroupRecord, make_record
-from ring_async.core.replay.transitions import dropped, states_of
+from ring_async.core.replay.transitions import UNJUDGED, dropped, states_of
 from ring_async.trajectory_states import EndCause, TrajectoryState
 from ring_async.types import Group, GroupHeader
 
@@ -128,7 +128,8 @@ def _take_in(
     if scored.has_signal:
         progress = buffer.admit(record, scored.is_masked)
     else:
-        progress = (dropped(EndCause.NO_SIGNAL),) * len(header.trajectories)
+        over = dropped(EndCause.NO_SIGNAL)
+        progress = tuple([UNJUDGED if trajectory.failure else over for trajectory in header.trajectories])
     if is_again:
         progress = buffer.judged_again(header.group_id, progress)
         intake.judged_again.add(header.group_id)

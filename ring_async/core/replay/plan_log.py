@@ -89,16 +89,59 @@ class Consumption(msgspec.Struct):
     max_reuse: int = 1
 
 
-class PlanLog:
-    """Reads plans in order and collects violations of the log's rules."""
+class FoldedPlans(msgspec.Struct, frozen=True):
+    """What the first `num_plans` plans of a log proved, after their entries were deleted.
 
-    def __init__(self) -> None:
-        self.violations: list[Violation] = []
-        self.consumed: dict[str, Consumption] = {}
-        self.num_plans = 0
-        self.num_loss_tokens = 0
-        self.max_staleness_seen = 0
-        self.num_replayed = 0
+    Attributes:
+        max_staleness: the largest bound in force for one of them.
+        consumed: of the trajectories that a later plan may still use.
+    """
+
+    num_plans: int
+    num_loss_tokens: int
+    max_staleness_seen: int
+    max_staleness: int
+    num_replayed: int
+    consumed: dict[str, Consumption]
+    violations: list[Violation]
+
+
+class PlanLog:
+    """Reads plans in order and collects violations of the log's rules.
+
+        log = PlanLog()
+        log.read(entries)                   # log.violations names what is wrong with them
+        PlanLog(log.folded()).read(later)   # goes on as if the first entries were there
+
+    Args:
+        folded: what earlier plans proved, if their entries are gone.
+    """
+
+    def __init__(self, folded: FoldedPlans | None = None) -> None:
+        self.violations = list(folded.violations) if folded else []
+        self.consumed = dict(folded.consumed) if folded else {}
+        self.num_plans = self.num_folded = folded.num_plans if folded else 0
+        self.num_loss_tokens = folded.num_loss_tokens if folded else 0
+        self.max_staleness_seen = folded.max_staleness_seen if folded else 0
+        self.num_replayed = folded.num_replayed if folded else 0
+        self._max_staleness = folded.max_staleness if folded else 0
+
+    def folded(self) -> FoldedPlans:
+        """The summary of all plans read.
+
+        A plan n trains versions below n, and no plan after n + `max_staleness` may: what such a plan was the last to
+        use is not needed again.
+        """
+        horizon = self.num_plans - self._max_staleness
+        return FoldedPlans(
+            num_plans=self.num_plans,
+            num_loss_tokens=self.num_loss_tokens,
+            max_staleness_seen=self.max_staleness_seen,
+            max_staleness=self._max_staleness,
+            num_replayed=self.num_replayed,
+            consumed={key: one for key, one in self.consumed.items() if one.last_plan > horizon},
+            violations=self.violations,
+        )
 
     def read(self, entries: Iterable[PlanEntry]) -> None:
         for entry in entries:
@@ -110,6 +153,7 @@ class PlanLog:
         plan = entry.plan
         subject = f"plan {plan.plan_number}"
         self.num_plans += 1
+        self._max_staleness = max(self._max_staleness, entry.max_staleness)
         if plan.plan_number != self.num_plans:
             self._found("plan numbers have no gap", subject, f"expected {self.num_plans}")
             self.num_plans = plan.plan_number

@@ -3,7 +3,7 @@
 Owns: the order of candidates, the choice, and the rule for cutting the response that crosses Φ. Does not own which
 responses are eligible (`batch_planning`), nor where tokens lie (`packing`).
 Invariants: a choice holds exactly Φ loss tokens, or nothing; at most one response is cut; with carry, a response is cut
-only if its remainder can still be trained.
+only if its remainder can still be trained, and no remainder is passed over for a better sum of others.
 Source: C3PO, arXiv 2506.14731 §3.2; docs/algorithm.md, "The loss".
 Differs: Eq. 3 read literally keeps the boundary response whole; Fig. 3 and this code cut it by loss mask.
 """
@@ -135,11 +135,18 @@ def _fill(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget:
 def _fit(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: int) -> list[tuple[int, int]] | None:
     """Choose uncuttable responses whose tokens fill the budget as far as possible, and fill the rest with the others.
 
-    Responses are taken in order except near the end, where the best sum over a bounded number of them is found exactly.
+    Remainders come first, whatever sum the others could reach without them: one that is passed over now is too old for
+    the next batch. Then responses are taken in order except near the end, where the best sum over a bounded number of
+    them is found exactly.
     """
     rigid = [i for i in ordered if not candidates[i].can_split]
     taken: list[int] = []
     missing = token_budget
+    for i in [i for i in rigid if candidates[i].is_remainder]:
+        if candidates[i].num_loss_tokens <= missing:
+            taken.append(i)
+            missing -= candidates[i].num_loss_tokens
+    rigid = [i for i in rigid if not candidates[i].is_remainder]
     while rigid and missing > MAX_FIT_TOKENS + candidates[rigid[0]].num_loss_tokens:
         taken.append(rigid.pop(0))
         missing -= candidates[taken[-1]].num_loss_tokens
@@ -172,13 +179,16 @@ def largest_sum(sizes: Sequence[int], limit: int) -> list[int]:
 def _interleave(candidates: Sequence[Candidate], ordered: Sequence[int], shares: Mapping[str, float]) -> list[int]:
     """Merge the sources' lists; the next candidate is always of the source furthest behind its share of tokens.
 
-    A source without candidates leaves its part to the others; a source without a share comes last.
+    Remainders of all sources come first. A source without candidates leaves its part to the others; a source without a
+    share comes last.
     """
     queues: dict[str, list[int]] = {}
-    for i in reversed(ordered):
+    given = dict.fromkeys([one.source for one in candidates], 0)
+    merged = [i for i in ordered if candidates[i].is_remainder]
+    for i in merged:
+        given[candidates[i].source] += candidates[i].num_loss_tokens
+    for i in reversed(ordered[len(merged) :]):
         queues.setdefault(candidates[i].source, []).append(i)
-    given = dict.fromkeys(queues, 0)
-    merged = []
     while queues:
         source = min(
             queues, key=lambda s: (given[s] / shares[s] if shares.get(s, 0) > 0 else float("inf"), -shares.get(s, 0), s)

@@ -13,7 +13,7 @@ import msgspec
 from ring_async.core.replay.batch_planning import HeldGroup
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, Progress
 from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
-from ring_async.types import GroupHeader
+from ring_async.types import GroupHeader, TrajectoryHeader
 
 OPEN: Final = Progress()
 """Progress of a trajectory that no batch has used."""
@@ -22,6 +22,21 @@ OPEN: Final = Progress()
 def dropped(cause: EndCause) -> Progress:
     """The progress of a trajectory that is dropped on arrival."""
     return Progress(state=TrajectoryStatus.DROPPED, cause=cause, is_open=False)
+
+
+UNJUDGED: Final = Progress(state=TrajectoryStatus.FAILED, cause=EndCause.UNJUDGED, is_open=False)
+"""Progress of a response that the verifier could not judge although it judged others of the group."""
+
+
+def arrived(trajectory: TrajectoryHeader, num_loss_tokens: int, longest: int, *, is_masked: bool) -> Progress:
+    """The first progress of a response: open, or ended at once. `longest`: tokens that a row has for it."""
+    if trajectory.failure:
+        return UNJUDGED
+    if is_masked:
+        return dropped(EndCause.TRUNCATED)
+    if not num_loss_tokens:
+        return dropped(EndCause.NO_LOSS_TOKENS)
+    return dropped(EndCause.ROW_TOO_SHORT) if trajectory.num_tokens > longest else OPEN
 
 
 def states_of(header: GroupHeader, progress: GroupProgress) -> list[TrajectoryState]:

@@ -9,7 +9,7 @@ issued before any new prompt, so that its prompt is neither lost nor postponed f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -30,12 +30,15 @@ class OpenReservation:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """A group that came back from `owner`; `is_failed`: it was tried too often and is given up."""
+    """A group that came back from `owner`; `is_failed`: it was tried too often and is given up; `detail` says more
+    about the cause, for people.
+    """
 
     reservation: Reservation
     owner: str
     cause: str
     is_failed: bool
+    detail: str = ""
 
 
 @dataclass(slots=True)
@@ -75,6 +78,12 @@ class LeaseTable:
         lease_end_s = now_s + reservation.lease_s
         self._open[reservation.group_id] = OpenReservation(reservation, owner, lease_end_s, attempt)
 
+    def withdraw(self, reservations: Sequence[Reservation]) -> None:
+        """Undo `issue` for reservations of which nobody has heard: they are issued first by the next call, in order."""
+        for reservation in reversed(reservations):
+            held = self._open.pop(reservation.group_id)
+            self._again.appendleft((held.reservation, held.attempt))
+
     def renew(self, owner: str, group_ids: Iterable[str], now_s: float) -> tuple[str, ...]:
         """Extend leases; returns the groups that `owner` does not hold, or no longer holds."""
         lost = []
@@ -97,36 +106,57 @@ class LeaseTable:
                 return OpenReservation(entry[0], "", 0.0, entry[1])
         return self._open.pop(group_id, None)
 
-    def give_back(self, group_ids: Iterable[str], cause: str, *, owner: str | None = None) -> list[Returned]:
+    def give_back(
+        self, group_ids: Iterable[str], cause: str, *, owner: str | None = None, detail: str = ""
+    ) -> list[Returned]:
         """Take back unfinished groups; with `owner`, only those that this owner still holds."""
         returned = []
         for group_id in group_ids:
             held = self._open.get(group_id)
             if held is not None and owner in (None, held.owner):
-                returned.append(self._return(held, cause))
+                returned.append(self._return(held, cause, detail))
         return returned
+
+    def keep_held(self, owner: str, group_ids: Collection[str], cause: str) -> list[Returned]:
+        """Take back the open groups of `owner` that are not among `group_ids`, those it says it holds."""
+        missing = [h for group_id, h in self._open.items() if h.owner == owner and group_id not in group_ids]
+        return [self._return(held, cause) for held in missing]
+
+    def owners(self) -> set[str]:
+        """The owners of all open groups."""
+        return {held.owner for held in self._open.values()}
 
     def owner_lost(self, owner: str, cause: str) -> list[Returned]:
         """Take back all groups of an owner that died."""
         return [self._return(held, cause) for held in list(self._open.values()) if held.owner == owner]
+
+    def drop(self, group_id: str, owner: str) -> Reservation | None:
+        """End the lease of a group that must not be issued again; None if this owner does not hold it."""
+        held = self._open.get(group_id)
+        if held is None or held.owner != owner:
+            return None
+        return self._open.pop(group_id).reservation
 
     def expire(self, now_s: float) -> list[Returned]:
         """Take back groups whose leases ran out."""
         late = [held for held in self._open.values() if now_s > held.lease_end_s]
         return [self._return(held, "lease_expired") for held in late]
 
+    def postpone(self, by_s: float) -> None:
+        """Extend every lease by a time in which renewals could not be read."""
+        for held in self._open.values():
+            held.lease_end_s += by_s
+
     def restore(self, open_before: Sequence[Reservation]) -> None:
-        """After a restart of the controller, queue the reservations that were open before it, to be issued again in
-        order.
-        """
+        """Queue reservations that were open when the whole fleet ended, to be issued again in order."""
         self._again.extend((_reissued(reservation), 1) for reservation in open_before)
 
-    def _return(self, held: OpenReservation, cause: str) -> Returned:
+    def _return(self, held: OpenReservation, cause: str, detail: str = "") -> Returned:
         del self._open[held.reservation.group_id]
         is_failed = held.attempt >= self.max_attempts
         if not is_failed:
             self._again.append((_reissued(held.reservation), held.attempt + 1))
-        return Returned(held.reservation, held.owner, cause, is_failed)
+        return Returned(held.reservation, held.owner, cause, is_failed, detail)
 
 
 def _reissued(reservation: Reservation) -> Reservation:

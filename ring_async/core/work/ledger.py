@@ -17,12 +17,14 @@ was evicted or dropped ends as `evicted` or `dropped`: the state says what becam
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
 
-from ring_async.core.ids import IdError, split_id, trajectory_id_for
+from ring_async.core.ids import IdError, split_group_id, split_id, trajectory_id_for
+from ring_async.core.work.index_runs import IndexRuns
 from ring_async.errors import RunError
 from ring_async.trajectory_states import (
     END_STATES,
@@ -38,7 +40,10 @@ STATES: Final = LIVE_STATES + END_STATES
 _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
 
 MAX_REMEMBERED_GROUPS = 65_536
-"""Ended groups whose states are still known by id, to recognise late messages. Older ones live on in the counts."""
+"""Ended groups whose states are still known by id. Of older ones, only that they ended."""
+
+MAX_GROUPS_PER_PART: Final = 256
+"""Groups in one record of a snapshot. A prompt with its tests may take 40 KiB; 10 MB are encoded in a few ms."""
 
 MAX_STATES_PER_PORTION = 2_048
 """States one message to the controller holds, about; a checkpoint may retire hundreds of thousands at once."""
@@ -67,10 +72,14 @@ class GroupReissued(Record, frozen=True):
 
 
 class GroupReturned(Record, frozen=True):
-    """A group was given up: its trajectories that are not durable in replay are `failed(cause)`."""
+    """A group was given up: its trajectories that are not durable in replay are `failed(cause)`.
+
+    `is_dropped`: no fault of a machine is behind it, and they are `dropped(cause)`.
+    """
 
     group_id: str
     cause: str
+    is_dropped: bool = False
 
 
 class StatesMoved(Record, frozen=True):
@@ -87,7 +96,7 @@ class Noted(Record, frozen=True):
 
 
 class LedgerSnapshot(Record, frozen=True):
-    """A whole ledger: where a rotated journal begins."""
+    """A whole ledger: where a rotated journal begins. `num_parts` records `SnapshotPart` with further groups follow."""
 
     counts: dict[str, int]
     causes: dict[str, int]
@@ -97,9 +106,22 @@ class LedgerSnapshot(Record, frozen=True):
     num_reserved: int
     num_reissued: int
     num_adopted: int
+    failed: dict[str, str] = {}
+    """The causes of failed trajectories of remembered groups: they count no more if the trajectory arrives after all.
+    """
+    forgotten: dict[str, list[tuple[int, int]]] = {}
+    """Indices of the groups of each source that ended so long ago that only the counts include them, as runs."""
+    num_parts: int = 0
 
 
-AnyRecord = GroupReserved | GroupReissued | GroupReturned | StatesMoved | Noted | LedgerSnapshot
+class SnapshotPart(Record, frozen=True):
+    """Some of the groups of a snapshot, whose one record would be too large to write without a pause."""
+
+    live: dict[str, tuple[Reservation | None, str, tuple[TrajectoryStatus, ...]]]
+    ended: dict[str, tuple[TrajectoryStatus, ...]]
+
+
+AnyRecord = GroupReserved | GroupReissued | GroupReturned | StatesMoved | Noted | LedgerSnapshot | SnapshotPart
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -109,12 +131,15 @@ class Applied(msgspec.Struct, frozen=True):
     ended_groups: tuple[str, ...] = ()
 
 
-class LiveGroup(msgspec.Struct):
-    """A group with at least one trajectory that has not ended. `reservation` is None if replay knew it first."""
+class LiveGroup(msgspec.Struct, frozen=True):
+    """A group with at least one trajectory that has not ended. `reservation` is None if replay knew it first.
+
+    Replaced, never changed: a snapshot that is still being written keeps the groups of its moment.
+    """
 
     reservation: Reservation | None
     owner: str
-    states: list[TrajectoryStatus]
+    states: tuple[TrajectoryStatus, ...]
 
     @property
     def is_under_way(self) -> bool:
@@ -138,6 +163,8 @@ class Ledger:
         self._ended: OrderedDict[str, tuple[TrajectoryStatus, ...]] = OrderedDict()
         self._counts: dict[str, int] = dict.fromkeys(STATES, 0)
         self._causes: dict[str, int] = {}
+        self._failed: dict[str, str] = {}
+        self._forgotten: dict[str, IndexRuns] = {}
         self._num_reserved = 0
         self._num_reissued = 0
         self._num_adopted = 0
@@ -153,11 +180,12 @@ class Ledger:
                 return self._reserve(reservation.group_id, reservation.group_size, reservation, owner)
             case GroupReissued(group_id, owner):
                 if (group := self.live.get(group_id)) and group.is_under_way:
-                    group.owner = owner
+                    self.live[group_id] = msgspec.structs.replace(group, owner=owner)
                     self._num_reissued += 1
                 return Applied()
-            case GroupReturned(group_id, cause):
-                return self._return(group_id, cause)
+            case GroupReturned(group_id, cause, is_dropped):
+                end = TrajectoryStatus.DROPPED if is_dropped else TrajectoryStatus.FAILED
+                return self._return(group_id, cause, end)
             case StatesMoved(states):
                 return self._move(states)
             case Noted(key, value):
@@ -165,6 +193,9 @@ class Ledger:
                 return Applied()
             case LedgerSnapshot():
                 self._restore(record)
+                return Applied()
+            case SnapshotPart(live, ended):
+                self._restore_groups(live, ended)
                 return Applied()
 
     def check_record(self, record: AnyRecord) -> None:
@@ -222,32 +253,49 @@ class Ledger:
         return LedgerSnapshot(
             counts={str(state): number for state, number in self._counts.items()},
             causes=dict(self._causes),
-            live={g: (group.reservation, group.owner, tuple(group.states)) for g, group in self.live.items()},
+            live={g: (group.reservation, group.owner, group.states) for g, group in self.live.items()},
             ended=dict(self._ended),
             notes=dict(self.notes),
             num_reserved=self._num_reserved,
             num_reissued=self._num_reissued,
             num_adopted=self._num_adopted,
+            failed=dict(self._failed),
+            forgotten={source: runs.pairs for source, runs in self._forgotten.items()},
         )
+
+    def snapshot_in_parts(self) -> Iterator[LedgerSnapshot | SnapshotPart]:
+        """The present ledger as records of moderate size. What is applied while they are drawn is not in them.
+
+        They may be drawn on another thread: the only work that this call does is two shallow copies.
+        """
+        live, ended = list(self.live.items()), list(self._ended.items())
+        starts = range(0, max(len(live), len(ended)), MAX_GROUPS_PER_PART)
+        counts = {str(state): number for state, number in self._counts.items()}
+        head = LedgerSnapshot(
+            counts, dict(self._causes), {}, {}, dict(self.notes),
+            self._num_reserved, self._num_reissued, self._num_adopted, dict(self._failed),
+            {source: list(runs.pairs) for source, runs in self._forgotten.items()}, len(starts),
+        )  # fmt: skip
+        return chain([head], (_snapshot_part(live, ended, start) for start in starts))
 
     # -- transitions
 
     def _reserve(self, group_id: str, group_size: int, reservation: Reservation | None, owner: str) -> Applied:
-        if group_id in self.live or group_id in self._ended:
+        if group_id in self.live or group_id in self._ended or self._is_forgotten(group_id):
             return Applied()
-        self.live[group_id] = LiveGroup(reservation, owner, [TrajectoryStatus.GENERATING] * group_size)
+        self.live[group_id] = LiveGroup(reservation, owner, (TrajectoryStatus.GENERATING,) * group_size)
         self._num_reserved += group_size
         self._counts[TrajectoryStatus.GENERATING] += group_size
         state = TrajectoryStatus.GENERATING
         return Applied(tuple(TrajectoryState(trajectory_id_for(group_id, k), state) for k in range(group_size)))
 
-    def _return(self, group_id: str, cause: str) -> Applied:
+    def _return(self, group_id: str, cause: str, end: TrajectoryStatus) -> Applied:
         group = self.live.get(group_id)
         if group is None:
             return Applied()
         return self._move(
             tuple(
-                TrajectoryState(trajectory_id_for(group_id, index), TrajectoryStatus.FAILED, cause)
+                TrajectoryState(trajectory_id_for(group_id, index), end, cause)
                 for index, state in enumerate(group.states)
                 if state in UNDER_WAY_STATES
             )
@@ -276,24 +324,34 @@ class Ledger:
         if before is None or not _advances(before, moved.state):
             return False
         if group is None:  # counted as failed, but it arrived after all: replay's store is right
-            group = LiveGroup(None, "", list(self._ended.pop(group_id)))
-            self.live[group_id] = group
-        group.states[index] = moved.state
+            group = LiveGroup(None, "", self._ended.pop(group_id))
+        states = (*group.states[:index], moved.state, *group.states[index + 1 :])
+        self.live[group_id] = msgspec.structs.replace(group, states=states)
         self._counts[before] -= 1
         self._counts[moved.state] += 1
+        if before == TrajectoryStatus.FAILED:
+            self._count_cause(before, self._failed.pop(moved.trajectory_id, ""), -1)
+        if moved.state == TrajectoryStatus.FAILED:
+            self._failed[moved.trajectory_id] = moved.cause
         if moved.state in END_STATES:
-            label = f"{moved.state}({moved.cause})" if moved.cause else moved.state
-            self._causes[label] = self._causes.get(label, 0) + 1
+            self._count_cause(moved.state, moved.cause, 1)
         return True
+
+    def _count_cause(self, state: TrajectoryStatus, cause: str, by: int) -> None:
+        label = f"{state}({cause})" if cause else str(state)
+        self._causes[label] = self._causes.get(label, 0) + by
+        if self._causes[label] <= 0:
+            del self._causes[label]
 
     def _make_room(self, group_id: str, index: int, state: TrajectoryStatus) -> None:
         """Adopt a trajectory that replay holds but the journal does not know."""
-        if group_id in self._ended or state not in HELD_STATES:
+        if group_id in self._ended or state not in HELD_STATES or self._is_forgotten(group_id):
             return
-        group = self.live.setdefault(group_id, LiveGroup(None, "", []))
+        group = self.live.setdefault(group_id, LiveGroup(None, "", ()))
         missing = index + 1 - len(group.states)
         if missing > 0:
-            group.states.extend([TrajectoryStatus.GENERATING] * missing)
+            states = group.states + (TrajectoryStatus.GENERATING,) * missing
+            self.live[group_id] = msgspec.structs.replace(group, states=states)
             self._num_reserved += missing
             self._num_adopted += missing
             self._counts[TrajectoryStatus.GENERATING] += missing
@@ -303,20 +361,52 @@ class Ledger:
         if not all(state in END_STATES for state in group.states):
             return False
         del self.live[group_id]
-        self._ended[group_id] = tuple(group.states)
+        self._ended[group_id] = group.states
         while len(self._ended) > MAX_REMEMBERED_GROUPS:
-            self._ended.popitem(last=False)
+            self._forget(*self._ended.popitem(last=False))
         return True
 
+    def _forget(self, group_id: str, states: tuple[TrajectoryStatus, ...]) -> None:
+        """Keep no more of an ended group than that it ended, so that a late word of it is not taken for news."""
+        for index in range(len(states)):
+            self._failed.pop(trajectory_id_for(group_id, index), None)
+        if (place := split_group_id(group_id)) is not None:
+            source, index = place
+            self._forgotten.setdefault(source, IndexRuns()).add(index)
+
+    def _is_forgotten(self, group_id: str) -> bool:
+        place = split_group_id(group_id)
+        return place is not None and place[0] in self._forgotten and place[1] in self._forgotten[place[0]]
+
     def _restore(self, snapshot: LedgerSnapshot) -> None:
-        self.live = {g: LiveGroup(r, owner, list(states)) for g, (r, owner, states) in snapshot.live.items()}
+        self.live, self._ended = {}, OrderedDict()
+        self._restore_groups(snapshot.live, snapshot.ended)
         self.notes = dict(snapshot.notes)
-        self._ended = OrderedDict(snapshot.ended)
         self._counts = dict.fromkeys(STATES, 0) | snapshot.counts
         self._causes = dict(snapshot.causes)
+        self._failed = dict(snapshot.failed)
+        self._forgotten = {source: IndexRuns(pairs) for source, pairs in snapshot.forgotten.items()}
         self._num_reserved = snapshot.num_reserved
         self._num_reissued = snapshot.num_reissued
         self._num_adopted = snapshot.num_adopted
+
+    def _restore_groups(
+        self,
+        live: Mapping[str, tuple[Reservation | None, str, tuple[TrajectoryStatus, ...]]],
+        ended: Mapping[str, tuple[TrajectoryStatus, ...]],
+    ) -> None:
+        self.live |= {g: LiveGroup(reservation, owner, states) for g, (reservation, owner, states) in live.items()}
+        self._ended.update(ended)
+
+
+def _snapshot_part(
+    live: list[tuple[str, LiveGroup]], ended: list[tuple[str, tuple[TrajectoryStatus, ...]]], start: int
+) -> SnapshotPart:
+    end = start + MAX_GROUPS_PER_PART
+    return SnapshotPart(
+        {group_id: (group.reservation, group.owner, group.states) for group_id, group in live[start:end]},
+        dict(ended[start:end]),
+    )
 
 
 def in_portions(states: Sequence[TrajectoryState]) -> list[tuple[TrajectoryState, ...]]:

@@ -7,7 +7,6 @@ Invariant: over any window in which every source keeps completing, shares of com
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,7 +21,8 @@ class Mixture:
 
     A source's debt is `weight_share · total − own`, in tokens, where tokens of groups under way count at the source's
     running mean. The choice is deterministic. A change of weights starts a new account, so that the past is not
-    paid back.
+    paid back; nor is what a source missed while it could not be chosen (paused, or no prompt within its window): it
+    comes back level with the source that was chosen instead.
     """
 
     def __init__(self, weights: Mapping[str, float], *, epoch: int = 0) -> None:
@@ -81,8 +81,13 @@ class Mixture:
         source = next(filter(is_ready, by_debt), None)
         if source is None:
             return None
+        self._forgive(self.shares[source] * total - expected[source], expected, total, by_debt[: by_debt.index(source)])
         self._in_flight[source] = self._in_flight.get(source, 0) + 1
         return source
+
+    def resumed(self, source: str) -> None:
+        """Count a group of this source as under way that was chosen before a restart."""
+        self._in_flight[source] = self._in_flight.get(source, 0) + 1
 
     def completed(self, source: str, num_tokens: int) -> None:
         """Note that a group of this source ended with so many response tokens (0: it failed)."""
@@ -105,6 +110,12 @@ class Mixture:
         if snapshot["shares"] == self.shares:
             self._completed |= {s: float(v) for s, v in snapshot["completed"].items() if s in self._completed}
 
+    def _forgive(self, debt: float, expected: Mapping[str, float], total: float, not_ready: Iterable[str]) -> None:
+        """Lower the debts of sources that could not be chosen to the debt of the one that was."""
+        for source in (*not_ready, *self.paused):
+            if source in self._completed:
+                self._completed[source] += max(0.0, self.shares[source] * total - expected[source] - debt)
+
     def _account(self, source: str) -> float:
         known = self._mean_tokens.values()
         typical = sum(known) / len(self._mean_tokens) if known else 1.0
@@ -112,10 +123,20 @@ class Mixture:
         return self._completed.get(source, 0.0) + self._in_flight.get(source, 0) * mean
 
 
+MAX_WEIGHT = 1e9
+"""Weights are relative, so larger ones say nothing more; sums of much larger ones are no numbers."""
+MIN_WEIGHT = 1e-9
+
+
 def check_weights(weights: Mapping[str, float]) -> None:
     """
     Raises:
-        ValueError: no weight is above 0, or one is negative or not finite.
+        ValueError: no weight is above 0, or one is negative, not finite, or of a size beyond use.
     """
-    if not all(0 <= weight < math.inf for weight in weights.values()) or not any(weights.values()):
-        raise ValueError("weights must be finite, 0 or more, and at least one above 0")
+    if not all(weight == 0 or MIN_WEIGHT <= weight <= MAX_WEIGHT for weight in weights.values()) or not any(
+        weights.values()
+    ):
+        raise ValueError(
+            f"weights must be finite, 0 or more (between {MIN_WEIGHT:g} and {MAX_WEIGHT:g}, for only their ratios "
+            "count), and at least one above 0"
+        )

@@ -30,8 +30,22 @@ class Member(msgspec.Struct, frozen=True):
     metrics_endpoint: str = ""
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """What a member has in hand when it registers. A restarted controller adopts it: nothing of it is issued, numbered
+    or forgotten again.
+    """
+
+    group_ids: tuple[str, ...] = ()
+    """The reserved groups that a rollout generates or delivers."""
+    learner_incarnation: int | None = None
+    """The incarnation under which a learner publishes; None for a learner that has none yet, and for other roles."""
+    weights: WeightsAnnouncement | None = None
+    """A learner's newest publication."""
+
+
 class Register(Message, frozen=True):
     member: Member
+    holding: Holding = Holding()
 
 
 class Registered(Message, frozen=True):
@@ -108,6 +122,8 @@ class FleetWanted(Message, frozen=True):
     actors: tuple[ActorSpec, ...]
     kept: tuple[str, ...] = ()
     """Ids whose places are kept: of `actors`, and of those whose restart is still delayed."""
+    may_start: bool = True
+    """False while the run ends: what runs of `actors` goes on, and nothing is started."""
     is_finished: bool = False
     failure: str = ""
     """Why the run failed, or empty."""

@@ -47,10 +47,20 @@ class LeasesRenewed(Message, frozen=True):
 
 
 class GroupsFailed(Message, frozen=True):
-    """Groups whose reservation returns: `cause` is an infrastructure fault or a verifier's failure."""
+    """Groups whose reservation returns: `cause` is an infrastructure fault or a verifier's failure, in a word or two;
+    `detail` is for people.
+    """
 
     group_ids: tuple[str, ...]
     cause: str
+    detail: str = ""
+
+
+class PromptRefused(Message, frozen=True):
+    """The sender's engine can never take the prompt of this group, and why."""
+
+    group_id: str
+    reason: str
 
 
 class HandOverPartials(Message, frozen=True):

@@ -148,10 +148,12 @@ class JudgeVerifier(VerifierBase):
 
     def _question(self, prompt: Prompt, response: Response) -> str:
         """Fill the template in one pass: what stands in a response is not a placeholder."""
-        marker = hashlib.sha256(f"{prompt.text}\0{response.text}".encode(errors="surrogatepass")).hexdigest()[:16]
+        marker = hashlib.sha256(f"{prompt.conversation}\0{response.text}".encode(errors="surrogatepass")).hexdigest()[
+            :16
+        ]
         values = {
             "marker": marker,
-            "prompt": prompt.text,
+            "prompt": prompt.conversation,
             "response": response.text,
             "reference": str(prompt.metadata.get("reference", "none")),
             "low": f"{self._low:g}",

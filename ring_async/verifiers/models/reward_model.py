@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ring_async.types import Prompt, Verdict
+from ring_async.types import ChatMessage, Prompt, Verdict
 from ring_async.verifiers.base import Response, VerifierBase
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def conversation_ids(tokenizer: Any, prompt: str, response: str, max_tokens: int) -> list[int]:
+def conversation_ids(tokenizer: Any, prompt: Prompt | str, response: str, max_tokens: int) -> list[int]:
     """Token ids of a prompt and its response, as the model sees them in training and in service.
 
     The tokenizer's chat template where it has one, else both texts and an end token. A conversation that is too long
@@ -33,11 +33,14 @@ def conversation_ids(tokenizer: Any, prompt: str, response: str, max_tokens: int
     Returns:
         At most `max_tokens` ids, at least one.
     """
+    if isinstance(prompt, str):
+        prompt = Prompt("", "", prompt)
     if getattr(tokenizer, "chat_template", None):
-        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        asked = prompt.messages or (ChatMessage("user", prompt.text),)
+        turns = [{"role": one.role, "content": one.content} for one in (*asked, ChatMessage("assistant", response))]
         ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)["input_ids"]
     else:
-        ids = tokenizer(f"{prompt}\n{response}", add_special_tokens=False)["input_ids"]
+        ids = tokenizer(f"{prompt.conversation}\n{response}", add_special_tokens=False)["input_ids"]
         if tokenizer.eos_token_id is not None:
             ids = [*ids, tokenizer.eos_token_id]
     return list(ids[-max_tokens:]) or [tokenizer.eos_token_id or 0]
@@ -125,7 +128,7 @@ class RewardModelVerifier(VerifierBase):
         """Judge `[K]` responses in batches, longest with longest."""
         started = time.perf_counter()
         sequences = [
-            conversation_ids(self._tokenizer, prompt.text, response.text, self._max_tokens) for response in responses
+            conversation_ids(self._tokenizer, prompt, response.text, self._max_tokens) for response in responses
         ]
         order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
         outputs = [0.0] * len(sequences)

@@ -79,6 +79,9 @@ class MathVerifier(VerifierBase):
         """Whether two answers are the same mathematical object, as far as rules and sympy can tell."""
         return self._judged([gold], answer)[0]
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        _references(prompt)
+
     def golden_cases(self) -> Sequence[GoldenCase]:
         prompt = Prompt("golden", "math", "What is 1/4 + 1/4?", {"answer": "\\frac{1}{2}"})
         length = Prompt("golden-length", "math", "How long?", {"answer": "5\\text{ cm}"})

@@ -76,6 +76,9 @@ class StemVerifier(VerifierBase):
             time.perf_counter() - started,
         )
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        self.score(prompt, Response(""))
+
     def golden_cases(self) -> Sequence[GoldenCase]:
         choice = Prompt("golden-choice", "stem", "Which?", {"answer": "B", "choices": ["oxygen", "helium"]})
         speed = Prompt("golden-speed", "stem", "How fast?", {"answer": "36 km/h"})

@@ -30,7 +30,7 @@ def test_every_part_that_is_not_here_is_told_at_once(tmp_path: Path, monkeypatch
     said = problems(
         tmp_path,
         rollout__engine="sglang", rollout__num=2, learner__engine="megatron", placement__gpus={"rollout": 1},
-        placement__num_cpus=4, monitoring__grafana_url="http://grafana:3000",
+        placement__num_cpus=4, monitoring__grafana={"url": "http://grafana:3000"},
         model__path="/no/such/model",
     )  # fmt: skip
     assert said == [
@@ -39,8 +39,7 @@ def test_every_part_that_is_not_here_is_told_at_once(tmp_path: Path, monkeypatch
         "learner.engine: megatron: not here, because this release does not have it; choose hf",
         "placement.gpus: the fleet needs 2 (rollout 2), this machine has 1; lower rollout.num, reward.num, "
         "learner.num_ranks or placement.gpus, or add machines",
-        "monitoring.grafana_url: http://grafana:3000: not here, because nothing in this release talks to Grafana; "
-        "leave it empty",
+        "monitoring.grafana.url: needs a token, in monitoring.grafana.token_file or $GRAFANA_TOKEN",
         *said[4:],
     ]
     model, source = said[4:]

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.panel import Panel
 from rich.table import Table
@@ -22,6 +23,9 @@ from ring_async.monitoring.report.page import render_page
 from ring_async.monitoring.report.summary import summary
 from ring_async.monitoring.terminal import render_status
 from ring_async.printable import printable
+from ring_async.records.events import Event, EventKind
+from ring_async.records.status import ActorStatus, ChangesStatus, RunStatus
+from ring_async.records.steps import StepRecord
 from ring_async.telemetry.log_format import PrintableFormatter
 from ring_async.testing.builders import make_metrics_row
 
@@ -39,24 +43,18 @@ def written(out: SafeConsole) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def hostile_status() -> dict[str, Any]:
-    actor = {
-        "actor_id": ATTACK,
-        "state": ATTACK,
-        "waiting_for": ATTACK,
-        "waited_s": 1.0,
-        "host": ATTACK,
-        "counters": {},
-    }
-    return {
-        "run": ATTACK,
-        "state": ATTACK,
-        "reason": ATTACK,
-        "actors": [actor, actor | {"host": "other"}],
-        "last_step": {"reward_by_source": {ATTACK: 0.5}},
-        "ledger": {ATTACK: 1},
-        "events": [{"time": 0.0, "kind": ATTACK, "reason": ATTACK}],
-    }
+def hostile_status() -> RunStatus:
+    """Attacks wherever a status holds text; states and kinds are members of closed sets and cannot carry any."""
+    actor = ActorStatus(actor_id=ATTACK, waiting_for=ATTACK, waited_s=1.0, host=ATTACK)
+    return RunStatus(
+        run=ATTACK,
+        reason=ATTACK,
+        actors=(actor, msgspec.structs.replace(actor, host="other")),
+        last_step=StepRecord(policy_version=1, reward_by_source={ATTACK: 0.5}),
+        causes={ATTACK: 1},
+        changes=ChangesStatus(mixture={ATTACK: 1.0}),
+        events=(Event(0.0, EventKind.FAILED, ATTACK, {"reason": ATTACK, ATTACK: 1}),),
+    )
 
 
 def hostile_group() -> dict[str, Any]:

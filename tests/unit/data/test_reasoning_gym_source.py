@@ -68,7 +68,7 @@ def test_a_source_that_cannot_be_made_says_where(section: dict, words: str) -> N
 
 def test_a_task_with_too_few_questions_is_refused_not_looped_over() -> None:
     source = ReasoningGymSource("s", "chain_sum", OPTIONS)
-    source._dataset = [{"question": "the only one", "answer": "1", "metadata": {}}] * 256
+    source._block = lambda block: [{"question": "the only one", "answer": "1", "metadata": {}}] * 256
     absent = source.prompt if is_held_out("the only one") else source.held_out
     with pytest.raises(ConfigError, match="too few different questions"):
         absent(0)

@@ -9,6 +9,7 @@ from ring_async.core.advantages import AdvantageRules
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.plan_log import PlanEntry
 from ring_async.core.work.ledger import GroupReserved, StatesMoved
+from ring_async.errors import NotARunError
 from ring_async.storage.audit import audit
 from ring_async.storage.journal import Journal
 from ring_async.storage.replay_shard import ReplayShard
@@ -124,7 +125,8 @@ def test_what_was_never_reserved_is_found(run_dir):
     assert "everything that replay holds was reserved" in rules_broken(run_dir)
 
 
-def test_an_empty_run_says_so(tmp_path):
-    report = audit(tmp_path)
-    assert report.is_clean
-    assert len(report.notes) == 2
+def test_a_folder_that_is_no_run_is_an_error(tmp_path):
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(NotARunError, match=f"{tmp_path}: nothing to audit") as caught:
+        audit(tmp_path)
+    assert caught.value.exit_code == 2

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from full_disk import files_limited_to
 from ring_async.core.work.ledger import GroupReissued, GroupReserved, GroupReturned, LedgerError, Noted, StatesMoved
 from ring_async.errors import StorageError
-from ring_async.storage.journal import Journal, journal_files, read_file
+from ring_async.storage.journal import Journal
+from ring_async.storage.journal_file import journal_files, read_file
 from ring_async.testing.builders import make_reservation
 from ring_async.trajectory_states import TrajectoryState
 
@@ -19,6 +21,13 @@ def write_history(journal: Journal, num_groups: int = 3) -> None:
     )
     journal.append(StatesMoved((TrajectoryState("g0/0", "consumed", "", 4),)))
     journal.append(GroupReissued("g1", "rollout-1"), GroupReturned("g2", "verifier:timeout"))
+
+
+def append_when_rotated(journal: Journal, record: GroupReserved | GroupReturned) -> None:
+    """Append once the snapshot of a rotation under way is written, so that this append completes it."""
+    if journal._rotation is not None:
+        journal._rotation._thread.join()
+    journal.append(record)
 
 
 def test_reopened_journal_gives_the_same_ledger(tmp_path: Path) -> None:
@@ -68,7 +77,10 @@ def test_a_flipped_bit_ends_the_reading(tmp_path: Path) -> None:
 
 def test_rotation_keeps_the_ledger_and_few_files(tmp_path: Path) -> None:
     journal = Journal(tmp_path, max_file_bytes=2_000, keep_files=2)
-    write_history(journal, num_groups=60)
+    for number in range(60):
+        append_when_rotated(journal, GroupReserved(make_reservation(f"h{number}"), "rollout-0"))
+        append_when_rotated(journal, GroupReturned(f"h{number}", "owner_lost"))
+    write_history(journal)
     before = journal.ledger.snapshot()
     journal.close()
     assert len(journal_files(tmp_path)) == 3
@@ -95,26 +107,44 @@ def test_an_impossible_record_is_not_written(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_full_disk_loses_nothing_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-    import os
-
+def test_a_full_disk_loses_nothing_and_recovers(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.append(Noted("a", 1))
-    write = os.write
-
-    def half_write(descriptor: int, data: memoryview) -> int:
-        write(descriptor, bytes(data)[:7])
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "write", half_write)
-        with pytest.raises(StorageError, match=rf"{tmp_path}.*No space left.*needs \d+ bytes"):
-            journal.append(Noted("b", 2))
+    size = journal_files(tmp_path)[0].stat().st_size
+    with files_limited_to(size + 7), pytest.raises(StorageError, match=rf"{tmp_path}: .*; needs \d+ bytes"):
+        journal.append(Noted("b", 2))
+    assert journal_files(tmp_path)[0].stat().st_size == size
     assert journal.ledger.notes == {"a": 1}
     journal.append(Noted("c", 3))
+    assert notes_read_back(journal) == {"a": 1, "c": 3}
+
+
+def test_what_cannot_be_put_off_is_held_while_the_disk_is_full(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.append(Noted("a", 1))
+    size = journal_files(tmp_path)[0].stat().st_size
+    with files_limited_to(size):
+        journal.hold(Noted("b", 2))
+        journal.hold(Noted("c", 3))
+        assert journal.num_held == 2
+        assert journal.ledger.notes == {"a": 1}, "the ledger holds what is on disk"
+    journal.append(Noted("c", 4))
+    assert journal.num_held == 0
+    assert notes_read_back(journal) == {"a": 1, "b": 2, "c": 4}, "held records go before later ones"
+
+
+def test_held_records_are_written_without_a_later_append(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with files_limited_to(journal_files(tmp_path)[0].stat().st_size):
+        journal.hold(Noted("a", 1))
+    journal.flush()
+    assert notes_read_back(journal) == {"a": 1}
+
+
+def notes_read_back(journal: Journal) -> dict[str, object]:
+    """Close the journal, and read its notes from disk."""
     journal.close()
-    again = Journal(tmp_path)
-    assert again.ledger.notes == {"a": 1, "c": 3}
-    assert again.torn_bytes == 0
+    again = Journal(journal.folder)
     again.close()
+    assert (again.torn_bytes, again.damage, again.impossible) == (0, [], [])
+    return again.ledger.notes

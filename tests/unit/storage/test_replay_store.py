@@ -116,7 +116,7 @@ def test_another_format_is_refused(tmp_path):
     store = ReplayStore(tmp_path, 4 * MIB)
     store.commit(Writes(meta={"format": 99}))
     store.close()
-    with pytest.raises(StorageError, match="of format 99, this version reads 2"):
+    with pytest.raises(StorageError, match="of format 99, this version reads 3"):
         ReplayStore(tmp_path, 4 * MIB)
 
 
@@ -126,9 +126,9 @@ def test_a_store_of_the_format_before_is_refused_with_the_remedy(tmp_path, is_re
         for table in ("groups", "progress", "ended", "plans", "unheard", "meta"):
             environment.open_db(table.encode())
         with environment.begin(write=True) as transaction:
-            transaction.put(b"format", msgspec.msgpack.encode(1), db=environment.open_db(b"meta", transaction))
+            transaction.put(b"format", msgspec.msgpack.encode(2), db=environment.open_db(b"meta", transaction))
     said = (
-        f"{tmp_path}: a replay store of format 1, this version reads 2. Go on with this run under the version of "
+        f"{tmp_path}: a replay store of format 2, this version reads 3. Go on with this run under the version of "
         "ring-async that began it, or start a new one under another run.name"
     )
     with pytest.raises(StorageError, match=re.escape(said)):
@@ -155,7 +155,9 @@ def test_columns_that_nobody_knows_are_stored_unharmed(tmp_path_factory, per_gro
     store = ReplayStore(folder, 4 * MIB)
     store.commit(Writes(puts=[stored(group_id, **those) for group_id, those in fields.items()]))
     store.close()
-    again = ReplayStore(folder, 4 * MIB)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(ReplayStore, "check", lambda *_, **__: None)  # a process for each example would take long
+        again = ReplayStore(folder, 4 * MIB)
     with again.read() as reader:
         for group_id, those in fields.items():
             expected, found = make_group(group_id, **those), reader.group(group_id)

@@ -153,6 +153,26 @@ def test_the_largest_header_that_leaves_also_arrives() -> None:
     assert codec.decode_to_inbox(frames(codec.encode_envelope(envelope))) is not None
 
 
+@pytest.mark.parametrize("size", [10, 8192, 500_000])
+def test_a_message_too_large_for_the_header_travels_as_the_last_frame(size: int) -> None:
+    codec = Codec(TransportSection(max_header_bytes=8192, max_frames=3))
+    message = TuneKnobs({"x": "y" * size})
+    encoded, views = codec.encode(message, [b"data"])
+    assert len(encoded) < 8192
+    envelope = Carry(SCHEMA_VERSION, 1, 0, 1, 0, True, "id", msgspec.Raw(encoded))
+    arrived = frames(codec.encode_envelope(envelope), *map(bytes, views))
+    carried = codec.decode_to_inbox(arrived)
+    read, buffers = codec.decode(carried.message, arrived)
+    assert (read, [bytes(buffer) for buffer in buffers]) == (message, [b"data"])
+
+
+def test_a_message_that_is_the_last_frame_counts_among_the_frames() -> None:
+    codec = Codec(TransportSection(max_header_bytes=8192, max_frames=3))
+    assert cause_of(lambda buffers: codec.encode(TuneKnobs({"x": "y" * 9000}), buffers), [b""] * 2) == "too_many_frames"
+    empty = msgspec.Raw(msgspec.msgpack.encode(None))
+    assert cause_of(lambda raw: codec.decode(raw, frames(b"")), empty) == "invalid"
+
+
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -6,7 +6,7 @@ import pytest
 from ring_async.errors import VerifierError
 from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import Response, VerifierBase
-from ring_async.verifiers.scoring import num_abandoned_threads, score_group, score_one
+from ring_async.verifiers.scoring import judge_group, num_abandoned_threads, score_group, score_one
 
 PROMPT = Prompt("p", "s", "?")
 
@@ -189,3 +189,25 @@ def test_the_bound_can_be_chosen():
 @pytest.mark.parametrize("reward", [10**400, "much", None, [1.0], 1j])
 def test_a_reward_that_is_no_number_is_a_failure(reward):
     assert cause_of(Judge(lambda text: Verdict(reward)), "x") == "bad_verdict"
+
+
+def judged(verifier, *texts, timeout_s=5.0):
+    outcomes = asyncio.run(judge_group(verifier, PROMPT, [Response(text) for text in texts], timeout_s))
+    return [one.cause if isinstance(one, VerifierError) else one.reward for one in outcomes]
+
+
+@pytest.mark.parametrize("kind", [Judge, AsyncJudge])
+def test_a_response_that_the_verifier_fails_on_is_told_from_the_others(kind):
+    verdicts = {"good": Verdict(1.0), "odd": Verdict(float("nan")), "huge": Verdict(1e9)}
+    assert judged(kind(verdicts.__getitem__), "good", "unknown", "odd", "huge") == [
+        1.0, "crash", "non_finite", "out_of_bounds",
+    ]  # fmt: skip
+
+
+def test_a_failure_that_is_not_one_responses_own_is_the_groups():
+    def stalled(text):
+        raise VerifierError("stalled", "busy")
+
+    for verifier in (Judge(stalled), Judge(lambda text: 1 / 0), BatchJudge(lambda text: 1 / int(text))):
+        with pytest.raises(VerifierError):
+            judged(verifier, "1", "0")

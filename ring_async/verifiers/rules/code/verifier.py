@@ -115,6 +115,9 @@ class CodeVerifier(VerifierBase):
         """
         return await run_in_thread(self._score, (prompt, response, timeout_s))
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        self._problem(prompt)
+
     def golden_cases(self) -> Sequence[GoldenCase]:
         stdio = Prompt("golden-stdio", "code", "Double it.", {"tests": [{"stdin": "21\n", "stdout": "42"}]})
         tests = [{"args": [2, 3], "expected": 5}, {"args": [1, 1], "expected": 2}]

@@ -64,6 +64,9 @@ class InstructionVerifier(VerifierBase):
         reward = float(not broken) if self._needs_all else share
         return Verdict(reward, parts, explanation, time.perf_counter() - started)
 
+    def check_prompt(self, prompt: Prompt) -> None:
+        _instructions(prompt)
+
     def golden_cases(self) -> Sequence[GoldenCase]:
         instructions = [{"id": "punctuation:no_comma", "kwargs": {}}]
         prompt = Prompt("golden", "instruction", "Greet me. No commas.", {"instructions": instructions})

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from ring_async.actors.controller import prompt_search
 from ring_async.actors.controller.prompt_search import MAX_IN_VAIN, MAX_LOOKS, PromptSearch
 from ring_async.core.work.difficulty import Observations, Window
 from ring_async.errors import ConfigError
 from ring_async.testing.one_process import CountingSource
 
 LAST_DIGIT = Window("last_digit", 2, 4)
+
+
+@pytest.fixture(autouse=True)
+def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound on time does not cut a search short, however busy the machine is."""
+    monkeypatch.setattr(prompt_search, "monotonic_s", lambda: 0.0)
 
 
 def make_search(window: Window | None = None, num_prompts: int | None = None) -> PromptSearch:

@@ -13,7 +13,7 @@ import pytest
 from ring_async.actors.controller.run_life import RunLife
 from ring_async.core.fleet.states import RunState
 from ring_async.core.roster import LEAVING_ORDER, Role
-from ring_async.errors import PeerTimeoutError
+from ring_async.errors import PeerTimeoutError, StorageError
 from ring_async.storage.run_dir import RunDir
 from ring_async.testing.builders import make_config
 from ring_async.testing.virtual_clock import run_virtual
@@ -33,6 +33,9 @@ class Fleet:
     def tell(self, news: Any, *roles: Role) -> None:
         self.news.append((type(news).__name__, roles))
 
+    async def until_complete(self, within_s: float) -> None:
+        await asyncio.sleep(1.0)
+
     async def dismiss(self, roles: tuple[Role, ...], *, finish_s: float, end_s: float) -> None:
         self.dismissed.append(roles)
         await asyncio.sleep(1.0)
@@ -41,10 +44,30 @@ class Fleet:
         raise PeerTimeoutError(f"{actor_id} is away")
 
 
-class Run:
-    """A life, and what it leads to."""
+class Notes:
+    """The durable notes of a run, which outlive a controller."""
 
-    def __init__(self, runs: Path, *, version: int = 3, **settings: Any) -> None:
+    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+        self.kept = kept if kept is not None else {}
+
+    def put(self, key: str, value: Any) -> None:
+        self.kept[key] = value
+
+    def get(self, key: str) -> Any:
+        return self.kept.get(key)
+
+    resumed = get
+
+
+class FullDisk(Notes):
+    def put(self, key: str, value: Any) -> None:
+        raise StorageError("no space left on device")
+
+
+class Run:
+    """A life, and what it leads to. `notes` are those of a controller that died while its fleet lives on."""
+
+    def __init__(self, runs: Path, *, version: int = 3, notes: Notes | None = None, **settings: Any) -> None:
         self.run_dir = RunDir(runs)
         self.fleet = Fleet()
         self.events: list[str] = []
@@ -52,9 +75,14 @@ class Run:
         config = make_config(stop__policy_versions=LAST_VERSION, **settings)
         run_log = SimpleNamespace(event=lambda kind, **details: self.events.append(kind))
         spawn = lambda work: self._tasks.append(asyncio.create_task(work))  # noqa: E731
-        context = SimpleNamespace(config=config, run_dir=self.run_dir, run_log=run_log, spawn=spawn)
+        self.notes = notes or Notes()
+        context = SimpleNamespace(
+            config=config, run_dir=self.run_dir, run_log=run_log, spawn=spawn, notes=self.notes,
+            is_fleet_alive=notes is not None,
+        )  # fmt: skip
         dispatcher = SimpleNamespace(limiter=SimpleNamespace(state=SimpleNamespace(version_number=version)))
-        self.life = RunLife(context, self.fleet, dispatcher, SimpleNamespace(checkpoint={"path": "checkpoints/3"}))
+        versions = SimpleNamespace(checkpoint={"path": "checkpoints/3", "version": version})
+        self.life = RunLife(context, self.fleet, dispatcher, versions)
 
     async def until_ended(self) -> None:
         await asyncio.gather(*self._tasks)
@@ -134,5 +162,46 @@ def test_the_time_of_a_run_counts_from_its_first_step(tmp_path: Path):
         run.life.stop_if_time_is_up()
         assert (run.life.state, run.life.reason) == (RunState.STOPPING, "stop.wall_s: 60 s of training")
         await run.until_ended()
+
+    run_virtual(main())
+
+
+def test_a_controller_that_restarts_goes_on_with_a_pause_and_with_an_end(tmp_path: Path):
+    async def main() -> None:
+        paused = Run(tmp_path, notes=Notes())
+        paused.life.pause()
+        assert Run(tmp_path, notes=paused.notes).life.state is RunState.PAUSED
+
+        paused.life.fail("learner-0: DivergedError: NaN")
+        after = Run(tmp_path, notes=paused.notes)
+        after.life.open()
+        assert (after.life.state, after.life.reason) == (RunState.STOPPING, "learner-0: DivergedError: NaN")
+        assert after.life.is_gathering, "nobody has registered yet: whom should it tell to leave?"
+        await after.until_ended()
+        assert after.life.state is RunState.FAILED
+        assert after.fleet.dismissed == list(LEAVING_ORDER)
+        await paused.until_ended()
+
+    run_virtual(main())
+
+
+def test_a_new_fleet_forgets_how_the_run_ended(tmp_path: Path):
+    notes = Notes({"life": {"stop_reason": "ring-async down", "is_paused": True}})
+    run = Run(tmp_path)
+    run.notes.kept |= notes.kept
+    run.life.open()
+    assert run.life.state is RunState.RUNNING
+    assert run.notes.kept["life"]["stop_reason"] == ""
+
+
+def test_an_end_goes_on_where_it_cannot_be_stored_but_a_pause_is_refused(tmp_path: Path):
+    async def main() -> None:
+        run = Run(tmp_path, notes=FullDisk())
+        with pytest.raises(StorageError):
+            run.life.pause()
+        assert run.life.state is RunState.RUNNING
+        run.life.shut_down("ring-async down", 20.0)
+        await run.until_ended()
+        assert run.life.state is RunState.FINISHED
 
     run_virtual(main())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ring_async.actors.controller.run_log import RunLog
+from ring_async.actors.controller.run_log import RunLog, last_line
 from ring_async.records.events import EventKind, read_events
 from ring_async.records.figures import BufferTotals, ScoredTotals
 from ring_async.records.steps import StepRecord
@@ -42,6 +43,46 @@ def test_an_evaluation_is_a_line_and_an_event_however_often_it_is_reported(run_l
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     assert [line["policy_version"] for line in lines] == [3, 6]
     assert [event.details["policy_version"] for event in run_log.recent_events] == [3, 6]
+
+
+def completed(number: int, incarnation: int = 0) -> StepCompleted:
+    return StepCompleted(number, PolicyVersion(incarnation, number), {"reward_mean": 0.5})
+
+
+def steps(run_dir: RunDir) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run_dir.metrics.read_text().splitlines()]
+
+
+def test_a_step_that_is_reported_to_two_controllers_is_one_line(tmp_path: Path):
+    run_dir = RunDir(tmp_path)
+    for is_fleet_alive, numbers in ((False, (1, 2)), (True, (2, 3)), (True, (3, 4))):
+        log = RunLog(run_dir, is_fleet_alive=is_fleet_alive)
+        for number in numbers:
+            log.step(completed(number), generated_tokens=100.0 * number, buffer=BufferTotals())
+        log.close()
+    assert [step["policy_version"] for step in steps(run_dir)] == [1, 2, 3, 4]
+    wall_s = [step["wall_s"] for step in steps(run_dir)]
+    assert wall_s == sorted(wall_s), "the run's time goes on"
+    assert steps(run_dir)[2]["generated_tokens_per_s"] == 0.0, "unknown, and not all tokens within an instant"
+
+
+def test_a_learner_that_goes_back_to_a_checkpoint_writes_its_versions_again(tmp_path: Path):
+    run_dir = RunDir(tmp_path)
+    log = RunLog(run_dir)
+    for step in (completed(1), completed(2), completed(2, incarnation=1)):
+        log.step(step, generated_tokens=0.0, buffer=BufferTotals())
+    log.close()
+    assert [(step["incarnation"], step["policy_version"]) for step in steps(run_dir)] == [(0, 1), (0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("", None), ('{"a": 1}\n', 1), ('{"a": 1}\n{"a": 2}\n{"a"', 2), ("{", None)]
+)
+def test_the_last_whole_line_of_a_file(tmp_path: Path, text: str, number: int | None):
+    (tmp_path / "lines.jsonl").write_text(text)
+    found = last_line(tmp_path / "lines.jsonl")
+    assert (found and found["a"]) == number
+    assert last_line(tmp_path / "none.jsonl") is None
 
 
 def test_a_step_joins_the_learners_figures_with_rewards_scored_since_the_step_before(run_log: RunLog, tmp_path: Path):

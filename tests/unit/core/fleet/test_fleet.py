@@ -154,3 +154,15 @@ def test_places_of_actors_whose_restart_is_delayed_are_kept():
     fleet.exited("rollout-1", 0, "killed", now_s=1.0)
     assert [key.actor_id for key in fleet.wanted(1.0)] == ["rollout-0"]
     assert fleet.actor_ids == ("rollout-0", "rollout-1")
+
+
+def test_time_in_which_nothing_could_be_read_is_nobody_s_silence():
+    fleet = make_fleet(heartbeat_timeout_s=10.0, start_timeout_s=60.0)
+    fleet.want(Role.ROLLOUT, 3, now_s=0.0)
+    fleet.want(Role.ROLLOUT, 2, now_s=0.0, leave_s=30.0)
+    assert fleet.saw("rollout-0", 0, now_s=9.0)
+    fleet.postpone(100.0)  # the controller was stopped from second 10 to second 110
+    assert fleet.expire(110.0) == []
+    assert [change.lost.actor_id for change in fleet.expire(119.5)] == ["rollout-0"], "silent for 10.5 s that count"
+    assert [change.lost.actor_id for change in fleet.expire(131.0)] == ["rollout-2"], "31 s to leave"
+    assert [change.lost.actor_id for change in fleet.expire(161.0)] == ["rollout-1"], "61 s to register"

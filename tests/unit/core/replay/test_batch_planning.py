@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from ring_async.columns import Column
+from ring_async.columns import MAX_COLUMNS, Column
 from ring_async.core.ids import split_id
 from ring_async.core.replay.batch_planning import hold, plan_batch
 from ring_async.core.replay.buffer import ReplayBuffer
@@ -199,3 +199,11 @@ def test_groups_whose_column_most_others_have_differently_are_passed_over():
     assert batch.entry.plan.columns == (WIDE,)
     short = planned({"a": held("a", NARROW), "b": held("b", WIDE, lengths=(4, 4))})
     assert short.reason == ("8 of 12 eligible tokens; 1 groups have columns unlike the others' experts (uint8 × 4)")
+
+
+def test_groups_beyond_the_most_columns_of_a_batch_are_passed_over_and_the_batch_is_made():
+    groups = {f"g{i}": held(f"g{i}", Column(f"c{i}", "uint8"), lengths=(30, 30)) for i in range(MAX_COLUMNS)}
+    groups["small"] = held("small", Column("one_more", "uint8"))
+    batch = plan_batch(groups, BufferRules(token_budget=960, token_capacity=64), Lineage(), 1, PolicyVersion(0, 0))
+    assert {column.name for column in batch.entry.plan.columns} == {f"c{i}" for i in range(MAX_COLUMNS)}
+    assert "small" not in {group_id for group_id, _, _ in batch.taken}

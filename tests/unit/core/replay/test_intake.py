@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import numpy as np
 import pytest
@@ -52,6 +54,32 @@ def test_groups_are_buffered_dropped_or_held_already():
     ]
     assert [moved.reward for moved in intake.moved] == [1.0, 0.0, 1.0, 1.0]
     assert len(buffer) == 0, "deciding changes nothing"
+
+
+def unjudged(group_id, rewards):
+    """A group whose responses with reward None made the verifier crash."""
+    group = make_group(group_id, rewards=rewards)
+    trajectories = tuple(
+        msgspec.structs.replace(one, failure="" if one.reward is not None else "crash")
+        for one in group.header.trajectories
+    )
+    return replace(group, header=msgspec.structs.replace(group.header, trajectories=trajectories))
+
+
+def test_a_response_that_could_not_be_judged_fails_alone():
+    buffer = ReplayBuffer(RULES)
+    intake = decide([unjudged("a", [1, None, 0]), unjudged("b", [1, None, 1])], buffer)
+    assert outcomes(intake) == [("a", "buffered"), ("b", "dropped")]
+    assert moves(intake) == [
+        ("a/0", TrajectoryStatus.BUFFERED, ""),
+        ("a/1", TrajectoryStatus.FAILED, "unjudged"),
+        ("a/2", TrajectoryStatus.BUFFERED, ""),
+        ("b/0", TrajectoryStatus.DROPPED, "no_signal"),
+        ("b/1", TrajectoryStatus.FAILED, "unjudged"),
+        ("b/2", TrajectoryStatus.DROPPED, "no_signal"),
+    ]
+    alone = decide([make_group("a", rewards=[1, 0])], buffer).admitted["a"].record.advantages
+    assert intake.admitted["a"].record.advantages == (alone[0], 0.0, alone[1])
 
 
 def test_only_copies_leave_nothing_to_commit():

@@ -134,3 +134,31 @@ def test_shares_hold_in_every_prefix():
 def test_a_source_without_candidates_leaves_its_part_to_others():
     candidates = [candidate(10, i, source="a") for i in range(3)]
     assert order(candidates, "fifo", shares={"a": 0.1, "b": 0.9}) == [0, 1, 2]
+
+
+def test_a_remainder_that_cannot_wait_is_in_the_next_batch_though_others_add_up_without_it():
+    candidates = [candidate(3, 0, can_split=False, is_remainder=True), candidate(8, 1, can_split=False)]
+    others = [candidate(2, 2)]
+    assert isinstance(choose([*candidates, *others], 10), Shortfall)  # 8 + 2 would give the remainder up
+    assert choose([*candidates, *others, candidate(9, 3)], 10) == Choice(((0, 3), (2, 2), (3, 5)))
+
+
+def test_the_remainder_of_a_small_source_comes_first_under_quotas():
+    candidates = [candidate(6, 0, source="a", can_split=False, is_remainder=True)]
+    candidates += [candidate(5, i, source="b") for i in (1, 2)] + [candidate(4, 3, source="a")]
+    ordered = order_candidates(candidates, "fifo", salt=1, shares={"a": 0.3, "b": 0.7})
+    assert ordered[0] == 0
+    assert choose_tokens(candidates, ordered, 10) == Choice(((0, 6), (1, 4)))
+
+
+@given(
+    remainder=st.integers(1, 20),
+    others=st.lists(st.tuples(st.integers(1, 20), st.booleans()), max_size=12),
+    token_budget=st.integers(20, 60),
+)
+def test_no_batch_leaves_a_remainder_behind(remainder, others, token_budget):
+    candidates = [candidate(n, i, can_split=can_split) for i, (n, can_split) in enumerate(others)]
+    candidates.append(candidate(remainder, len(others), can_split=False, is_remainder=True))
+    ordered = order_candidates(candidates, "fifo", salt=7)
+    choice = choose_tokens(candidates, ordered, token_budget)
+    assert isinstance(choice, Shortfall) or (len(others), remainder) in choice.taken

@@ -76,3 +76,30 @@ def test_a_reservation_issued_again_says_that_partial_responses_may_be_held():
     assert reservation.is_reissued
     leases.restore([make_reservation("sum-1")])
     assert leases.next_again()[0].is_reissued
+
+
+def test_an_owner_keeps_the_groups_it_says_it_holds():
+    leases = LeaseTable()
+    for index, owner in enumerate(("rollout-0", "rollout-0", "rollout-1")):
+        leases.issue(make_reservation(f"sum-{index}"), owner, now_s=0.0)
+    assert leases.owners() == {"rollout-0", "rollout-1"}
+    (missing,) = leases.keep_held("rollout-0", ("sum-1", "sum-2"), "not_held")
+    assert (missing.reservation.group_id, missing.cause) == ("sum-0", "not_held")
+    assert leases.renew("rollout-0", ["sum-1", "sum-2"], now_s=1.0) == ("sum-2",), "rollout-1's stays rollout-1's"
+    assert leases.num_waiting == 1
+
+
+def test_leases_do_not_run_out_while_renewals_cannot_be_read():
+    leases = LeaseTable()
+    leases.issue(make_reservation(lease_s=10.0), "rollout-0", now_s=0.0)
+    leases.postpone(100.0)
+    assert leases.expire(110.0) == []
+    assert len(leases.expire(110.5)) == 1
+
+
+def test_a_dropped_group_is_not_issued_again_and_only_its_owner_can_drop_it():
+    leases = LeaseTable()
+    leases.issue(make_reservation(), "rollout-1", now_s=0.0)
+    assert leases.drop("sum-0", "rollout-0") is None
+    assert leases.drop("sum-0", "rollout-1").group_id == "sum-0"
+    assert (leases.num_open, leases.num_waiting, leases.drop("sum-0", "rollout-1")) == (0, 0, None)

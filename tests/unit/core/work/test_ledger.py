@@ -136,3 +136,37 @@ def test_portions_are_bounded_and_keep_the_states_of_a_group_together():
     assert [state for portion in portions for state in portion] == states
     assert [len(portion) for portion in portions] == [2_049, 2_049, 2_049, 853]
     assert in_portions([]) == []
+
+
+def test_the_cause_of_a_failure_counts_no_more_once_the_group_arrives_after_all():
+    ledger = make_ledger()
+    ledger.apply(GroupReturned("g0", "lease_expired"))
+    assert ledger.causes() == {"failed(lease_expired)": 2}
+    restored = Ledger()
+    restored.apply(ledger.snapshot())
+    for one in (ledger, restored):
+        move(one, "g0/0", "buffered", "consumed", "retired")
+        assert one.causes() == {"failed(lease_expired)": 1, "retired": 1}
+
+
+def test_a_refused_prompt_is_dropped_not_failed():
+    ledger = make_ledger()
+    ledger.apply(GroupReturned("g0", "prompt_refused", is_dropped=True))
+    assert ledger.counts()["dropped"] == 2
+    assert ledger.causes() == {"dropped(prompt_refused)": 2}
+
+
+def test_a_late_word_of_a_group_that_ended_long_ago_is_no_news(monkeypatch):
+    monkeypatch.setattr("ring_async.core.work.ledger.MAX_REMEMBERED_GROUPS", 3)
+    ledger = Ledger()
+    for number in range(5):
+        ledger.apply(GroupReserved(make_reservation(f"sums-{number:08d}", group_size=1), "rollout-0"))
+        move(ledger, f"sums-{number:08d}/0", "buffered", "consumed", "retired")
+    restored = Ledger()
+    restored.apply(ledger.snapshot())
+    for one in (ledger, restored):
+        before = one.counts()
+        assert move(one, "sums-00000000/0", "buffered").moved == ()
+        assert one.counts() == before
+        move(one, "sums-00000007/0", "buffered")  # replay knows a group that the journal never held
+        assert one.counts()["adopted"] == 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ring_async.core.work.mixture import Mixture
+from ring_async.core.work.mixture import Mixture, check_weights
 
 
 def run_groups(mixture: Mixture, tokens: dict[str, int], num_groups: int, *, window: int = 8) -> dict[str, int]:
@@ -86,3 +86,44 @@ def test_a_snapshot_restores_the_account():
 def test_impossible_weights_are_refused(weights: dict[str, float]):
     with pytest.raises(ValueError, match="weights"):
         Mixture(weights)
+
+
+def complete(mixture: Mixture, num_groups: int, num_tokens: int = 8_000) -> list[str | None]:
+    chosen = [mixture.choose() for _ in range(num_groups)]
+    for source in chosen:
+        mixture.completed(source, num_tokens)
+    return chosen
+
+
+def test_a_source_that_was_paused_is_not_paid_back():
+    mixture = Mixture({"math": 1, "code": 1})
+    for _ in range(10):
+        complete(mixture, 20)
+    mixture.pause(["code"])
+    for _ in range(250):
+        complete(mixture, 20)
+    mixture.resume(["code"])
+    shares = [complete(mixture, 20).count("code") for _ in range(5)]
+    assert all(abs(share - 10) <= 1 for share in shares), shares
+
+
+def test_a_source_whose_window_was_empty_is_not_paid_back():
+    mixture = Mixture({"math": 0.5, "code": 0.5})
+    for _ in range(3_000):
+        mixture.completed(mixture.choose(lambda source: source == "math"), 8_000)
+    following = [complete(mixture, 1)[0] for _ in range(20)]
+    assert following.count("code") == 10
+
+
+def test_groups_under_way_before_a_restart_count_after_it():
+    mixture = Mixture({"math": 1, "code": 1})
+    mixture.restore(Mixture({"math": 1, "code": 1}).snapshot())
+    for _ in range(4):
+        mixture.resumed("math")
+    assert [mixture.choose() for _ in range(4)] == ["code"] * 4
+
+
+@pytest.mark.parametrize("weights", [{"a": 1e308, "b": 1e308}, {"a": 10**30}, {"a": 1e-300, "b": 1}, {"a": -1, "b": 1}])
+def test_weights_that_no_sum_can_hold_are_refused(weights: dict[str, float]):
+    with pytest.raises(ValueError, match="only their ratios count"):
+        check_weights(weights)
