@@ -55,6 +55,13 @@ odd-answers: setup  ## some 60 odd answers to each of reasoning-gym's tasks: the
 verdicts-under-load: setup  ## one program's verdict, 100 times idle and 100 times on a busy machine
 	$(BIN)/python -m tests.support.verdicts_under_load
 
+chaos: setup  ## strike every kind of process for an hour, and print what was lost (a table for docs/reliability.md)
+	$(BIN)/ring-async chaos configs/local.yaml rollout.num=2 placement.num_cpus=4 monitoring.heartbeat_timeout_s=8 \
+		--minutes 60 --runs build/chaos
+
+chaos-short: setup  ## the part of chaos that CI runs
+	$(BIN)/python -m pytest tests/chaos
+
 check-sglang: setup  ## requests of the SGLang engine against its newest release (outside CI)
 	SGLANG_RELEASES=newest $(BIN)/python -m pytest tests/integration/test_sglang_requests.py
 

@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from ring_async.cli import changes, dashboard, data, page, steer, watch
+from ring_async.cli.chaos import chaos
 from ring_async.cli.check import check
 from ring_async.cli.demo import demo
 from ring_async.cli.doctor import doctor
@@ -44,6 +45,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "checkpoint": steer.checkpoint,
     "down": steer.down,
     "audit": watch.audit,
+    "chaos": chaos,
     "report": watch.report,
     "eval": evaluate,
     "logs": watch.logs,
