@@ -10,6 +10,7 @@ from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, list
 from ring_async.core.explain.growth import completed_growth, ended_growth
 from ring_async.core.explain.history import ActorSample
 from ring_async.core.explain.view import WINDOW_S, View
+from ring_async.core.roster import Role, id_of
 
 DISK_FREE_SHARE = 0.03
 CLOCK_JUMP_S = 5.0
@@ -146,7 +147,7 @@ def evaluator_stuck(view: View) -> Iterator[Finding]:
     """The evaluator was given up, or lies many evaluations behind and answers nothing."""
     if given_up := [one for one in view.events if one.kind == "evaluator_given_up"]:
         yield Finding(
-            cause=Cause.EVALUATOR_STUCK, gravity=Gravity.FAULT, who="evaluator-0",
+            cause=Cause.EVALUATOR_STUCK, gravity=Gravity.FAULT, who=id_of(Role.EVALUATOR, 0),
             what=f"Nothing is evaluated since {clock(given_up[-1].time)}: the evaluator was given up "
             f"({given_up[-1].details.get('reason', '')}).",
             remedy="Training goes on; ring-async eval CHECKPOINT CONFIG judges a checkpoint.",
