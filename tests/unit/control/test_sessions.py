@@ -79,7 +79,7 @@ def calls(talk):
     async def both():
         app = make_app(Recorded(), TOKEN, "test", ControlSection())
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await talk(client)
 
     return run_virtual(both())
