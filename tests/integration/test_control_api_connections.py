@@ -20,7 +20,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 def served(talk: Callable[[str, int], Coroutine[Any, Any, None]]) -> None:
     async def both() -> None:
-        operations = SimpleNamespace(calls_refused=lambda refusal: None, changes=None)
+        operations = SimpleNamespace(calls_refused=lambda refusal: None, changes=None, history=None)
         control = ControlSection()
         async with serve(make_app(operations, "token" * 8, "test", control), control) as url:  # type: ignore[arg-type]
             await talk(url, int(url.rpartition(":")[2]))

@@ -118,13 +118,14 @@ class Record:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.groups: list[tuple[Prompt, list[Response], list[Verdict]]] = []
-        self._score_group = reward.score_group
-        monkeypatch.setattr(reward, "score_group", self._score)
+        self._judge_group = reward.judge_group
+        monkeypatch.setattr(reward, "judge_group", self._judge)
 
-    async def _score(
+    async def _judge(
         self, verifier: Any, prompt: Prompt, responses: Any, timeout_s: float, bound: float
     ) -> list[Verdict]:
-        verdicts = await self._score_group(verifier, prompt, responses, timeout_s, bound)
+        verdicts = await self._judge_group(verifier, prompt, responses, timeout_s, bound)
+        assert all(isinstance(one, Verdict) for one in verdicts)
         self.groups.append((prompt, list(responses), verdicts))
         return verdicts
 

@@ -419,7 +419,7 @@ def test_knobs_are_tuned_from_the_next_batch_on(model_path):
     engine.tune({"learner.learning_rate": 0.0})
     assert engine.train_batch(batch).metrics["learning_rate"] == 0.0
     assert largest_difference(weights_of(engine), before) == 0
-    engine.tune({"correction.upper": 0.501, "loss.kl_coefficient": 0.1})
+    engine.tune({"correction.lower": 0.9999, "correction.upper": 1.0001, "loss.kl_coefficient": 0.1})
     metrics = engine.train_batch(batch).metrics
     assert metrics["behavior_ratio_masked"] > 0.9
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)

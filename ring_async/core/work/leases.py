@@ -26,6 +26,8 @@ class OpenReservation:
     lease_end_s: float
     attempt: int
     """1 for the first issue."""
+    is_renewed: bool = False
+    """Whether its owner has renewed the lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class LeaseTable:
                 lost.append(group_id)
             else:
                 held.lease_end_s = now_s + held.reservation.lease_s
+                held.is_renewed = True
         return tuple(lost)
 
     def complete(self, group_id: str) -> OpenReservation | None:
@@ -127,8 +130,13 @@ class LeaseTable:
         return {held.owner for held in self._open.values()}
 
     def owner_lost(self, owner: str, cause: str) -> list[Returned]:
-        """Take back all groups of an owner that died."""
-        return [self._return(held, cause) for held in list(self._open.values()) if held.owner == owner]
+        """Take back all groups of an owner that died.
+
+        A group that kills its owner does so soon. One whose lease was renewed before is not suspected, and keeps its
+        number of attempts; owners that die again and again end the run by their restarts.
+        """
+        held = [one for one in self._open.values() if one.owner == owner]
+        return [self._return(one, cause, is_suspect=not one.is_renewed) for one in held]
 
     def drop(self, group_id: str, owner: str) -> Reservation | None:
         """End the lease of a group that must not be issued again; None if this owner does not hold it."""
@@ -151,11 +159,11 @@ class LeaseTable:
         """Queue reservations that were open when the whole fleet ended, to be issued again in order."""
         self._again.extend((_reissued(reservation), 1) for reservation in open_before)
 
-    def _return(self, held: OpenReservation, cause: str, detail: str = "") -> Returned:
+    def _return(self, held: OpenReservation, cause: str, detail: str = "", *, is_suspect: bool = True) -> Returned:
         del self._open[held.reservation.group_id]
-        is_failed = held.attempt >= self.max_attempts
+        is_failed = is_suspect and held.attempt >= self.max_attempts
         if not is_failed:
-            self._again.append((_reissued(held.reservation), held.attempt + 1))
+            self._again.append((_reissued(held.reservation), held.attempt + is_suspect))
         return Returned(held.reservation, held.owner, cause, is_failed, detail)
 
 

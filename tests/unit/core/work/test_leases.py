@@ -103,3 +103,21 @@ def test_leases_do_not_run_out_while_renewals_cannot_be_read():
     leases.postpone(100.0)
     assert leases.expire(110.0) == []
     assert len(leases.expire(110.5)) == 1
+
+
+def test_a_death_is_held_against_a_group_only_before_its_first_renewal():
+    leases = LeaseTable()
+
+    def issued_again(now_s: float) -> None:
+        reservation, attempt = leases.next_again()
+        leases.issue(reservation, "rollout-0", now_s, attempt)
+
+    leases.issue(make_reservation(), "rollout-0", now_s=0.0)
+    for second in range(1, 11):
+        leases.renew("rollout-0", ["sum-0"], now_s=float(second))
+        assert not leases.owner_lost("rollout-0", "owner_lost")[0].is_failed
+        issued_again(float(second))
+    for _ in range(2):
+        assert not leases.owner_lost("rollout-0", "owner_lost")[0].is_failed
+        issued_again(11.0)
+    assert leases.owner_lost("rollout-0", "owner_lost")[0].is_failed, "the third death soon after the group came"
