@@ -13,6 +13,7 @@ import pytest
 from replay_process import TOKEN_BUDGET, ReplayRig
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
+from ring_async.storage.store_history import folded_until, num_groups_forgotten
 from ring_async.storage.store_reader import INTEGER
 
 NUM_KILLS = int(os.environ.get("RING_REPLAY_KILLS", "50"))
@@ -112,25 +113,31 @@ async def until_version(rig: ReplayRig, number: int) -> None:
 
 
 def prove(rig: ReplayRig) -> None:
-    """Replay is dead: from disk, everything must be there and add up."""
+    """Replay is dead: from disk, everything must be there and add up. Of what a store has folded, the audit proves the
+    summary, and the number of groups must fit.
+    """
     assert not rig.refusals
     report = audit(rig.run_dir.path)
     assert report.is_clean, report.to_text()
     known: set[str] = set()
-    logged = {}
+    num_forgotten = folded = 0
     for path in rig.run_dir.replay.glob("*/data.mdb"):
         store = ReplayStore(path.parent, 256 << 20, is_readonly=True)
         with store.read() as reader:
             known |= {*reader.group_ids(), *(group_id for group_id, _ in reader.all_ended())}
-            logged |= {entry.plan.plan_number: entry.plan for entry in reader.plans_after(0)}
+            num_forgotten += num_groups_forgotten(reader)
+            folded = max(folded, folded_until(reader))
+            for entry in reader.plans_after(0):
+                intervals = [(s.trajectory_id, s.interval.start, s.interval.end) for s in entry.plan.sequences]
+                rig.promised[entry.plan.plan_number] = tuple(intervals)
         store.close()
-    assert rig.acknowledged <= known, f"acknowledged, but gone: {sorted(rig.acknowledged - known)}"
-    promised = {
-        number: tuple((s.trajectory_id, s.interval.start, s.interval.end) for s in plan.sequences)
-        for number, plan in logged.items()
-    }
-    assert rig.trained.items() <= promised.items(), "the learner trained what the log does not promise"
-    assert set(promised) - set(rig.trained) <= {max(promised, default=0)}, "a logged batch was passed over"
-    tokens = Counter((t, k) for number in rig.trained for t, start, end in promised[number] for k in range(start, end))
+    gone = sorted(rig.acknowledged - known)
+    assert len(gone) <= num_forgotten, f"acknowledged, but gone: {gone}"
+    trained = {number: intervals for number, intervals in rig.trained.items() if number in rig.promised}
+    assert set(rig.trained) - set(trained) <= set(range(1, folded + 1)), "trained, but not in the log"
+    assert trained.items() <= rig.promised.items(), "the learner trained what the log does not promise"
+    last = max(rig.promised, default=0)
+    assert set(rig.promised) - set(rig.trained) <= {last}, "a logged batch was passed over"
+    tokens = Counter((t, k) for intervals in trained.values() for t, start, end in intervals for k in range(start, end))
     assert set(tokens.values()) <= {1}, "a token was trained twice"
-    assert tokens.total() == TOKEN_BUDGET * len(rig.trained)
+    assert tokens.total() == TOKEN_BUDGET * len(trained)

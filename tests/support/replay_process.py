@@ -98,6 +98,8 @@ class ReplayRig:
         self.sending: set[asyncio.Task[None]] = set()
         self.news: set[asyncio.Task[None]] = set()
         self.trained: dict[int, tuple[tuple[str, int, int], ...]] = {}
+        self.promised: dict[int, tuple[tuple[str, int, int], ...]] = {}
+        """The plans that were seen in a log, by number."""
         self.version = PolicyVersion(0, 0)
         self.covered = 0
         self.num_groups = 0
