@@ -61,6 +61,7 @@ UNMOVED = {
     "ring_learner_masked_tokens_ratio": "a ratio beyond the correction's bounds in the last batch",
     "ring_controller_reissued_groups_total": "a fault",
     "ring_controller_restarts_total": "a fault",
+    "ring_controller_unusable_prompts_total": "a prompt that is too long for the model",
     "ring_controller_ledger_mismatches_total": "a fault",
     "ring_controller_refused_requests_total": "a stranger's call",
     "ring_transport_rejected_frames_total": "a fault",
