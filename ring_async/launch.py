@@ -53,6 +53,7 @@ from ring_async.verifiers.kept_files import keep_configured
 log = logging.getLogger(__name__)
 
 RECONCILE_S = 0.2
+ASK_TIMEOUT_S = 5.0
 SIGNAL_DEBOUNCE_S = 0.3
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Each ends the run with a checkpoint."""
@@ -85,6 +86,8 @@ class Launcher:
         self._stop_requests = 0
         self._policy = RestartPolicy(config.placement.max_restarts, config.placement.restart_window_s)
         self._controller_incarnation = 0
+        self._unanswered_s = 0.0
+        """Time in which the controller was asked and did not answer, since its last answer."""
         self._endpoint = ""
         """Where the controller listens; its successor asks for the same address."""
         self._is_stop_passed_on = False
@@ -161,6 +164,7 @@ class Launcher:
                     return Outcome("stopped at once; what was not committed is lost", 130)
                 await self._pass_on_stop()
                 wanted = await self._ask(controller)
+                self._end_silent_controller()
                 if wanted is not None:
                     if wanted.is_finished:
                         return await self._finish(wanted)
@@ -182,7 +186,7 @@ class Launcher:
         """What should run; None if the controller did not answer, or has ended meanwhile."""
         exits = tuple(self._exits)
         report = ReportFleet(exits, tuple(self._waiting.values()))
-        asking = asyncio.create_task(controller.request(report, timeout_s=5.0))
+        asking = asyncio.create_task(controller.request(report, timeout_s=ASK_TIMEOUT_S))
         try:
             while not asking.done():
                 await asyncio.wait([asking], timeout=RECONCILE_S)
@@ -190,12 +194,27 @@ class Launcher:
                     return None
             answer = asking.result().message
         except PeerTimeoutError:
+            self._unanswered_s += ASK_TIMEOUT_S
             return None
         finally:
             asking.cancel()
+        self._unanswered_s = 0.0
         self._exits = self._exits[len(exits) :]
         assert isinstance(answer, FleetWanted)
         return answer
+
+    def _end_silent_controller(self) -> None:
+        """Kill a controller that has answered nothing for as long as any actor may be silent; it is started again.
+
+        By signal 9: a process that is stopped hears nothing else, and must not wake up beside its successor. Time
+        counts by questions that were waited for, so that a machine that stood still as a whole is no silence.
+        """
+        if self._unanswered_s < self._config.monitoring.heartbeat_timeout_s:
+            return
+        log.warning("the controller has not answered for %.0f s; its process is killed", self._unanswered_s)
+        self._unanswered_s = 0.0
+        with contextlib.suppress(ProcessLookupError, RunError):
+            os.kill(int(self._run_dir.read_endpoints()["pid"]), signal.SIGKILL)
 
     def _reconcile(self, wanted: FleetWanted) -> None:
         by_id = {spec.actor_id: spec for spec in wanted.actors}
@@ -251,6 +270,7 @@ class Launcher:
             log.warning(decision.reason)
             await asyncio.sleep(decision.delay_s)
             self._controller_incarnation += 1
+            self._unanswered_s = 0.0
             self._is_resumed = True
             try:
                 return await self._start_controller()
