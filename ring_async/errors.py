@@ -93,3 +93,11 @@ class SandboxUnavailableError(VerifierError):
 
     def __init__(self, detail: str) -> None:
         super().__init__("sandbox_unavailable", detail)
+
+
+def first_failure(failures: BaseExceptionGroup) -> BaseException:
+    """The first error of a group, however deep the groups of task groups are nested."""
+    failure: BaseException = failures
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return failure

@@ -28,7 +28,15 @@ from ring_async.columns import Buffer
 from ring_async.config.schema import Config
 from ring_async.core.fleet.states import ActorState
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
-from ring_async.errors import ActorFailedError, PeerTimeoutError, RefusedError, RingAsyncError, RunError, TransportError
+from ring_async.errors import (
+    ActorFailedError,
+    PeerTimeoutError,
+    RefusedError,
+    RingAsyncError,
+    RunError,
+    TransportError,
+    first_failure,
+)
 from ring_async.records.figures import ActorFigures, WaitCause
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.observe import observe_loop_lag
@@ -250,7 +258,9 @@ class Actor:
                 heartbeats.cancel()
                 commands.cancel()
         except* RingAsyncError as failures:
-            await self._report(failures.exceptions[0])
+            failure = first_failure(failures)
+            assert isinstance(failure, RingAsyncError)
+            await self._report(failure)
             raise
         finally:
             await self._release()

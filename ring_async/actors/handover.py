@@ -24,7 +24,7 @@ from ring_async.core.replay.group_bundle import bundle_partials, unbundle_partia
 from ring_async.core.replay.partials import AppendOutcome, PartialResponse, piece_of
 from ring_async.core.roster import Role
 from ring_async.engines.base import RolloutEngine
-from ring_async.errors import TransportError
+from ring_async.errors import RefusedError, TransportError
 from ring_async.transport.messages.work import HandOverPartials, PartialsAppended, PartialsRead, ReadPartials
 from ring_async.types import Generation
 
@@ -69,14 +69,21 @@ class PartialHandover:
             return {}
         actor, shard = self._actor, shard_of(group_id, self._actor.config.replay.num)
         await actor.registered(Role.REPLAY, shard)
-        ask = ReadPartials(group_id, self._writer)
-        async with actor.waits.on(f"what {shard} holds of {group_id}"):
-            answer = await ask_until_answered(lambda: actor.data_link(shard).request(ask, timeout_s=REQUEST_TIMEOUT_S))
-        assert isinstance(answer.message, PartialsRead)
-        held = {split_id(piece.header.trajectory_id)[1]: piece for piece in unbundle_partials(answer.buffers)}
+        try:
+            held = await self._ask(shard, group_id)
+        except (RefusedError, ValueError) as refusal:  # its store is full or damaged: the group is sampled anew
+            log.warning("%s: nothing of %s could be taken over: %s", actor.actor_id, group_id, refusal)
+            return {}
         if num_tokens := sum(piece.header.num_tokens for piece in held.values()):
             log.info("%s: %s goes on from %d tokens of others", actor.actor_id, group_id, num_tokens)
         return held
+
+    async def _ask(self, shard: str, group_id: str) -> dict[int, PartialResponse]:
+        actor, ask = self._actor, ReadPartials(group_id, self._writer)
+        async with actor.waits.on(f"what {shard} holds of {group_id}"):
+            answer = await ask_until_answered(lambda: actor.data_link(shard).request(ask, timeout_s=REQUEST_TIMEOUT_S))
+        assert isinstance(answer.message, PartialsRead)
+        return {split_id(piece.header.trajectory_id)[1]: piece for piece in unbundle_partials(answer.buffers)}
 
     def begin(self, trajectory_id: str, num_held: int = 0) -> None:
         """Follow a response that begins, or goes on from the tokens that its shard holds."""

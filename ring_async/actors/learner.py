@@ -362,7 +362,7 @@ class Learner(Actor):
                 return await asyncio.to_thread(self._checkpoints.save, version, version.number, write)
             except StorageError as error:
                 log.error("%s: %s", self.actor_id, error)
-                async with self.waits.on(f"disk space: {error}", 2 * STORAGE_RETRY_S):
+                async with self.waits.on(f"disk space: {error}", cause=WaitCause.DISK):
                     await asyncio.sleep(STORAGE_RETRY_S)
 
     def _checkpoint_noted(self, sent: asyncio.Future[None]) -> None:

@@ -210,7 +210,9 @@ class VerifierSet:
                 if name not in self._services:
                     try:
                         await self.open([name])
-                    except ConfigError as error:
+                    except VerifierError:
+                        raise
+                    except RingAsyncError as error:  # it cannot be made, or its file cannot be had now
                         raise VerifierError("unavailable", str(error)) from error
         return self._services[name]
 

@@ -26,7 +26,7 @@ import msgspec
 from ring_async.config.load import config_from_mapping
 from ring_async.config.schema import Config, ControlSection
 from ring_async.core.roster import ActorSpec, Role
-from ring_async.errors import ActorFailedError, RingAsyncError
+from ring_async.errors import ActorFailedError, RingAsyncError, first_failure
 from ring_async.placement.make_actor import make_actor
 from ring_async.storage.run_dir import RunDir, write_json
 from ring_async.telemetry.log_format import PrintableFormatter
@@ -70,10 +70,10 @@ def live_actor(launch: ActorLaunch) -> None:
         asyncio.run(_live(launch, config.at(launch.address) if launch.address else config, run_dir))
     except* RingAsyncError as failures:
         log.exception("%s ended", launch.spec.actor_id)
-        raise ActorFailedError(str(_first(failures))) from None
+        raise ActorFailedError(str(first_failure(failures))) from None
     except* Exception as failures:
         log.exception("%s crashed", launch.spec.actor_id)
-        raise ActorFailedError(repr(_first(failures))) from None
+        raise ActorFailedError(repr(first_failure(failures))) from None
 
 
 async def _live(launch: ActorLaunch, config: Config, run_dir: RunDir) -> None:
@@ -174,10 +174,3 @@ def _log_to_file(path: Path) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
-
-
-def _first(failures: BaseExceptionGroup) -> BaseException:
-    failure: BaseException = failures
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
-    return failure

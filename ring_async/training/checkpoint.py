@@ -111,9 +111,10 @@ class CheckpointStore:
                 _sync(path)
             temporary.rename(final)
             _sync(self.root)
-        except OSError as error:
+        except (OSError, StorageError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise StorageError(f"cannot write checkpoint {final}: {error.strerror or error}") from error
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise StorageError(f"cannot write checkpoint {final}: {why}") from error
         return final
 
     def read(self, folder: Path) -> Checkpoint:

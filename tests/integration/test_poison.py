@@ -13,6 +13,7 @@ from one_process_run import EVEN_TOTAL, events, lines, records, run
 from ring_async.actors import rollout as rollout_module
 from ring_async.batches import PackedBatch
 from ring_async.core.ids import split_id
+from ring_async.core.rank_batches import RankShare
 from ring_async.core.work.ledger_records import GroupReissued, StatesMoved
 from ring_async.engines.base import GenerationRequest
 from ring_async.errors import VerifierError
@@ -224,10 +225,10 @@ def test_responses_that_take_longer_than_the_batch_deadline_are_trained_on(tmp_p
 class FailsOnBatchFive(ScriptedTrainEngine):
     """Cannot train batch 5, whenever it comes: an index out of range in a kernel, say."""
 
-    def train_batch(self, batch: PackedBatch) -> StepReport:
+    def train_batch(self, batch: PackedBatch, share: RankShare | None = None) -> StepReport:
         if batch.plan.plan_number == 5:
             raise IndexError("index 151936 is out of bounds")
-        return super().train_batch(batch)
+        return super().train_batch(batch, share)
 
 
 def test_a_batch_that_always_fails_in_the_learner_is_skipped_with_its_cause_on_record(tmp_path: Path):

@@ -59,6 +59,21 @@ async def until_tokens(engine: SglangEngine, count: int) -> None:
             await asyncio.sleep(0.002)
 
 
+def test_what_was_sampled_can_be_handed_over_while_the_server_restarts(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with FakeSglang("0.5.17", has_tags=True, step_s=0.002) as server, engine_on(server, tmp_path) as engine:
+            generating = asyncio.create_task(engine.generate(request_of(1)))
+            await until_tokens(engine, 20)
+            life, engine._keeper._life = engine._keeper._life, None  # as between two lives
+            (piece,) = await engine.sampled({"r1": 0, "r2": 0})
+            engine._keeper._life = life
+            assert piece.header.num_tokens >= 20
+            whole = await generating
+            assert whole.response_ids[: piece.header.num_tokens].tolist() == piece.response_ids.tolist()
+
+    asyncio.run(main())
+
+
 def check_true(generations: Sequence[Generation], *, is_age_exact: bool = True) -> None:
     """Every token was sampled by the version it claims, over a cache no older than it claims."""
     for generation in generations:

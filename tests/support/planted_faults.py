@@ -90,8 +90,8 @@ class ReportingEngine(ScriptedTrainEngine):
         super().__init__()
         self._planted = planted
 
-    def train_batch(self, batch: Any) -> StepReport:
-        report = super().train_batch(batch)
+    def train_batch(self, batch: Any, share: Any = None) -> StepReport:
+        report = super().train_batch(batch, share)
         noise = np.random.default_rng(batch.plan.plan_number).normal()
         healthy = {
             "effective_sample_size": 0.93 + 0.01 * noise,

@@ -30,6 +30,7 @@ class BatchProgress:
         self._dispatcher = dispatcher
         self._life = life
         self._ledger = ledger
+        self._watch.trained(ledger.causes())
 
     def trained(self) -> None:
         """Note that a batch was trained."""

@@ -12,6 +12,7 @@ after), and what an actor that registers later is told. Does not own the effects
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,11 @@ from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
 from ring_async.errors import ConfigError, RunError, StorageError
 from ring_async.records.events import EventKind
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
+
+log = logging.getLogger(__name__)
+
+STORAGE_RETRY_S = 1.0
+"""Pause before a change that met a full disk is tried again."""
 
 SetAside = Callable[[list[str], str, bool], None]
 """Called with sources to set aside, the reason, and whether that is for good."""
@@ -180,11 +186,17 @@ class LiveChanges:
             self._spawn(self._follow_schedule(due))
 
     async def _follow_schedule(self, due: MixtureStep) -> None:
-        try:
-            await self.set_mixture(due.mixture, difficulty=due.difficulty, author="schedule")
-        except ConfigError as refusal:  # the run keeps its mixture, and an event says why
-            reason = str(refusal)
-            self._run_log.event(EventKind.SCHEDULE_REFUSED, author="schedule", at_version=due.at_version, reason=reason)
+        while True:
+            try:
+                await self.set_mixture(due.mixture, difficulty=due.difficulty, author="schedule")
+                return
+            except ConfigError as refusal:  # the run keeps its mixture, and an event says why
+                at, reason = due.at_version, str(refusal)
+                self._run_log.event(EventKind.SCHEDULE_REFUSED, author="schedule", at_version=at, reason=reason)
+                return
+            except StorageError as full:
+                log.error("the mixture of version %d waits for room on the disk: %s", due.at_version, full)
+                await asyncio.sleep(STORAGE_RETRY_S)
 
     # -- settings
 

@@ -133,7 +133,7 @@ class RunLife:
         trained_s = self._trained_s + now_s - self._clock_began_s
         if now_s - self._clock_began_s > NOTE_TIME_S and not self._stop_reason:
             self._trained_s, self._clock_began_s = trained_s, now_s
-            self._note()
+            self._context.notes.hold("life", self._plain())
         if trained_s > stop.wall_s:
             self.shut_down(f"stop.wall_s: {stop.wall_s:.0f} s of training", STOP_DEADLINE_S)
 
@@ -161,13 +161,7 @@ class RunLife:
 
     def _note(self) -> None:
         """Durably store what a restarted controller must know. An end goes on even if it cannot be stored."""
-        life = {
-            "is_paused": self.is_paused,
-            "stop_reason": self._stop_reason,
-            "failure": self.failure,
-            "deadline_s": self._deadline_s,
-            "trained_s": self._trained_s,
-        }
+        life = self._plain()
         if life == self._context.notes.get("life"):
             return
         try:
@@ -176,6 +170,15 @@ class RunLife:
             if not self._stop_reason and not self.failure:
                 raise
             log.error("the end of the run is not durable: %s", error)
+
+    def _plain(self) -> dict[str, Any]:
+        return {
+            "is_paused": self.is_paused,
+            "stop_reason": self._stop_reason,
+            "failure": self.failure,
+            "deadline_s": self._deadline_s,
+            "trained_s": self._trained_s,
+        }
 
     async def _stop(self, deadline_s: float) -> None:
         if self._is_gathering:

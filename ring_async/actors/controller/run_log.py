@@ -19,6 +19,7 @@ import msgspec
 from ring_async.clock import monotonic_s, wall_s
 from ring_async.config.schema import Config
 from ring_async.core.roster import CONTROLLER_ID
+from ring_async.errors import StorageError
 from ring_async.records.events import Event, EventKind
 from ring_async.records.figures import BufferTotals, ScoredTotals, scored_since
 from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_record, step_record
@@ -57,6 +58,7 @@ class RunLog:
         self._metrics = JsonLines(run_dir.metrics)
         self._events = JsonLines(run_dir.events)
         self._evaluations_path = run_dir.evaluations
+        self._evaluations: JsonLines | None = None
         self._began_s = monotonic_s()
         if is_fleet_alive and last_step:
             self._began_s -= last_step["wall_s"] + max(0.0, wall_s() - last_step["time"])
@@ -122,18 +124,24 @@ class RunLog:
         self.recent_events.append(event)
 
     def evaluation(self, evaluated: VersionEvaluated, *, author: str) -> None:
-        """Write an evaluation's line and an event. A report that arrives twice counts once."""
+        """Write an evaluation's line and an event. A report that arrives twice counts once.
+
+        Raises:
+            StorageError: the file cannot be opened; nothing was changed.
+        """
         version = evaluated.policy_version
         line = {"policy_version": version.number, "incarnation": version.incarnation, **evaluated.figures}
         record, last = evaluation_record(line), self.last_evaluation
         if last is not None and record == msgspec.structs.replace(last, time=None, wall_s=None):
             return
         record = msgspec.structs.replace(record, time=wall_s(), wall_s=monotonic_s() - self._began_s)
+        if self._evaluations is None:  # runs without evaluations have no file
+            try:
+                self._evaluations = JsonLines(self._evaluations_path)
+            except OSError as error:
+                raise StorageError(f"{self._evaluations_path} cannot be opened: {error.strerror}") from error
         self.last_evaluation = record
-        # opened for each line: evaluations are rare, and runs without them have no file
-        lines = JsonLines(self._evaluations_path)
-        lines.append(record.plain())
-        lines.close()
+        self._evaluations.append(record.plain())
         self._feed.evaluation(record)
         self.event(
             EventKind.EVALUATED,
@@ -145,13 +153,17 @@ class RunLog:
 
     def flush(self) -> None:
         """Write the lines that a full disk has held up, if there is room now."""
-        self._metrics.flush()
-        self._events.flush()
+        for lines in self._files():
+            lines.flush()
 
     def close(self) -> None:
         self._feed.close()
-        self._metrics.close()
-        self._events.close()
+        for lines in self._files():
+            lines.close()
+
+    def _files(self) -> tuple[JsonLines, ...]:
+        evaluations = (self._evaluations,) if self._evaluations else ()
+        return (self._metrics, self._events, *evaluations)
 
 
 def sinks_of(config: Config, folder: Path) -> dict[str, Callable[[], Sink]]:

@@ -176,12 +176,20 @@ async def follow(channel: socket.socket) -> None:
         writer.write(frame(said))
 
     # Tasks begin in the order in which they are made, and so reach the compute thread in that order.
-    tasks = [asyncio.create_task(answer(first))]
+    tasks: list[asyncio.Task[None]] = [asyncio.create_task(answer(first))]
+    fetches: set[asyncio.Task[None]] = set()
     while content := await read_frame(reader):
         given = given_decoder.decode(content)
         tasks = [task for task in tasks if not task.done()]
-        tasks.append(asyncio.create_task(answer(given)))
+        task = asyncio.create_task(answer(given))
+        if isinstance(given.order, Fetch):  # it may wait for a batch that never comes
+            fetches.add(task)
+            task.add_done_callback(fetches.discard)
+        else:
+            tasks.append(task)
         if isinstance(given.order, Leave):
+            for fetch in list(fetches):
+                fetch.cancel()
             await asyncio.gather(*tasks)
             await writer.drain()
             await follower.close()

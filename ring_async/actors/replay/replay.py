@@ -275,7 +275,7 @@ class Replay(Actor):
         if str(error) != self._trouble:
             self._trouble = str(error)
             log.error("%s: %s", self.actor_id, error)
-        async with self.waits.on(f"disk space: {error}", 2 * STORAGE_RETRY_S, WaitCause.DISK):
+        async with self.waits.on(f"disk space: {error}", cause=WaitCause.DISK):
             await asyncio.sleep(STORAGE_RETRY_S)
 
     # -- batches

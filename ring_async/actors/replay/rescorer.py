@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from ring_async.actors.base import Actor
 from ring_async.core.roster import Role
-from ring_async.errors import RefusedError
+from ring_async.errors import RefusedError, StorageError
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.transport.messages.work import GroupGenerated
 from ring_async.types import Group
@@ -27,6 +27,7 @@ MAX_UNDER_WAY = 16
 """Most groups that are being judged again at once."""
 
 MAX_TRIES = 3
+STORAGE_RETRY_S = 1.0
 """How often one group is asked for: a verifier that times out once may judge it the next time."""
 
 
@@ -69,6 +70,9 @@ class Rescorer:
                 if group is None:
                     break
                 await self._ask(group, is_last=num_tries >= MAX_TRIES)
+        except StorageError as error:  # a full disk, or a damaged payload: the group stays as it is for now
+            log.error("%s: group %s cannot be judged again now: %s", self._actor.actor_id, group_id, error)
+            await asyncio.sleep(STORAGE_RETRY_S)
         finally:
             del self._under_way[group_id]
             self._due.set()

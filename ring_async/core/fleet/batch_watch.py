@@ -97,6 +97,8 @@ class BatchWatch:
 
     def observe(self, now_s: float, *, is_starved: bool, is_excused: bool, signs: Signs = NO_SIGNS) -> None:
         """Count the time since the last call, if the learner has nothing to train and nothing excuses that."""
+        if self._seen_s is None:  # what was lost before this process watched was not in vain meanwhile
+            self._num_lost_before = signs.num_lost
         step_s = 0.0 if self._seen_s is None else min(MAX_STEP_S, now_s - self._seen_s)
         self._seen_s = now_s
         if is_starved and not is_excused:

@@ -242,8 +242,8 @@ class SglangEngine:
         under_way = self._legs.by_request()
         pieces = []
         for request_id in since.keys() & self._responses.keys():
-            leg, life = under_way.get(request_id, (None, self._keeper.life))
-            piece = self._responses[request_id].sampled(since[request_id], leg, life.versions)
+            leg, life = under_way.get(request_id, (None, None))
+            piece = self._responses[request_id].sampled(since[request_id], leg, life.versions if life else {})
             if piece is not None:
                 pieces.append(piece)
         return pieces

@@ -51,12 +51,16 @@ def file_name(stem: str, rank: int, num_ranks: int) -> str:
 
 
 def write_tensors(folder: Path, stem: str, tensors: dict[str, Tensor], rank: int, num_ranks: int) -> None:
-    """Write one rank's tensors."""
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        folder / file_name(stem, rank, num_ranks),
-        metadata={"format": "pt"},
-    )
+    """Write one rank's tensors.
+
+    Raises:
+        StorageError: the disk is full or refuses.
+    """
+    path = folder / file_name(stem, rank, num_ranks)
+    try:
+        save_file({name: one.contiguous() for name, one in tensors.items()}, path, metadata={"format": "pt"})
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
 
 
 def write_index(folder: Path, stem: str, owners: Mapping[str, int], num_bytes: int, num_ranks: int) -> None:

@@ -50,6 +50,9 @@ class Notes:
     def __init__(self, kept: dict[str, Any] | None = None) -> None:
         self.kept = kept if kept is not None else {}
 
+    def hold(self, key: str, value: Any) -> None:
+        self.put(key, value)
+
     def put(self, key: str, value: Any) -> None:
         self.kept[key] = value
 

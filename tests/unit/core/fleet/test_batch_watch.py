@@ -79,3 +79,9 @@ def test_sampling_in_vain_ends_the_run_once_as_much_was_lost_as_is_under_way():
     sampled = [Signs(10 * number, 0, num_lost=number, num_under_way=16) for number in range(40)]
     assert not signs_over(*sampled[:16]).is_over
     assert signs_over(*sampled[:17]).is_over
+
+
+def test_what_was_lost_before_the_watch_began_is_not_in_vain():
+    """A run that is resumed, or whose controller restarted, has lost responses before."""
+    sampled = [Signs(10 * number, 0, num_lost=5_000, num_under_way=16) for number in range(40)]
+    assert not signs_over(*sampled).is_over

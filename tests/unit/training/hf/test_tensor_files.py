@@ -1,5 +1,6 @@
 """Tensors that ranks write whole and anyone reads in slices."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,13 @@ def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path):
     (tmp_path / "model.safetensors").write_bytes(b"\x80\x04nothing")
     with pytest.raises(StorageError, match=r"cannot read .*model\.safetensors"):
         TensorFiles(tmp_path, "model")
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*model\.safetensors"):
+            write_tensors(tmp_path, "model", {"a": torch.zeros(100_000)}, 0, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
