@@ -18,6 +18,7 @@ OTHERS = ("learner-0", "replay-0", "reward-0", "rollout-0")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_fleet_goes_on_without_its_controller_and_ends_on_hangup(tmp_path: Path):
     """Over tcp: the successor must listen at the port that the others know."""
     with fleet(tmp_path, NAME, "stop.policy_versions=100000", "transport.kind=tcp") as live:
@@ -33,12 +34,12 @@ def test_the_fleet_goes_on_without_its_controller_and_ends_on_hangup(tmp_path: P
         assert [step["policy_version"] for step in steps] == list(range(1, len(steps) + 1))
         assert {step["incarnation"] for step in steps} == {0}
 
-        second = cli("up", str(LOCAL), f"run.name={NAME}", f"run.dir={tmp_path}", *SMALL, "--resume")
+        second = cli("up", str(LOCAL), f"run.name={NAME}", f"run.dir={tmp_path}", *SMALL, "--resume", timeout_s=300.0)
         assert second.returncode == 1
         assert "is up already" in second.stderr
 
         live.process.send_signal(signal.SIGHUP)
-        assert live.wait_end(60.0) == 0, live.output()
+        assert live.wait_end(300.0) == 0, live.output()
     outcome = json.loads(live.run_dir.outcome.read_text())
     assert outcome["failure"] == ""
     assert outcome["killed"] == []
@@ -58,5 +59,5 @@ def kill_controller(live: LiveFleet) -> float:
     number = live.steps()[-1]["policy_version"]
     began_s = time.monotonic()
     live.kill("controller-0")
-    live.wait_version(number + 2)
+    live.wait_version(number + 2, timeout_s=300.0)
     return time.monotonic() - began_s
