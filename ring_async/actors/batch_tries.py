@@ -46,7 +46,7 @@ class BatchTries:
             return StepReport(loss_tokens=0, num_optimizer_steps=0, seconds=0.0, metrics={"skipped": cause})
         try:
             return await train()
-        except DivergedError:
+        except (DivergedError, ActorFailedError):  # a rank that is lost is no fault of the batch
             raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"[:MAX_CAUSE_CHARS]

@@ -57,13 +57,12 @@ def test_a_killed_and_a_stopped_rank_end_the_learner_which_goes_on_from_its_chec
         second = lose_a_rank(run, signal.SIGSTOP)
         assert run.wait_end(300) == 0, run.output()
         log = (run.run_dir.logs / "learner-0.log").read_text()
-        # In this order: a group, its loss, the next group with what it restored.
-        told = re.findall(r"learner-0: ranks|rank 1 is gone; all|rank 1 has been stopped|restored version", log)
-        assert told == [
-            "learner-0: ranks", "rank 1 is gone; all",
-            "learner-0: ranks", "restored version", "rank 1 has been stopped",
-            "learner-0: ranks", "restored version",
-        ]  # fmt: skip
+        # A rank that is gone is noticed by the watcher or by rank 0, whichever looks first.
+        before, *parts = log.split("learner-0: ranks")
+        assert len(parts) == 3, before
+        assert "rank 1 is gone" in parts[0]
+        assert 0 < parts[1].index("restored version") < parts[1].index("rank 1 has been stopped")
+        assert "restored version" in parts[2]
         left = [pid for pids in (first, second, groups(run)[-1]) for pid in pids.values() if is_alive(pid)]
         assert left == []
         steps = run.steps()

@@ -189,7 +189,7 @@ def test_all_tests_together_have_a_deadline(code):
     metadata = {"tests": [{"stdin": "", "stdout": ""}] * 50}
     found = verdict(code(), fenced("import time; time.sleep(0.3)"), metadata, timeout_s=1.0)
     assert found.reward == 0.0
-    assert found.parts["passed"] < 5
+    assert found.parts["passed"] < 25, "all fifty would take 15 s; on a busy machine the deadline waits for CPU time"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from ring_async.storage.run_dir import RunDir
 ROOT = Path(__file__).resolve().parents[2]
 LOCAL = ROOT / "configs" / "local.yaml"
 CLUSTER = ROOT / "configs" / "cluster.yaml"
+HEARING_HANGUP = ("env", "--default-signal=HUP")
+"""A suite that was started with `nohup` hands its deafness down, and `up` respects that."""
 SMALL = (
     "budget.token_budget=1024",
     "rollout.max_running_requests=48",
@@ -104,7 +106,9 @@ def fleet(runs: Path, name: str, *overrides: str, resume: bool = False, config: 
     command = [sys.executable, "-m", "ring_async.cli.app", *words, *(["--resume"] if resume else [])]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / "up.txt").open("a") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, text=True, cwd=ROOT, start_new_session=True)
+        process = subprocess.Popen(
+            [*HEARING_HANGUP, *command], stdout=output, stderr=output, text=True, cwd=ROOT, start_new_session=True
+        )
     try:
         yield LiveFleet(runs, name, process)
     finally:
