@@ -26,7 +26,7 @@ from ring_async.actors.waits import Waits, ask_until_answered
 from ring_async.clock import monotonic_s
 from ring_async.columns import Buffer
 from ring_async.config.schema import Config
-from ring_async.core.fleet.states import ActorState
+from ring_async.core.fleet.states import ActorState, WaitCause
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.errors import (
     ActorFailedError,
@@ -37,7 +37,7 @@ from ring_async.errors import (
     TransportError,
     first_failure,
 )
-from ring_async.records.figures import ActorFigures, WaitCause
+from ring_async.records.figures import ActorFigures
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.observe import observe_loop_lag
 from ring_async.telemetry.resources import observe_resources

@@ -28,12 +28,13 @@ from ring_async.actors.waits import finish_or_cancel
 from ring_async.actors.weight_follower import WeightFollower
 from ring_async.clock import monotonic_s
 from ring_async.core.evaluation_schedule import EvaluationSchedule
+from ring_async.core.fleet.states import WaitCause
 from ring_async.core.roster import Role
 from ring_async.data.base import PromptSource
 from ring_async.data.prompt_room import PromptRoom
 from ring_async.engines.base import RolloutEngine
 from ring_async.models import resolve_model_path
-from ring_async.records.figures import EvaluatorFigures, WaitCause
+from ring_async.records.figures import EvaluatorFigures
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.base import Done, Message
 from ring_async.transport.messages.fleet import Registered

@@ -28,10 +28,11 @@ from ring_async.actors.waits import ask_until_answered, until_stopped
 from ring_async.batches import BatchPlan, PackedBatch
 from ring_async.clock import monotonic_s
 from ring_async.config.tunable import knobs_of
+from ring_async.core.fleet.states import WaitCause
 from ring_async.core.rank_batches import RankShare
 from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import ActorFailedError, RefusedError, StorageError
-from ring_async.records.figures import LearnerFigures, WaitCause
+from ring_async.records.figures import LearnerFigures
 from ring_async.records.steps import step_record
 from ring_async.telemetry import metrics
 from ring_async.telemetry.idle import IdleMeter

@@ -27,10 +27,11 @@ from ring_async.actors.verifiers_in_force import Service, VerifierSet
 from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.clock import monotonic_s
 from ring_async.columns import Buffer
+from ring_async.core.fleet.states import WaitCause
 from ring_async.core.roster import Role
 from ring_async.engines.tokenizer import decode_response
 from ring_async.errors import RefusedError, VerifierError
-from ring_async.records.figures import RewardFigures, WaitCause
+from ring_async.records.figures import RewardFigures
 from ring_async.telemetry import metrics
 from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import observe_verdicts

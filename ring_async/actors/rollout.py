@@ -22,13 +22,14 @@ from ring_async.actors.handover import PartialHandover
 from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.actors.weight_follower import WeightFollower
 from ring_async.clock import monotonic_s
+from ring_async.core.fleet.states import WaitCause
 from ring_async.core.ids import trajectory_id_for
 from ring_async.core.replay.partials import PartialResponse
 from ring_async.core.roster import Role
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
 from ring_async.errors import ActorFailedError, PeerTimeoutError, PromptRefusedError, RefusedError
-from ring_async.records.figures import RolloutFigures, WaitCause
+from ring_async.records.figures import RolloutFigures
 from ring_async.telemetry import metrics
 from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import EngineMeter

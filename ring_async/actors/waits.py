@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ring_async.clock import monotonic_s
+from ring_async.core.fleet.states import WaitCause
 from ring_async.errors import ActorFailedError, PeerGoneError, PeerTimeoutError, RefusedError, TransportError
-from ring_async.records.figures import WaitCause
 
 T = TypeVar("T")
 

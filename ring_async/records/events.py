@@ -2,7 +2,8 @@
 
     {"time": 1764061200.5, "kind": "scaled", "author": "api", "role": "rollout", "before": 2, "after": 3}
 
-Owns: the closed set of kinds, and the reading and writing of a line. Does not own who writes one (`RunLog.event`).
+Owns: the reading and writing of a line. Does not own the kinds (`core.event_kinds`), nor who writes one
+(`RunLog.event`).
 Invariants: `time`, `kind` and `author` are typed; what else a kind says lies beside them in the line, and in
 `Event.details` in memory. The keys of the details are part of the kind, and are listed at it.
 """
@@ -11,88 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-
-class EventKind(StrEnum):
-    """What happened; below each kind, the keys of its details."""
-
-    JOURNAL_DAMAGED = "journal_damaged"
-    """lost: what could not be read back"""
-    CONTROLLER_STARTED = "controller_started"
-    """is_resumed"""
-    JOINED = "joined"
-    """incarnation, pid, host"""
-    ACTOR_WAITING = "actor_waiting"
-    """actor, whom: it cannot start yet"""
-    ACTOR_LEFT = "actor_left"
-    """actor, notice: it was told to"""
-    ACTOR_LOST = "actor_lost"
-    """actor, notice: it died, and starts again unless the run ends"""
-    ACTOR_FAILED = "actor_failed"
-    """error, detail: what the actor said before it ended"""
-    EVALUATOR_GIVEN_UP = "evaluator_given_up"
-    """reason"""
-    PAUSED = "paused"
-    RESUMED = "resumed"
-    STOPPING = "stopping"
-    """reason"""
-    FAILED = "failed"
-    """reason"""
-    STOPPED = "stopped"
-    """reason, failure, killed: the outcome"""
-    CHECKPOINT = "checkpoint"
-    """path: a person asked for it"""
-    CHECKPOINT_SAVED = "checkpoint_saved"
-    """path, policy_version: the learner wrote one"""
-    CHECKPOINT_PASSED_OVER = "checkpoint_passed_over"
-    """why, restored: the newest checkpoint is damaged, and an older one is in use"""
-    GROUP_FAILED = "group_failed"
-    """group_id, cause, detail"""
-    PROMPT_REFUSED = "prompt_refused"
-    """group_id, prompt_id, source, reason: no engine can take it"""
-    BATCH_FAILED = "batch_failed"
-    """plan_number, tries, cause: the learner's engine failed on it, and the learner restarts"""
-    BATCH_SKIPPED = "batch_skipped"
-    """plan_number, tries, cause: it failed too often"""
-    EVALUATED = "evaluated"
-    """policy_version, pass_at_1, avg_at_k"""
-    CALLS_REFUSED = "calls_refused"
-    """cause, num, method, path, client"""
-    VERIFIER_SWAPPED = "verifier_swapped"
-    """verifier, before, after, rescore, cause"""
-    VERIFIER_ROLLED_BACK = "verifier_rolled_back"
-    """verifier, before, after, rescore, cause"""
-    VERIFIER_SWAP_ABORTED = "verifier_swap_aborted"
-    """verifier, use, reason"""
-    VERIFIER_RECONFIGURED = "verifier_reconfigured"
-    """verifier, before, after"""
-    DOMAIN_PAUSED = "domain_paused"
-    """sources, reason"""
-    DOMAIN_RESUMED = "domain_resumed"
-    """sources, verifier"""
-    MIXTURE_CHANGED = "mixture_changed"
-    """before, after, mixture_epoch"""
-    DIFFICULTY_CHANGED = "difficulty_changed"
-    """before, after, mixture_epoch"""
-    DIFFICULTY_WINDOW_EMPTY = "difficulty_window_empty"
-    """source, window, num_passed"""
-    SOURCE_ADDED = "source_added"
-    """source, after"""
-    SCHEDULE_REFUSED = "schedule_refused"
-    """at_version, reason"""
-    KNOBS_CHANGED = "knobs_changed"
-    """before, after"""
-    SCALED = "scaled"
-    """role, before, after"""
-    MONITORING_LOST = "monitoring_lost"
-    """reason: a service that people watch with cannot be reached; training goes on"""
-    OTHER = "other"
-    """kind: of an event that another release wrote"""
+from ring_async.core.event_kinds import EventKind
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -12,41 +12,8 @@ carry the field `role`, which says which struct they are; a figure that is still
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 
 import msgspec
-
-
-class WaitCause(StrEnum):
-    """What an actor waits for: the label `cause` of the metrics `ring_<actor>_waiting_seconds_total`, and of `status`.
-
-    Members of one role's waits appear together; `OTHER` is a wait that no metric tells apart.
-    """
-
-    NONE = ""
-    RESERVATION = "reservation"
-    """A rollout: admission grants nothing, because enough tokens are ahead of the learner."""
-    WEIGHTS = "weights"
-    """A rollout or evaluator: it has no version yet, or one that is too old."""
-    SLOT = "slot"
-    """A rollout: its engine is full, which is how it should be."""
-    PAUSED = "paused"
-    """A person paused the run."""
-    GROUP = "group"
-    """A reward actor: no group has arrived."""
-    COMMIT = "commit"
-    """A reward actor or rollout: what it sent is not durable yet, or nobody gives credit."""
-    TOKENS = "tokens"
-    """Replay: the learner has asked, and there are fewer than Φ eligible tokens."""
-    DISK = "disk"
-    """Replay: the store cannot be written."""
-    BATCH = "batch"
-    """The learner: replay has no batch of Φ tokens."""
-    PUBLISH = "publish"
-    """The learner: the version before is still being published."""
-    PLACE = "place"
-    """A process that cannot start: no host has room."""
-    OTHER = "other"
 
 
 class _RoleFigures(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, tag_field="role"):

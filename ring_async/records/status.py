@@ -15,11 +15,11 @@ from typing import Any
 
 import msgspec
 
-from ring_async.core.fleet.states import ActorState, RunState
+from ring_async.core.fleet.states import ActorState, RunState, WaitCause
 from ring_async.core.roster import Role
 from ring_async.errors import RunError
 from ring_async.records.events import Event, read_event
-from ring_async.records.figures import ActorFigures, BufferTotals, WaitCause
+from ring_async.records.figures import ActorFigures, BufferTotals
 from ring_async.records.steps import SCHEMA_VERSION, EvaluationRecord, StepRecord, evaluation_record, step_record
 
 

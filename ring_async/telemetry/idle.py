@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from prometheus_client import Counter
 
 from ring_async.clock import monotonic_s
-from ring_async.records.figures import WaitCause
+from ring_async.core.fleet.states import WaitCause
 
 
 class IdleMeter:

@@ -11,12 +11,13 @@ import pytest
 
 from grafana_stub import TOKEN, GrafanaStub, grafana_stub
 from ring_async.cli.app import main
+from ring_async.core.event_kinds import EventKind
 from ring_async.monitoring.grafana import annotations
 from ring_async.monitoring.grafana.annotations import Annotator, annotation_text
 from ring_async.monitoring.grafana.boards import BOARDS
 from ring_async.monitoring.grafana.client import Grafana, GrafanaError
 from ring_async.monitoring.grafana.push import Outcome, push
-from ring_async.records.events import Event, EventKind
+from ring_async.records.events import Event
 from ring_async.storage.json_lines import JsonLines
 from ring_async.storage.run_dir import RunDir
 

@@ -23,9 +23,9 @@ from ring_async.actors.controller.mixture_changes import MixtureChanges
 from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
 from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
 from ring_async.errors import ConfigError, RunError, StorageError
-from ring_async.records.events import EventKind
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
 log = logging.getLogger(__name__)

@@ -37,11 +37,11 @@ from ring_async.actors.controller.versions import Versions
 from ring_async.actors.controller.work_requests import WorkRequests
 from ring_async.actors.verifier_files import read_kept
 from ring_async.clock import monotonic_s
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.fleet.fleet import FleetChange
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.ledger import LedgerError
 from ring_async.errors import RefusedError
-from ring_async.records.events import EventKind
 from ring_async.records.status import RunStatus
 from ring_async.storage.journal import Journal
 from ring_async.telemetry import metrics

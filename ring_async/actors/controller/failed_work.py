@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.run_life import RunLife
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.roster import CONTROLLER_ID
 from ring_async.core.work.leases import Returned
-from ring_async.records.events import EventKind
 
 FAILED_BATCHES = "failed_batches"
 

@@ -19,11 +19,11 @@ from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.member_links import MemberLinks
 from ring_async.actors.controller.membership import Membership
 from ring_async.clock import monotonic_s
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.fleet.fleet import Fleet, FleetChange
 from ring_async.core.fleet.restart import RestartPolicy
 from ring_async.core.roster import CONTROLLER_ID, ActorSpec, Role
 from ring_async.errors import PeerTimeoutError, RefusedError, RingAsyncError
-from ring_async.records.events import EventKind
 from ring_async.records.status import ActorStatus
 from ring_async.transport.base import Transport
 from ring_async.transport.messages.base import Message

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from ring_async.clock import monotonic_s
-from ring_async.core.fleet.states import ActorState
+from ring_async.core.fleet.states import ActorState, WaitCause
 from ring_async.core.roster import ActorSpec, Role
-from ring_async.records.figures import RolloutFigures, WaitCause
+from ring_async.records.figures import RolloutFigures
 from ring_async.records.status import ActorStatus
 from ring_async.telemetry import metrics
 from ring_async.transport.messages.fleet import Heartbeat, Member

@@ -23,10 +23,10 @@ from ring_async.actors.controller.prompt_ahead import THREADS
 from ring_async.actors.controller.prompt_search import window_of
 from ring_async.actors.controller.verifier_swap import VerifierSwaps
 from ring_async.config.schema import DifficultyWindow, MixtureStep, SourceSection
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.work.difficulty import Window
 from ring_async.errors import ConfigError
-from ring_async.records.events import EventKind
 from ring_async.transport.messages.changes import UseSources
 
 log = logging.getLogger(__name__)

@@ -129,7 +129,7 @@ def sample_of(
     return Sample(
         time=time,
         uptime_s=uptime_s,
-        state=str(status.state or ""),
+        state=status.state,
         policy_version=status.policy_version or 0,
         actors=tuple(map(_actor_of, status.actors)),
         ledger=msgspec.to_builtins(status.ledger),
@@ -146,9 +146,9 @@ def _actor_of(actor: ActorStatus) -> ActorSample:
     figures = msgspec.structs.asdict(actor.counters) if actor.counters is not None else {}
     return ActorSample(
         actor_id=actor.actor_id,
-        role=str(actor.role or ""),
-        state=str(actor.state or ""),
-        wait=str(actor.wait_cause),
+        role=actor.role,
+        state=actor.state,
+        wait=actor.wait_cause,
         waiting_for=actor.waiting_for[:MAX_WORDS],
         waited_s=actor.waited_s,
         silent_s=actor.heartbeat_age_s,

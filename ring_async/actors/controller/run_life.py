@@ -19,10 +19,10 @@ from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import REJOIN_S, FleetShell
 from ring_async.actors.controller.versions import Versions
 from ring_async.clock import monotonic_s
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.fleet.states import RunState
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID, LEAVING_ORDER, Role
 from ring_async.errors import PeerTimeoutError, RefusedError, StorageError
-from ring_async.records.events import EventKind
 from ring_async.storage.run_dir import write_json
 from ring_async.transport.messages.fleet import Pause, Resume
 from ring_async.transport.messages.versions import SaveCheckpoint

@@ -18,9 +18,10 @@ import msgspec
 
 from ring_async.clock import monotonic_s, wall_s
 from ring_async.config.schema import Config
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.roster import CONTROLLER_ID
 from ring_async.errors import StorageError
-from ring_async.records.events import Event, EventKind
+from ring_async.records.events import Event
 from ring_async.records.figures import BufferTotals, ScoredTotals, scored_since
 from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_record, step_record
 from ring_async.storage.json_lines import JsonLines

@@ -21,6 +21,7 @@ import msgspec
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.waits import ask_until_answered
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.roster import Role
 from ring_async.core.verifier_epochs import VerifierEpochs
 from ring_async.core.verifier_swap import (
@@ -44,7 +45,6 @@ from ring_async.core.verifier_swap import (
     TellCommit,
 )
 from ring_async.errors import PeerGoneError, PeerTimeoutError, RefusedError, RingAsyncError, StorageError
-from ring_async.records.events import EventKind
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.changes import (
     ApplyEpochRules,

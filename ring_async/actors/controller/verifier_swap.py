@@ -23,6 +23,7 @@ from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.swap_effects import SwapEffects
 from ring_async.clock import monotonic_s
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.roster import CONTROLLER_ID, Role
 from ring_async.core.verifier_epochs import VerifierEpochs
 from ring_async.core.verifier_swap import (
@@ -37,7 +38,6 @@ from ring_async.core.verifier_swap import (
     SwapState,
 )
 from ring_async.errors import RefusedError
-from ring_async.records.events import EventKind
 from ring_async.types import EpochRules, VerifierInForce
 from ring_async.verifiers.kept_files import keep_file, keep_options
 

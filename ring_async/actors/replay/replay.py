@@ -27,12 +27,13 @@ from ring_async.actors.replay.rules import advantage_rules, buffer_rules, tuned_
 from ring_async.actors.replay.unfinished import answer_rollout
 from ring_async.actors.waits import until_stopped
 from ring_async.clock import monotonic_s
+from ring_async.core.fleet.states import WaitCause
 from ring_async.core.rank_batches import batch_of_rank
 from ring_async.core.replay.intake import IntakeOutcome, Receipt
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import RefusedError, RingAsyncError, StorageError
-from ring_async.records.figures import ReplayFigures, WaitCause
+from ring_async.records.figures import ReplayFigures
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.telemetry import metrics

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, listed, seconds, share
 from ring_async.core.explain.growth import completed_growth, ended_growth
 from ring_async.core.explain.history import ActorSample
 from ring_async.core.explain.view import WINDOW_S, View
+from ring_async.core.fleet.states import ActorState, RunState, WaitCause
 from ring_async.core.roster import Role, id_of
 
 DISK_FREE_SHARE = 0.03
@@ -24,9 +26,9 @@ _DISK_WORDS = ("disk space", "No space left", "bytes needed", "Disk quota", "Map
 
 def paused(view: View) -> Iterator[Finding]:
     """The run is paused: by whom, since when."""
-    if view.newest.state != "paused":
+    if view.newest.state != RunState.PAUSED:
         return
-    asked = [one for one in view.events if one.kind == "paused"]
+    asked = [one for one in view.events if one.kind == EventKind.PAUSED]
     by = f" by {asked[-1].author} since {clock(asked[-1].time)}" if asked else ""
     yield Finding(
         cause=Cause.PAUSED, gravity=Gravity.FAULT, what=f"The run is paused{by}: nothing is granted or trained.",
@@ -36,7 +38,7 @@ def paused(view: View) -> Iterator[Finding]:
 
 def run_failed(view: View) -> Iterator[Finding]:
     """The run ended, or is ending, with an error; divergence and full disks have a sentence of their own."""
-    failures = [one for one in view.events if one.kind == "failed"]
+    failures = [one for one in view.events if one.kind == EventKind.FAILED]
     if not failures:
         return
     reason = str(failures[-1].details.get("reason", ""))
@@ -56,9 +58,9 @@ def run_failed(view: View) -> Iterator[Finding]:
 
 def full_disk(view: View) -> Iterator[Finding]:
     """Replay waits for space, an actor failed for want of it, or the run's disk is almost full."""
-    waiting = [one for one in view.newest.actors if one.wait == "disk"]
+    waiting = [one for one in view.newest.actors if one.wait == WaitCause.DISK]
     failed = [
-        one for one in view.recent_events("actor_failed", "failed", "disk_full")
+        one for one in view.recent_events(EventKind.ACTOR_FAILED, EventKind.FAILED)
         if any(word in f"{one.details}" for word in _DISK_WORDS)
     ]  # fmt: skip
     free, total = view.newest.disk_free_bytes, view.newest.disk_total_bytes
@@ -88,9 +90,9 @@ def _disk(what: str, remedy: str, who: str) -> Finding:
 
 def dead_actor(view: View) -> Iterator[Finding]:
     """An actor that should run is silent, does not come back, or dies again and again."""
-    if view.newest.state not in {"running", "paused"}:
+    if view.newest.state not in {RunState.RUNNING, RunState.PAUSED}:
         return
-    lost = view.recent_events("actor_lost")
+    lost = view.recent_events(EventKind.ACTOR_LOST)
     num_lost = Counter(str(one.details.get("actor")) for one in lost)
     for actor in view.newest.actors:
         why = _why_dead(view, actor, num_lost[actor.actor_id])
@@ -103,9 +105,9 @@ def dead_actor(view: View) -> Iterator[Finding]:
 
 
 def _why_dead(view: View, actor: ActorSample, num_lost: int) -> str:
-    notices = [one for one in view.recent_events("actor_lost") if one.details.get("actor") == actor.actor_id]
+    notices = [one for one in view.recent_events(EventKind.ACTOR_LOST) if one.details.get("actor") == actor.actor_id]
     died = f" since it died at {clock(notices[-1].time)}" if notices else ""
-    if actor.silent_s is None and actor.state == "waiting":
+    if actor.silent_s is None and actor.state == ActorState.WAITING:
         return f"cannot start{died}: it waits for {actor.waiting_for}" if actor.waited_s > STARTING_S else ""
     if actor.silent_s is None:
         gone_s = view.now - notices[-1].time if notices else 0.0
@@ -120,7 +122,7 @@ def _why_dead(view: View, actor: ActorSample, num_lost: int) -> str:
 def failing_verifier(view: View) -> Iterator[Finding]:
     """A verifier cannot judge: its sources were paused, or many of its trajectories fail."""
     if sources := list(view.newest.paused_sources):
-        reasons = [one for one in view.events if one.kind == "domain_paused" and one.details.get("reason")]
+        reasons = [one for one in view.events if one.kind == EventKind.DOMAIN_PAUSED and one.details.get("reason")]
         why = f": {reasons[-1].details['reason']}" if reasons else ""
         since = f" since {clock(reasons[-1].time)}" if reasons else ""
         many = len(sources) > 1
@@ -145,7 +147,7 @@ def failing_verifier(view: View) -> Iterator[Finding]:
 
 def evaluator_stuck(view: View) -> Iterator[Finding]:
     """The evaluator was given up, or lies many evaluations behind and answers nothing."""
-    if given_up := [one for one in view.events if one.kind == "evaluator_given_up"]:
+    if given_up := [one for one in view.events if one.kind == EventKind.EVALUATOR_GIVEN_UP]:
         yield Finding(
             cause=Cause.EVALUATOR_STUCK, gravity=Gravity.FAULT, who=id_of(Role.EVALUATOR, 0),
             what=f"Nothing is evaluated since {clock(given_up[-1].time)}: the evaluator was given up "
@@ -154,7 +156,7 @@ def evaluator_stuck(view: View) -> Iterator[Finding]:
         )  # fmt: skip
         return
     every = view.limits.evaluation_every
-    for actor_id, actor in view.recent_actors("evaluator").items() if every and view.has_rates else ():
+    for actor_id, actor in view.recent_actors(Role.EVALUATOR).items() if every and view.has_rates else ():
         behind = view.newest.policy_version - actor[-1].figures.get("policy_version", 0.0)
         answered = {sample.figures.get("answered") for sample in actor}
         if behind > 3 * every and len(answered) == 1 and actor[-1].silent_s is not None:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from ring_async.core.explain.history import ActorSample, Sample
+from ring_async.core.fleet.states import WaitCause
+from ring_async.core.roster import Role
 
 
 def growth(totals: Iterable[float]) -> float:
@@ -16,7 +18,7 @@ def growth(totals: Iterable[float]) -> float:
     return sum(now - before if now >= before else now for before, now in pairwise(totals))
 
 
-def actors_of(samples: Sequence[Sample], role: str) -> dict[str, list[ActorSample]]:
+def actors_of(samples: Sequence[Sample], role: Role) -> dict[str, list[ActorSample]]:
     """The samples of each actor of a role, by id; the actors of the newest sample alone."""
     present = {actor.actor_id for actor in samples[-1].actors if actor.role == role} if samples else set()
     found: dict[str, list[ActorSample]] = {actor_id: [] for actor_id in sorted(present)}
@@ -45,7 +47,7 @@ def seconds_a_unit(actor: Sequence[ActorSample], seconds: str, unit: str) -> flo
     return spent / done if spent is not None and done else None
 
 
-def share_waiting(actor: Sequence[ActorSample], wait: str) -> float:
+def share_waiting(actor: Sequence[ActorSample], wait: WaitCause) -> float:
     """The share of an actor's samples in which its longest wait had this cause."""
     hits = sum(sample.wait == wait for sample in actor)
     return hits / len(actor) if actor else 0.0

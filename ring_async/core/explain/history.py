@@ -11,15 +11,18 @@ from typing import Any
 
 import msgspec
 
+from ring_async.core.fleet.states import ActorState, RunState, WaitCause
+from ring_async.core.roster import Role
+
 
 class ActorSample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One actor at one moment. `figures` are the numbers of its newest heartbeat."""
 
     actor_id: str
-    role: str
-    state: str = "running"
-    wait: str = ""
-    """The cause of its longest wait, e.g. `reservation`; empty: it works."""
+    role: Role | None
+    state: ActorState | None = ActorState.RUNNING
+    wait: WaitCause = WaitCause.NONE
+    """The cause of its longest wait; `NONE`: it works."""
     waiting_for: str = ""
     waited_s: float = 0.0
     silent_s: float | None = None
@@ -33,7 +36,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: float
     uptime_s: float
     """Of the controller, by the monotonic clock."""
-    state: str = "running"
+    state: RunState | None = RunState.RUNNING
     policy_version: int = 0
     actors: tuple[ActorSample, ...] = ()
     ledger: dict[str, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, listed, share
 from ring_async.core.explain.growth import completed_growth, ended_growth
 from ring_async.core.explain.history import Happening, Step
@@ -18,7 +19,13 @@ MASKED_SHARE = 0.2
 FELL_TO = 0.6
 NUM_STEPS_AFTER = 5
 
-_CHANGES = ("verifier_swapped", "verifier_rolled_back", "mixture_changed", "knobs_changed", "difficulty_changed")
+_CHANGES = (
+    EventKind.VERIFIER_SWAPPED,
+    EventKind.VERIFIER_ROLLED_BACK,
+    EventKind.MIXTURE_CHANGED,
+    EventKind.KNOBS_CHANGED,
+    EventKind.DIFFICULTY_CHANGED,
+)
 
 
 def no_signal(view: View) -> Iterator[Finding]:
@@ -71,14 +78,20 @@ def starving_source(view: View) -> Iterator[Finding]:
 
 
 def _why_starving(view: View, source: str) -> tuple[str, str]:
-    empty = [e for e in view.events if e.kind == "difficulty_window_empty" and e.details.get("source") == source]
+    empty = [
+        e for e in view.events if e.kind == EventKind.DIFFICULTY_WINDOW_EMPTY and e.details.get("source") == source
+    ]
     if empty:
         passed = empty[-1].details.get("num_passed", "many")
         return (
             f", because {passed} prompts in a row lie outside its difficulty window",
             f"Widen the window, or lift it: ring-async mixture --difficulty {source}=any",
         )
-    failed = [e for e in view.events if e.kind in {"domain_paused", "schedule_refused"} and source in str(e.details)]
+    failed = [
+        e
+        for e in view.events
+        if e.kind in {EventKind.DOMAIN_PAUSED, EventKind.SCHEDULE_REFUSED} and source in str(e.details)
+    ]
     why = f" (see {failed[-1].kind} at {clock(failed[-1].time)})" if failed else ""
     return why, "Its file or task may have run out of prompts: ring-async data inspect CONFIG"
 

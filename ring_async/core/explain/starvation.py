@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, seconds, share, times
 from ring_async.core.explain.growth import (
     completed_growth,
@@ -20,6 +21,8 @@ from ring_async.core.explain.growth import (
 )
 from ring_async.core.explain.history import ActorSample, Happening, Sample
 from ring_async.core.explain.view import View
+from ring_async.core.fleet.states import WaitCause
+from ring_async.core.roster import Role
 
 HELD_BACK_S = 2.0
 """Seconds that sampled groups wait to be judged and committed; above it, what follows the engines is slower than they
@@ -51,11 +54,11 @@ def _symptom(view: View, cause: Cause, what: str, remedy: str, who: str = "") ->
 
 def _slow_commits(view: View) -> Finding | None:
     """Judged groups wait for replay's commit."""
-    if view.held_back_s < HELD_BACK_S or view.share_waiting("reward", "commit") < WAITING_SHARE:
+    if view.held_back_s < HELD_BACK_S or view.share_waiting(Role.REWARD, WaitCause.COMMIT) < WAITING_SHARE:
         return None
-    actors = view.recent_actors("replay")
+    actors = view.recent_actors(Role.REPLAY)
     pending = {name: figure_mean(actor, "pending_groups") or 0.0 for name, actor in actors.items()}
-    slowest = max(pending, key=lambda name: pending[name], default="replay")
+    slowest = max(pending, key=lambda name: pending[name], default=Role.REPLAY)
     return _symptom(
         view, Cause.SLOW_COMMITS,
         f"{pending.get(slowest, 0.0):.0f} judged groups wait for {slowest} to commit them.",
@@ -73,10 +76,10 @@ def _slow_verifier(view: View) -> Finding | None:
         return None
     change = _last_swap(view)
     since = change.time if change is not None else view.window[len(view.window) // 2].time
-    slowest, pace_s = _slowest(view.actors_after("reward", since))
+    slowest, pace_s = _slowest(view.actors_after(Role.REWARD, since))
     if pace_s is None:
         return None
-    earlier_s = seconds_a_unit(view.actors_before("reward", since).get(slowest, []), "busy_s", "verdicts")
+    earlier_s = seconds_a_unit(view.actors_before(Role.REWARD, since).get(slowest, []), "busy_s", "verdicts")
     remedy = "Scale reward (ring-async scale reward N), or make the verifier faster."
     what = f"{slowest} takes {seconds(pace_s)} a verdict, and sampled groups wait {seconds(view.held_back_s)} for it."
     if earlier_s and pace_s / earlier_s >= SLOWER:
@@ -99,7 +102,7 @@ def _slowest(actors: dict[str, list[ActorSample]]) -> tuple[str, float | None]:
 
 
 def _last_swap(view: View) -> Happening | None:
-    swaps = [one for one in view.events if one.kind in {"verifier_swapped", "verifier_rolled_back"}]
+    swaps = [one for one in view.events if one.kind in {EventKind.VERIFIER_SWAPPED, EventKind.VERIFIER_ROLLED_BACK}]
     return swaps[-1] if swaps else None
 
 
@@ -129,7 +132,7 @@ def mean_length(samples: Sequence[Sample]) -> float | None:
     rollouts: dict[str, list[ActorSample]] = {}
     for sample in samples:
         for actor in sample.actors:
-            if actor.role == "rollout":
+            if actor.role == Role.ROLLOUT:
                 rollouts.setdefault(actor.actor_id, []).append(actor)
     return sum(figure_growth(actor, "generated_tokens") or 0.0 for actor in rollouts.values()) / completed
 
@@ -143,7 +146,7 @@ def _small_admission(view: View) -> Finding | None:
     """Engines stand idle for want of reservations while the learner waits for what they would make."""
     if view.limits.mode == "sync" or view.slots_used is None:
         return None
-    idle, waiting = 1.0 - view.slots_used, view.share_waiting("rollout", "reservation")
+    idle, waiting = 1.0 - view.slots_used, view.share_waiting(Role.ROLLOUT, WaitCause.RESERVATION)
     if idle < IDLE_SHARE or waiting < WAITING_SHARE:
         return None
     return _symptom(
@@ -159,8 +162,8 @@ def _generation_bound(view: View) -> Finding | None:
     """Engines work all the time and it is not enough; nothing else is wrong."""
     if (view.engine_busy_share or 0.0) < 0.85 or (view.slots_used or 0.0) < 0.6:
         return None
-    num = len(view.actors("rollout"))
-    rate = sum(figure_growth(actor, "generated_tokens") or 0.0 for actor in view.actors("rollout").values())
+    num = len(view.actors(Role.ROLLOUT))
+    rate = sum(figure_growth(actor, "generated_tokens") or 0.0 for actor in view.actors(Role.ROLLOUT).values())
     return _symptom(
         view, Cause.GENERATION_BOUND,
         f"{num} rollout{'s' if num > 1 else ''} sample{'' if num > 1 else 's'} "

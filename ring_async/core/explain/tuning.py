@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.explain.finding import Cause, Finding, Gravity, seconds, share, times
 from ring_async.core.explain.growth import figure_mean, seconds_a_unit, span_s
 from ring_async.core.explain.history import ActorSample
 from ring_async.core.explain.view import View
+from ring_async.core.fleet.states import WaitCause
+from ring_async.core.roster import Role
 
 FED_SHARE = 0.05
 USED_SHARE = 0.3
 WAITING_SHARE = 0.5
 OVERLOAD = 2.0
-_SWAPS = ("verifier_swapped", "verifier_rolled_back")
+_SWAPS = (EventKind.VERIFIER_SWAPPED, EventKind.VERIFIER_ROLLED_BACK)
 
 
 def learner_bound(view: View) -> Iterator[Finding]:
@@ -21,7 +24,7 @@ def learner_bound(view: View) -> Iterator[Finding]:
     if view.limits.mode == "sync" or view.wait_share is None or view.wait_share > FED_SHARE:
         return
     used = view.slots_used
-    if used is None or used > USED_SHARE or view.share_waiting("rollout", "reservation") < WAITING_SHARE:
+    if used is None or used > USED_SHARE or view.share_waiting(Role.ROLLOUT, WaitCause.RESERVATION) < WAITING_SHARE:
         return
     yield Finding(
         cause=Cause.LEARNER_BOUND, gravity=Gravity.TIP,
@@ -36,8 +39,8 @@ def overloaded_reward(view: View) -> Iterator[Finding]:
     if not view.has_rates or any(one.kind in _SWAPS for one in view.events):
         return  # another verifier, another pace
     half = len(view.samples) // 2
-    for actor_id, now in view.actors("reward").items():
-        before = view.actors_before("reward", view.samples[half].time).get(actor_id, [])
+    for actor_id, now in view.actors(Role.REWARD).items():
+        before = view.actors_before(Role.REWARD, view.samples[half].time).get(actor_id, [])
         later = [one for one in now if one not in before]
         was, now_is = _load(before, view), _load(later, view)
         if was is None or now_is is None:

@@ -13,16 +13,18 @@ import msgspec
 from ring_async.core.explain.growth import figure_growth, span_s
 from ring_async.core.explain.history import ActorSample, History
 from ring_async.core.explain.view import View
+from ring_async.core.fleet.states import WaitCause
+from ring_async.core.roster import Role
 
 WORK = "work"
-_MEASURED = {"rollout", "learner"}
+_MEASURED = {Role.ROLLOUT, Role.LEARNER}
 
 
 class Utilisation(msgspec.Struct, frozen=True):
     """One actor's time. `parts`: share by cause, `work` first; they add up to 1."""
 
     actor_id: str
-    role: str
+    role: Role | None
     parts: dict[str, float]
 
 
@@ -38,11 +40,11 @@ def utilisation(history: History) -> tuple[Utilisation, ...]:
     return tuple(divided)
 
 
-def _parts(view: View, own: list[ActorSample], role: str) -> dict[str, float]:
+def _parts(view: View, own: list[ActorSample], role: Role | None) -> dict[str, float]:
     busy_s = figure_growth(own, "busy_s") if role in _MEASURED else None
     waits = Counter(one.wait for one in own if one.wait)
-    if role == "learner" and view.wait_share is not None:
-        waits = Counter({"batch": 1})
+    if role == Role.LEARNER and view.wait_share is not None:
+        waits = Counter({WaitCause.BATCH: 1})
     if busy_s is None:
         work = sum(not one.wait for one in own) / len(own)
     else:

@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
 
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.explain.finding import seconds, share
 from ring_async.core.explain.growth import actors_of, figure_growth, figure_mean, share_waiting, span_s
 from ring_async.core.explain.history import ActorSample, Happening, History, Sample, Step
+from ring_async.core.fleet.states import RunState, WaitCause
+from ring_async.core.roster import Role
 
 WINDOW_S = 600.0
 """Rules speak of the last ten minutes."""
@@ -51,7 +54,7 @@ class View:
     @property
     def is_running(self) -> bool:
         """Whether work is granted and trained: neither paused nor ending."""
-        return self.newest.state == "running"
+        return self.newest.state == RunState.RUNNING
 
     @cached_property
     def has_rates(self) -> bool:
@@ -66,19 +69,19 @@ class View:
     def recent_words(self) -> str:
         return f"the last {seconds(span_s(self.recent))}"
 
-    def actors(self, role: str) -> dict[str, list[ActorSample]]:
+    def actors(self, role: Role) -> dict[str, list[ActorSample]]:
         """The samples of each present actor of a role, within the window."""
         return actors_of(self.window, role)
 
-    def actors_before(self, role: str, time: float) -> dict[str, list[ActorSample]]:
+    def actors_before(self, role: Role, time: float) -> dict[str, list[ActorSample]]:
         """The same, of the samples before a time."""
         return actors_of([one for one in self.samples if one.time < time], role)
 
-    def actors_after(self, role: str, time: float) -> dict[str, list[ActorSample]]:
+    def actors_after(self, role: Role, time: float) -> dict[str, list[ActorSample]]:
         """The same, of the samples from a time on, within the window."""
         return actors_of([one for one in self.window if one.time >= time], role)
 
-    def recent_events(self, *kinds: str) -> list[Happening]:
+    def recent_events(self, *kinds: EventKind) -> list[Happening]:
         return [one for one in self.events if one.kind in kinds and one.time >= self.now - WINDOW_S]
 
     # -- the learner
@@ -143,7 +146,7 @@ class View:
         """The samples of the last minutes."""
         return [one for one in self.window if one.time >= self.now - RECENT_S]
 
-    def recent_actors(self, role: str) -> dict[str, list[ActorSample]]:
+    def recent_actors(self, role: Role) -> dict[str, list[ActorSample]]:
         """The samples of each present actor of a role, of the last minutes."""
         return actors_of(self.recent, role)
 
@@ -153,13 +156,13 @@ class View:
         minutes.
         """
         waits = [
-            one.waited_s if one.wait == "commit" else 0.0
-            for actor in self.recent_actors("rollout").values()
+            one.waited_s if one.wait == WaitCause.COMMIT else 0.0
+            for actor in self.recent_actors(Role.ROLLOUT).values()
             for one in actor
         ]
         return sum(waits) / len(waits) if waits else 0.0
 
-    def share_waiting(self, role: str, wait: str) -> float:
+    def share_waiting(self, role: Role, wait: WaitCause) -> float:
         """The share of the last minutes in which actors of a role had a wait of this cause, in the mean."""
         shares = [share_waiting(actor, wait) for actor in self.recent_actors(role).values()]
         return sum(shares) / len(shares) if shares else 0.0
@@ -168,7 +171,7 @@ class View:
     def slots_used(self) -> float | None:
         """The share of the engines' slots that were taken, in the last minutes; None: unknown."""
         running = capacity = 0.0
-        for actor in self.recent_actors("rollout").values():
+        for actor in self.recent_actors(Role.ROLLOUT).values():
             running += figure_mean(actor, "running") or 0.0
             capacity += figure_mean(actor, "capacity") or 0.0
         return running / capacity if capacity else None
@@ -176,6 +179,6 @@ class View:
     @cached_property
     def engine_busy_share(self) -> float | None:
         """The share of the last minutes in which engines sampled at all, over all rollouts."""
-        grown = [figure_growth(actor, "busy_s") for actor in self.recent_actors("rollout").values()]
+        grown = [figure_growth(actor, "busy_s") for actor in self.recent_actors(Role.ROLLOUT).values()]
         known = [one for one in grown if one is not None]
         return min(1.0, sum(known) / len(known) / max(span_s(self.recent), 1e-9)) if known and self.has_rates else None

@@ -8,6 +8,7 @@ from itertools import pairwise
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, seconds, share
 from ring_async.core.explain.growth import completed_growth, ended_growth, figure_growth, figure_mean
 from ring_async.core.explain.view import View
+from ring_async.core.roster import Role
 
 LAG_SAMPLES = 3
 EVICTED_SHARE = 0.15
@@ -22,7 +23,7 @@ def stale_weights(view: View) -> Iterator[Finding]:
     """A rollout holds weights older than the staleness bound, sample after sample: it cannot take new ones up."""
     if not view.has_rates or view.limits.mode == "sync":
         return
-    for actor_id, actor in view.actors("rollout").items():
+    for actor_id, actor in view.actors(Role.ROLLOUT).items():
         lags = [
             sample.policy_version - held
             for sample in view.window[-LAG_SAMPLES:]
@@ -115,7 +116,7 @@ def mismatch(view: View) -> Iterator[Finding]:
 
 def imbalance(view: View) -> Iterator[Finding]:
     """One rollout samples far slower than the others while it works as much."""
-    actors = view.actors("rollout")
+    actors = view.actors(Role.ROLLOUT)
     if not view.has_rates or len(actors) < 2:
         return
     paces = {}

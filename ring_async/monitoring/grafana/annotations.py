@@ -19,9 +19,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ring_async.core.event_kinds import EventKind
 from ring_async.monitoring.grafana.build import TAG
 from ring_async.monitoring.grafana.client import Grafana, GrafanaError
-from ring_async.records.events import Event, EventKind, read_event
+from ring_async.records.events import Event, read_event
 from ring_async.storage.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)

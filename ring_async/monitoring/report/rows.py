@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ring_async.core.event_kinds import EventKind
 from ring_async.errors import RunError
-from ring_async.records.events import EventKind
 from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_record, step_record
 from ring_async.storage.run_dir import RunDir
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from ring_async.core.fleet.states import ActorState
+from ring_async.core.fleet.states import ActorState, WaitCause
 from ring_async.core.roster import ActorSpec, Role
-from ring_async.records.figures import ActorFigures, WaitCause
+from ring_async.records.figures import ActorFigures
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.versions import WeightsAnnouncement
 from ring_async.types import (

@@ -9,8 +9,8 @@ import pytest
 
 from ring_async.actors.waits import ASK_AGAIN_S, Waits, ask_until_answered, finish_or_cancel, until_stopped
 from ring_async.clock import monotonic_s
+from ring_async.core.fleet.states import WaitCause
 from ring_async.errors import ActorFailedError, PeerGoneError, PeerTimeoutError, RefusedError, TransportError
-from ring_async.records.figures import WaitCause
 from ring_async.testing.virtual_clock import run_virtual
 
 

@@ -18,13 +18,14 @@ from rich.text import Text
 from ring_async.cli.app import main
 from ring_async.cli.console import SafeConsole
 from ring_async.cli.samples import _panel
+from ring_async.core.event_kinds import EventKind
 from ring_async.core.fleet.states import RunState
 from ring_async.monitoring.progress import progress_line
 from ring_async.monitoring.report.page import render_page
 from ring_async.monitoring.report.summary import summary
 from ring_async.monitoring.terminal import render_status
 from ring_async.printable import printable
-from ring_async.records.events import Event, EventKind
+from ring_async.records.events import Event
 from ring_async.records.status import ActorStatus, ChangesStatus, RunStatus
 from ring_async.records.steps import StepRecord
 from ring_async.telemetry.log_format import PrintableFormatter

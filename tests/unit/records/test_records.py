@@ -9,19 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_async.core.fleet.states import ActorState, RunState
+from ring_async.core.event_kinds import EventKind
+from ring_async.core.fleet.states import ActorState, RunState, WaitCause
 from ring_async.core.roster import Role
 from ring_async.errors import RunError
-from ring_async.records.events import Event, EventKind, read_event
-from ring_async.records.figures import (
-    BufferTotals,
-    LearnerFigures,
-    RolloutFigures,
-    ScoredTotals,
-    WaitCause,
-    scored_since,
-    total,
-)
+from ring_async.records.events import Event, read_event
+from ring_async.records.figures import BufferTotals, LearnerFigures, RolloutFigures, ScoredTotals, scored_since, total
 from ring_async.records.status import ActorStatus, RunStatus, read_status, status_schema
 from ring_async.records.steps import EvaluationRecord, SourceEvaluation, StepRecord, evaluation_record, step_record
 from ring_async.testing.builders import make_metrics_row

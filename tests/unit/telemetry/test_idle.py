@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from ring_async.records.figures import WaitCause
+from ring_async.core.fleet.states import WaitCause
 from ring_async.telemetry import metrics
 from ring_async.telemetry.idle import IdleMeter
 from ring_async.testing.virtual_clock import run_virtual

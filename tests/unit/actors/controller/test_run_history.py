@@ -10,10 +10,11 @@ import pytest
 
 from ring_async.actors.controller import run_history
 from ring_async.actors.controller.run_history import NUM_SAMPLES, SAMPLE_S, RunHistory, limits_of, sample_of
-from ring_async.core.fleet.states import ActorState, RunState
+from ring_async.core.event_kinds import EventKind
+from ring_async.core.fleet.states import ActorState, RunState, WaitCause
 from ring_async.core.roster import Role
-from ring_async.records.events import Event, EventKind
-from ring_async.records.figures import BufferTotals, RolloutFigures, ScoredTotals, WaitCause
+from ring_async.records.events import Event
+from ring_async.records.figures import BufferTotals, RolloutFigures, ScoredTotals
 from ring_async.records.status import ActorStatus, ChangesStatus, LedgerCounts, RunStatus
 from ring_async.records.steps import StepRecord
 from ring_async.storage.run_dir import RunDir

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ring_async.actors.controller.run_log import RunLog, last_line
-from ring_async.records.events import EventKind, read_events
+from ring_async.core.event_kinds import EventKind
+from ring_async.records.events import read_events
 from ring_async.records.figures import BufferTotals, ScoredTotals
 from ring_async.records.steps import StepRecord
 from ring_async.storage.run_dir import RunDir
