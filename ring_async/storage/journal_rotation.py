@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ring_async.core.work.ledger_records import AnyRecord
 from ring_async.storage.journal_file import MAGIC, frame_record
-from ring_async.storage.run_dir import sync_folder
+from ring_async.storage.run_dir import sync_path
 
 
 class Rotation:
@@ -66,7 +66,7 @@ class Rotation:
                 stream.flush()
                 os.fdatasync(stream.fileno())
             self._fresh.replace(self.path)
-            sync_folder(self.path.parent)
+            sync_path(self.path.parent)
         except OSError:
             self._fresh.unlink(missing_ok=True)
             raise

@@ -11,7 +11,6 @@ changed a byte since is never chosen.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import msgspec
 import xxhash
 
 from ring_async.errors import StorageError
+from ring_async.storage.run_dir import sync_path
 from ring_async.types import PolicyVersion
 
 log = logging.getLogger(__name__)
@@ -108,9 +108,9 @@ class CheckpointStore:
             manifest = Manifest(policy_version, plan_number, files).sealed()
             (temporary / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
             for path in (*temporary.rglob("*"), temporary):
-                _sync(path)
+                sync_path(path)
             temporary.rename(final)
-            _sync(self.root)
+            sync_path(self.root)
         except (OSError, StorageError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -216,11 +216,3 @@ def _checksum(path: Path) -> str:
         while part := file.read(_READ_BYTES):
             digest.update(part)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
