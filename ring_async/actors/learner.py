@@ -60,9 +60,6 @@ T = TypeVar("T")
 BATCH_POLL_S = 5.0
 """How long replay may hold a request for a batch before it answers why there is none."""
 
-STORAGE_RETRY_S = 1.0
-"""Pause before a checkpoint is written again that met a full disk."""
-
 
 class Rows(NamedTuple):
     """The part of a batch that this rank trains on; all of it, and no share, where the rank is alone."""
@@ -363,8 +360,7 @@ class Learner(Actor):
                 return await asyncio.to_thread(self._checkpoints.save, version, version.number, write)
             except StorageError as error:
                 log.error("%s: %s", self.actor_id, error)
-                async with self.waits.on(f"disk space: {error}", cause=WaitCause.DISK):
-                    await asyncio.sleep(STORAGE_RETRY_S)
+                await self.waits.for_space(error)
 
     def _checkpoint_noted(self, sent: asyncio.Future[None]) -> None:
         """Remove the oldest checkpoints, now that the run's journal names the newest one."""

@@ -17,12 +17,22 @@ from typing import TypeVar
 
 from ring_async.clock import monotonic_s
 from ring_async.core.fleet.states import WaitCause
-from ring_async.errors import ActorFailedError, PeerGoneError, PeerTimeoutError, RefusedError, TransportError
+from ring_async.errors import (
+    ActorFailedError,
+    PeerGoneError,
+    PeerTimeoutError,
+    RefusedError,
+    StorageError,
+    TransportError,
+)
 
 T = TypeVar("T")
 
 ASK_AGAIN_S = 0.1
 """Pause before a question that was not answered is asked again."""
+
+STORAGE_RETRY_S = 1.0
+"""Pause before something that met a full disk is tried again."""
 
 
 @dataclass(slots=True)
@@ -66,6 +76,11 @@ class Waits:
             raise ActorFailedError(f"{self.actor_id} waited {deadline_s:.0f} s for {wait.whom}") from None
         finally:
             self._current = [one for one in self._current if one is not wait]
+
+    async def for_space(self, error: StorageError) -> None:
+        """Wait a moment, in sight, before what met a full disk is tried again."""
+        async with self.on(f"disk space: {error}", cause=WaitCause.DISK):
+            await asyncio.sleep(STORAGE_RETRY_S)
 
     def longest(self) -> tuple[str, float]:
         """The longest of the present waits, and its seconds; empty and 0 when there is none.

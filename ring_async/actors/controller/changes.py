@@ -21,6 +21,7 @@ from ring_async.actors.controller.dispatcher import Dispatcher
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.mixture_changes import MixtureChanges
 from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
+from ring_async.actors.waits import STORAGE_RETRY_S
 from ring_async.config.schema import Config, MixtureStep
 from ring_async.config.tunable import knobs_of, tuned
 from ring_async.core.event_kinds import EventKind
@@ -29,9 +30,6 @@ from ring_async.errors import ConfigError, RunError, StorageError
 from ring_async.transport.messages.changes import TuneKnobs, VerifierFailing
 
 log = logging.getLogger(__name__)
-
-STORAGE_RETRY_S = 1.0
-"""Pause before a change that met a full disk is tried again."""
 
 SetAside = Callable[[list[str], str, bool], None]
 """Called with sources to set aside, the reason, and whether that is for good."""

@@ -135,6 +135,7 @@ class Controller:
         self._life.open()
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
         loops.append(asyncio.create_task(self.history.run(), name="history"))
+        loops.append(asyncio.create_task(self._observe_resources(), name="resources"))
         told = asyncio.create_task(self._has_told_launcher.wait())
         try:
             done, _ = await asyncio.wait([told, *loops], return_when=asyncio.FIRST_COMPLETED)
@@ -183,11 +184,16 @@ class Controller:
             self._batches.watch(now_s)
             self._fleet.members.export()
             metrics.controller_max_staleness.set(self._dispatcher.limiter.rules.max_staleness)
-            observe_resources(self.context.run_dir.path)
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
             await self._requests.look_again()
+
+    async def _observe_resources(self) -> None:
+        """Consumes time / produces the gauges of disk and GPU / waits as long as a heartbeat / freed by time."""
+        while True:
+            observe_resources(self.context.run_dir.path)
+            await asyncio.sleep(self.config.monitoring.heartbeat_s)
 
     def _check_ledger(self) -> None:
         try:

@@ -59,8 +59,6 @@ T = TypeVar("T")
 MAX_COMMIT_BYTES = 64 << 20
 """Payload of one commit; more waits for the next, so that acknowledgements stay prompt."""
 
-REPORT_INTERVAL_S = 0.05
-STORAGE_RETRY_S = 1.0
 SHORTEST_WAIT_S = 1e-3
 """Shorter waits are skipped: a remainder left by rounding can be too small to move a clock."""
 
@@ -276,8 +274,7 @@ class Replay(Actor):
         if str(error) != self._trouble:
             self._trouble = str(error)
             log.error("%s: %s", self.actor_id, error)
-        async with self.waits.on(f"disk space: {error}", cause=WaitCause.DISK):
-            await asyncio.sleep(STORAGE_RETRY_S)
+        await self.waits.for_space(error)
 
     # -- batches
 

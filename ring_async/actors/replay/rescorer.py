@@ -27,7 +27,6 @@ MAX_UNDER_WAY = 16
 """Most groups that are being judged again at once."""
 
 MAX_TRIES = 3
-STORAGE_RETRY_S = 1.0
 """How often one group is asked for: a verifier that times out once may judge it the next time."""
 
 
@@ -72,7 +71,7 @@ class Rescorer:
                 await self._ask(group, is_last=num_tries >= MAX_TRIES)
         except StorageError as error:  # a full disk, or a damaged payload: the group stays as it is for now
             log.error("%s: group %s cannot be judged again now: %s", self._actor.actor_id, group_id, error)
-            await asyncio.sleep(STORAGE_RETRY_S)
+            await self._actor.waits.for_space(error)
         finally:
             del self._under_way[group_id]
             self._due.set()
