@@ -95,6 +95,12 @@ class Prompt(msgspec.Struct, frozen=True):
         """The whole chat as text, for people and judges: each turn behind its role; without messages, the question."""
         return "\n\n".join(f"{one.role}: {one.content}" for one in self.messages) or self.text
 
+    @property
+    def turns(self) -> list[dict[str, str]]:
+        """The chat as a chat template takes it; without messages, the question as one user's turn."""
+        messages = self.messages or (ChatMessage("user", self.text),)
+        return [{"role": one.role, "content": one.content} for one in messages]
+
 
 class VerifierStamp(msgspec.Struct, frozen=True):
     """Which verifier scored a group, in which epoch: a group is scored by one epoch, always."""

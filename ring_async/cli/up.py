@@ -70,8 +70,11 @@ def bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     _check_name(config, run_dir, resume=resume)
     with hold_run(run_dir):
         _check_name(config, run_dir, resume=resume)  # again: another run of this name may have begun meanwhile
+        digests = data_digests(config)
         if resume:
-            _show_changes(config, run_dir)
+            _show_changes(config, run_dir, digests)
+        run_dir.create()
+        write_json(run_dir.data, digests)
         return _bring_up(config, run_dir, resume=resume)
 
 
@@ -79,15 +82,13 @@ def _bring_up(config: Config, run_dir: RunDir, *, resume: bool) -> int:
     from ring_async.launch import Launcher
     from ring_async.monitoring.services import watched
 
-    run_dir.create()
-    write_json(run_dir.data, data_digests(config))
     where = f" in {short(run_dir.path)}: bringing the fleet up"
     out.print(Text.assemble((config.run.name, "bold"), where), soft_wrap=True)
     done = threading.Event()
     progress = threading.Thread(target=_show_progress, args=(run_dir, config, done), daemon=True)
     progress.start()
     try:
-        with watched(config, run_dir, lambda line: out.print(line, soft_wrap=True, highlight=False, markup=False)):
+        with watched(config, run_dir, lambda line: out.print(line, soft_wrap=True, highlight=False)):
             outcome = asyncio.run(Launcher(config, run_dir, is_resumed=resume).run())
     finally:
         done.set()
@@ -145,12 +146,12 @@ def _check_name(config: Config, run_dir: RunDir, *, resume: bool) -> None:
         raise ConfigError(f"run.name: there is no run {config.run.name!r} in {run_dir.path.parent} to resume")
 
 
-def _show_changes(config: Config, run_dir: RunDir) -> None:
+def _show_changes(config: Config, run_dir: RunDir, digests: dict[str, str]) -> None:
     resumed = keep_configured(config, run_dir.verifiers)
     for key, (before, now) in differing_keys(load_config(run_dir.config), resumed).items():
         out.print(f"  changed since: {key}: {before} → {now}", highlight=False)
     if run_dir.data.exists():
-        for name in changed_sources(config, json.loads(run_dir.data.read_text())):
+        for name in changed_sources(config, json.loads(run_dir.data.read_text()), digests):
             out.print(f"  changed since: the files of sources.{name}", highlight=False)
 
 

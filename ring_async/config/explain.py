@@ -61,7 +61,7 @@ def _explain_one(detail: ErrorDetails) -> tuple[str, str]:
     if kind == "missing":
         return key, f"missing, and has no default; give it a value{_about(key)}"
     if kind in ("literal_error", "enum"):
-        close = get_close_matches(str(given), _literals(str(context["expected"])), n=1)
+        close = get_close_matches(given if isinstance(given, str) else "", _literals(str(context["expected"])), n=1)
         hint = f"; did you mean {close[0]}?" if close else "; choose one of them"
         return key, f"{_shown(given)} is none of {context['expected']}{hint}"
     if kind in _BOUNDS:
@@ -148,7 +148,14 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-_REPR = reprlib.Repr()
+class _Repr(reprlib.Repr):
+    """Python refuses to write out an integer of more than 4,300 digits, and YAML reads one, from `0x…`."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if x.bit_length() <= 10_000 else f"an integer of {x.bit_length()} bits"
+
+
+_REPR = _Repr()
 _REPR.maxstring = _REPR.maxother = 57
 
 

@@ -66,7 +66,7 @@ class RolloutSection(Section):
         False, description="sglang: a response depends on its seed, weights and prompt alone; slower (docs/sglang.md)."
     )
     lease_s: PositiveFloat = Field(60.0, description="A reservation not renewed for this long is issued again.")
-    handover_s: Annotated[float, Field(ge=0)] = Field(
+    handover_s: NaturalFloat = Field(
         5.0,
         description="Unfinished responses are handed over to replay this often, so that another rollout can go on with "
         "them; 0: never.",
@@ -118,14 +118,14 @@ class LearnerSection(Section):
     adam_betas: tuple[AdamBeta, AdamBeta] = (0.9, 0.95)
     adam_eps: PositiveFloat = 1e-8
     max_grad_norm: PositiveFloat = 1.0
-    max_nonfinite_steps: Annotated[int, Field(ge=0)] = Field(
+    max_nonfinite_steps: NaturalInt = Field(
         3,
         description="Steps in a row that may be skipped because loss or gradient is not finite; one more ends the run.",
     )
     recompute: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Share of the decoder layers whose activations are computed again in backward."
     )
-    max_batch_tries: Annotated[int, Field(ge=0)] = Field(
+    max_batch_tries: NaturalInt = Field(
         3, description="A batch that fails so often in the engine is skipped, with its cause on record; 0: never."
     )
     num_threads: PositiveInt = Field(1, description="Compute threads on a CPU.")

@@ -7,6 +7,7 @@ Owns: the keys under `monitoring`. Does not own the services (`monitoring.promet
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,10 +59,14 @@ class MonitoringSection(Section):
     heartbeat_timeout_s: PositiveFloat = Field(30.0, description="Silent for longer: the actor counts as dead.")
     trace: bool = Field(True, description="Write trace.json (Perfetto).")
 
-    def problems(self) -> list[str]:
+    def problems(self) -> Iterator[str]:
         """Problems between the keys of this section, one line each."""
         if self.grafana.url and self.grafana.managed:
-            return ["monitoring.grafana: url and managed exclude each other: push to a Grafana, or start one"]
-        if self.prometheus is False and self.grafana.is_wanted:
-            return ["monitoring.prometheus: false, so the boards of monitoring.grafana would be empty; set it to true"]
-        return []
+            yield "monitoring.grafana: url and managed exclude each other: push to a Grafana, or start one"
+        elif self.prometheus is False and self.grafana.is_wanted:
+            yield "monitoring.prometheus: false, so the boards of monitoring.grafana would be empty; set it to true"
+        if self.heartbeat_timeout_s <= self.heartbeat_s:
+            yield (
+                f"monitoring.heartbeat_timeout_s: {self.heartbeat_timeout_s:g} is not above monitoring.heartbeat_s "
+                f"{self.heartbeat_s:g}; every actor would count as dead"
+            )

@@ -309,7 +309,6 @@ class Config(Section):
             *self.monitoring.problems(),
             *self.correction.problems(),
             *self._truncation_problems(),
-            *self._heartbeat_problems(),
             *self._placement_problems(),
         ]
         if problems:
@@ -343,13 +342,6 @@ class Config(Section):
             yield (
                 f"advantage.soft_cache_tokens: {self.advantage.soft_cache_tokens} is more than rollout.max_tokens "
                 f"{self.rollout.max_tokens}; every response would be punished for its length"
-            )
-
-    def _heartbeat_problems(self) -> Iterator[str]:
-        if self.monitoring.heartbeat_timeout_s <= self.monitoring.heartbeat_s:
-            yield (
-                f"monitoring.heartbeat_timeout_s: {self.monitoring.heartbeat_timeout_s:g} is not above "
-                f"monitoring.heartbeat_s {self.monitoring.heartbeat_s:g}; every actor would count as dead"
             )
 
     def _mixture_problems(self) -> Iterator[str]:

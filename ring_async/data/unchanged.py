@@ -26,17 +26,17 @@ def data_digests(config: Config) -> dict[str, str]:
     }
 
 
-def changed_sources(config: Config, begun_with: Mapping[str, str]) -> list[str]:
+def changed_sources(config: Config, begun_with: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """The sources whose files are not those that the run began with, and whose configuration accepts that.
 
     Args:
         config: with which the run goes on.
         begun_with: `data_digests` of its beginning.
+        now: `data_digests` of this configuration.
 
     Raises:
         ConfigError: files have changed, and the configuration does not accept it.
     """
-    now = data_digests(config)
     changed = [name for name, digest in now.items() if begun_with.get(name, digest) != digest]
     refused = [name for name in changed if config.sources[name].when_changed == "refuse"]
     if refused:

@@ -50,10 +50,10 @@ def encode_prompt(tokenizer: Any, prompt: Prompt | str, options: Mapping[str, An
                 "to model.path, or give questions as texts"
             )
         return np.asarray(tokenizer.encode(prompt.text), dtype=np.int32)
-    turns = [{"role": one.role, "content": one.content} for one in prompt.messages]
-    turns = turns or [{"role": "user", "content": prompt.text}]
     try:
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **(options or {}))
+        text = tokenizer.apply_chat_template(
+            prompt.turns, tokenize=False, add_generation_prompt=True, **(options or {})
+        )
     except Exception as error:  # templates raise what they like, e.g. jinja2's TemplateError
         raise PromptRefusedError(f"{prompt.prompt_id}: the model's chat template refuses it: {error}") from error
     return np.asarray(tokenizer.encode(text, add_special_tokens=False, verbose=False), dtype=np.int32)

@@ -93,12 +93,9 @@ async def judge_group(
     """
     if isinstance(verifier, GroupVerifier | BatchVerifier):
         return list(await score_group(verifier, prompt, responses, timeout_s, bound))
-    tasks = [asyncio.ensure_future(score_one(verifier, prompt, response, timeout_s, bound)) for response in responses]
-    try:
-        judged = await asyncio.gather(*tasks, return_exceptions=True)
-    finally:
-        for task in tasks:
-            task.cancel()
+    judged = await asyncio.gather(
+        *(score_one(verifier, prompt, response, timeout_s, bound) for response in responses), return_exceptions=True
+    )
     outcomes: list[Verdict | VerifierError] = []
     for outcome in judged:
         if isinstance(outcome, BaseException) and not (

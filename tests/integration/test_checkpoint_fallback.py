@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from one_process_run import EVEN_TOTAL, events, lines, run
+from one_process_run import events, lines, make_small_fleet, run
 from ring_async.storage.audit import audit
 from ring_async.storage.journal_file import journal_files
-from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.training.checkpoint import MANIFEST, CheckpointStore
 from ring_async.types import PolicyVersion
 
-Write = Callable[[Path], None]
-
-
-def make_fleet(runs: Path, *, is_resumed: bool = False, **overrides: Any) -> OneProcessFleet:
-    settings: dict[str, Any] = {
-        "stop__policy_versions": 9,
-        "rollout__group_size": 4,
-        "rollout__max_running_requests": 16,
-        "verifiers": {"exact": {"use": EVEN_TOTAL}},
-        "replay__map_size_bytes": 16 << 20,
-        "checkpoint__every_versions": 3,
-    }
-    return OneProcessFleet(make_config(**(settings | overrides)), runs, is_resumed=is_resumed)
+make_fleet = functools.partial(make_small_fleet, stop__policy_versions=9)
 
 
 def versions(fleet: OneProcessFleet) -> list[int]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from one_process_run import EVEN_TOTAL, EvenTotal, events, lines, run, until_version
+from one_process_run import EvenTotal, events, lines, make_small_fleet, run, until_version
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID
 from ring_async.records.status import RunStatus
 from ring_async.storage.audit import audit
-from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.virtual_clock import VirtualClockLoop
 from ring_async.transport.memory import MemoryTransport
@@ -24,17 +23,7 @@ PRODUCTIVE_S = 5.0
 """A restart of the controller is noticed with the next heartbeat; by then the next version must not be far."""
 
 
-def make_fleet(runs: Path, fleet_class: type[OneProcessFleet] = OneProcessFleet, **settings: Any) -> OneProcessFleet:
-    pace = {key: settings.pop(key) for key in ("token_s", "train_s") if key in settings}
-    shared: dict[str, Any] = {
-        "stop__policy_versions": 12,
-        "rollout__group_size": 4,
-        "rollout__max_running_requests": 16,
-        "verifiers": {"exact": {"use": EVEN_TOTAL}},
-        "replay__map_size_bytes": 16 << 20,
-        "checkpoint__every_versions": 10,
-    }
-    return fleet_class(make_config(**(shared | settings)), runs, **pace)
+make_fleet = functools.partial(make_small_fleet, stop__policy_versions=12, checkpoint__every_versions=10)
 
 
 async def seconds_to_version(fleet: OneProcessFleet, number: int) -> float:

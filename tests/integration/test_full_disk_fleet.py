@@ -7,33 +7,23 @@ journal, replay's store, metrics and events meet failing writes at the same time
 from __future__ import annotations
 
 import asyncio
+import functools
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from full_disk import files_limited_to
-from one_process_run import EVEN_TOTAL, events, lines, run, until_version
+from one_process_run import events, lines, make_small_fleet, run, until_version
 from ring_async.errors import StorageError
 from ring_async.storage.audit import audit
 from ring_async.storage.journal import Journal
 from ring_async.storage.replay_store import ReplayStore, Writes
-from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 
 FULL_S = 5.0
 
 
-def make_fleet(runs: Path, **overrides: Any) -> OneProcessFleet:
-    settings: dict[str, Any] = {
-        "stop__policy_versions": 12,
-        "rollout__group_size": 4,
-        "rollout__max_running_requests": 16,
-        "verifiers": {"exact": {"use": EVEN_TOTAL}},
-        "replay__map_size_bytes": 16 << 20,
-        "checkpoint__every_versions": 3,
-    }
-    return OneProcessFleet(make_config(**(settings | overrides)), runs, token_s=0.2)
+make_fleet = functools.partial(make_small_fleet, stop__policy_versions=12, token_s=0.2)
 
 
 @pytest.mark.parametrize("from_version", [1, 5])

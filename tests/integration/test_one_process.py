@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
-from one_process_run import EVEN_TOTAL, EvenTotal, lines, run, until_version
+from one_process_run import EVEN_TOTAL, EvenTotal, lines, make_small_fleet, run, until_version
 from ring_async.actors.base import ActorContext
 from ring_async.actors.controller.controller import Controller
 from ring_async.actors.replay.planner import shard_of
@@ -30,18 +29,7 @@ from ring_async.transport.weights.base import StagedWeights
 from ring_async.types import PolicyVersion
 from ring_async.verifiers.base import GoldenCase, Response
 
-
-def make_fleet(runs: Path, *, is_resumed: bool = False, make_train_engine: Any = ScriptedTrainEngine, **overrides: Any):
-    settings: dict[str, Any] = {
-        "stop__policy_versions": 6,
-        "rollout__group_size": 4,
-        "rollout__max_running_requests": 16,
-        "verifiers": {"exact": {"use": EVEN_TOTAL}},
-        "replay__map_size_bytes": 16 << 20,
-        "checkpoint__every_versions": 3,
-    }
-    config = make_config(**(settings | overrides))
-    return OneProcessFleet(config, runs, is_resumed=is_resumed, make_train_engine=make_train_engine)
+make_fleet = make_small_fleet
 
 
 def test_every_batch_is_exactly_phi_and_the_account_is_whole(tmp_path: Path):

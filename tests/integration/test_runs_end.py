@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from one_process_run import EVEN_TOTAL, events, lines, run, until_version
+from one_process_run import events, lines, make_small_fleet, run, until_version
 from ring_async.actors.controller.run_life import NOTE_TIME_S
 from ring_async.core.roster import CONTROLLER_ID, LEARNER_ID
 from ring_async.storage.audit import audit
-from ring_async.testing.builders import make_config
 from ring_async.testing.one_process import OneProcessFleet
 from ring_async.testing.scripted_verifier import ScriptedVerifier
 from ring_async.transport.messages.fleet import ActorExit, ActorWaiting
@@ -35,19 +35,9 @@ class Flat(ScriptedVerifier):
         super().__init__(reward, delay_s=0.02)
 
 
-def make_fleet(runs: Path, fleet_class: type[OneProcessFleet] = OneProcessFleet, **settings: Any) -> OneProcessFleet:
-    own = {key: settings.pop(key) for key in ("token_s", "train_s", "is_resumed") if key in settings}
-    shared: dict[str, Any] = {
-        "stop__policy_versions": 6,
-        "rollout__group_size": 4,
-        "rollout__max_running_requests": 16,
-        "verifiers": {"exact": {"use": EVEN_TOTAL}},
-        "replay__map_size_bytes": 16 << 20,
-        "checkpoint__every_versions": 3,
-        "replay__batch_deadline_s": DEADLINE_S,
-        "placement__start_timeout_s": DEADLINE_S,
-    }
-    return fleet_class(make_config(**(shared | settings)), runs, **own)
+make_fleet = functools.partial(
+    make_small_fleet, replay__batch_deadline_s=DEADLINE_S, placement__start_timeout_s=DEADLINE_S
+)
 
 
 def outcome(fleet: OneProcessFleet) -> dict[str, Any]:

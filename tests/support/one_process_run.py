@@ -68,6 +68,25 @@ def make_live_fleet(runs: Path, *, is_resumed: bool = False, **settings: Any) ->
     return OneProcessFleet(config, runs, token_s=0.005, train_s=0.5, is_resumed=is_resumed)
 
 
+_OF_THE_FLEET = ("is_resumed", "make_train_engine", "token_s", "train_s")
+
+
+def make_small_fleet(
+    runs: Path, fleet_class: type[OneProcessFleet] = OneProcessFleet, **settings: Any
+) -> OneProcessFleet:
+    """A small fleet of one source, judged by `EvenTotal`. Settings are those of `make_config` and of the fleet."""
+    own = {key: settings.pop(key) for key in _OF_THE_FLEET if key in settings}
+    shared: dict[str, Any] = {
+        "stop__policy_versions": 6,
+        "rollout__group_size": 4,
+        "rollout__max_running_requests": 16,
+        "verifiers": {"exact": {"use": EVEN_TOTAL}},
+        "replay__map_size_bytes": 16 << 20,
+        "checkpoint__every_versions": 3,
+    }
+    return fleet_class(make_config(**(shared | settings)), runs, **own)
+
+
 def run(fleet: OneProcessFleet, deed: Deed | None = None, *, limit_s: float = 3600.0) -> str:
     """Run a fleet to its end, with somebody doing something to it meanwhile; returns the failure."""
 

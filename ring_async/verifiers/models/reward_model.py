@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from ring_async.types import ChatMessage, Prompt, Verdict
+from ring_async.types import Prompt, Verdict
 from ring_async.verifiers.base import Response, VerifierBase
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,8 +36,7 @@ def conversation_ids(tokenizer: Any, prompt: Prompt | str, response: str, max_to
     if isinstance(prompt, str):
         prompt = Prompt("", "", prompt)
     if getattr(tokenizer, "chat_template", None):
-        asked = prompt.messages or (ChatMessage("user", prompt.text),)
-        turns = [{"role": one.role, "content": one.content} for one in (*asked, ChatMessage("assistant", response))]
+        turns = [*prompt.turns, {"role": "assistant", "content": response}]
         ids = tokenizer(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(f"{prompt.conversation}\n{response}", add_special_tokens=False)["input_ids"]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ring_async.config.schema import Config
-from ring_async.data.unchanged import changed_sources, data_digests
+from ring_async.data import unchanged
+from ring_async.data.unchanged import data_digests
 from ring_async.errors import ConfigError
 from ring_async.testing.builders import make_config
 
@@ -17,6 +18,10 @@ def config_of(tmp_path: Path, **section: str) -> Config:
         mixture={"rows": 1.0, "sums": 1.0},
         verifiers={"exact": {"use": "math"}},
     )
+
+
+def changed_sources(config: Config, begun_with: dict[str, str]) -> list[str]:
+    return unchanged.changed_sources(config, begun_with, data_digests(config))
 
 
 @pytest.fixture
