@@ -24,15 +24,19 @@ class PromptRoom:
 
     Args:
         model_path: Hugging Face directory.
-        max_tokens: of one response.
+        max_tokens: of one response; may change.
     """
 
     def __init__(self, model_path: Path, max_tokens: int) -> None:
         self._tokenizer_file = model_path / "tokenizer.json"
         self._tokenizer: Any = None
         self.num_positions = num_positions(model_path)
-        self.num_tokens = None if self.num_positions is None else self.num_positions - max_tokens
+        self.max_tokens = max_tokens
+
+    @property
+    def num_tokens(self) -> int | None:
         """Tokens that a prompt may have; None: unknown."""
+        return None if self.num_positions is None else self.num_positions - self.max_tokens
 
     def may_exceed(self, prompt: Prompt, num_added: int = 0) -> bool:
         """Whether the prompt could be too long, with `num_added` tokens around it: a token has a byte at least."""

@@ -46,9 +46,10 @@ class LiveChanges:
         context: of the run.
         fleet: hears of changes, and has the size that is wanted.
         dispatcher: applies mixture, windows and limits.
+        set_aside: hears of sources whose verifier fails.
     """
 
-    def __init__(self, context: RunContext, fleet: FleetShell, dispatcher: Dispatcher) -> None:
+    def __init__(self, context: RunContext, fleet: FleetShell, dispatcher: Dispatcher, set_aside: SetAside) -> None:
         config, notes = context.config, context.notes
         self._config = config
         self._notes = notes
@@ -57,7 +58,7 @@ class LiveChanges:
         self._dispatcher = dispatcher
         self._fleet = fleet
         self._changing = asyncio.Lock()
-        self.set_aside: SetAside = lambda sources, reason, is_for_good: None
+        self._set_aside = set_aside
         self._swaps = VerifierSwaps(context, fleet, self._verifier_changed, self._verifier_failing)
         self.knobs = self._kept_knobs(notes.resumed("knobs") or {})
         self._mixture = MixtureChanges(context, fleet, dispatcher, self._swaps)
@@ -145,11 +146,10 @@ class LiveChanges:
         if not self._swaps.can_roll_back(name):
             self._verifier_failing(name, failing.reason)
         elif not self._swaps.roll_back_failing(name, failing.reason):
-            sources = self._dispatcher.prompts.sources_of(name)
-            self.set_aside(sources, f"{name}: {failing.reason}", False)
+            self._verifier_failing(name, failing.reason, is_for_good=False)
 
-    def _verifier_failing(self, name: str, reason: str) -> None:
-        self.set_aside(self._dispatcher.prompts.sources_of(name), f"{name}: {reason}", True)
+    def _verifier_failing(self, name: str, reason: str, *, is_for_good: bool = True) -> None:
+        self._set_aside(self._dispatcher.prompts.sources_of(name), f"{name}: {reason}", is_for_good)
 
     def _verifier_changed(self, name: str) -> None:
         prompts = self._dispatcher.prompts

@@ -113,10 +113,9 @@ class Controller:
         )
         self._versions = Versions(run, self._fleet)
         self._life = RunLife(run, self._fleet, self._dispatcher, self._versions)
-        self.changes = LiveChanges(run, self._fleet, self._dispatcher)
-        self.history = RunHistory(run, self.status, lambda: self.changes.knobs)
         self._failed = FailedWork(run, self._dispatcher, self._life)
-        self.changes.set_aside = self._failed.set_aside
+        self.changes = LiveChanges(run, self._fleet, self._dispatcher, self._failed.set_aside)
+        self.history = RunHistory(run, self.status, lambda: self.changes.knobs)
         self._batches = BatchProgress(config, self._fleet, self._dispatcher, self._life, self._journal.ledger)
         self._requests = WorkRequests(self._dispatcher, self._fleet, self._life, self._failed.record)
         self._postponed = Postponed(self._handle)
@@ -336,7 +335,7 @@ class Controller:
         specs = self._fleet.specs()
         members = self._fleet.members
         is_stopping = self._life.is_stopping
-        is_kept = self._life.is_gathering or not is_stopping
+        is_kept = self._fleet.is_gathering or not is_stopping
         actors = tuple(spec for spec in specs if is_kept or spec.actor_id in members)
         return FleetWanted(actors, kept=self._fleet.wanted.actor_ids, may_start=not is_stopping)
 

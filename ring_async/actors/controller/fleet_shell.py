@@ -66,8 +66,9 @@ class FleetShell:
         self._notes = context.notes
         self._run_log = context.run_log
         self._spawn = context.spawn
-        self._is_gathering = context.is_fleet_alive
-        """Whether this controller restarted and does not know all members yet."""
+        self._has_gathered = asyncio.Event()
+        if not context.is_fleet_alive:
+            self._has_gathered.set()
         self.wanted = Fleet(
             RestartPolicy(placement.max_restarts, placement.restart_window_s),
             context.config.monitoring.heartbeat_timeout_s,
@@ -85,7 +86,7 @@ class FleetShell:
             if role != Role.CONTROLLER:
                 self.wanted.want(role, num, now_s)
         self.wanted.adopt(self._notes.get("incarnations") or {})
-        if self._is_gathering:
+        if self.is_gathering:
             self._spawn(self._gather())
 
     def scale(self, role: Role, num: int) -> None:
@@ -97,6 +98,15 @@ class FleetShell:
             self.links.tell(key.actor_id, Shutdown(LEAVE_S))
 
     # -- members
+
+    @property
+    def is_gathering(self) -> bool:
+        """Whether this controller restarted and waits for the members that live on to register again."""
+        return not self._has_gathered.is_set()
+
+    async def until_gathered(self) -> None:
+        """Wait until the members that live on have registered again, or `REJOIN_S` are over."""
+        await self._has_gathered.wait()
 
     def is_newcomer(self, member: Member) -> bool:
         """Whether `join` would take in a member that is not registered yet."""
@@ -149,14 +159,6 @@ class FleetShell:
             log.warning("%s cannot start yet: it waits for %s", actor_id, whom)
             self._run_log.event(EventKind.ACTOR_WAITING, author=CONTROLLER_ID, actor=actor_id, whom=whom)
 
-    async def until_complete(self, within_s: float) -> None:
-        """Wait until every actor that should run has registered, for `within_s` at most."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while not all(spec.actor_id in self.members for spec in self.specs()):
-                    self._somebody_joined.clear()
-                    await self._somebody_joined.wait()
-
     async def forget(self, actor_id: str) -> None:
         """Remove a member that is gone: wake the tasks that wait for its end, and drop its undelivered news."""
         self.members.leave(actor_id)
@@ -192,15 +194,19 @@ class FleetShell:
         """Send the list of members to every member. A list that is known to lack living members is not sent: their
         peers would send elsewhere what these have in hand.
         """
-        if self._is_gathering:
+        if self.is_gathering:
             return
         news = MembersChanged(self.staying())
         for actor_id in self.members.by_id:
             self.links.tell(actor_id, news)
 
     async def _gather(self) -> None:
-        await self.until_complete(REJOIN_S)
-        self._is_gathering = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REJOIN_S):
+                while not all(spec.actor_id in self.members for spec in self.specs()):
+                    self._somebody_joined.clear()
+                    await self._somebody_joined.wait()
+        self._has_gathered.set()
         self.tell_members()
 
     async def is_done(self, actor_id: str, command: Message) -> bool:

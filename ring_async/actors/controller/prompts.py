@@ -68,6 +68,7 @@ class PromptScheduler:
         self.served = SourceHealth("prompts were refused")
         """Whether engines can take the prompts of each source."""
         self._made = SourceHealth("prompts could not be made")
+        self._room = PromptRoom(resolve_model_path(config.model.path), config.rollout.max_tokens)
         self.tune(config)
         self._searches = {name: self._search(make_source(name, config.sources[name])) for name in config.mixture}
         self.cursors = dict.fromkeys(self._searches, 0)
@@ -150,10 +151,7 @@ class PromptScheduler:
             search.ahead.close()
 
     def _search(self, source: PromptSource, window: Window | None = None) -> PromptSearch:
-        return PromptSearch(source, self.observations, window, self._refusal)
-
-    def _refusal(self, prompt: Prompt) -> str:
-        return self._room.refusal(prompt)
+        return PromptSearch(source, self.observations, window, self._room.refusal)
 
     def _find(self, source: str) -> Prompt | None:
         """Move the source's cursor to the next prompt within the window, and return that prompt.
@@ -185,7 +183,7 @@ class PromptScheduler:
     def tune(self, config: Config) -> None:
         """Apply a changed configuration to the sampling of the groups to come."""
         self._sampling = SamplingParams(config.rollout.temperature, config.rollout.max_tokens)
-        self._room = PromptRoom(resolve_model_path(config.model.path), config.rollout.max_tokens)
+        self._room.max_tokens = config.rollout.max_tokens
 
     def add_source(self, name: str, section: SourceSection) -> None:
         """Add a source; it is used once the mixture gives it a weight.

@@ -16,7 +16,7 @@ from typing import Any
 
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.dispatcher import Dispatcher
-from ring_async.actors.controller.fleet_shell import REJOIN_S, FleetShell
+from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.actors.controller.versions import Versions
 from ring_async.clock import monotonic_s
 from ring_async.core.event_kinds import EventKind
@@ -59,7 +59,6 @@ class RunLife:
         """Time of training under former processes of this controller, to within `NOTE_TIME_S`."""
         self._clock_began_s: float | None = None
         self._has_ended = False
-        self._is_gathering = False
 
     @property
     def state(self) -> RunState:
@@ -79,17 +78,11 @@ class RunLife:
         """Whether the run is ending: no more work is granted, and actors that leave are not replaced."""
         return bool(self._stop_reason)
 
-    @property
-    def is_gathering(self) -> bool:
-        """Whether a restarted controller waits for the members of a run that is ending to register again."""
-        return self._is_gathering
-
     def open(self) -> None:
         """Begin or go on: with an end that was under way, or at the end if all versions are trained already."""
         if self._context.notes.get("life"):
             self._note()  # a run that is resumed forgets how it ended
         if self._stop_reason:
-            self._is_gathering = True
             self._context.run_log.event(EventKind.STOPPING, author=CONTROLLER_ID, reason=self.reason)
             self._context.spawn(self._stop(self._deadline_s))
         elif (checkpoint := self._versions.checkpoint) is not None:
@@ -181,9 +174,7 @@ class RunLife:
         }
 
     async def _stop(self, deadline_s: float) -> None:
-        if self._is_gathering:
-            await self._fleet.until_complete(REJOIN_S)
-            self._is_gathering = False
+        await self._fleet.until_gathered()  # nobody else can be told to leave
         end_s = monotonic_s() + deadline_s
         config, links = self._context.config, self._fleet.links
         if not self.failure and not self._is_trained:

@@ -72,7 +72,7 @@ class VerifierSwaps:
         context: RunContext,
         fleet: FleetShell,
         on_commit: Callable[[str], None],
-        on_failing: Callable[[str, str], None] = lambda name, reason: None,
+        on_failing: Callable[[str, str], None],
     ) -> None:
         config, noted = context.config, context.notes.resumed("verifiers")
         self._folder = context.run_dir.verifiers
@@ -175,15 +175,9 @@ class VerifierSwaps:
         """Go back to the former verifier because the one in force fails: at once, or once the change under way ends.
 
         A change that prepares is waited for: it may be the remedy. One that is watched, or held for a person, is
-        called off. Returns whether the rollback has begun.
-
-        Raises:
-            RefusedError: there is no such verifier, or no former one.
+        called off. The caller has asked `can_roll_back`. Returns whether the rollback has begun.
         """
-        epoch = self._epochs.in_force(name).epoch
-        if not self.can_roll_back(name):
-            raise RefusedError(f"verifier {name!r} was never swapped: there is nothing to go back to")
-        self._failing[name] = (epoch, cause)
+        self._failing[name] = (self._epochs.in_force(name).epoch, cause)
         self._roll_back_next()
         return name not in self._failing
 

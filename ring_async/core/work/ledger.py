@@ -180,18 +180,9 @@ class Ledger:
         return states[index] if index < len(states) else None
 
     def snapshot(self) -> LedgerSnapshot:
-        return LedgerSnapshot(
-            counts={str(state): number for state, number in self._counts.items()},
-            causes=dict(self._causes),
-            live={g: (group.reservation, group.owner, group.states) for g, group in self.live.items()},
-            ended=dict(self._ended.states),
-            notes=dict(self.notes),
-            num_reserved=self._num_reserved,
-            num_reissued=self._num_reissued,
-            num_adopted=self._num_adopted,
-            failed=dict(self._ended.causes),
-            forgotten=self._ended.forgotten,
-        )
+        """The present ledger as one record; `snapshot_in_parts` is for ledgers of any size."""
+        groups = _snapshot_part(list(self.live.items()), list(self._ended.states.items()))
+        return msgspec.structs.replace(self._account(), live=groups.live, ended=groups.ended)
 
     def snapshot_in_parts(self) -> Iterator[LedgerSnapshot | SnapshotPart]:
         """The present ledger as records of moderate size. What is applied while they are drawn is not in them.
@@ -200,13 +191,27 @@ class Ledger:
         """
         live, ended = list(self.live.items()), list(self._ended.states.items())
         starts = range(0, max(len(live), len(ended)), MAX_GROUPS_PER_PART)
-        counts = {str(state): number for state, number in self._counts.items()}
-        head = LedgerSnapshot(
-            counts, dict(self._causes), {}, {}, dict(self.notes),
-            self._num_reserved, self._num_reissued, self._num_adopted, len(starts),
-            dict(self._ended.causes), self._ended.forgotten,
-        )  # fmt: skip
-        return chain([head], (_snapshot_part(live, ended, start) for start in starts))
+        parts = (
+            _snapshot_part(live[start : start + MAX_GROUPS_PER_PART], ended[start : start + MAX_GROUPS_PER_PART])
+            for start in starts
+        )
+        return chain([self._account(num_parts=len(starts))], parts)
+
+    def _account(self, num_parts: int = 0) -> LedgerSnapshot:
+        """The present ledger without its groups, which follow in so many parts."""
+        return LedgerSnapshot(
+            counts={str(state): number for state, number in self._counts.items()},
+            causes=dict(self._causes),
+            live={},
+            ended={},
+            notes=dict(self.notes),
+            num_reserved=self._num_reserved,
+            num_reissued=self._num_reissued,
+            num_adopted=self._num_adopted,
+            num_parts=num_parts,
+            failed=dict(self._ended.causes),
+            forgotten=self._ended.forgotten,
+        )
 
     # -- transitions
 
@@ -314,13 +319,9 @@ class Ledger:
 
 
 def _snapshot_part(
-    live: list[tuple[str, LiveGroup]], ended: list[tuple[str, tuple[TrajectoryStatus, ...]]], start: int
+    live: list[tuple[str, LiveGroup]], ended: list[tuple[str, tuple[TrajectoryStatus, ...]]]
 ) -> SnapshotPart:
-    end = start + MAX_GROUPS_PER_PART
-    return SnapshotPart(
-        {group_id: (group.reservation, group.owner, group.states) for group_id, group in live[start:end]},
-        dict(ended[start:end]),
-    )
+    return SnapshotPart({g: (group.reservation, group.owner, group.states) for g, group in live}, dict(ended))
 
 
 def _advances(before: TrajectoryStatus, after: TrajectoryStatus) -> bool:

@@ -24,7 +24,8 @@ LAST_VERSION = 10
 class Fleet:
     """Everybody leaves when told to, after a second; the learner is away."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_gathering: bool = False) -> None:
+        self.is_gathering = is_gathering
         self.news: list[tuple[str, tuple[str, ...]]] = []
         self.dismissed: list[tuple[Role, ...]] = []
         self.members = SimpleNamespace(by_id={}, of=lambda *roles: [])
@@ -33,8 +34,10 @@ class Fleet:
     def tell(self, news: Any, *roles: Role) -> None:
         self.news.append((type(news).__name__, roles))
 
-    async def until_complete(self, within_s: float) -> None:
-        await asyncio.sleep(1.0)
+    async def until_gathered(self) -> None:
+        if self.is_gathering:
+            await asyncio.sleep(1.0)
+            self.is_gathering = False
 
     async def dismiss(self, roles: tuple[Role, ...], *, finish_s: float, end_s: float) -> None:
         self.dismissed.append(roles)
@@ -74,7 +77,7 @@ class Run:
         self, runs: Path, *, version: int = 3, saved: int | None = None, notes: Notes | None = None, **settings: Any
     ) -> None:
         self.run_dir = RunDir(runs)
-        self.fleet = Fleet()
+        self.fleet = Fleet(is_gathering=notes is not None)
         self.events: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         config = make_config(stop__policy_versions=LAST_VERSION, **settings)
@@ -181,7 +184,9 @@ def test_a_controller_that_restarts_goes_on_with_a_pause_and_with_an_end(tmp_pat
         after = Run(tmp_path, notes=paused.notes)
         after.life.open()
         assert (after.life.state, after.life.reason) == (RunState.STOPPING, "learner-0: DivergedError: NaN")
-        assert after.life.is_gathering, "nobody has registered yet: whom should it tell to leave?"
+        await asyncio.sleep(0.5)
+        assert after.fleet.is_gathering, "nobody has registered yet: whom should it tell to leave?"
+        assert not after.fleet.dismissed
         await after.until_ended()
         assert after.life.state is RunState.FAILED
         assert after.fleet.dismissed == list(LEAVING_ORDER)
