@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 from ring_async.actors.base import REQUEST_TIMEOUT_S, Actor, ActorContext
 from ring_async.actors.batch_tries import BatchTries
 from ring_async.actors.learner_ranks.group import RankGroup
-from ring_async.actors.learner_ranks.orders import Capture, Fetch, Order, Publish, Restore, Train, Tune
+from ring_async.actors.learner_ranks.orders import BATCH_POLL_S, Capture, Fetch, Order, Publish, Restore, Train, Tune
 from ring_async.actors.waits import ask_until_answered, until_stopped
 from ring_async.batches import BatchPlan, PackedBatch
 from ring_async.clock import monotonic_s
@@ -56,9 +56,6 @@ from ring_async.types import PolicyVersion
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-BATCH_POLL_S = 5.0
-"""How long replay may hold a request for a batch before it answers why there is none."""
 
 
 class Rows(NamedTuple):

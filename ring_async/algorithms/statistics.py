@@ -76,9 +76,9 @@ class BatchStatistics:
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
 
-    def columns(self) -> dict[str, Tensor]:
+    def columns(self) -> dict[str, _Array]:
         """The values so far, `[number of loss tokens]` each."""
-        return {name: torch.cat(parts) for name, parts in self._columns.items()}
+        return {name: torch.cat(parts).cpu().numpy() for name, parts in self._columns.items()}
 
     def mismatch_readings(self) -> tuple[Tensor, Tensor]:
         """Readings and ages of the finite loss tokens so far, for `MismatchMoments.update`."""
@@ -87,7 +87,7 @@ class BatchStatistics:
 
     def summary(self) -> dict[str, Any]:
         """The statistics by the names they are logged under. `docs/algorithm.md` explains each."""
-        table = {name: torch.cat(parts).cpu().numpy() for name, parts in self._columns.items()}
+        table = self.columns()
         num_tokens = int(table["is_used"].size)
         used = table.pop("is_used")
         table = {name: values[used] for name, values in table.items()}

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import logging.handlers
 import os
 import secrets
 import socket
@@ -29,7 +28,7 @@ from ring_async.core.roster import ActorSpec, Role
 from ring_async.errors import ActorFailedError, RingAsyncError, first_failure
 from ring_async.placement.make_actor import make_actor
 from ring_async.storage.run_dir import RunDir, write_json
-from ring_async.telemetry.log_format import PrintableFormatter
+from ring_async.telemetry.log_format import log_to_file
 from ring_async.telemetry.trace import Tracer
 from ring_async.transport.curve import CurveKeys
 
@@ -64,7 +63,7 @@ def live_actor(launch: ActorLaunch) -> None:
     run_dir.create()
     if Path(launch.working_dir).is_dir():
         os.chdir(launch.working_dir)
-    _log_to_file(run_dir.logs / f"{launch.spec.actor_id}.log")
+    log_to_file(run_dir.logs / f"{launch.spec.actor_id}.log")
     config = config_from_mapping(json.loads(launch.config))
     try:
         asyncio.run(_live(launch, config.at(launch.address) if launch.address else config, run_dir))
@@ -165,12 +164,3 @@ async def _serve_again(stack: contextlib.AsyncExitStack, app: Any, control: Cont
         with contextlib.suppress(OSError):
             return await stack.enter_async_context(serve(app, control.model_copy(update={"port": port})))
     return await stack.enter_async_context(serve(app, control))
-
-
-def _log_to_file(path: Path) -> None:
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=16 << 20, backupCount=3)
-    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    logging.captureWarnings(True)

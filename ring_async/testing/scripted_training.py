@@ -61,9 +61,6 @@ class ScriptedTrainEngine:
     def capture(self) -> ScriptedState:
         return ScriptedState(self._num_trained)
 
-    def save(self, folder: Path) -> None:
-        self.capture().write(folder)
-
     def restore(self, folder: Path) -> None:
         self._num_trained = json.loads((folder / "scripted.json").read_text())["num_trained"]
 

@@ -382,7 +382,7 @@ def test_a_restored_engine_goes_on_bit_for_bit(model_path, tmp_path, settings):
     batches = [pack_sequences(make_specs(seed=seed), token_capacity=48) for seed in range(4)]
     for batch in batches[:2]:
         engine.train_batch(batch)
-    engine.save(tmp_path)
+    engine.capture().write(tmp_path)
     restored = make_engine(model_path, **settings)
     restored.restore(tmp_path)
     assert largest_difference(weights_of(engine), weights_of(restored)) == 0
@@ -395,14 +395,14 @@ def test_a_restored_engine_goes_on_bit_for_bit(model_path, tmp_path, settings):
 def test_a_checkpoint_is_a_hugging_face_directory(model_path, tmp_path):
     engine = make_engine(model_path)
     engine.train_batch(pack_sequences(make_specs(), token_capacity=48))
-    engine.save(tmp_path)
+    engine.capture().write(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert largest_difference(weights_of(engine), dict(model.named_parameters())) == 0
 
 
 def test_a_folder_of_another_model_is_refused_and_changes_nothing(model_path, tmp_path):
     other = write_tiny_llama(tmp_path / "model", vocabulary=VOCABULARY + 1)
-    make_engine(other).save(tmp_path)
+    make_engine(other).capture().write(tmp_path)
     engine = make_engine(model_path)
     before = weights_of(engine)
     with pytest.raises(StorageError, match="another model"):

@@ -42,7 +42,7 @@ def test_the_bait_works(tmp_path: Path):
 )
 def test_a_pickle_in_place_of_a_file_is_refused_unread(engine: HfTrainEngine, tmp_path: Path, name: str):
     store, marker = CheckpointStore(tmp_path / "checkpoints"), tmp_path / "marker"
-    folder = store.save(PolicyVersion(0, 1), 1, engine.save)
+    folder = store.save(PolicyVersion(0, 1), 1, engine.capture().write)
     (folder / name).write_bytes(pickle.dumps(Touch(marker)))
     with pytest.raises(StorageError):
         store.read(folder)
@@ -56,7 +56,7 @@ def test_a_pickle_in_place_of_a_file_is_refused_unread(engine: HfTrainEngine, tm
 def test_what_lies_beside_the_files_is_never_opened(engine: HfTrainEngine, tmp_path: Path):
     marker, folder = tmp_path / "marker", tmp_path / "saved"
     folder.mkdir()
-    engine.save(folder)
+    engine.capture().write(folder)
     bait = pickle.dumps(Touch(marker))
     for name in (".metadata", "common.pt", "optimizer.pt", "pytorch_model.bin", "__0_0.distcp", "training_args.bin"):
         (folder / name).write_bytes(bait)

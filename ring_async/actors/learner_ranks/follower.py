@@ -15,15 +15,16 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import logging.handlers
 import os
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from ring_async.actors.base import REQUEST_TIMEOUT_S
 from ring_async.actors.learner_ranks.orders import (
+    BATCH_POLL_S,
+    SHARED_ERRORS,
     Answer,
     Begin,
     Capture,
@@ -45,8 +46,8 @@ from ring_async.batches import PackedBatch
 from ring_async.config.load import config_from_mapping
 from ring_async.core.rank_batches import RankShare
 from ring_async.core.roster import PLANNER_ID
-from ring_async.errors import ConfigError, DivergedError, StorageError
 from ring_async.storage.run_dir import RunDir
+from ring_async.telemetry.log_format import log_to_file
 from ring_async.training.base import SavedState, TrainEngine
 from ring_async.training.registry import make_trainer
 from ring_async.transport.base import Outbox
@@ -55,11 +56,6 @@ from ring_async.transport.channel import ZmqTransport
 from ring_async.transport.messages.batches import BatchReady, RequestBatch
 
 log = logging.getLogger(__name__)
-
-BATCH_POLL_S = 5.0
-"""How long replay may hold a request for rows before it answers that there are none yet."""
-
-REQUEST_TIMEOUT_S = 15.0
 
 
 class Follower:
@@ -147,7 +143,7 @@ class Follower:
         planner = self._planner
         ask = RequestBatch(order.plan_number, order.policy_version, BATCH_POLL_S, self._begin.rank)
         while True:
-            answer = await ask_until_answered(lambda: planner.request(ask, timeout_s=REQUEST_TIMEOUT_S))
+            answer = await ask_until_answered(lambda: planner.request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S))
             if isinstance(answer.message, BatchReady):
                 break
         self._rows[order.plan_number] = (read_batch(answer.buffers), answer.message.share)
@@ -159,14 +155,14 @@ async def follow(channel: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=channel)
     first = given_decoder.decode(await read_frame(reader))
     assert isinstance(first.order, Begin)
-    _log_to_file(RunDir(Path(first.order.run_dir)).logs / f"{first.order.actor_id}.rank-{first.order.rank}.log")
+    log_to_file(RunDir(Path(first.order.run_dir)).logs / f"{first.order.actor_id}.rank-{first.order.rank}.log")
     follower = Follower(first.order)
 
     async def answer(given: Given) -> None:
         try:
             await follower.carry_out(given.order)
             said = Answer(given.number)
-        except (DivergedError, StorageError, ConfigError) as error:
+        except SHARED_ERRORS as error:
             said = Answer(given.number, type(error).__name__, str(error))
         except Exception:
             # Rank 0 may wait for this rank inside a collective: only the watcher can end that.
@@ -197,15 +193,6 @@ async def follow(channel: socket.socket) -> None:
     log.error("rank 0 is gone; this rank ends")
     logging.shutdown()
     os._exit(1)
-
-
-def _log_to_file(path: Path) -> None:
-    handler: Any = logging.handlers.RotatingFileHandler(path, maxBytes=16 << 20, backupCount=3)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
-    logging.captureWarnings(True)
 
 
 if __name__ == "__main__":

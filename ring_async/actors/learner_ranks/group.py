@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from ring_async.actors.base import ActorContext
 from ring_async.actors.learner_ranks.orders import (
+    SHARED_ERRORS,
     Answer,
     Begin,
     Given,
@@ -38,7 +39,7 @@ from ring_async.actors.learner_ranks.orders import (
     read_frame,
 )
 from ring_async.config.load import dump_config
-from ring_async.errors import ActorFailedError, ConfigError, DivergedError, RingAsyncError, StorageError
+from ring_async.errors import ActorFailedError, RingAsyncError
 from ring_async.transport.curve import CurveKeys
 
 log = logging.getLogger(__name__)
@@ -51,9 +52,7 @@ LOST_S = 2.0
 LEAVE_S = 20.0
 """How long ranks have to end in order."""
 
-_ERRORS: dict[str, type[RingAsyncError]] = {
-    error.__name__: error for error in (ConfigError, DivergedError, StorageError)
-}
+_ERRORS = {error.__name__: error for error in SHARED_ERRORS}
 
 
 class RankGroup:
@@ -82,11 +81,6 @@ class RankGroup:
         self._num_orders = 0
         self._is_leaving = False
         self._lost = ""
-
-    @property
-    def pids(self) -> list[int]:
-        """Processes of ranks 1 … R − 1."""
-        return [process.pid for process in self._processes]
 
     async def start(self) -> asyncio.Future[None]:
         """Start the ranks and their watcher. Returns what is done once every rank has its model."""
@@ -145,7 +139,7 @@ class RankGroup:
         for part in parts:
             part.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, whoever fails first
         await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
-        if own.done() and not others.done() and not isinstance(own.exception(), tuple(_ERRORS.values())):
+        if own.done() and not others.done() and not isinstance(own.exception(), SHARED_ERRORS):
             # A lost peer ends a collective over gloo at once, and its socket a moment later.
             await asyncio.wait({others}, timeout=LOST_S)
         elif not self._lost:

@@ -12,8 +12,15 @@ from typing import Any
 
 import msgspec
 
+from ring_async.errors import ConfigError, DivergedError, RingAsyncError, StorageError
 from ring_async.transport.curve import CurveKeys
 from ring_async.types import PolicyVersion
+
+BATCH_POLL_S = 5.0
+"""How long replay may hold a rank's request for its rows before it answers why there are none."""
+
+SHARED_ERRORS: tuple[type[RingAsyncError], ...] = (ConfigError, DivergedError, StorageError)
+"""What every rank meets, as all do the same: an `Answer` carries it to rank 0, and the rank goes on."""
 
 _LENGTH = struct.Struct("<I")
 

@@ -145,7 +145,7 @@ class HfTrainEngine:
         sampled = sampled_mask(batch) if needs_full_responses else batch.loss_mask != 0
         if self._objective.needs_first_pass:
             self._objective.prepare(tensors, self._score_rows(batch, tensors, sampled))
-        before = self._copied_parameters() if self._num_minibatches > 1 else {}
+        before = self._copied_parameters() if self._num_minibatches > 1 else []
         grad_norms: list[float] = []
         num_skipped = 0
         learning_rate = self._optimizer.next_learning_rate()
@@ -196,7 +196,7 @@ class HfTrainEngine:
         self._num_nonfinite = 0
         return learning_rate
 
-    def _skip(self, batch: PackedBatch, loss: float, grad_norm: float, before: dict[str, Tensor]) -> None:
+    def _skip(self, batch: PackedBatch, loss: float, grad_norm: float, before: list[tuple[Tensor, Tensor]]) -> None:
         """Drop a step whose loss or gradient is not finite; raise once there were too many in a row."""
         self._optimizer.zero_grad()
         self._num_nonfinite += 1
@@ -308,13 +308,16 @@ class HfTrainEngine:
         elif self._reference is None:
             self._reference = self._load(is_trained=False)
 
-    def _copied_parameters(self) -> dict[str, Tensor]:
-        return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+    def _copied_parameters(self) -> list[tuple[Tensor, Tensor]]:
+        return [(parameter, parameter.detach().clone()) for parameter in self._parameters.values()]
 
-    def _put_back(self, weights: dict[str, Tensor]) -> None:
+    def _put_back(self, weights: list[tuple[Tensor, Tensor]]) -> None:
+        """Overwrite weights, each with the values beside it."""
         with torch.no_grad():
-            for name, values in weights.items():
-                self._parameters[name].copy_(values)
+            for own, values in weights:
+                own.copy_(values)
+        if self._master is not None:
+            self._master.refresh()
 
     # -- checkpoints
 
@@ -337,10 +340,6 @@ class HfTrainEngine:
             tokenizer_folder=self._model_path,
         )
 
-    def save(self, folder: Path) -> None:
-        """Write model (float32, Hugging Face layout), tokenizer, optimizer, random state. See `TrainEngine.save`."""
-        self.capture().write(folder)
-
     def restore(self, folder: Path) -> None:
         """Take over weights, optimizer and random state; settings stay those configured.
 
@@ -350,11 +349,7 @@ class HfTrainEngine:
         state = read_state(folder)
         weights = [(own, values.clone()) for own, values in read_weights(folder, self._parameters)]
         self._optimizer.restore(folder)
-        with torch.no_grad():
-            for own, values in weights:
-                own.copy_(values)
-        if self._master is not None:
-            self._master.refresh()
+        self._put_back(weights)
         self._objective.mismatch.restore(state["mismatch"])
         self._num_nonfinite = int(state.get("num_nonfinite", 0))
         torch.set_rng_state(_bytes_tensor(state["rng"]))

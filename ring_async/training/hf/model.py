@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +144,8 @@ class PackedModel:
             targets,
             temperatures,
         )
-        with self._precision():
+        precision = torch.autocast(self.device.type, torch.bfloat16) if self._autocast else contextlib.nullcontext()
+        with precision:
             scores: tuple[Tensor, Tensor] = self.scorer(inputs, entropy_grad)
         return scores
 
@@ -154,14 +154,6 @@ class PackedModel:
             return {"sequences": PackedSequences.of(microbatch, self.device)}
         gathers = tuple(self._index(gather) for gather in microbatch.gathers)
         return {"blocks": AttentionBlocks(gathers, self._index(microbatch.scatter))}
-
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
-        if not self._autocast:
-            yield
-            return
-        with torch.autocast(self.device.type, torch.bfloat16):
-            yield
 
     def _prepare_layers(self) -> None:
         """Compile the layers, and mark those that are computed again: evenly spread, so that none waits for many."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from ring_async.config.learning import LearnerSection
 from ring_async.errors import StorageError
 from ring_async.training.hf.slices import first_row, local, sliced_like, whole
-from ring_async.training.hf.tensor_files import TensorFiles, write_tensors
+from ring_async.training.hf.tensor_files import TensorFiles
 
 STEM = "optimizer"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -69,10 +69,6 @@ class Optimizer:
             if state := self._adamw.state.get(parameter):
                 tensors |= {f"{moment}/{name}": state[moment] for moment in _MOMENTS}
         return tensors
-
-    def save(self, folder: Path) -> None:
-        """Write the state of an optimizer on one rank."""
-        write_tensors(folder, STEM, {name: tensor.cpu() for name, tensor in self.state().items()}, 0, 1)
 
     def restore(self, folder: Path) -> None:
         """Read this rank's slices of a state, however many ranks wrote it.

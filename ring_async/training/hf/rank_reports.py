@@ -34,10 +34,8 @@ def union(ranks: Ranks, statistics: BatchStatistics, batch: PackedBatch) -> tupl
     """
     if ranks.is_alone:
         return statistics, batch.plan
-    columns = {name: values.cpu().numpy() for name, values in statistics.columns().items()}
-    own = _Part(
-        tuple((name, values.dtype.name, values.tobytes()) for name, values in columns.items()), batch.plan.sequences
-    )
+    columns = tuple((name, values.dtype.name, values.tobytes()) for name, values in statistics.columns().items())
+    own = _Part(columns, batch.plan.sequences)
     parts = ranks.gather(msgspec.msgpack.encode(own))
     if parts is None:
         return None

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from ring_async.errors import StorageError
 from ring_async.models.file_tensors import FileTensor, file_tensors
+from ring_async.training.hf.optimizer import STEM as OPTIMIZER
 from ring_async.training.hf.slices import first_row, local, whole
 from ring_async.training.hf.tensor_files import TensorFiles, owners_of, write_index, write_tensors
 from ring_async.training.ranks import Ranks
 
-MODEL, OPTIMIZER = "model", "optimizer"
+MODEL = "model"
 STATE_FILE = "trainer_state.json"
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -3,7 +3,8 @@ import torch
 
 from ring_async.config.learning import LearnerSection
 from ring_async.errors import StorageError
-from ring_async.training.hf.optimizer import Optimizer
+from ring_async.training.hf.optimizer import STEM, Optimizer
+from ring_async.training.hf.tensor_files import write_tensors
 
 
 def make_parameters(value: float = 1.0) -> dict[str, torch.nn.Parameter]:
@@ -54,7 +55,7 @@ def test_a_restored_optimizer_takes_the_same_step_bit_for_bit(tmp_path):
     optimizer = make_optimizer(parameters)
     for scale in (1.0, -0.3, 2.0):
         step(parameters, optimizer, scale)
-    optimizer.save(tmp_path)
+    write_tensors(tmp_path, STEM, optimizer.state(), 0, 1)
     again = {name: torch.nn.Parameter(parameter.detach().clone()) for name, parameter in parameters.items()}
     restored = make_optimizer(again, learning_rate=0.05)
     restored.restore(tmp_path)
@@ -70,7 +71,7 @@ def test_state_of_another_model_is_refused(tmp_path):
     parameters = make_parameters()
     optimizer = make_optimizer(parameters)
     step(parameters, optimizer)
-    optimizer.save(tmp_path)
+    write_tensors(tmp_path, STEM, optimizer.state(), 0, 1)
     with pytest.raises(StorageError, match="norm"):
         make_optimizer({"matrix": parameters["matrix"]}).restore(tmp_path)
     wider = {"matrix": torch.nn.Parameter(torch.ones(3, 3)), "norm": parameters["norm"]}
