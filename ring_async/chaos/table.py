@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ring_async.chaos.plan import Injection
+from ring_async.storage.audit import STORED_AND_ENDED, STORED_TWICE
 
-DOUBLED_RULES = frozenset({"a group lies in one shard", "a group is stored or ended, not both, in one shard"})
+DOUBLED_RULES = frozenset({STORED_TWICE, STORED_AND_ENDED})
 """Rules of the audit whose violation means that something is there twice; all others mean that something is missing."""
 
 

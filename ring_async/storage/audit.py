@@ -16,7 +16,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ring_async.core.ids import split_id, trajectory_id_for
 from ring_async.core.replay.plan_log import PlanLog, Violation
@@ -33,6 +33,8 @@ from ring_async.storage.store_history import folded_until, num_groups_forgotten,
 from ring_async.storage.store_reader import INTEGER, StoreReader
 from ring_async.trajectory_states import END_STATES, HELD_STATES, TrajectoryStatus
 
+STORED_TWICE: Final = "a group lies in one shard"
+STORED_AND_ENDED: Final = "a group is stored or ended, not both, in one shard"
 MAX_SHOWN = 20
 
 
@@ -92,6 +94,8 @@ class _Held:
     covered: int = 0
     log: PlanLog = field(default_factory=PlanLog)
     """The plans of all stores: those of the planner's."""
+    planner: Path = Path()
+    """The store that `log` was read from."""
     forgotten_until: int = 0
     num_forgotten: int = 0
     """Groups that ended up to that plan are only counted any more."""
@@ -121,7 +125,7 @@ def audit(run_dir: Path, *, with_payloads: bool = True) -> AuditReport:
     report.violations += log.violations
     is_complete = len(held.last_plans) == len(stores)
     if is_complete:
-        _check_consumption(held, log, _logs_followed(held, log), report)
+        _check_consumption(held, log, _logs_followed(held), report)
     else:
         report.notes.append("what was trained and the ledger are not compared: a store could not be read back")
     if not journal_files(files.journal):
@@ -148,14 +152,14 @@ def _read_store(path: Path, held: _Held, report: AuditReport, *, with_payloads: 
         for record, progress in reader.records():
             group_id = record.header.group_id
             if group_id in held.stored:
-                report.found("a group lies in one shard", group_id, str(path))
+                report.found(STORED_TWICE, group_id, str(path))
             held.stored[group_id] = (record, progress)
             held.shards[group_id] = path
             if with_payloads:
                 _check_payload(reader, record, report)
         for group_id, progress in reader.all_ended():
             if group_id in held.stored or group_id in held.ended:
-                report.found("a group is stored or ended, not both, in one shard", group_id, str(path))
+                report.found(STORED_AND_ENDED, group_id, str(path))
             held.ended[group_id] = progress
             held.shards[group_id] = path
         held.unheard += [StatesMoved(states) for _, states in reader.unheard()]
@@ -165,21 +169,18 @@ def _read_store(path: Path, held: _Held, report: AuditReport, *, with_payloads: 
         log = proven_plans(reader)
         log.read(reader.plans_after(log.num_folded))
         if log.num_plans > held.log.num_plans:
-            held.log = log
+            held.log, held.planner = log, path
         held.last_plans[path] = reader.meta("last_plan", INTEGER, 0)
 
 
-def _logs_followed(held: _Held, log: PlanLog) -> dict[Path, PlanLog]:
+def _logs_followed(held: _Held) -> dict[Path, PlanLog]:
     """Check the plan log as far as each store has followed it; a shard that died follows the rest after its restart."""
-    logs = dict.fromkeys(held.last_plans, log)
+    logs = dict.fromkeys(held.last_plans, held.log)
     for path, last_plan in held.last_plans.items():
-        if last_plan < log.num_plans:
-            for planner in held.last_plans:
-                with _opened(planner) as reader:
-                    followed = proven_plans(reader)
-                    followed.read(e for e in reader.plans_after(followed.num_folded) if e.plan.plan_number <= last_plan)
-                    if followed.num_plans:
-                        logs[path] = followed
+        if last_plan < held.log.num_plans:
+            with _opened(held.planner) as reader:
+                logs[path] = followed = proven_plans(reader)
+                followed.read(e for e in reader.plans_after(followed.num_folded) if e.plan.plan_number <= last_plan)
     return logs
 
 

@@ -22,6 +22,7 @@ from ring_async.errors import StorageError
 from ring_async.storage.journal_file import file_number, frame_record, journal_files
 from ring_async.storage.journal_recovery import read_back
 from ring_async.storage.journal_rotation import Rotation
+from ring_async.storage.run_dir import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,6 @@ class Journal:
         self._held: list[AnyRecord] = []
         self._rotation: Rotation | None = None
         self._rotate_at_bytes = max_file_bytes
-        self._is_clean = True
-        """Whether the file ends where `_size` says; a failed write may have left bytes behind it."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             files = journal_files(folder)
@@ -126,21 +125,9 @@ class Journal:
 
     def _write(self, data: bytes) -> None:
         """Write and sync at the end of the file; after an error the file is as it was."""
-        if not self._is_clean:
+        if os.fstat(self._descriptor).st_size > self._size:  # a failed write could not be cut off then
             os.ftruncate(self._descriptor, self._size)
-            self._is_clean = True
-        try:
-            self._is_clean = False
-            view, position = memoryview(data), self._size
-            while view:
-                written = os.pwrite(self._descriptor, view, position)
-                view, position = view[written:], position + written
-            os.fdatasync(self._descriptor)
-            self._is_clean = True
-        except OSError:
-            os.ftruncate(self._descriptor, self._size)
-            self._is_clean = True
-            raise
+        write_whole(self._descriptor, data, self._size, is_synced=True)
         self._size += len(data)
 
     def _recover(self, files: Sequence[Path]) -> None:
@@ -170,18 +157,19 @@ class Journal:
 
     def _begin_file(self) -> None:
         """Start the next file at once, with a snapshot of the ledger unless it is the first."""
-        rotation = Rotation(
-            self.folder / f"{self._number + 1:08d}.log", self.ledger.snapshot_in_parts() if self._number else ()
-        )
+        rotation = self._next_file()
         rotation.finish()
         self._go_on_in(rotation)
+
+    def _next_file(self) -> Rotation:
+        path = self.folder / f"{self._number + 1:08d}.log"
+        return Rotation(path, self.ledger.snapshot_in_parts() if self._number else ())
 
     def _rotate(self, data: bytes) -> None:
         """Begin, or complete, a rotation; `data` was appended just now."""
         if self._rotation is None:
             if self._size > self._rotate_at_bytes:
-                path = self.folder / f"{self._number + 1:08d}.log"
-                self._rotation = Rotation(path, self.ledger.snapshot_in_parts())
+                self._rotation = self._next_file()
             return
         self._rotation.note(data)
         if not self._rotation.is_ready:

@@ -24,7 +24,7 @@ class Rotation:
         rotation = Rotation(folder / "00000002.log", ledger.snapshot_in_parts())
         rotation.note(frame_record(record))        # appended to the present file meanwhile
         if rotation.is_ready:
-            size = rotation.finish()               # 00000002.log holds the snapshot and the record
+            rotation.finish()                      # 00000002.log holds the snapshot and the record
 
     Args:
         path: name of the new file.

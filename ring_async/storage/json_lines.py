@@ -14,6 +14,8 @@ from collections import deque
 from pathlib import Path
 from typing import Any, Final
 
+from ring_async.storage.run_dir import write_whole
+
 log = logging.getLogger(__name__)
 
 MAX_HELD_LINES: Final = 10_000
@@ -73,14 +75,7 @@ class JsonLines:
 
     def _write(self, line: bytes) -> None:
         """Write one line whole, or leave the file as it was."""
-        try:
-            position, rest = self._size, memoryview(line)
-            while rest:
-                written = os.pwrite(self._descriptor, rest, position)
-                position, rest = position + written, rest[written:]
-        except OSError:
-            os.ftruncate(self._descriptor, self._size)
-            raise
+        write_whole(self._descriptor, line, self._size)
         self._size += len(line)
 
     def _whole_bytes(self) -> int:

@@ -1,7 +1,7 @@
 """The layout of a run's folder, in one place.
 
-Owns: names of files and folders under `runs/<name>/`, who may look into them, the `latest` link, and small atomic JSON
-writes.
+Owns: names of files and folders under `runs/<name>/`, who may look into them, the `latest` link, small atomic JSON
+writes, and `write_whole`, which leaves a file whole on a full disk, too.
 """
 
 from __future__ import annotations
@@ -111,6 +111,23 @@ def write_json(path: Path, value: object, *, mode: int = 0o644) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     fresh.replace(path)
+
+
+def write_whole(descriptor: int, data: bytes, position: int, *, is_synced: bool = False) -> None:
+    """Write all of `data` at `position`, the file's end; after an error the file ends there again.
+
+    Raises:
+        OSError: the data could not be written, or the file could not be cut back.
+    """
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.pwrite(descriptor, rest, position + len(data) - len(rest)) :]
+        if is_synced:
+            os.fdatasync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, position)
+        raise
 
 
 def _each_string(value: Any, change: Callable[[str], str]) -> Any:

@@ -6,8 +6,10 @@ import pytest
 
 from ring_async.batches import TokenInterval
 from ring_async.core.advantages import AdvantageRules
+from ring_async.core.replay.batch_planning import hold
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.plan_log import PlanEntry
+from ring_async.core.staleness import Lineage
 from ring_async.core.work.ledger_records import GroupReserved, StatesMoved
 from ring_async.errors import NotARunError
 from ring_async.storage.audit import audit
@@ -130,3 +132,23 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path):
     with pytest.raises(NotARunError, match=f"{tmp_path}: nothing to audit") as caught:
         audit(tmp_path)
     assert caught.value.exit_code == 2
+
+
+def test_a_shard_that_has_followed_no_plan_yet_is_not_accused(tmp_path):
+    """The planner has logged batch 1 out of another shard's group, and that shard was killed before it heard of it."""
+    rules = BufferRules(token_budget=12, token_capacity=32, max_staleness=3, order="fifo", num_shards=2)
+    journal = Journal(tmp_path / "journal")
+    journal.append(GroupReserved(make_reservation("g0"), "rollout"))
+    planner, other = (
+        ReplayShard(ReplayStore(tmp_path / "replay" / f"replay-{index}", 16 << 20), rules, AdvantageRules())
+        for index in range(2)
+    )
+    other.put([make_group("g0", lengths=[6, 6])])
+    offered = other.offer(1, PolicyVersion(0, 0), Lineage(), {})
+    others = {record.header.group_id: hold(record, progress, rules, Lineage()) for record, progress in offered}
+    assert planner.plan(1, PolicyVersion(0, 0), others=others).plan_number == 1
+    for shard in (planner, other):
+        shard.close()
+    journal.close()
+    report = audit(tmp_path)
+    assert report.is_clean, report.to_text()
