@@ -92,7 +92,7 @@ class ManagedPrometheus:
     """
 
     def __init__(self, run_dir: RunDir, files: PrometheusFiles) -> None:
-        program = find_program("prometheus", "monitoring.prometheus", "apt-get install prometheus, or set it to true")
+        program = prometheus_program()
         port = free_port(HOST)
         self.url = f"http://{HOST}:{port}"
         command = [
@@ -121,3 +121,12 @@ class ManagedPrometheus:
     def close(self) -> None:
         """End Prometheus; its data stays. Idempotent."""
         self._server.close()
+
+
+def prometheus_program() -> str:
+    """The path of Prometheus.
+
+    Raises:
+        RunError: there is none on PATH.
+    """
+    return find_program("prometheus", "monitoring.prometheus", "apt-get install prometheus, or set it to true")

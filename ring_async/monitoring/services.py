@@ -21,7 +21,7 @@ import httpx
 
 from ring_async.config.schema import Config
 from ring_async.errors import RingAsyncError
-from ring_async.monitoring.prometheus import ManagedPrometheus, PrometheusFiles
+from ring_async.monitoring.prometheus import ManagedPrometheus, PrometheusFiles, prometheus_program
 from ring_async.storage.run_dir import RunDir
 from ring_async.telemetry.sinks.registry import sink_problems
 
@@ -124,24 +124,19 @@ def watched(config: Config, run_dir: RunDir, say: Callable[[str], None]) -> Iter
 
 def service_problems(config: Config) -> Iterator[str]:
     """Why the configured services cannot be had on this machine, one line each."""
-    from ring_async.monitoring.child_server import find_program
-    from ring_async.monitoring.grafana.server import NO_TOKEN
+    from ring_async.monitoring.grafana.server import grafana_program, token_of
 
     monitoring = config.monitoring
     yield from sink_problems(tensorboard=monitoring.tensorboard, wandb_project=monitoring.wandb)
-    wanted = []
+    needs: list[Callable[[], str]] = []
     if monitoring.prometheus == "managed":
-        wanted.append(("prometheus", "monitoring.prometheus", "apt-get install prometheus, or set it to true"))
+        needs.append(prometheus_program)
     if monitoring.grafana.managed:
-        wanted.append(("grafana-server", "monitoring.grafana", "install Grafana, or give monitoring.grafana.url"))
-    for name, key, remedy in wanted:
-        try:
-            find_program(name, key, remedy)
-        except RingAsyncError as problem:
-            yield str(problem)
+        needs.append(grafana_program)
     if monitoring.grafana.url:
+        needs.append(lambda: token_of(monitoring.grafana))
+    for need in needs:
         try:
-            if not monitoring.grafana.token():
-                yield NO_TOKEN
+            need()
         except RingAsyncError as problem:
             yield str(problem)

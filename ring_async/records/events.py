@@ -10,9 +10,7 @@ Invariants: `time`, `kind` and `author` are typed; what else a kind says lies be
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -47,18 +45,3 @@ def read_event(line: Mapping[str, Any]) -> Event:
     if kind not in EventKind.__members__.values():
         return Event(float(time), EventKind.OTHER, author, details | {"kind": kind})
     return Event(float(time), EventKind(kind), author, details)
-
-
-def read_events(path: Path) -> Iterator[Event]:
-    """The events of a file, one a line; torn lines are left out, and a missing file is empty."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return
-    for line in lines:
-        try:
-            value = json.loads(line)
-            if isinstance(value, dict):
-                yield read_event(value)
-        except ValueError:
-            continue

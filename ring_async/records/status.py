@@ -157,17 +157,17 @@ def read_status(plain: dict[str, Any]) -> RunStatus:
             f"the run's status has schema version {version}, this command reads {SCHEMA_VERSION}: use the release of "
             "ring-async that started the run"
         )
-    step, evaluation = plain.get("last_step"), plain.get("last_evaluation")
-    lines = {
-        "last_step": step_record(step) if step else None,
-        "last_evaluation": evaluation_record(evaluation) if evaluation else None,
-        "events": tuple(read_event(line) for line in plain.get("events") or ()),
-    }
-    rest = {key: value for key, value in plain.items() if key not in lines and value is not None}
-    rest["actors"] = [actor | {"counters": actor.get("counters") or None} for actor in plain.get("actors") or ()]
     try:
+        step, evaluation = plain.get("last_step"), plain.get("last_evaluation")
+        lines = {
+            "last_step": step_record(step) if step else None,
+            "last_evaluation": evaluation_record(evaluation) if evaluation else None,
+            "events": tuple(read_event(line) for line in plain.get("events") or ()),
+        }
+        rest = {key: value for key, value in plain.items() if key not in lines and value is not None}
+        rest["actors"] = [actor | {"counters": actor.get("counters") or None} for actor in plain.get("actors") or ()]
         return msgspec.structs.replace(_status_decoder.decode(msgspec.msgpack.encode(rest)), **lines)
-    except (msgspec.ValidationError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"the run's status cannot be read: {error}") from error
 
 

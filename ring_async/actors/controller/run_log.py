@@ -32,6 +32,7 @@ from ring_async.telemetry.sinks.feed import SinkFeed
 from ring_async.telemetry.sinks.registry import sink_makers
 from ring_async.transport.messages.batches import StepCompleted
 from ring_async.transport.messages.versions import VersionEvaluated
+from ring_async.types import PolicyVersion
 
 NUM_RECENT = 50
 TAIL_BYTES = 1 << 16
@@ -55,7 +56,7 @@ class RunLog:
     ) -> None:
         self._feed = SinkFeed(sinks or {})
         last_step = last_line(run_dir.metrics)
-        self._last_version = _version_of(last_step) if last_step else (-1, -1)
+        self._last_version = _version_of(last_step) if last_step else PolicyVersion(-1, -1)
         self._metrics = JsonLines(run_dir.metrics)
         self._events = JsonLines(run_dir.events)
         self._evaluations_path = run_dir.evaluations
@@ -81,9 +82,9 @@ class RunLog:
         leaves out groups without a signal, so it says little about the policy; it is `batch_reward_mean`.
         """
         version = completed.policy_version
-        if (version.incarnation, version.number) <= self._last_version:
+        if version <= self._last_version:
             return
-        self._last_version = (version.incarnation, version.number)
+        self._last_version = version
         now_s = monotonic_s()
         since_s, generated_before = self._last or (now_s, generated_tokens)
         self._last = (now_s, generated_tokens)
@@ -192,8 +193,8 @@ def last_line(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def _version_of(line: dict[str, Any]) -> tuple[int, int]:
-    return line["incarnation"], line["policy_version"]
+def _version_of(line: dict[str, Any]) -> PolicyVersion:
+    return PolicyVersion(line["incarnation"], line["policy_version"])
 
 
 def _rewards(scored: Mapping[str, ScoredTotals]) -> dict[str, Any]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
 from ring_async.core.event_kinds import EventKind
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, listed, seconds, share
 from ring_async.core.explain.growth import completed_growth, ended_growth
-from ring_async.core.explain.history import ActorSample
+from ring_async.core.explain.history import ActorSample, Happening
 from ring_async.core.explain.view import WINDOW_S, View
 from ring_async.core.fleet.states import ActorState, RunState, WaitCause
 from ring_async.core.roster import Role, id_of
@@ -92,10 +91,11 @@ def dead_actor(view: View) -> Iterator[Finding]:
     """An actor that should run is silent, does not come back, or dies again and again."""
     if view.newest.state not in {RunState.RUNNING, RunState.PAUSED}:
         return
-    lost = view.recent_events(EventKind.ACTOR_LOST)
-    num_lost = Counter(str(one.details.get("actor")) for one in lost)
+    lost: dict[str, list[Happening]] = {}
+    for one in view.recent_events(EventKind.ACTOR_LOST):
+        lost.setdefault(str(one.details.get("actor")), []).append(one)
     for actor in view.newest.actors:
-        why = _why_dead(view, actor, num_lost[actor.actor_id])
+        why = _why_dead(view, actor, lost.get(actor.actor_id, []))
         if why:
             yield Finding(
                 cause=Cause.DEAD_ACTOR, gravity=Gravity.FAULT, who=actor.actor_id,
@@ -104,18 +104,17 @@ def dead_actor(view: View) -> Iterator[Finding]:
             )  # fmt: skip
 
 
-def _why_dead(view: View, actor: ActorSample, num_lost: int) -> str:
-    notices = [one for one in view.recent_events(EventKind.ACTOR_LOST) if one.details.get("actor") == actor.actor_id]
+def _why_dead(view: View, actor: ActorSample, notices: list[Happening]) -> str:
     died = f" since it died at {clock(notices[-1].time)}" if notices else ""
     if actor.silent_s is None and actor.state == ActorState.WAITING:
         return f"cannot start{died}: it waits for {actor.waiting_for}" if actor.waited_s > STARTING_S else ""
     if actor.silent_s is None:
         gone_s = view.now - notices[-1].time if notices else 0.0
-        return f"is not back{died}" if gone_s > STARTING_S or num_lost >= CRASH_LOOP else ""
+        return f"is not back{died}" if gone_s > STARTING_S or len(notices) >= CRASH_LOOP else ""
     if actor.silent_s > view.limits.heartbeat_timeout_s / 2:
         return f"has not been heard for {seconds(actor.silent_s)}"
-    if num_lost >= CRASH_LOOP:
-        return f"died {num_lost} times in {view.window_words}, the last time at {clock(notices[-1].time)}"
+    if len(notices) >= CRASH_LOOP:
+        return f"died {len(notices)} times in {view.window_words}, the last time at {clock(notices[-1].time)}"
     return ""
 
 

@@ -18,7 +18,7 @@ def growth(totals: Iterable[float]) -> float:
     return sum(now - before if now >= before else now for before, now in pairwise(totals))
 
 
-def actors_of(samples: Sequence[Sample], role: Role) -> dict[str, list[ActorSample]]:
+def actors_of(samples: Sequence[Sample], role: Role | None) -> dict[str, list[ActorSample]]:
     """The samples of each actor of a role, by id; the actors of the newest sample alone."""
     present = {actor.actor_id for actor in samples[-1].actors if actor.role == role} if samples else set()
     found: dict[str, list[ActorSample]] = {actor_id: [] for actor_id in sorted(present)}

@@ -33,11 +33,11 @@ def utilisation(history: History) -> tuple[Utilisation, ...]:
     view = View(history)
     if len(view.window) < 2:
         return ()
-    divided = []
-    for actor in view.newest.actors:
-        own = [one for sample in view.window for one in sample.actors if one.actor_id == actor.actor_id]
-        divided.append(Utilisation(actor.actor_id, actor.role, _parts(view, own, actor.role)))
-    return tuple(divided)
+    by_role = {role: view.actors(role) for role in {actor.role for actor in view.newest.actors}}
+    return tuple(
+        Utilisation(actor.actor_id, actor.role, _parts(view, by_role[actor.role][actor.actor_id], actor.role))
+        for actor in view.newest.actors
+    )
 
 
 def _parts(view: View, own: list[ActorSample], role: Role | None) -> dict[str, float]:

@@ -69,7 +69,7 @@ class View:
     def recent_words(self) -> str:
         return f"the last {seconds(span_s(self.recent))}"
 
-    def actors(self, role: Role) -> dict[str, list[ActorSample]]:
+    def actors(self, role: Role | None) -> dict[str, list[ActorSample]]:
         """The samples of each present actor of a role, within the window."""
         return actors_of(self.window, role)
 

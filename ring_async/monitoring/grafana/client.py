@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
-from grafana_api.grafana_api import GrafanaClientError, GrafanaException
+from grafana_api.grafana_api import GrafanaException
 from grafana_api.grafana_face import GrafanaFace
 
 from ring_async.errors import RunError
@@ -97,13 +97,11 @@ class Grafana:
 
     def _find(self, call: Callable[[], T]) -> T | None:
         try:
-            return call()
-        except GrafanaClientError as error:
-            if error.status_code == 404:
+            return self._call(call)
+        except GrafanaError as error:
+            if error.status == 404:
                 return None
-            raise self._explained(error) from error
-        except (GrafanaException, requests.RequestException, ValueError) as error:
-            raise self._explained(error) from error
+            raise
 
     def _call(self, call: Callable[[], T]) -> T:
         try:

@@ -21,7 +21,6 @@ HOST = "127.0.0.1"
 USER = "admin"
 START_S = 60.0
 """Its first start fills a database."""
-NO_TOKEN = f"monitoring.grafana.url: needs a token, in monitoring.grafana.token_file or ${TOKEN_VARIABLE}"
 
 
 class ManagedGrafana:
@@ -32,9 +31,7 @@ class ManagedGrafana:
     """
 
     def __init__(self, run_dir: RunDir) -> None:
-        program = find_program(
-            "grafana-server", "monitoring.grafana", "install Grafana, or give monitoring.grafana.url"
-        )
+        program = grafana_program()
         folder = run_dir.path / "grafana"
         folder.mkdir(parents=True, exist_ok=True)
         port, password = free_port(HOST), secrets.token_urlsafe(16)
@@ -76,14 +73,29 @@ def grafana_of(section: GrafanaSection, run_dir: RunDir) -> Grafana | None:
         ConfigError: `url` is given and there is no token.
     """
     if section.url:
-        token = section.token()
-        if not token:
-            raise ConfigError(
-                "monitoring.grafana.url: needs a token, in monitoring.grafana.token_file or $GRAFANA_TOKEN"
-            )
-        return Grafana(section.url, token)
+        return Grafana(section.url, token_of(section))
     try:
         known = json.loads((run_dir.path / "grafana.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return Grafana(known["url"], (known["user"], known["password"]))
+
+
+def grafana_program() -> str:
+    """The path of Grafana's server.
+
+    Raises:
+        RunError: there is none on PATH.
+    """
+    return find_program("grafana-server", "monitoring.grafana", "install Grafana, or give monitoring.grafana.url")
+
+
+def token_of(section: GrafanaSection) -> str:
+    """The token for `url`.
+
+    Raises:
+        ConfigError: there is none, or its file cannot be read.
+    """
+    if token := section.token():
+        return token
+    raise ConfigError(f"monitoring.grafana.url: needs a token, in monitoring.grafana.token_file or ${TOKEN_VARIABLE}")

@@ -13,7 +13,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from ring_async.errors import RefusedError
-from ring_async.monitoring.live.frames import Frames, Watched, past_steps
+from ring_async.monitoring.live.frames import Frames, Watched
+from ring_async.monitoring.report.rows import read_steps
 
 EVERY_S = 1.0
 MAX_VIEWERS = 32
@@ -48,7 +49,7 @@ class Feed:
             self._frames.news()  # what was new so far is part of the whole
             self._telling = asyncio.create_task(self._tell(), name="page-feed")
         try:
-            yield self._frames.whole(await asyncio.to_thread(past_steps, self._run.run_dir))
+            yield self._frames.whole(await asyncio.to_thread(read_steps, self._run.run_dir.path))
             while (frame := await queue.get()) is not None:
                 yield frame
         finally:

@@ -8,7 +8,6 @@ Invariants: every text in a frame is `printable`; a frame is encoded once, howev
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -19,10 +18,9 @@ import msgspec
 from ring_async.core.explain.explain import explain
 from ring_async.core.explain.history import Happening, History
 from ring_async.core.explain.utilisation import utilisation
-from ring_async.monitoring.report.rows import read_rows
 from ring_async.printable import printable
 from ring_async.records.status import RunStatus
-from ring_async.records.steps import StepRecord, step_record
+from ring_async.records.steps import StepRecord
 from ring_async.storage.run_dir import RunDir
 
 MAX_POINTS = 1000
@@ -61,7 +59,7 @@ class Frames:
         self._judged: dict[str, Any] = {}
 
     def whole(self, steps: list[StepRecord]) -> bytes:
-        """All there is to show. `steps`: of the whole run, from `past_steps`."""
+        """All there is to show. `steps`: of the whole run, from `read_steps`."""
         history = self._run.recent()
         shown = steps[:: max(1, math.ceil(len(steps) / MAX_POINTS))]
         content = self._present(history) | {
@@ -103,15 +101,6 @@ class Frames:
                 "utilisation": [msgspec.to_builtins(one) for one in utilisation(history)],
             }
         return self._judged
-
-
-def past_steps(run_dir: RunDir) -> list[StepRecord]:
-    """All steps of a run, the oldest first. Reads the run's file: call it in a thread."""
-    steps = []
-    for row in read_rows(run_dir.path):
-        with contextlib.suppress(ValueError):
-            steps.append(step_record(row))
-    return steps
 
 
 def printable_tree(plain: Any) -> Any:

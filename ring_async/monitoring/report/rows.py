@@ -10,7 +10,9 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from ring_async.core.event_kinds import EventKind
 from ring_async.errors import RunError
@@ -18,6 +20,7 @@ from ring_async.records.steps import EvaluationRecord, StepRecord, evaluation_re
 from ring_async.storage.run_dir import RunDir
 
 Row = dict[str, Any]
+_Record = TypeVar("_Record", StepRecord, EvaluationRecord)
 
 
 _CHANGES: Mapping[str, str] = {
@@ -30,32 +33,37 @@ _CHANGES: Mapping[str, str] = {
 }
 
 
-def read_rows(run_dir: Path) -> list[Row]:
-    """Lines of `metrics.jsonl` in order of policy version, one for each version; `wall_s` runs on over restarts."""
-    by_version: dict[int, Row] = {}
+def read_steps(run_dir: Path) -> list[StepRecord]:
+    """Steps of `metrics.jsonl` in order of policy version, one for each version; `wall_s` runs on over restarts."""
+    by_version: dict[int, StepRecord] = {}
     offset_s = last_s = 0.0
-    for row in _records(read_lines(RunDir(run_dir).metrics), step_record):
-        number, wall_s = row["policy_version"], row.get("wall_s")
+    for step in _records(read_lines(RunDir(run_dir).metrics), step_record):
+        wall_s = step.wall_s
         if wall_s is not None:
             if offset_s + wall_s < last_s:
                 offset_s = last_s
-            row["wall_s"] = last_s = offset_s + wall_s
-        by_version[number] = row
+            wall_s = last_s = offset_s + wall_s
+        by_version[step.policy_version] = msgspec.structs.replace(step, wall_s=wall_s)
     return [by_version[number] for number in sorted(by_version)]
+
+
+def read_rows(run_dir: Path) -> list[Row]:
+    """`read_steps` as rows."""
+    return [step.plain() for step in read_steps(run_dir)]
 
 
 def read_evaluations(run_dir: Path) -> list[Row]:
     """Lines of `evaluations.jsonl` in order of policy version, the last one of each; empty where none was evaluated."""
-    rows = _records(read_lines(RunDir(run_dir).evaluations), evaluation_record)
+    rows = [one.plain() for one in _records(read_lines(RunDir(run_dir).evaluations), evaluation_record)]
     by_version = {row["policy_version"]: row for row in rows}
     return [by_version[number] for number in sorted(by_version)]
 
 
-def _records(lines: Sequence[Row], read: Callable[[Row], StepRecord | EvaluationRecord]) -> Iterator[Row]:
+def _records(lines: Sequence[Row], read: Callable[[Row], _Record]) -> Iterator[_Record]:
     """The lines that are records, each without its odd figures."""
     for line in lines:
         try:
-            yield read(line).plain()
+            yield read(line)
         except ValueError:
             continue
 

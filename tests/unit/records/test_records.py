@@ -129,3 +129,11 @@ def test_rewards_between_two_reports_also_after_a_shards_restart():
         "c": ScoredTotals(1, 0.5),
     }
     assert scored_since(now, now) == {}
+
+
+@pytest.mark.parametrize(
+    "odd", [{"events": [{"kind": 1}]}, {"last_step": {"policy_version": "x"}}, {"actors": [{"pid": "x"}]}]
+)
+def test_an_answer_that_is_no_status_is_refused_in_words(odd: dict[str, object]) -> None:
+    with pytest.raises(RunError, match="status cannot be read"):
+        read_status(odd)

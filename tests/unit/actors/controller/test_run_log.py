@@ -10,7 +10,7 @@ import pytest
 
 from ring_async.actors.controller.run_log import RunLog, last_line
 from ring_async.core.event_kinds import EventKind
-from ring_async.records.events import read_events
+from ring_async.records.events import read_event
 from ring_async.records.figures import BufferTotals, ScoredTotals
 from ring_async.records.steps import StepRecord
 from ring_async.storage.run_dir import RunDir
@@ -110,6 +110,7 @@ def test_a_step_joins_the_learners_figures_with_rewards_scored_since_the_step_be
 
 def test_an_event_is_read_back_as_it_was_written(run_log: RunLog, tmp_path: Path):
     run_log.event(EventKind.SCALED, author="api", role="rollout", before=2, after=3)
-    (event,) = read_events(tmp_path / "events.jsonl")
+    (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
+    event = read_event(json.loads(line))
     assert event == run_log.recent_events[-1]
     assert (event.kind, event.details["after"]) == (EventKind.SCALED, 3)
