@@ -12,6 +12,7 @@ from ring_async.verifiers.reading.latex import without_text_commands
 
 _CHOICE = re.compile(r"^\(?\s*([A-J])\s*(?:[).:]\s*|\)\s*$|$)(.*)$", re.DOTALL)
 _CHOICE_OF = re.compile(r"^(?:option|choice|answer)\s*:?\s*\(?\s*([A-J])\s*\)?[.:]?$", re.IGNORECASE)
+_ARTICLE = re.compile(r"^\s*(?:an?|the)\s+(?=\w{2})")
 _SAME_WORDS = (
     frozenset(
         [
@@ -24,7 +25,12 @@ _SAME_WORDS = (
             "theemptyset",
             "\\{\\}",
             "therearenosolutions",
+            "无解",
+            "无实数解",
         ]
+    ),
+    frozenset(
+        ["infinitelymany", "infinitelymanysolutions", "infinitesolutions", "infinitenumberofsolutions", "无数个", "无穷多个"]
     ),
     frozenset({"dne", "doesnotexist", "thelimitdoesnotexist"}),
 )
@@ -58,7 +64,7 @@ def is_words(text: str) -> bool:
 
 
 def _words_of(text: str) -> str:
-    return re.sub(r"[\s.,'\"()-]+", "", without_text_commands(text).casefold())
+    return re.sub(r"[\s.,'\"()-]+", "", _ARTICLE.sub("", without_text_commands(text).casefold()))
 
 
 def same_choice(gold: str, answer: str) -> bool | None:

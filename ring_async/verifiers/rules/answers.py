@@ -11,7 +11,12 @@ import re
 from ring_async.verifiers.reading.characters import plain_characters
 
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
-_THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_THINKING = re.compile(
+    r"(?:<(?P<tag>/?)(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)(?:\s[^<>]{0,80})?>"
+    r"|◁(?P<kimi>/?)think▷|\[(?P<mistral>/?)THINK\]|<\|(?P<sky>begin|end)_of_thought\|>)",
+    re.IGNORECASE,
+)
+"""Marks around thoughts, of the families that write them."""
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _MAX_BOXES = 8
 """Boxes looked at, from the end: thousands of unclosed ones would cost a scan each."""
@@ -36,7 +41,7 @@ def finished_text(text: str) -> str:
     """The response without thinking that was begun and never ended: what stands there is no answer yet."""
     start = None
     for mark in _THINKING.finditer(text):
-        if mark.group(1):
+        if "/" in mark.group() or mark["sky"] == "end":
             start = None
         elif start is None:
             start = mark.start()
