@@ -24,14 +24,21 @@ _ANNOUNCEMENT = re.compile(
     r"^(?:(?:so|thus|hence|therefore|then)[ ,]+)?(?:the|my|our|its)(?: [a-z]+){1,3} (?:is|are)\s*:?\s+", re.IGNORECASE
 )
 """A sentence whose end may be words: `The answer is Monday`. Others, such as `none of them is even`, are not cut."""
-_CHINESE_SENTENCE = re.compile(r"^(?:所以|因此|故|则|因而)?[,]?(?:最终|正确)?(?:答案|结果|答|值|解)(?:是|为|等于)?[:]?\s*(?=\S)")
-_PREFIX = re.compile(r"^(?:\\approx|≈|~|approximately|approx\.?|about|roughly|answer\s*:|=|约为?|大约)\s*", re.IGNORECASE)
+_CHINESE_SENTENCE = re.compile(
+    r"^(?:所以|因此|故|则|因而)?[,]?(?:最终|正确)?(?:答案|结果|答|值|解)(?:是|为|等于)?[:]?\s*(?=\S)"
+)
+_PREFIX = re.compile(
+    r"^(?:\\approx|≈|~|approximately|approx\.?|about|roughly|answer\s*:|=|约为?|大约)\s*", re.IGNORECASE
+)
 _ABOUT_CONSTANT = re.compile(
     r"[\s,;(]*(?:where|with)?\s*[CcKk]\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?"
     r"|is (?:an? )?(?:any |arbitrary |real )*constant(?: of integration)?|为(?:任意)?常数)\s*\)?\s*$"
 )
+_MAX_ASIDE = 80
+_REMARK = re.compile(r"(?<=\S)\s+\(\s*[a-z]{4,}(?:[ -][a-z]+){0,4}\s*\)$")
 _LABELS = tuple(
-    re.compile(rf"(?:^|[\s;,.])\(({first})\)|\\text\s*\{{\s*\(?({first})\)\s*\}}") for first in ("[a-h]", "[1-9]", "i{1,3}|iv|v")
+    re.compile(rf"(?:^|[\s;,.])\(({first})\)|\\text\s*\{{\s*\(?({first})\)\s*\}}")
+    for first in ("[a-h]", "[1-9]", "i{1,3}|iv|v")
 )
 _LABEL_ORDERS = ("abcdefgh", "123456789", ("i", "ii", "iii", "iv", "v"))
 _MIXED_AND = re.compile(r"^([-+]?\d{1,9}) and (\d{1,9}\s*/\s*\d{1,9}|\\frac\s*\{\d{1,9}\}\s*\{\d{1,9}\})$")
@@ -50,7 +57,10 @@ def readings(text: str) -> tuple[str, ...]:
     if _PREFIX.match(unmarked):
         plain = unmarked
     unmarked = " ".join(without_text_commands(plain).split())
-    plain = _ABOUT_CONSTANT.sub("", unmarked) if _ABOUT_CONSTANT.search(unmarked) else plain
+    for aside in (_ABOUT_CONSTANT, _REMARK):
+        found = aside.search(unmarked, max(0, len(unmarked) - _MAX_ASIDE))
+        if found is not None and found.start() and not is_words(unmarked):
+            plain = unmarked = unmarked[: found.start()]
     plain = move_currency(_without_labels(_PREFIX.sub("", plain).strip()))
     number = spelled_number(without_text_commands(plain))
     plain = powers_in_digits(plain if number is None else number)

@@ -7,6 +7,7 @@ Invariant: families are the same if they have the same members in an interval th
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +27,8 @@ _PARAMETER = re.compile(
     r"(?:integers?|整数)|(?:is|=)?\s*(?:an\s+)?(?:any\s+)?integers?)\s*\)?\s*(?P<brace>\\\})?$",
     re.IGNORECASE,
 )
+_NAMES_INTEGERS = re.compile(r"Z|integer|整数", re.IGNORECASE)
+_MAX_DECLARATION = 80
 _BUILT = re.compile(r"\\mid(?![A-Za-z])|\||:")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
 _PERIODS = 12
@@ -46,7 +49,7 @@ class Family:
 def families_of(text: str) -> list[Family] | None:
     r"""The families that `x = a + kb, k \in \mathbb{Z}` (or several such) describes; None where it describes none."""
     plain = without_text_commands(text).strip()
-    match = _PARAMETER.search(plain)
+    match = _PARAMETER.search(plain, max(0, len(plain) - _MAX_DECLARATION)) if _NAMES_INTEGERS.search(plain) else None
     if match is None or not match.start():
         return None
     body, name = plain[: match.start()].rstrip(" ,;:(").removesuffix("\\mid").rstrip(" ,;|"), match["name"]
@@ -81,7 +84,7 @@ def _family(text: str, name: str) -> Family | None:
     values = [_value(tree, name, k) for k in range(4)]
     if None in values:
         return None
-    steps = [later - earlier for earlier, later in zip(values, values[1:], strict=False)]  # type: ignore[operator]
+    steps = [later - earlier for earlier, later in itertools.pairwise(values)]  # type: ignore[operator]
     if not steps[0] or any(abs(step - steps[0]) > abs(steps[0]) * mpmath.mpf("1e-12") for step in steps):
         return None
     return Family(values[0], steps[0])  # type: ignore[arg-type]

@@ -74,7 +74,12 @@ def differ_by_constant(gold: Node, answer: Node) -> bool | None:
     """
     letters = names_in(gold) - _CONSTANTS
     letter = next((name for name in "CcKk" if _is_added(name, answer)), None)
-    if letter is None or not _is_added("C", gold) or len(letters) < 2 or any(name.isupper() for name in letters - {"C"}):
+    if (
+        letter is None
+        or not _is_added("C", gold)
+        or len(letters) < 2
+        or any(name.isupper() for name in letters - {"C"})
+    ):
         return None
     one, other = with_values(gold, {"C": Fraction(0)}), with_values(answer, {letter: Fraction(0)})
     names = sorted(names_in(one) | names_in(other))
@@ -93,7 +98,9 @@ def differ_by_constant(gold: Node, answer: Node) -> bool | None:
 def _is_added(name: str, tree: Node) -> bool:
     """Whether a name stands once in the tree, as a term of its outermost sum."""
     terms = _operands(tree, True, is_inverse=False)
-    return sum(term in (Node("name", text=name),) for term in terms) == 1 and sum(name in names_in(t) for t in terms) == 1
+    return (
+        sum(term in (Node("name", text=name),) for term in terms) == 1 and sum(name in names_in(t) for t in terms) == 1
+    )
 
 
 def with_values(node: Node, values: Mapping[str, Value]) -> Node:
@@ -101,7 +108,9 @@ def with_values(node: Node, values: Mapping[str, Value]) -> Node:
     if node.kind == "name" and node.text in values:
         return Node("number", value=values[node.text])
     return (
-        Node(node.kind, tuple(with_values(part, values) for part in node.parts), node.value, node.text) if node.parts else node
+        Node(node.kind, tuple(with_values(part, values) for part in node.parts), node.value, node.text)
+        if node.parts
+        else node
     )
 
 

@@ -1,6 +1,6 @@
-r"""Times of day and dates: `3:30 \text{ p.m.}` and `15:30` are one time, `July 4, 2020` and `2020-07-04` one day.
+r"""Times of day and dates: `3:30 \text{ p.m.}` is the time `15:30`, `July 4, 2020` the day `2020-07-04`.
 
-Owns: reading them and whether two are the same. Does not own: durations (`amounts`), ratios such as `3:30` (`numerals`).
+Owns: reading them and whether two are the same. Does not own: durations (`amounts`), ratios (`numerals`).
 
 Invariant: what one side leaves out (a. m. or p. m., the year) is passed over; what both write is compared.
 """
@@ -22,7 +22,10 @@ _CLOCK = re.compile(
 _CHINESE_CLOCK = re.compile(
     r"^(?P<half>上午|早上|下午|晚上|中午)?(?P<hour>\d{1,2})(?:点|时)(?:(?P<minute>[0-5]?\d)分?|(?P<thirty>半)|整)?$"
 )
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = [
+    *("january", "february", "march", "april", "may", "june"),
+    *("july", "august", "september", "october", "november", "december"),
+]
 _MONTH = "(?P<month>" + "|".join(f"{name[:3]}(?:{name[3:]})?" for name in _MONTHS) + r")\.?"
 _WEEKDAY = "(?:(?:mon|tues|wednes|thurs|fri|satur|sun)day,? )?"
 _DATES = tuple(
@@ -57,9 +60,8 @@ def same_moment(gold: str, answer: str) -> bool | None:
     """Whether two texts are the same time of day or the same date; None where they are not both such."""
     if len(gold) > _MAX_CHARACTERS or len(answer) > _MAX_CHARACTERS:
         return None
-    dates = _date(gold), _date(answer)
-    if dates[0] is not None and dates[1] is not None:
-        one, other = dates
+    one, other = _date(gold), _date(answer)
+    if one is not None and other is not None:
         years = {one.year, other.year} - {None}
         return (one.day, one.month) == (other.day, other.month) and len(years) < 2
     times = _time(gold), _time(answer)
@@ -108,7 +110,9 @@ def _date(text: str) -> _Date | None:
         if match is None:
             continue
         month = match["month"].casefold()
-        number = int(month) if month.isdigit() else next(i for i, name in enumerate(_MONTHS, 1) if name[:3] == month[:3])
+        number = (
+            int(month) if month.isdigit() else next(i for i, name in enumerate(_MONTHS, 1) if name[:3] == month[:3])
+        )
         if not (1 <= number <= 12 and 1 <= int(match["day"]) <= 31):
             return None
         return _Date(int(match["day"]), number, int(match["year"]) if match["year"] else None)

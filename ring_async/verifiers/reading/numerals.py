@@ -26,6 +26,7 @@ _BASE_WORDS = {
     "twelve": 12, "sixteen": 16,
 }  # fmt: skip
 _BASE_PREFIX = re.compile(r"^0(?:([xX])([0-9A-Fa-f]{1,40})|([bB])([01]{1,160})|([oO])([0-7]{1,60}))$")
+_RATIO_SIGN = re.compile(r"\s*:\s*|(?<=\d) to (?=\d)|(?<=\d)\s*比\s*(?=\d)")
 _ORDINAL = re.compile(r"(?<=\d)\s?\^?\s*\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)(?![A-Za-z])\s*\}{0,2}")
 _COMBINATIONS = re.compile(r"(?:\{\})?[_^](?:\{(\d+)\}|(\d+))\s*(?:\\text\{)?C\}?\s*_(?:\{(\d+)\}|(\d+))")
 _DECIMAL_COMMA = re.compile(r"^([-+]?\d+),(\d+)$")
@@ -65,8 +66,8 @@ def decimal_comma_reading(text: str) -> str:
 
 
 def ratio_parts(text: str) -> list[str] | None:
-    """The terms of a ratio: `2:3:4`. None: it is none, or a time of day (`12:00`)."""
-    parts = [part.strip() for part in text.split(":")]
+    """The terms of a ratio: `2:3:4`, `2 to 3`. None: it is none, or a time of day (`12:00`)."""
+    parts = [part.strip() for part in _RATIO_SIGN.split(text)]
     if len(parts) < 2 or not all(parts) or any(part.startswith("0") for part in parts[1:]):
         return None
     return parts

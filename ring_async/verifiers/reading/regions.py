@@ -121,7 +121,7 @@ def _is_relation(item: str) -> bool:
 def _subject(item: str) -> str:
     """The variable that an inequality is about; empty where none stands alone."""
     parts = [part.strip() for part in re.split(f"{_RELATION.pattern}|{_UNEQUAL.pattern}", item)]
-    for part in (parts[1:2] if len(parts) == 3 else parts):
+    for part in parts[1:2] if len(parts) == 3 else parts:
         size = _ABSOLUTE.match(part)
         if size or _VARIABLE.match(part):
             return size[1] if size else part

@@ -8,6 +8,7 @@ Invariant: parts are texts, in the order written, repeated ones included.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -95,7 +96,7 @@ def shape_of(text: str) -> Shape:
 def without_points(points: list[str]) -> Shape:
     """The real line but for points, which are in ascending order."""
     ends = ["-\\infty", *points, "\\infty"]
-    return Shape("union", tuple(f"({lower}, {upper})" for lower, upper in zip(ends, ends[1:], strict=False)))
+    return Shape("union", tuple(f"({lower}, {upper})" for lower, upper in itertools.pairwise(ends)))
 
 
 def list_items(text: str) -> list[str]:

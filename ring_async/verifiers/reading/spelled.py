@@ -1,4 +1,4 @@
-r"""Numbers in words, said in LaTeX: `负三` is `-3`, `二分之一` and `one half` are `\frac{1}{2}`, `3万` is `3 \times 10^{4}`.
+r"""Numbers in words, said in LaTeX: `负三` is `-3`, `one half` is `\frac{1}{2}`, `3万` is `3 \times 10^{4}`.
 
 Owns: numerals of Chinese and English as whole answers, Chinese ones before a measure word, and the words for powers of
 ten behind digits. Does not own: numbers within sentences.
@@ -20,15 +20,12 @@ _CHINESE = re.compile(
 )
 _MAX_CHARACTERS = 60
 
-_SMALL = dict(
-    zip(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen".split(),
-        range(20),
-        strict=True,
-    )
-)
-_TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split(), range(20, 100, 10), strict=True))
+_SMALL_LIST = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen
+"""
+_SMALL = {word: value for value, word in enumerate(_SMALL_LIST.split())}
+_TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _PARTS = {
     "half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,

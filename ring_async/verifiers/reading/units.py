@@ -21,22 +21,43 @@ _ALIASES = {
     "sec": "second", "yrs": "year", "lbs": "pound", "ozs": "ounce", "sq": "square", "degrees": "degree",
     "celsius": "degC",
     "fahrenheit": "degF", "kelvins": "kelvin", "kph": "km/hour", "kmph": "km/hour", "cc": "cm**3", "rads": "radian",
-    "moles": "mole", "℃": "degC", "inches": "inch", "feet": "foot", "litres": "liter", "metres": "meter", "amps": "ampere",
+    "℃": "degC", "moles": "mole",
+    "inches": "inch", "feet": "foot", "litres": "liter", "metres": "meter", "amps": "ampere",
     "revolutions": "turn", "revs": "turn", "ev": "eV", "kev": "keV", "gev": "GeV", "khz": "kHz", "mhz": "MHz",
     "hz": "Hz", "kpa": "kPa", "pa": "Pa", "kj": "kJ", "kw": "kW", "electronvolts": "eV", "gauss": "gauss_of_si",
     "pH": "dimensionless", "G": "gauss_of_si",
 }  # fmt: skip
 _CHINESE = {
-    "元": "yuan", "块": "yuan", "块钱": "yuan", "角": "jiao", "分": "fen", "人民币": "yuan", "美元": "dollar", "欧元": "euro",
+    "元": "yuan", "块": "yuan", "块钱": "yuan", "角": "jiao", "分": "fen", "人民币": "yuan",
+    "美元": "dollar", "欧元": "euro",
     "米": "meter", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "gram",
     "千克": "kg", "公斤": "kg", "小时": "hour", "分钟": "minute", "秒": "second", "天": "day", "度": "degree",
     "升": "liter",
-    "毫升": "mL", "分米": "dm", "平方米": "m^2", "平方厘米": "cm^2", "平方千米": "km^2", "平方分米": "dm^2", "立方米": "m^3",
+    "毫升": "mL", "分米": "dm", "平方米": "m^2", "平方厘米": "cm^2", "平方千米": "km^2", "平方分米": "dm^2",
+    "立方米": "m^3",
     "立方厘米": "cm^3", "立方分米": "dm^3", "吨": "tonne", "毫克": "mg", "周": "week", "年": "year",
     "千米/小时": "km/hour", "千米/时": "km/hour", "公里/小时": "km/hour", "米/秒": "m/s", "摄氏度": "degC",
 }  # fmt: skip
-_CURRENCIES = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "₩": "won", "₽": "ruble", "¢": "cent"}
-_CURRENCY_WORDS = {"usd": "dollar", "bucks": "dollar", "eur": "euro", "gbp": "pound", "rmb": "yuan", "cny": "yuan", "rs": "rupee", "inr": "rupee"}
+_CURRENCIES = {
+    DOLLAR: "dollar",
+    "€": "euro",
+    "£": "pound",
+    "¥": "yuan",
+    "₹": "rupee",
+    "₩": "won",
+    "₽": "ruble",
+    "¢": "cent",
+}
+_CURRENCY_WORDS = {
+    "usd": "dollar",
+    "bucks": "dollar",
+    "eur": "euro",
+    "gbp": "pound",
+    "rmb": "yuan",
+    "cny": "yuan",
+    "rs": "rupee",
+    "inr": "rupee",
+}
 _DEFINITIONS = (
     "dollar = [dollar]", "cent = dollar / 100 = _ = penny = pennies", "euro = [euro]", "yuan = [yuan]",
     "jiao = yuan / 10", "gauss_of_si = 1e-4 tesla", "fen = yuan / 100",
@@ -126,7 +147,7 @@ def registry() -> Any:
     """Pint's registry of units, built once in a process."""
     import pint  # slow to import, and only needed where there are units
 
-    units = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
+    units: Any = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
     for definition in _DEFINITIONS:
         units.define(definition)
     return units

@@ -30,7 +30,14 @@ _SAME_WORDS = (
         ]
     ),
     frozenset(
-        ["infinitelymany", "infinitelymanysolutions", "infinitesolutions", "infinitenumberofsolutions", "无数个", "无穷多个"]
+        [
+            "infinitelymany",
+            "infinitelymanysolutions",
+            "infinitesolutions",
+            "infinitenumberofsolutions",
+            "无数个",
+            "无穷多个",
+        ]
     ),
     frozenset({"dne", "doesnotexist", "thelimitdoesnotexist"}),
 )
@@ -76,6 +83,17 @@ def same_choice(gold: str, answer: str) -> bool | None:
         lowered = re.fullmatch(r"\(\s*([a-j])\s*\)", answer)
         return lowered[1].upper() == gold_choice[1] if lowered and gold.startswith("(") else None
     return choice[1].upper() == gold_choice[1]
+
+
+def value_behind_choice(gold: str) -> str | None:
+    r"""The value that a reference writes behind its letter, `12` in `(C) 12`; None where it writes none."""
+    match = _CHOICE.match(gold)
+    return (match[2].strip() or None) if match is not None and gold.lstrip().startswith("(") else None
+
+
+def names_choice(answer: str) -> bool:
+    """Whether an answer has the form of a choice at all."""
+    return bool(_CHOICE.match(answer) or _CHOICE_OF.match(answer) or re.fullmatch(r"\(\s*[a-j]\s*\)", answer))
 
 
 def letters_in(text: str) -> set[str]:

@@ -15,14 +15,27 @@ from dataclasses import dataclass, field
 
 from ring_async.verifiers.reading.alternatives import readings
 from ring_async.verifiers.reading.amounts import closed_number
-from ring_async.verifiers.reading.chains import are_close, residue_of, sides_of_approximation, value_of_chain, with_argument_of
+from ring_async.verifiers.reading.chains import (
+    are_close,
+    residue_of,
+    sides_of_approximation,
+    value_of_chain,
+    with_argument_of,
+)
 from ring_async.verifiers.reading.families import are_same_families, families_of
 from ring_async.verifiers.reading.latex import squeezed
 from ring_async.verifiers.reading.moments import same_moment
 from ring_async.verifiers.reading.numerals import decimal_comma_reading
 from ring_async.verifiers.reading.regions import region_of
 from ring_async.verifiers.reading.shapes import Shape, equation_sides, is_name, shape_of
-from ring_async.verifiers.reading.words import is_words, letters_in, same_choice, same_words
+from ring_async.verifiers.reading.words import (
+    is_words,
+    letters_in,
+    names_choice,
+    same_choice,
+    same_words,
+    value_behind_choice,
+)
 from ring_async.verifiers.rules import values
 from ring_async.verifiers.rules.values import ValueEquality
 
@@ -49,6 +62,9 @@ class Equality:
         if any(squeezed(one) == squeezed(other) for one in golds for other in answers):
             return True
         chosen = same_choice(golds[0], answers[0])
+        behind = value_behind_choice(golds[0]) if not chosen and not names_choice(answers[0]) else None
+        if behind is not None:
+            return self.holds(behind, answer)
         if chosen is not None:
             return chosen
         if _has_decimal_point(golds[0]):
@@ -157,6 +173,13 @@ class Equality:
                 golds, answers = (shape_of(point) if one.kind == "value" else one for one in (gold_shape, shape))
                 return golds.kind == answers.kind and self._is_same_shape(golds, answers, gold, answer, depth)
             return bool(_is_algebraic_set(gold_shape, shape)) and self.values.by_engine(gold, answer)
+        if "set" in kinds and kinds[0] != kinds[1]:  # a set of one tuple
+            golds, answers = (
+                shape_of(one.parts[0]) if one.kind == "set" and len(one.parts) == 1 else one
+                for one in (gold_shape, shape)
+            )
+            if golds.kind == answers.kind == "tuple":
+                return self._is_same_shape(golds, answers, gold, answer, depth)
         if len(gold_shape.parts) != len(shape.parts):
             is_set = kinds == ("set", "set")
             return is_set and self._covers(gold_shape.parts, shape.parts, depth)

@@ -16,8 +16,8 @@ from ring_async.verifiers.reading.latex import plain_latex, squeezed
 from ring_async.verifiers.reading.numerals import grouped_reading, plain_numbers
 from ring_async.verifiers.reading.regions import interval_of, region_of
 from ring_async.verifiers.reading.shapes import list_items, shape_of
-from ring_async.verifiers.reading.tokens import NotAnExpressionError
 from ring_async.verifiers.reading.spelled import spelled_number
+from ring_async.verifiers.reading.tokens import NotAnExpressionError
 from ring_async.verifiers.reading.units import pint_spelling, plain_unit, ratio
 from ring_async.verifiers.reading.work import OutOfWorkError, cpu_budget, is_affordable
 
@@ -318,9 +318,28 @@ def test_ratios_of_units():
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *(("三", "3"), ("二十五", "25"), ("一百零三", "103"), ("十", "10"), ("两万", "20000"), ("five", "5"), ("x", None)),
-        *(("一亿零三万", "100030000"), ("二〇二〇", "2020"), ("三又二分之一", "3\\frac{1}{2}"), ("百分之三十五", "35\\%")),
-        *(("nineteen hundred", "1900"), ("two thirds", "\\frac{2}{3}"), ("third", None), ("a hundred", "100"), ("a", None)),
+        *(
+            ("三", "3"),
+            ("二十五", "25"),
+            ("一百零三", "103"),
+            ("十", "10"),
+            ("两万", "20000"),
+            ("five", "5"),
+            ("x", None),
+        ),
+        *(
+            ("一亿零三万", "100030000"),
+            ("二〇二〇", "2020"),
+            ("三又二分之一", "3\\frac{1}{2}"),
+            ("百分之三十五", "35\\%"),
+        ),
+        *(
+            ("nineteen hundred", "1900"),
+            ("two thirds", "\\frac{2}{3}"),
+            ("third", None),
+            ("a hundred", "100"),
+            ("a", None),
+        ),
     ],
 )
 def test_spelled_numbers(text, value):

@@ -16,22 +16,24 @@ from ring_async.verifiers.rules.instructions.kind import Arguments, by_identifie
 
 _COUNTRIES = """
 algeria angola benin botswana burkina_faso burundi cabo_verde/cape_verde cameroon/cameroun
-central_african_republic chad comoros congo/republic_of_the_congo/congo_republic_of_the/congo_brazzaville/republic_of_congo
-democratic_republic_of_the_congo/dr_congo/congo_democratic_republic_of_the/congo_kinshasa/democratic_republic_of_congo/drc
+central_african_republic chad comoros
+congo/republic_of_the_congo/congo_republic_of_the/congo_brazzaville/republic_of_congo
+democratic_republic_of_the_congo/dr_congo/congo_democratic_republic_of_the/congo_kinshasa/drc
 cote_divoire/ivory_coast djibouti egypt equatorial_guinea eritrea eswatini/swaziland ethiopia gabon gambia ghana guinea
 guinea_bissau kenya lesotho liberia libya madagascar malawi mali mauritania mauritius morocco mozambique namibia niger
-nigeria rwanda sao_tome_and_principe senegal seychelles sierra_leone somalia south_africa south_sudan sudan tanzania togo
-tunisia uganda zambia zimbabwe
+nigeria rwanda sao_tome_and_principe senegal seychelles sierra_leone somalia south_africa south_sudan sudan tanzania
+togo tunisia uganda zambia zimbabwe
 """
 _COUNTRY_OF = {
     spelling: spellings.split("/")[0] for spellings in _COUNTRIES.split() for spelling in spellings.split("/")
 }
 _DISPUTED = frozenset({"western_sahara", "sahrawi_arab_democratic_republic", "somaliland"})
 """May be listed, need not be."""
-_CAPITALS = """
+_CAPITAL_LIST = """
 reykjavik helsinki oslo tallinn stockholm riga moscow copenhagen vilnius minsk dublin berlin amsterdam warsaw london
 brussels kyiv prague luxembourg paris vienna bratislava budapest vaduz chisinau bern ljubljana zagreb
-""".split()
+"""
+_CAPITALS = _CAPITAL_LIST.split()
 _SAME_CAPITAL = {"kiev": "kyiv", "berne": "bern", "luxembourg_city": "luxembourg", "kishinev": "chisinau"}
 _MARK = re.compile(r"^\s*(?:[-*+•]|\(?\d{1,3}[.):])\s+")
 

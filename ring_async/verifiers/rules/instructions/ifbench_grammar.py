@@ -14,10 +14,12 @@ import re
 from ring_async.verifiers.rules.instructions.kind import Arguments, by_identifier, kind, nothing
 from ring_async.verifiers.rules.instructions.words import words_of
 
-_BEHIND_A_NOUN = frozenset(
-    "is are was were has have had can could will would may might must should shall does did of who which".split()
-)
-_SELDOM_VERBS = frozenset("please thanks well like right okay ok own even still back down out up better last long no".split())
+_BEHIND_A_NOUN_LIST = """
+is are was were has have had can could will would may might must should shall does did of who which
+"""
+_BEHIND_A_NOUN = frozenset(_BEHIND_A_NOUN_LIST.split())
+_SELDOM_VERB_LIST = "please thanks well like right okay ok own even still back down out up better last long no"
+_SELDOM_VERBS = frozenset(_SELDOM_VERB_LIST.split())
 """Words that the dictionary has as verbs, and that at the beginning of a text are none."""
 _ENDINGS = re.compile(r"(?:n['’]t|['’](?:s|re|ve|ll|d|m))$")
 

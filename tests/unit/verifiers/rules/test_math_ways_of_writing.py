@@ -44,6 +44,10 @@ EQUAL = {
         ("无解", "no solution"),
         ("5, 6", "\\text{(a) } 5 \\text{ (b) } 6"),
         ("5, 6", "(1) 5; (2) 6"),
+        ("\\textbf{(C)}\\ 12", "12"),
+        ("x=2 (double root)", "2"),
+        ("5:3", "5 to 3"),
+        ("\\{(1,2)\\}", "(1,2)"),
     ],
     "times and dates": [
         ("3:30", "3:30 PM"),
@@ -90,7 +94,8 @@ EQUAL = {
         ("\\frac{\\pi}{4}+k\\pi, k\\in\\mathbb{Z}", "\\frac{5\\pi}{4}+k\\pi (k\\in Z)"),
         ("x=k\\pi, k\\in\\mathbb{Z}", "x = 2k\\pi \\text{ or } x=\\pi+2k\\pi, k\\in\\mathbb{Z}"),
         ("k\\pi, k \\in \\mathbb Z", "n\\pi \\text{ where } n \\text{ is an integer}"),
-        ("\\pm\\frac{\\pi}{3}+2k\\pi, k\\in\\mathbb{Z}", "\\frac{\\pi}{3}+2k\\pi, \\frac{5\\pi}{3}+2k\\pi, k\\in\\mathbb{Z}"),
+        ("\\pm\\frac{\\pi}{3}+2k\\pi, k\\in\\mathbb{Z}",
+         "\\frac{\\pi}{3}+2k\\pi, \\frac{5\\pi}{3}+2k\\pi, k\\in\\mathbb{Z}"),
         ("180^\\circ k, k\\in\\mathbb{Z}", "k\\pi, k\\in\\mathbb{Z}"),
         ("\\{x\\mid x=2k,k\\in\\mathbb{Z}\\}", "\\{2n : n \\in \\mathbb{Z}\\}"),
         ("2k+1, k\\in\\mathbb{Z}", "2k-1, k\\in\\mathbb{Z}"),
@@ -111,7 +116,8 @@ EQUAL = {
         ("A(1,2)", "(1,2)"),
         ("(1,2)", "P(1, 2)"),
         ("A(1,2), B(3,4)", "(1,2), (3,4)"),
-        ("\\begin{pmatrix} 1/2 & 0 \\\\ 0 & 1/2 \\end{pmatrix}", "\\frac{1}{2}\\begin{pmatrix} 1 & 0 \\\\ 0 & 1 \\end{pmatrix}"),
+        ("\\begin{pmatrix} 1/2 & 0 \\\\ 0 & 1/2 \\end{pmatrix}",
+         "\\frac{1}{2}\\begin{pmatrix} 1 & 0 \\\\ 0 & 1 \\end{pmatrix}"),
         ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "[[1,2],[3,4]]"),
         ("\\begin{pmatrix}2&4\\end{pmatrix}", "\\begin{pmatrix}2\\\\4\\end{pmatrix}^T"),
         ("-\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix}-1\\\\-2\\end{pmatrix}"),
@@ -157,6 +163,8 @@ DIFFERENT = {
     "sentences": [
         ("even", "none of them is even"),
         ("even", "not even"),
+        ("\\textbf{(C)}\\ 12", "(D) 12"),
+        ("\\{(1,2)\\}", "(2,1)"),
         ("true", "it is not true"),
         ("true", "The statement is not true"),
         ("\\text{infinitely many}", "\\infty"),
@@ -219,7 +227,8 @@ DIFFERENT = {
 }
 UNFINISHED = ["<think>\\boxed{5}", "<reasoning>\\boxed{5}", "◁think▷\\boxed{5}", "<|begin_of_thought|>\\boxed{5}",
               "[THINK]\\boxed{5}", "<thought>\\boxed{5}", '<think type="deep">\\boxed{5}']  # fmt: skip
-FINISHED = ["◁think▷hm◁/think▷\\boxed{5}", "[THINK]hm[/THINK]\\boxed{5}", "<|begin_of_thought|>hm<|end_of_thought|>\\boxed{5}",
+FINISHED = ["◁think▷hm◁/think▷\\boxed{5}", "[THINK]hm[/THINK]\\boxed{5}",
+            "<|begin_of_thought|>hm<|end_of_thought|>\\boxed{5}",
             "<reasoning>hm</reasoning>\\boxed{5}", "hm</think>\\boxed{5}"]  # fmt: skip
 
 
