@@ -64,7 +64,7 @@ def _opened(file: Path) -> IO[bytes]:
 
 def _parsed(place: str, line: str, number: int, name: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_without_repetition)
+        row = _DECODER.decode(line)
     except RecursionError:
         raise ConfigError(f"{place} is nested too deeply to be read") from None
     except ValueError as error:
@@ -87,6 +87,10 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r} stands twice in one object; remove one")
     return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_repetition)
+"""One for all lines: `json.loads` would make a new one for each."""
 
 
 def _encoding_sentence(where: str, file: Path, encoding: str, error: UnicodeDecodeError) -> str:

@@ -20,7 +20,7 @@ _PACKED = (
     *((bytes((0x80, version)), "a pickle, which is never opened here; write JSON lines") for version in range(2, 6)),
 )
 _CSV_TO_LINES = (
-    "python -c \"import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{dialect})]\" "
+    'python -c "import csv, json, sys; [print(json.dumps(row)) for row in csv.DictReader(sys.stdin{dialect})]" '
     "< {name} > rows.jsonl"
 )
 _LFS = "version https://git-lfs"

@@ -69,7 +69,9 @@ def _question(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, 
             f"holds a conversation under {nested}, as {{from, value}}; messages are {{role: user, content: text}}"
         )
     if nested and len(row) <= 3:
-        raise NoPromptError(f"holds its rows under {nested}; write them a line each: jq -c '.{nested}[]' FILE > ROWS.jsonl")
+        raise NoPromptError(
+            f"holds its rows under {nested}; write them a line each: jq -c '.{nested}[]' FILE > ROWS.jsonl"
+        )
     raise NoPromptError(
         f"has no text under prompt or question, nor under problem or messages; it has {has}: name the question's "
         "column in `columns`, e.g. columns: {prompt: text, answer: target}"
