@@ -94,7 +94,7 @@ class ParallelSection(Section):
     shard: PositiveInt = Field(1, description="Ranks that hold a slice each of weights, gradients and optimizer.")
     tensor: PositiveInt = Field(1, description="megatron: ranks that split every matrix product.")
     pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
-    expert: PositiveInt = Field(1, description="megatron: ranks, of those with rows of their own, that share experts.")
+    expert: PositiveInt = Field(1, description="megatron: ranks of a stage (tensor · data) that share experts out.")
 
     @property
     def num_ranks(self) -> int:
@@ -105,6 +105,10 @@ class ParallelSection(Section):
     def num_data_ranks(self) -> int:
         """Ranks, or groups of `tensor · pipeline` ranks, that train on rows of their own."""
         return self.data * self.shard
+
+    def data_rank_of(self, rank: int) -> int:
+        """Whose rows a rank of the learner trains on: those of the group that it is of."""
+        return rank // self.tensor % self.num_data_ranks
 
 
 class LearnerSection(Section):

@@ -20,9 +20,11 @@ from safetensors.torch import save_file
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from ring_async.batches import PackedBatch
+from ring_async.config.schema import Config
 from ring_async.core.rank_batches import batch_of_rank
 from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences
+from ring_async.training.base import TrainEngine
 from ring_async.training.hf.engine import HfTrainEngine
 from ring_async.training.ranks import RankPlace, Ranks, join_ranks
 
@@ -98,15 +100,18 @@ def write_tiny_moe(folder: Path) -> Path:
 def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Restore, train, save; returns the metrics of each batch and the version that would be published."""
     config = make_config(**settings(ranks.num_ranks, **task.get("overrides", {})))
-    engine = HfTrainEngine(config, Path(task["model"]), ranks)
+    parallel = config.learner.parallel
+    engine = make_engine(config, Path(task["model"]), ranks)
     if "restore" in task:
         engine.restore(Path(task["restore"]))
     metrics = []
     for seed in task.get("seeds", ()):
-        batch = make_batch(seed, max(2, ranks.num_ranks))
+        batch = make_batch(seed, max(2, parallel.num_data_ranks))
         if "spoil" in task:
             batch.advantages[np.flatnonzero(batch.loss_mask.any(axis=1))[-1]] = task["spoil"]
-        own, share = (batch, None) if ranks.is_alone else batch_of_rank(batch, ranks.rank)
+        own, share = batch, None
+        if parallel.num_data_ranks > 1:
+            own, share = batch_of_rank(batch, parallel.data_rank_of(ranks.rank))
         metrics.append(engine.train_batch(own, share).metrics)
     snapshot = engine.snapshot()
     published = {}
@@ -122,7 +127,17 @@ def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], d
         ranks.barrier()
         saved.write(Path(task["save"]))
         ranks.barrier()
+    engine.close()
     return metrics, published
+
+
+def make_engine(config: Config, folder: Path, ranks: Ranks) -> TrainEngine:
+    """One rank of the trainer that a configuration names."""
+    if config.learner.engine == "hf":
+        return HfTrainEngine(config, folder, ranks)
+    from ring_async.training.megatron.engine import MegatronTrainEngine  # seconds, for these tasks alone
+
+    return MegatronTrainEngine(config, folder, ranks)
 
 
 def run_ranks(num_ranks: int, tasks: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
