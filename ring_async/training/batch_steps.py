@@ -22,6 +22,8 @@ from abc import ABC, abstractmethod
 from time import perf_counter
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ring_async.algorithms.corrections import Correction
@@ -246,3 +248,31 @@ class BatchSteps(ABC):
         self._objective.settings = self._config.loss
         self._optimizer.learning_rate = self._config.learner.learning_rate
         self._ensure_reference()
+
+    # -- state beside weights and moments
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint keeps that is not a tensor."""
+        is_cuda = self._device.type == "cuda"
+        return {
+            "mismatch": self._objective.mismatch.state(),
+            "num_nonfinite": self._num_nonfinite,
+            "rng": _bytes_of(torch.get_rng_state()),
+            "cuda_rng": _bytes_of(torch.cuda.get_rng_state(self._device)) if is_cuda else None,
+        }
+
+    def _restore_state(self, state: dict[str, Any]) -> None:
+        """Take over what `_state` gave."""
+        self._objective.mismatch.restore(state["mismatch"])
+        self._num_nonfinite = int(state.get("num_nonfinite", 0))
+        torch.set_rng_state(_tensor_of(state["rng"]))
+        if state["cuda_rng"] is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(_tensor_of(state["cuda_rng"]), self._device)
+
+
+def _bytes_of(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _tensor_of(text: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(bytes.fromhex(text), dtype=np.uint8).copy())

@@ -3,7 +3,8 @@
     python -m rank_process '{"rank": 0, "num_ranks": 2, "store": "…", "tasks": […], "out": "…"}'
 
 A task is a model with a configuration, the folder to restore from, batches by their seed, and the folder to save into.
-Rank 0 writes what it found into `out`: for each task the metrics of every batch, and the published weights.
+Rank 0 writes what it found into `out`: for each task the metrics of every batch (or why the run would end), the
+log-probabilities of one batch where `logprobs` names its seed, and the published weights.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config
 from ring_async.core.rank_batches import batch_of_rank
+from ring_async.errors import DivergedError, StorageError
 from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences
 from ring_async.training.base import TrainEngine
@@ -102,9 +104,12 @@ def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], d
     config = make_config(**settings(ranks.num_ranks, **task.get("overrides", {})))
     parallel = config.learner.parallel
     engine = make_engine(config, Path(task["model"]), ranks)
+    metrics: list[dict[str, Any]] = []
     if "restore" in task:
-        engine.restore(Path(task["restore"]))
-    metrics = []
+        try:
+            engine.restore(Path(task["restore"]))
+        except StorageError as error:
+            metrics.append({"refused": str(error)})
     for seed in task.get("seeds", ()):
         batch = make_batch(seed, max(2, parallel.num_data_ranks))
         if "spoil" in task:
@@ -112,7 +117,12 @@ def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], d
         own, share = batch, None
         if parallel.num_data_ranks > 1:
             own, share = batch_of_rank(batch, parallel.data_rank_of(ranks.rank))
-        metrics.append(engine.train_batch(own, share).metrics)
+        try:
+            metrics.append(engine.train_batch(own, share).metrics)
+        except DivergedError as error:
+            metrics.append({"diverged": str(error)})
+    if "logprobs" in task:
+        metrics.append({"logprobs": engine.logprobs(make_batch(task["logprobs"], 2)).tolist()})
     snapshot = engine.snapshot()
     published = {}
     if ranks.rank == 0:

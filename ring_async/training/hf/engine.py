@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -201,19 +200,11 @@ class HfTrainEngine(BatchSteps):
 
     def capture(self) -> SavedTrainer:
         """Copy what this rank writes of a checkpoint. See `TrainEngine.capture`."""
-        is_cuda = self._device.type == "cuda"
-        cuda_rng = torch.cuda.get_rng_state(self._device).numpy().tobytes().hex() if is_cuda else None
-        state = {
-            "mismatch": self._objective.mismatch.state(),
-            "num_nonfinite": self._num_nonfinite,
-            "rng": torch.get_rng_state().numpy().tobytes().hex(),
-            "cuda_rng": cuda_rng,
-        }
         return capture(
             self._ranks,
             self._parameters,
             self._optimizer.state(),
-            state=state,
+            state=self._state(),
             model=self._model.module,
             tokenizer_folder=self._model_path,
         )
@@ -228,15 +219,7 @@ class HfTrainEngine(BatchSteps):
         weights = [(own, values.clone()) for own, values in read_weights(folder, self._parameters)]
         self._optimizer.restore(folder)
         self._put_back(weights)
-        self._objective.mismatch.restore(state["mismatch"])
-        self._num_nonfinite = int(state.get("num_nonfinite", 0))
-        torch.set_rng_state(_bytes_tensor(state["rng"]))
-        if state["cuda_rng"] is not None and self._device.type == "cuda":
-            torch.cuda.set_rng_state(_bytes_tensor(state["cuda_rng"]), self._device)
+        self._restore_state(state)
 
     def close(self) -> None:
         """Nothing to release beyond memory, which goes with the learner's process."""
-
-
-def _bytes_tensor(text: str) -> Tensor:
-    return torch.from_numpy(np.frombuffer(bytes.fromhex(text), dtype=np.uint8).copy())

@@ -195,12 +195,11 @@ class MegatronTrainEngine(BatchSteps):
 
     def capture(self) -> SavedTrainer:
         """Copy what this rank writes of a checkpoint. See `TrainEngine.capture`."""
-        state = {"mismatch": self._objective.mismatch.state(), "num_nonfinite": self._num_nonfinite}
         return capture(
             self._ranks,
             self._exchange,
             self._optimizer,
-            state=state,
+            state=self._state(),
             model=self._blueprint(),
             tokenizer_folder=self._model_path,
         )
@@ -223,8 +222,7 @@ class MegatronTrainEngine(BatchSteps):
         check_files(folder, self._exchange.shapes)
         self._take_weights(folder)
         read_moments(folder, self._mapped, self._model.module, self._optimizer)
-        self._objective.mismatch.restore(state["mismatch"])
-        self._num_nonfinite = int(state.get("num_nonfinite", 0))
+        self._restore_state(state)
 
     def close(self) -> None:
         """Give up Megatron-core's groups, which are one set a process."""

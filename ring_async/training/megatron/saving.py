@@ -52,7 +52,7 @@ def capture(
     """
     sizes = {name: torch.Size(shape).numel() for name, shape in exchange.shapes.items()}
     owners = owners_of(sizes, ranks.num_ranks)
-    moments = {}
+    moments: dict[str, Tensor] = {}
     for moment in MOMENTS:
         moments |= {f"{moment}/{name}": values for name, values in _collect(ranks, exchange, optimizer, owners, moment)}
     if ranks.rank == 0:
