@@ -10,13 +10,13 @@ from live_fleet import cli, fleet
 from ring_async.training.checkpoint import CheckpointStore
 from ring_async.training.hf.tensor_files import TensorFiles
 
-SETTINGS = ("learner.engine=megatron", "learner.parallel.tensor=2", "checkpoint.every_versions=3", "stop.policy_versions=3")
+SETTINGS = ("learner.engine=megatron", "learner.parallel.tensor=2", "checkpoint.every_versions=3")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_fleet_trains_publishes_and_saves_with_megatron(tmp_path: Path):
-    with fleet(tmp_path, "megatron", *SETTINGS) as run:
+    with fleet(tmp_path, "megatron", *SETTINGS, "stop.policy_versions=3") as run:
         assert run.wait_end(500) == 0, run.output()
         steps = run.steps()
     assert [step["policy_version"] for step in steps] == [1, 2, 3]

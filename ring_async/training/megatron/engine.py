@@ -20,11 +20,12 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config
+from ring_async.models.causal_lm import load_config, make_causal_lm
 from ring_async.training.base import WeightsSnapshot
 from ring_async.training.batch_steps import BatchSteps
 from ring_async.training.batch_tensors import BatchTensors
@@ -55,7 +56,7 @@ class MegatronTrainEngine(BatchSteps):
         self._model_path = model_path
         self._parallel = config.learner.parallel
         self._dtype = torch.bfloat16 if config.model.dtype == "bfloat16" else torch.float32
-        self._hf_config: Any = AutoConfig.from_pretrained(model_path, local_files_only=True)
+        self._hf_config: Any = load_config(model_path)
         self._names = names_of(self._hf_config)
         self._place = make_groups(self._ranks, self._parallel)
         self._reports_rows = self._place.leads_rows
@@ -207,7 +208,7 @@ class MegatronTrainEngine(BatchSteps):
     def _blueprint(self) -> Any:
         """Transformers' model without weights, whose configuration files a checkpoint gets."""
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(self._hf_config)
+            model = make_causal_lm(self._hf_config)
         if (self._model_path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(self._model_path, local_files_only=True)
         return model

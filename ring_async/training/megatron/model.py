@@ -108,10 +108,11 @@ class Decoder(GPTModel):  # type: ignore[misc]
             hidden = copy_to_tensor_model_parallel_region(hidden)
         weight = self.shared_embedding_or_output_weight() if self.shape.is_tied else self.output_layer.weight
         weight = weight[: len(self._rows)]
+        scored = hidden[:, 0].index_select(0, inputs.sources)
         if self.shape.normalizes_head:
-            weight = weight / self._column_norms(weight)
+            scored = (scored / self._column_norms(weight)).to(scored.dtype)
         scores = score_over_ranks(
-            hidden[:, 0].index_select(0, inputs.sources),
+            scored,
             weight,
             inputs.targets,
             inputs.temperatures,
@@ -122,9 +123,10 @@ class Decoder(GPTModel):  # type: ignore[misc]
         return torch.stack(scores)
 
     def _column_norms(self, weight: Tensor) -> Tensor:
+        """The length of each column over the whole vocabulary. `[d]`, float32."""
         squares = weight.detach().float().square().sum(0)
         torch.distributed.all_reduce(squares, group=self.pg_collection.tp)
-        return (squares.sqrt() + HEAD_NORM_EPS).to(weight.dtype)
+        return squares.sqrt() + HEAD_NORM_EPS
 
 
 def megatron_config(shape: DecoderShape, place: Place, dtype: torch.dtype) -> TransformerConfig:

@@ -76,12 +76,11 @@ def _ranks_problems(config: Config) -> Iterator[str]:
 
 def _model_problems(config: Config, folder: Path) -> Iterator[str]:
     """What a model's shape forbids."""
-    from transformers import AutoConfig
-
+    from ring_async.models.causal_lm import load_config
     from ring_async.training.megatron.names.families import names_of
 
     try:
-        shape = names_of(AutoConfig.from_pretrained(folder, local_files_only=True)).shape
+        shape = names_of(load_config(folder)).shape
     except (ConfigError, OSError, ValueError) as error:
         yield str(error)
         return

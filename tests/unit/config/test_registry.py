@@ -9,7 +9,7 @@ from ring_async.config.schema import Config
 from ring_async.engines.registry import engine_problems
 from ring_async.errors import ConfigError
 from ring_async.testing.builders import make_config
-from ring_async.training.registry import make_trainer, trainer_problems
+from ring_async.training.registry import trainer_problems
 from ring_async.transport.weights.registry import channel_problems
 
 
