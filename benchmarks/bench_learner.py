@@ -1,4 +1,4 @@
-"""The learner on one GPU: MFU of the hf trainer beside plain PyTorch and the common way, in one call of 8 minutes.
+"""The learner on one GPU: MFU of both trainers beside plain PyTorch and the common way, in one call of 8 minutes.
 
     make bench-learner                                       one H100 or H200
     python benchmarks/bench_learner.py --rehearse            every line on a CPU, tiny models, figures without meaning
@@ -38,7 +38,9 @@ from learner_shapes import (
     make_batch,
     write_model,
 )
+from ring_async.config.schema import Config
 from ring_async.testing.builders import make_config
+from ring_async.training.base import TrainEngine
 from ring_async.training.hf.engine import HfTrainEngine
 
 WARM_UP = 2
@@ -76,14 +78,25 @@ class Bench:
         return time.perf_counter() - began_s
 
 
-def measure_hf(
-    bench: Bench, shape: Shape, model: Path, capacity: int, recompute: float, num_steps: int, kl: float = 0.0
+def measure(
+    bench: Bench,
+    shape: Shape,
+    model: Path,
+    capacity: int,
+    recompute: float,
+    num_steps: int,
+    *,
+    kl: float = 0.0,
+    trainer: str = "hf",
 ) -> tuple[float, list[float]]:
     """Median MFU, and seconds over counted FLOPs of every step."""
     bench.clear()
-    options = {"attention": "varlen", "head": "chunked", "compile": bench.backend}
+    options = {"attention": "varlen"}
+    if trainer == "hf":
+        options |= {"head": "chunked", "compile": bench.backend}
     config = make_config(
         model__dtype="bfloat16",
+        learner__engine=trainer,
         budget__token_budget=bench.budget,
         learner__token_capacity=capacity,
         learner__rows_per_microbatch=1,
@@ -92,7 +105,7 @@ def measure_hf(
         learner__num_threads=1 if bench.is_rehearsal else 8,
         loss__kl_coefficient=kl,
     )
-    engine = HfTrainEngine(config, model)
+    engine = make_engine(config, model)
     # What the frozen reference costs: its forward, a third of forward and backward.
     factor = 4 / 3 if kl else 1.0
     costs = []
@@ -101,12 +114,31 @@ def measure_hf(
         seconds = bench.seconds(lambda batch=batch: engine.train_batch(batch))
         if seed >= WARM_UP:
             costs.append(seconds / (factor * flops_of(shape, batch)))
-        print(f"  hf {shape.name}, rows of {capacity:,}, step {seed}: {seconds:.2f} s", flush=True)
+        print(f"  {trainer} {shape.name}, rows of {capacity:,}, step {seed}: {seconds:.2f} s", flush=True)
     peak = torch.cuda.max_memory_allocated() / 2**30 if bench.device == "cuda" else 0.0
     mfu = 1 / (PEAK_FLOPS * statistics.median(costs))
-    print(f"hf {shape.name}, rows of {capacity:,}: {100 * mfu:.1f} % MFU, {peak:.1f} GiB", flush=True)
+    print(f"{trainer} {shape.name}, rows of {capacity:,}: {100 * mfu:.1f} % MFU, {peak:.1f} GiB", flush=True)
     engine.close()
     return mfu, costs
+
+
+def make_engine(config: Config, model: Path) -> TrainEngine:
+    """The trainer that a configuration names, on one rank."""
+    if config.learner.engine == "hf":
+        return HfTrainEngine(config, model)
+    from ring_async.training.megatron.engine import MegatronTrainEngine
+
+    return MegatronTrainEngine(config, model)
+
+
+def measure_megatron(bench: Bench, shape: Shape, model: Path, capacity: int, num_steps: int) -> float:
+    """Median MFU of one rank, with as little computed again as fits."""
+    for recompute in (0.0, 0.25, 0.75):
+        try:
+            return measure(bench, shape, model, capacity, recompute, num_steps, trainer="megatron")[0]
+        except torch.OutOfMemoryError:
+            print(f"megatron {shape.name}: {recompute:g} of the layers computed again is too little", flush=True)
+    return 0.0
 
 
 def measure_plain(bench: Bench, shape: Shape, capacity: int, *, recompute: bool) -> float:
@@ -145,7 +177,7 @@ def run(bench: Bench) -> None:
     )
     for name, shape, capacity, recompute, num_steps, bar in cases:
         try:
-            mfu, _ = measure_hf(bench, shape, models[shape], capacity, recompute, num_steps)
+            mfu, _ = measure(bench, shape, models[shape], capacity, recompute, num_steps)
             bench.add(f"hf: {name}", mfu, bar, "MFU")
             limit = measure_plain(bench, shape, capacity, recompute=recompute > 0)
             bench.add(f"plain PyTorch: {name}", limit, 0.0, "MFU")
@@ -154,14 +186,17 @@ def run(bench: Bench) -> None:
             print(f"{name}: {error}", flush=True)
             bench.add(f"hf: {name}", 0.0, bar, "MFU")
     common = measure_common(bench, dense, short)
-    mfu, costs = measure_hf(bench, dense, models[dense], short, 0.0, many)
+    mfu, costs = measure(bench, dense, models[dense], short, 0.0, many)
     batch = make_batch(dense, bench.budget, short, 0, mean=bench.mean)
     tokens_per_s = bench.budget / (statistics.median(costs) * flops_of(dense, batch))
     bench.add("hf over the common way", tokens_per_s / common, 1.5, "ratio")
     spread = float(np.std(costs) / np.mean(costs))
     bench.add(f"variation of seconds over FLOPs, {many} steps", spread, 0.02, "ratio", is_upper=True)
-    with_kl, _ = measure_hf(bench, dense, models[dense], short, 0.0, few, kl=0.1)
+    with_kl, _ = measure(bench, dense, models[dense], short, 0.0, few, kl=0.1)
     bench.add("hf: dense, rows of 16k, with KL penalty (reported)", with_kl, 0.0, "MFU")
+    for name, shape, bar in (("dense, rows of 16k", dense, 0.35), ("slice of Ling-lite", experts, 0.28)):
+        mfu = measure_megatron(bench, shape, models[shape], short, few)
+        bench.add(f"megatron: {name}", mfu, bar, "MFU")
     print(f"{time.perf_counter() - bench.began_s:.0f} s in all", flush=True)
 
 

@@ -189,6 +189,12 @@ class LossSection(Section):
     kl_coefficient: NaturalFloat = Field(0.0, description="β, against the frozen start weights.")
     kl_estimator: Literal["k1", "k2", "k3", "k3_weighted"] = "k3_weighted"
     entropy_coefficient: NaturalFloat = Field(0.0, description="α_ent; entropy is encouraged.")
+    balance_coefficient: NaturalFloat = Field(
+        0.0, description="α_bal; megatron: experts that are visited unevenly cost, outside of 1/Φ."
+    )
+    router_z_coefficient: NaturalFloat = Field(
+        0.0, description="α_z; megatron: large logits of routers cost, outside of 1/Φ."
+    )
 
 
 class AdvantageSection(Section):

@@ -42,6 +42,8 @@ RESTORED = {
     3: [list(CASES).index("dense, tensor 2"), list(CASES).index("experts, data 2, expert 2")],
 }
 """By the number of ranks that restore: which cases."""
+ROUTED = {"loss__balance_coefficient": 0.3, "loss__router_z_coefficient": 0.1}
+"""Losses on routers, which hf does not have."""
 NUMBERS = ("grad_norm", "surrogate", "entropy", "effective_sample_size", "behavior_ratio_masked", "reward_mean")
 
 
@@ -78,9 +80,9 @@ def two_ranks(folder: Path, models: dict[str, str]) -> list[list[dict[str, Any]]
     scored = [{"model": models[name], "logprobs": 5, "overrides": megatron(tensor=2)} for name in FAMILIES]
     spoiled = {"model": models["experts"], "seeds": SEEDS, "spoil": 3e38}
     limits = {"correction__rule": "none", "learner__max_nonfinite_steps": 1}
-    return run_ranks(
-        2, [*trained, *scored, spoiled | {"overrides": megatron(data=2, expert=2) | limits}], folder / "two"
-    )
+    spoiled |= {"overrides": megatron(data=2, expert=2) | limits}
+    routed = {"model": models["experts"], "seeds": SEEDS, "overrides": megatron(tensor=2, expert=2) | ROUTED}
+    return run_ranks(2, [*trained, *scored, routed, spoiled], folder / "two")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,13 @@ def one_rank(folder: Path, models: dict[str, str], baited: tuple[Path, Path]) ->
     """One rank restores what two saved, and saves it again; it scores the families; it restores what is baited."""
     scored = [{"model": models[name], "logprobs": 5, "overrides": megatron()} for name in FAMILIES]
     hostile = [{"model": models["dense"], "overrides": megatron(), "restore": str(copy)} for copy in baited]
-    return run_ranks(1, [*again(folder, models, 1), *scored, *hostile], folder / "one")
+    trained = {"model": models["experts"], "seeds": SEEDS}
+    z_loss = {"loss__router_z_coefficient": 0.1}
+    routed = [
+        trained | {"overrides": megatron() | losses}
+        for losses in (ROUTED, z_loss, z_loss | {"learner__rows_per_microbatch": 8})
+    ]
+    return run_ranks(1, [*again(folder, models, 1), *scored, *hostile, *routed], folder / "one")
 
 
 @pytest.fixture(scope="module")
@@ -192,13 +200,24 @@ def test_a_gradient_that_one_rank_finds_infinite_is_a_step_of_none_and_ends_the_
     assert "weights are those of version" in second["diverged"]
     assert "weights are those of version" in third["diverged"]
     start = tensors_of(Path(models["experts"]), "model")
-    published = load_file(folder / "two" / f"{len(CASES) + len(FAMILIES)}.safetensors")
+    published = load_file(folder / "two" / f"{len(CASES) + len(FAMILIES) + 1}.safetensors")
     assert difference(published, start) == 0
 
 
 @pytest.mark.timeout(240)
+def test_losses_on_routers_are_those_of_one_rank_and_know_no_microbatches(two_ranks: Any, one_rank: Any):
+    alone, in_parts, at_once = ([step["grad_norm"] for step in steps] for steps in one_rank[-3:])
+    plain = [step["grad_norm"] for step in two_ranks[list(CASES).index("experts, tensor 2, expert 2")]]
+    assert [step["grad_norm"] for step in two_ranks[-2]] == pytest.approx(alone, abs=1e-4)
+    assert in_parts == pytest.approx(at_once, abs=1e-4)
+    # Both losses reach the routers' gradients, and so what comes after.
+    assert alone != pytest.approx(plain, abs=1e-3)
+    assert in_parts != pytest.approx(plain, abs=1e-3)
+
+
+@pytest.mark.timeout(240)
 def test_a_hostile_folder_executes_nothing(folder: Path, one_rank: Any, baited: tuple[Path, Path]):
-    beside, inside = one_rank[-2:]
+    beside, inside = one_rank[-5:-3]
     assert beside == []
     restored = load_file(folder / "one" / f"{len(RESTORED[1]) + len(FAMILIES)}.safetensors")
     assert difference(restored, tensors_of(folder / "saved" / "0", "model")) == 0

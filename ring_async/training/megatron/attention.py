@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ring_async.training.hf import attention, varlen
 from ring_async.training.hf.attention import AttentionBlocks
+from ring_async.training.hf.head import elementwise
 from ring_async.training.hf.varlen import PackedSequences
 
 
@@ -83,7 +84,10 @@ class PackedAttention(torch.nn.Module):
 
 def rotated(heads: Tensor, tokens: PackedTokens) -> Tensor:
     """Heads `[U', h, d_h]`, turned by their tokens' positions: pairs are a half apart."""
-    assert tokens.cos is not None
-    assert tokens.sin is not None
+    turned: Tensor = elementwise(_turned, heads.is_cuda)(heads, tokens.cos, tokens.sin)
+    return turned
+
+
+def _turned(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = heads.chunk(2, dim=-1)
-    return heads * tokens.cos + torch.cat((-right, left), dim=-1) * tokens.sin
+    return heads * cos + torch.cat((-right, left), dim=-1) * sin

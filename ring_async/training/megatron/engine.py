@@ -131,10 +131,22 @@ class MegatronTrainEngine(BatchSteps):
                 loss.add_(found.total.detach())
             return found.total
 
-        entropy_grad = self._objective.needs_entropy_grad
-        inputs = [self._inputs.make(one, tensors, entropy_grad=entropy_grad) for one in microbatches]
+        batch_tokens = self._tokens_of_all(microbatches)
+        inputs = [
+            self._inputs.make(one, tensors, objective=self._objective, batch_tokens=batch_tokens)
+            for one in microbatches
+        ]
         pipeline.train(self._model, inputs, loss_of)
         return loss
+
+    def _tokens_of_all(self, microbatches: list[Microbatch]) -> int:
+        """Tokens of all data ranks' forwards, where routers have losses; else 0, and nobody is asked."""
+        settings = self._objective.settings
+        if self._names.shape.experts is None or not (settings.balance_coefficient or settings.router_z_coefficient):
+            return 0
+        own = sum(one.input_ids.size for one in microbatches if one.positions.size)
+        total = self._ranks.sum(torch.tensor(float(own), dtype=torch.float64, device=self._device))
+        return int(total) // (self._parallel.tensor * self._parallel.pipeline)
 
     # -- scoring
 

@@ -14,6 +14,7 @@ choice from elsewhere, the router's own decides.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -24,8 +25,11 @@ from megatron.core.transformer.mlp import MLP
 from torch import Tensor
 from torch.nn import functional
 
-from ring_async.training.megatron.routing import RoutedTokens, balance_loss, z_loss
+from ring_async.training.megatron.routing import RoutedTokens, visits_of
 from ring_async.training.megatron.shape import ExpertShape
+
+_grouped_mm: Any = getattr(functional, "grouped_mm", None) or torch._grouped_mm
+"""torch's product of sorted rows with a matrix each; up to 2.11 under the second name."""
 
 
 class ExpertLayer(torch.nn.Module):
@@ -50,7 +54,11 @@ class ExpertLayer(torch.nn.Module):
         for parameter in (self.gate_up, self.down):
             # In the gradient buffers whose ranks hold the same experts.
             parameter.allreduce = False  # type: ignore[attr-defined]
-        self.shared_experts = MLP(config, shared, ffn_hidden_size=shape.shared_width) if shape.shared_width else None
+        self.shared_experts: MLP | None = None
+        if shape.shared_width:
+            own = copy.copy(config)  # the width of the second product is read from here alone
+            own.ffn_hidden_size = shape.shared_width
+            self.shared_experts = MLP(own, shared)
         self.layer_number = 0
 
     def set_layer_number(self, layer_number: int) -> None:
@@ -75,10 +83,7 @@ class ExpertLayer(torch.nn.Module):
         if self.shape.renormalizes:
             weights = weights / weights.sum(-1, keepdim=True)
         output = self._routed(rows, weights.to(rows.dtype), chosen).view_as(hidden)
-        if tokens.balance_coefficient or tokens.z_coefficient:
-            output = tokens.with_losses(
-                output, balance_loss(probabilities, chosen, tokens), z_loss(logits.float(), tokens)
-            )
+        output = tokens.with_losses(output, logits, probabilities, chosen)
         if self.shared_experts is not None:
             output = output + self.shared_experts(hidden)[0]
         return output, None
@@ -87,7 +92,7 @@ class ExpertLayer(torch.nn.Module):
         """`[U, d]`: for each row the sum over its k experts. Args: `weights` `[U, k]`, `chosen` int64 `[U, k]`."""
         order = chosen.flatten().argsort(stable=True)
         sources = order // self.shape.per_token
-        counts = torch.bincount(chosen.flatten(), minlength=self.shape.num_experts)
+        counts = visits_of(chosen, self.shape.num_experts)
         sent = rows.index_select(0, sources)
         answers = self._answers(sent, counts) if self._group.size() == 1 else self._exchanged(sent, counts)
         answers = answers * weights.flatten()[order][:, None]
@@ -115,6 +120,6 @@ class ExpertLayer(torch.nn.Module):
         ends = counts.cumsum(0).to(torch.int32)
         if not rows.shape[0]:  # the grouped product takes no empty matrix; the weights' gradients are zero, not none
             return rows + 0 * (self.gate_up.sum() + self.down.sum())
-        gate, up = functional.grouped_mm(rows, self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
-        answers: Tensor = functional.grouped_mm(functional.silu(gate) * up, self.down.transpose(1, 2), offs=ends)
+        gate, up = _grouped_mm(rows, self.gate_up.transpose(1, 2), offs=ends).chunk(2, dim=-1)
+        answers: Tensor = _grouped_mm(functional.silu(gate) * up, self.down.transpose(1, 2), offs=ends)
         return answers

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_async.training.hf.head import CHUNK_TOKENS, chunks, elementwise, gradient_of_logits, product
+from ring_async.training.hf.head import CHUNK_TOKENS, chunks, elementwise, gradient_of_logits, product, score_in_chunks
 
 
 def score_over_ranks(
@@ -48,6 +48,9 @@ def score_over_ranks(
     Returns:
         `[T]` and `[T]`, float32 (float64 for float64 inputs), nats; the same on all ranks.
     """
+    if group.size() == 1:
+        options: dict[str, Any] = {"entropy_grad": entropy_grad, "chunk_tokens": chunk_tokens}
+        return score_in_chunks(hidden, weight, targets, temperatures, **options)
     logprobs, entropy = _Head.apply(hidden, weight, targets, temperatures, group, first_row, entropy_grad, chunk_tokens)
     return logprobs, entropy
 
@@ -67,8 +70,9 @@ class _Head(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         gathered: tuple[list[Tensor], ...] = ([], [], [])
         for part in chunks(hidden.shape[0], chunk_tokens):
-            logits = product(hidden[part], weight.t()) / temperatures[part, None]
-            for parts, values in zip(gathered, _statistics(logits, targets[part] - first_row, group), strict=True):
+            logits = product(hidden[part], weight.t())
+            found = _statistics(logits, targets[part] - first_row, temperatures[part], group)
+            for parts, values in zip(gathered, found, strict=True):
                 parts.append(values)
         normalizer, logprob, entropy = (torch.cat(parts) for parts in gathered)
         ctx.save_for_backward(hidden, weight, targets, temperatures, normalizer, entropy)
@@ -98,25 +102,32 @@ class _Head(torch.autograd.Function):
         return grad_hidden, grad_weight.to(weight.dtype), *[None] * 6
 
 
-def _statistics(logits: Tensor, targets: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor, Tensor]:
+def _statistics(
+    logits: Tensor, targets: Tensor, temperatures: Tensor, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
     """Normalizer, log-probability and entropy of a chunk. `[c]` each.
 
     Args:
-        logits: `[c, V_r]`, tempered, of this rank's rows.
+        logits: `[c, V_r]`, of this rank's rows, before the temperature.
         targets: int64 `[c]`, counted from this rank's first row; outside of its rows where another rank has it.
+        temperatures: float32 `[c]`.
         group: the tensor ranks.
     """
-    highest = logits.amax(-1)
+    highest = logits.amax(-1) / temperatures
     dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
-    shifted = logits - highest[:, None]
-    weights = shifted.exp()
-    own, is_own = _own_targets(targets, logits.shape[1])
-    at_target = torch.where(is_own, shifted.gather(1, own[:, None])[:, 0], 0.0)
-    sums = torch.stack([weights.sum(-1), (weights * shifted).sum(-1), at_target])
+    sums = elementwise(_sums, logits.is_cuda)(logits, temperatures, highest, *_own_targets(targets, logits.shape[1]))
     dist.all_reduce(sums, group=group)
     total, weighted, at_target = sums
     log_total = total.log()
     return log_total + highest, at_target - log_total, log_total - weighted / total
+
+
+def _sums(logits: Tensor, temperatures: Tensor, highest: Tensor, own: Tensor, is_own: Tensor) -> Tensor:
+    """This rank's terms of the sums over the vocabulary: Σ exp, Σ exp · logit, the target's logit. `[3, c]`."""
+    shifted = logits / temperatures[:, None] - highest[:, None]
+    weights = shifted.exp()
+    at_target = torch.where(is_own, shifted.gather(1, own[:, None])[:, 0], 0.0)
+    return torch.stack([weights.sum(-1), (weights * shifted).sum(-1), at_target])
 
 
 def _own_targets(targets: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from ring_async.training.layout import Microbatch
 from ring_async.training.megatron.attention import PackedTokens
 from ring_async.training.megatron.places import Place
 from ring_async.training.megatron.routing import RoutedTokens
+from ring_async.training.objective import RlObjective
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,26 @@ class InputMaker:
         self._attention = attention
 
     def make(
-        self, microbatch: Microbatch, tensors: BatchTensors, *, entropy_grad: bool = False, batch_tokens: int = 0
+        self,
+        microbatch: Microbatch,
+        tensors: BatchTensors,
+        *,
+        objective: RlObjective | None = None,
+        batch_tokens: int = 0,
     ) -> ForwardInputs:
-        """The inputs of one microbatch. Args: `batch_tokens` of all forwards of the batch, on all ranks, if known."""
+        """The inputs of one microbatch.
+
+        Args:
+            microbatch: what to compute.
+            tensors: of the batch.
+            objective: that is differentiated; None: there is no gradient.
+            batch_tokens: of the optimizer step's forwards, all data ranks', where routers have losses.
+        """
         num_tokens = microbatch.input_ids.size
         num_padded = -num_tokens % self._place.num_tensor
         positions = self._index(microbatch.positions)
         cos, sin = self._rotary(self._like, self._index(np.pad(microbatch.position_ids, (0, num_padded)))[None])
         own = (num_tokens + num_padded) // self._place.num_tensor
-        num_real = min(max(num_tokens - self._place.tensor * own, 0), own)
         return ForwardInputs(
             input_ids=self._index(np.pad(microbatch.input_ids, (0, num_padded))),
             tokens=PackedTokens(
@@ -85,13 +97,29 @@ class InputMaker:
                 sin=sin[0, :, None],
                 sequences=self._sequences(microbatch, num_padded),
             ),
-            routed=RoutedTokens(num_real, num_real / batch_tokens if batch_tokens else 0.0),
+            routed=self._routed(microbatch, own, objective, batch_tokens),
             sources=self._index(microbatch.sources),
             targets=tensors.input_ids[positions],
             temperatures=tensors.temperatures[positions],
             positions=positions,
             sequence_ids=self._index(microbatch.sequence_ids),
-            entropy_grad=entropy_grad,
+            entropy_grad=objective is not None and objective.needs_entropy_grad,
+        )
+
+    def _routed(
+        self, microbatch: Microbatch, own: int, objective: RlObjective | None, batch_tokens: int
+    ) -> RoutedTokens:
+        # An idle forward has a token that nobody scores: it counts in no loss.
+        num_tokens = microbatch.input_ids.size if microbatch.positions.size else 0
+        num_own = min(max(num_tokens - self._place.tensor * own, 0), own)
+        if objective is None or not batch_tokens:
+            return RoutedTokens(num_own, num_tokens)
+        return RoutedTokens(
+            num_own,
+            num_tokens,
+            share=num_tokens / batch_tokens,
+            balance_coefficient=objective.settings.balance_coefficient,
+            z_coefficient=objective.settings.router_z_coefficient,
         )
 
     def _sequences(self, microbatch: Microbatch, num_padded: int) -> AttentionBlocks | PackedSequences:

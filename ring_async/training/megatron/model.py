@@ -8,6 +8,7 @@ names (`names`), gradients and their buffers (`engine`), the split (`groups`).
 from __future__ import annotations
 
 import functools
+import logging
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ from ring_async.training.megatron.places import Place
 from ring_async.training.megatron.shape import DecoderShape
 
 HEAD_NORM_EPS = 1e-7
+
+# It warns of every feed-forward part that it did not make.
+logging.getLogger("megatron.core.transformer.transformer_layer").setLevel(logging.ERROR)
 
 
 class RmsNorm(torch.nn.Module):

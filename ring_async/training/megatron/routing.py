@@ -3,11 +3,12 @@
 Owns: choices that come from elsewhere (router replay), the two auxiliary losses, and how they enter the gradient. Does
 not own the experts (`experts`).
 
-    balance = E · Σ_e f_e · P_e      f_e: share of the tokens' choices that fall on expert e; P_e: its mean probability
-    z = mean (log Σ exp logits)²
+    balance = E · Σ_e f_e · P_e      f_e: share of a forward's choices that fall on expert e; P_e: its mean probability
+    z = mean (log Σ exp logits)²     over a forward's tokens
 
-Both are means over a forward's tokens, and a batch's loss is the sum over forwards, each weighted by its share of the
-batch's tokens: α_bal and α_z stand outside of 1/Φ, however many forwards there are. `f` is over this rank's tokens.
+Each is summed over layers, and over a batch's forwards, each weighted by its share of the batch's tokens: α_bal and α_z
+stand outside of 1/Φ, however many forwards there are. Tensor ranks have a part of a forward's tokens each; their parts
+of the losses add up. Megatron-core's own losses weigh microbatches alike, or grow with their tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
 from megatron.core.transformer.moe.router_replay import RouterReplay
 from torch import Tensor
 
@@ -24,13 +27,15 @@ class RoutedTokens:
     """The tokens of one forward, as layers of experts are given them.
 
     Attributes:
-        num_real: how many of this rank's tokens `[U_r]`, the first ones, are no padding, which counts in no loss.
-        share: of the batch's tokens that these are, over all ranks.
+        num_own: how many of this rank's tokens `[U_r]`, the first ones, are no padding, which counts in no loss.
+        num_tokens: of the forward, on all tensor ranks.
+        share: of the batch's tokens that those are.
         balance_coefficient, z_coefficient: of the auxiliary losses; 0: none.
         replay: by layer, counted from 1: whose choices hold. Empty: the router's own.
     """
 
-    num_real: int
+    num_own: int
+    num_tokens: int
     share: float = 0.0
     balance_coefficient: float = 0.0
     z_coefficient: float = 0.0
@@ -45,10 +50,26 @@ class RoutedTokens:
             return chosen
         return _top(probabilities, per_token)
 
-    def with_losses(self, output: Tensor, balance: Tensor, z: Tensor) -> Tensor:
-        """The output unchanged, with the losses' gradients behind it."""
-        loss = self.share * (self.balance_coefficient * balance + self.z_coefficient * z)
-        joined: Tensor = _Joined.apply(output, loss)
+    def with_losses(self, output: Tensor, logits: Tensor, probabilities: Tensor, chosen: Tensor) -> Tensor:
+        """The output unchanged, with the gradients of a layer's losses behind it.
+
+        Args:
+            output: of the layer.
+            logits: `[U_r, E]`, of the router.
+            probabilities: float32 `[U_r, E]`.
+            chosen: int64 `[U_r, k]`.
+        """
+        if not self.num_tokens or not (self.balance_coefficient or self.z_coefficient):
+            return output
+        own = slice(0, self.num_own)
+        loss = self.z_coefficient * logits[own].float().logsumexp(-1).square().sum()
+        if self.balance_coefficient:
+            num_experts = probabilities.shape[1]
+            visits = visits_of(chosen[own], num_experts)
+            dist.all_reduce(visits, group=parallel_state.get_tensor_model_parallel_group())
+            shares = visits / (self.num_tokens * chosen.shape[1])
+            loss = loss + self.balance_coefficient * num_experts * (shares * probabilities[own].sum(0)).sum()
+        joined: Tensor = _Joined.apply(output, loss * (self.share / self.num_tokens))
         return joined
 
 
@@ -66,17 +87,10 @@ class _Joined(torch.autograd.Function):
         return grads[0], torch.ones((), dtype=torch.float32, device=grads[0].device)
 
 
-def balance_loss(probabilities: Tensor, chosen: Tensor, tokens: RoutedTokens) -> Tensor:
-    """How unevenly experts are visited; 1 where all are alike. Args: `[U, E]` and int64 `[U, k]`."""
-    probabilities, chosen = probabilities[: tokens.num_real], chosen[: tokens.num_real]
-    num_experts = probabilities.shape[1]
-    visits = torch.bincount(chosen.flatten(), minlength=num_experts) / max(1, chosen.numel())
-    return num_experts * (visits * probabilities.sum(0)).sum() / max(1, tokens.num_real)
-
-
-def z_loss(logits: Tensor, tokens: RoutedTokens) -> Tensor:
-    """The mean of the squared normalizers: large logits make rounding choose. Args: float32 `[U, E]`."""
-    return logits[: tokens.num_real].logsumexp(-1).square().sum() / max(1, tokens.num_real)
+def visits_of(chosen: Tensor, num_experts: int) -> Tensor:
+    """How many choices fall on each expert. int64 `[E]`; `torch.bincount` would wait for the GPU."""
+    visits = torch.zeros(num_experts, dtype=torch.int64, device=chosen.device)
+    return visits.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen.flatten()))
 
 
 def _top(probabilities: Tensor, per_token: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
