@@ -49,7 +49,7 @@ WARM_UP = 2
 class Bench:
     """What all cases share: the device, sizes, and the bars so far."""
 
-    def __init__(self, folder: Path, *, is_rehearsal: bool) -> None:
+    def __init__(self, folder: Path, *, is_rehearsal: bool, trainer: str | None = None) -> None:
         self.folder = folder
         self.is_rehearsal = is_rehearsal
         self.device = "cpu" if is_rehearsal else "cuda"
@@ -57,11 +57,12 @@ class Bench:
         self.budget = 256 if is_rehearsal else 131_072
         self.mean = 20 if is_rehearsal else 2000
         self.bars: dict[str, Bar] = {}
+        self.name = f"learner-{trainer}" if trainer else "learner"
         self.began_s = time.perf_counter()
 
     def add(self, name: str, value: float, bar: float, unit: str, *, is_upper: bool = False) -> None:
         self.bars[name] = Bar(value, bar, unit, is_upper=is_upper)
-        write_bars("learner", self.bars)
+        write_bars(self.name, self.bars)
 
     def clear(self) -> None:
         gc.collect()
@@ -163,13 +164,17 @@ def measure_common(bench: Bench, shape: Shape, capacity: int) -> float:
     return done[-1] / min(times[1:])
 
 
+def write_models(bench: Bench) -> dict[Shape, Path]:
+    """The dense shape and the one with experts."""
+    shapes = (TINY, TINY_EXPERTS) if bench.is_rehearsal else (DENSE, EXPERTS)
+    return {shape: write_model(shape, bench.folder / str(i), bench.device) for i, shape in enumerate(shapes)}
+
+
 def run(bench: Bench) -> None:
     dense, experts = (TINY, TINY_EXPERTS) if bench.is_rehearsal else (DENSE, EXPERTS)
     short, long = (64, 128) if bench.is_rehearsal else (16_384, 32_768)
     few, many = (1, 2) if bench.is_rehearsal else (4, 50)
-    models = {
-        shape: write_model(shape, bench.folder / str(i), bench.device) for i, shape in enumerate((dense, experts))
-    }
+    models = write_models(bench)
     cases = (
         ("dense, rows of 16k", dense, short, 0.0, few, 0.46),
         ("dense, rows of 32k", dense, long, 0.75, few, 0.40),
@@ -194,18 +199,31 @@ def run(bench: Bench) -> None:
     bench.add(f"variation of seconds over FLOPs, {many} steps", spread, 0.02, "ratio", is_upper=True)
     with_kl, _ = measure(bench, dense, models[dense], short, 0.0, few, kl=0.1)
     bench.add("hf: dense, rows of 16k, with KL penalty (reported)", with_kl, 0.0, "MFU")
-    for name, shape, bar in (("dense, rows of 16k", dense, 0.35), ("slice of Ling-lite", experts, 0.28)):
-        mfu = measure_megatron(bench, shape, models[shape], short, few)
-        bench.add(f"megatron: {name}", mfu, bar, "MFU")
+    run_megatron(bench, models)
     print(f"{time.perf_counter() - bench.began_s:.0f} s in all", flush=True)
+
+
+def run_megatron(bench: Bench, models: dict[Shape, Path]) -> None:
+    """The other trainer on one rank. Args: `models`, of the dense shape and of the one with experts."""
+    rows = 64 if bench.is_rehearsal else 16_384
+    for (name, bar), (shape, model) in zip(
+        (("dense, rows of 16k", 0.35), ("slice of Ling-lite", 0.28)), models.items(), strict=True
+    ):
+        mfu = measure_megatron(bench, shape, model, rows, 1 if bench.is_rehearsal else 4)
+        bench.add(f"megatron: {name}", mfu, bar, "MFU")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
+    parser.add_argument("--trainer", choices=["megatron"], help="its rows alone")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        run(Bench(Path(folder), is_rehearsal=arguments.rehearse))
+        bench = Bench(Path(folder), is_rehearsal=arguments.rehearse, trainer=arguments.trainer)
+        if arguments.trainer == "megatron":
+            run_megatron(bench, write_models(bench))
+        else:
+            run(bench)
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def run_ranks(num_ranks: int, tasks: list[dict[str, Any]], folder: Path) -> list
         for rank in range(num_ranks)
     ]
     try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
+        errors = [process.communicate(timeout=500)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
