@@ -1,4 +1,4 @@
-"""The shipped configurations for GPUs: good on machines that have what they name, and elsewhere refused for that alone."""
+"""The shipped configurations for GPUs: good on machines that have what they name, elsewhere refused for that alone."""
 
 from __future__ import annotations
 
