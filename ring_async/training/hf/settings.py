@@ -98,7 +98,7 @@ def hf_problems(config: Config) -> list[str]:
     if parallel.num_ranks > 1 and config.correction.rule == "m2po":
         problems.append("correction.rule m2po needs a mask over the whole batch, which ranks do not share; use icepop")
     gpus = config.placement.gpus.get("learner", 0)  # type: ignore[call-overload]
-    if 0 < gpus < parallel.num_ranks:
+    if 0 < gpus < parallel.num_ranks and parallel.num_ranks > 1:  # one rank may share its GPU with a rollout
         problems.append(
             f"its {parallel.num_ranks} ranks run on the learner's host, a GPU each; placement.gpus.learner is "
             f"{gpus:g}, set it to {parallel.num_ranks}"
