@@ -182,7 +182,6 @@ class Controller:
             self._check_ledger()
             self._life.stop_if_time_is_up()
             self._batches.watch(now_s)
-            self._fleet.members.export()
             metrics.controller_max_staleness.set(self._dispatcher.limiter.rules.max_staleness)
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
@@ -190,9 +189,10 @@ class Controller:
             self._requests.look_again()
 
     async def _observe_resources(self) -> None:
-        """Consumes time / produces the gauges of disk and GPU / waits as long as a heartbeat / freed by time."""
+        """Consumes time / produces gauges of disk, GPU and members / waits as long as a heartbeat / freed by time."""
         while True:
             observe_resources(self.context.run_dir.path)
+            self._fleet.members.export()
             await asyncio.sleep(self.config.monitoring.heartbeat_s)
 
     def _check_ledger(self) -> None:
