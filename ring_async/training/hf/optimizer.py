@@ -47,7 +47,7 @@ class Optimizer:
         return self.learning_rate * min(1.0, (self.num_steps + 1) / max(1, self._warmup_steps))
 
     def zero_grad(self) -> None:
-        """Forget the gradients. A GPU keeps their memory: taken anew each step it would come to lie among activations."""
+        """Forget the gradients. A GPU keeps their memory: taken anew each step, it would lie among activations."""
         is_cuda = next(iter(self._named.values())).is_cuda
         self._adamw.zero_grad(set_to_none=not is_cuda)
 
