@@ -42,6 +42,7 @@ from ring_async.training.layout import (
     check_batch,
     idle_microbatch,
     iterate_microbatches,
+    iterate_rows,
     sampled_mask,
 )
 from ring_async.training.objective import RlObjective, Statistics
@@ -82,6 +83,8 @@ class BatchSteps(ABC):
     _optimizer: StepOptimizer
     _num_parameters: int
     """Of the whole model."""
+    _may_take_rows: bool = False
+    """Whether a forward of whole rows costs as its tokens do, wherever the responses to a prompt lie."""
     _reports_rows: bool = True
     """Whether this rank's statistics are reported: one does so for all that have its rows."""
 
@@ -129,7 +132,11 @@ class BatchSteps(ABC):
 
     def _forwards(self, batch: PackedBatch, scored: Bool, wanted: Bool) -> list[Microbatch]:
         """This rank's forwards."""
-        return list(iterate_microbatches(batch, scored, wanted, self._max_tokens))
+        found = list(iterate_microbatches(batch, scored, wanted, self._max_tokens))
+        if self._may_take_rows:  # rows may be fuller than what keeps responses to a prompt together
+            rows = self._config.learner.rows_per_microbatch
+            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=_cost)
+        return found
 
     # -- training
 
@@ -268,6 +275,11 @@ class BatchSteps(ABC):
         torch.set_rng_state(_tensor_of(state["rng"]))
         if state["cuda_rng"] is not None and self._device.type == "cuda":
             torch.cuda.set_rng_state(_tensor_of(state["cuda_rng"]), self._device)
+
+
+def _cost(microbatches: list[Microbatch]) -> tuple[int, int]:
+    """Tokens, then forwards: the fewer the better."""
+    return sum(one.input_ids.size for one in microbatches), len(microbatches)
 
 
 def _bytes_of(state: Tensor) -> str:

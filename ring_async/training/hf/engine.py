@@ -18,7 +18,7 @@ from ring_async.config.schema import Config
 from ring_async.models.file_tensors import file_tensors
 from ring_async.training.base import WeightsSnapshot
 from ring_async.training.batch_steps import BatchSteps
-from ring_async.training.batch_tensors import BatchTensors
+from ring_async.training.batch_tensors import BatchTensors, to_device
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.optimizer import Optimizer
 from ring_async.training.hf.precision import MasterWeights
@@ -29,7 +29,6 @@ from ring_async.training.hf.snapshot import CopiedWeights
 from ring_async.training.layout import (
     Bool,
     Microbatch,
-    iterate_rows,
 )
 from ring_async.training.objective import Score, Statistics
 from ring_async.training.ranks import Ranks, alone
@@ -55,6 +54,7 @@ class HfTrainEngine(BatchSteps):
         torch.set_num_threads(config.learner.num_threads)
         self._model_path = model_path
         self._settings = forward_settings(config, self._device.type)
+        self._may_take_rows = self._settings.attention == "varlen"
         self._master: MasterWeights | None = None
         self._model = self._load(is_trained=True)
         self._parameters: dict[str, torch.nn.Parameter] = (
@@ -94,13 +94,6 @@ class HfTrainEngine(BatchSteps):
 
     # -- training
 
-    def _forwards(self, batch: PackedBatch, scored: Bool, wanted: Bool) -> list[Microbatch]:
-        found = super()._forwards(batch, scored, wanted)
-        if self._settings.padded_tokens:  # every forward costs the same: the fewer the better
-            rows = self._config.learner.rows_per_microbatch
-            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=len)
-        return found
-
     def _gradients(
         self,
         microbatches: list[Microbatch],
@@ -124,7 +117,7 @@ class HfTrainEngine(BatchSteps):
         self, microbatch: Microbatch, tensors: BatchTensors, minibatch: int, token_budget: int, statistics: Statistics
     ) -> Tensor:
         """Add one microbatch's gradient; returns its share of the loss, detached."""
-        positions = torch.from_numpy(microbatch.positions).to(self._device)
+        positions = to_device(microbatch.positions, self._device)
         targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
         policy, entropy = self._model.score(
             microbatch, targets, temperatures, entropy_grad=self._objective.needs_entropy_grad
@@ -141,7 +134,7 @@ class HfTrainEngine(BatchSteps):
             Score(policy, entropy, reference),
             tensors,
             positions,
-            torch.from_numpy(microbatch.sequence_ids).to(self._device),
+            to_device(microbatch.sequence_ids, self._device),
             divisor=token_budget / self._num_minibatches,
             progress=minibatch / self._num_minibatches,
         )
@@ -156,7 +149,7 @@ class HfTrainEngine(BatchSteps):
         found = torch.zeros(tensors.input_ids.shape, device=self._device)
         with torch.no_grad():
             for microbatch in self._microbatches(batch, scored, scored):
-                positions = torch.from_numpy(microbatch.positions).to(self._device)
+                positions = to_device(microbatch.positions, self._device)
                 targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
                 found[positions], _ = self._model.score(microbatch, targets, temperatures)
         return found

@@ -63,13 +63,10 @@ class MegatronTrainEngine(BatchSteps):
         self._mapped = {mapped.name: mapped for mapped in self._names.of_rank(self._place)}
         self._exchange = Exchange(self._names, self._parallel, self._ranks)
         self._num_parameters = sum(torch.Size(shape).numel() for shape in self._exchange.shapes.values())
-        self._inputs = InputMaker(
-            LlamaRotaryEmbedding(self._hf_config),
-            self._place,
-            device=self._device,
-            dtype=self._dtype,
-            attention=attention_of(config, self._device.type),
-        )
+        attention = attention_of(config, self._device.type)
+        self._may_take_rows = attention == "varlen"
+        rotary = LlamaRotaryEmbedding(self._hf_config)
+        self._inputs = InputMaker(rotary, self._place, device=self._device, dtype=self._dtype, attention=attention)
         self._model = self._trained_model()
         self._optimizer: ShardedAdamW = ShardedAdamW(self._model, self._mapped, self._place, config.learner)
         self._take_weights(model_path)
