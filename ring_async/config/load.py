@@ -129,6 +129,10 @@ def _read_file(path: Path, seen: tuple[str, ...]) -> tuple[dict[str, Any], dict[
     base = values.pop("base", None)
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"{path}: base: {base!r} is not a file name; write `base: other.yaml`")
+    if base is not None and "\0" not in base and not (path.parent / base).exists():
+        raise ConfigError(
+            f"{path}: base: {path.parent / base}: no such file; a base is sought beside the file it is for"
+        )
     inherited, origins = ({}, {}) if base is None else _read_file(path.parent / base, seen=(*seen, here))
     origins |= {key: str(path) for key, _ in flatten(values)}
     for name in _REMOVABLE:

@@ -115,7 +115,7 @@ def test_a_circle_of_bases_is_refused(tmp_path: Path):
         ("", "holds nothing, not sections"),
         ("base: 3\n", "base: 3 is not a file name"),
         ("run: !!python/object/apply:os.getcwd []\n", "not YAML"),
-        ("base: none.yaml\n", "no such file"),
+        ("base: none.yaml\n", "none.yaml: no such file; a base is sought beside"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_told_in_one_line(tmp_path: Path, text: str, said: str):
