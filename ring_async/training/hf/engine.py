@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from ring_async.config.schema import Config
 from ring_async.models.file_tensors import file_tensors
 from ring_async.training.base import WeightsSnapshot
 from ring_async.training.batch_steps import BatchSteps
-from ring_async.training.batch_tensors import BatchTensors
+from ring_async.training.batch_tensors import BatchTensors, to_device
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.optimizer import Optimizer
 from ring_async.training.hf.precision import MasterWeights
@@ -30,7 +29,6 @@ from ring_async.training.hf.snapshot import CopiedWeights
 from ring_async.training.layout import (
     Bool,
     Microbatch,
-    iterate_rows,
 )
 from ring_async.training.objective import Score, Statistics
 from ring_async.training.ranks import Ranks, alone
@@ -56,6 +54,7 @@ class HfTrainEngine(BatchSteps):
         torch.set_num_threads(config.learner.num_threads)
         self._model_path = model_path
         self._settings = forward_settings(config, self._device.type)
+        self._may_take_rows = self._settings.attention == "varlen"
         self._master: MasterWeights | None = None
         self._model = self._load(is_trained=True)
         self._parameters: dict[str, torch.nn.Parameter] = (
@@ -95,13 +94,6 @@ class HfTrainEngine(BatchSteps):
 
     # -- training
 
-    def _forwards(self, batch: PackedBatch, scored: Bool, wanted: Bool) -> list[Microbatch]:
-        found = super()._forwards(batch, scored, wanted)
-        if self._settings.padded_tokens:  # every forward costs the same: the fewer the better
-            rows = self._config.learner.rows_per_microbatch
-            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=len)
-        return found
-
     def _gradients(
         self,
         microbatches: list[Microbatch],
@@ -125,7 +117,7 @@ class HfTrainEngine(BatchSteps):
         self, microbatch: Microbatch, tensors: BatchTensors, minibatch: int, token_budget: int, statistics: Statistics
     ) -> Tensor:
         """Add one microbatch's gradient; returns its share of the loss, detached."""
-        positions = torch.from_numpy(microbatch.positions).to(self._device)
+        positions = to_device(microbatch.positions, self._device)
         targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
         policy, entropy = self._model.score(
             microbatch, targets, temperatures, entropy_grad=self._objective.needs_entropy_grad
@@ -142,7 +134,7 @@ class HfTrainEngine(BatchSteps):
             Score(policy, entropy, reference),
             tensors,
             positions,
-            torch.from_numpy(microbatch.sequence_ids).to(self._device),
+            to_device(microbatch.sequence_ids, self._device),
             divisor=token_budget / self._num_minibatches,
             progress=minibatch / self._num_minibatches,
         )
@@ -157,7 +149,7 @@ class HfTrainEngine(BatchSteps):
         found = torch.zeros(tensors.input_ids.shape, device=self._device)
         with torch.no_grad():
             for microbatch in self._microbatches(batch, scored, scored):
-                positions = torch.from_numpy(microbatch.positions).to(self._device)
+                positions = to_device(microbatch.positions, self._device)
                 targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
                 found[positions], _ = self._model.score(microbatch, targets, temperatures)
         return found
@@ -201,19 +193,11 @@ class HfTrainEngine(BatchSteps):
 
     def capture(self) -> SavedTrainer:
         """Copy what this rank writes of a checkpoint. See `TrainEngine.capture`."""
-        is_cuda = self._device.type == "cuda"
-        cuda_rng = torch.cuda.get_rng_state(self._device).numpy().tobytes().hex() if is_cuda else None
-        state = {
-            "mismatch": self._objective.mismatch.state(),
-            "num_nonfinite": self._num_nonfinite,
-            "rng": torch.get_rng_state().numpy().tobytes().hex(),
-            "cuda_rng": cuda_rng,
-        }
         return capture(
             self._ranks,
             self._parameters,
             self._optimizer.state(),
-            state=state,
+            state=self._state(),
             model=self._model.module,
             tokenizer_folder=self._model_path,
         )
@@ -228,15 +212,7 @@ class HfTrainEngine(BatchSteps):
         weights = [(own, values.clone()) for own, values in read_weights(folder, self._parameters)]
         self._optimizer.restore(folder)
         self._put_back(weights)
-        self._objective.mismatch.restore(state["mismatch"])
-        self._num_nonfinite = int(state.get("num_nonfinite", 0))
-        torch.set_rng_state(_bytes_tensor(state["rng"]))
-        if state["cuda_rng"] is not None and self._device.type == "cuda":
-            torch.cuda.set_rng_state(_bytes_tensor(state["cuda_rng"]), self._device)
+        self._restore_state(state)
 
     def close(self) -> None:
         """Nothing to release beyond memory, which goes with the learner's process."""
-
-
-def _bytes_tensor(text: str) -> Tensor:
-    return torch.from_numpy(np.frombuffer(bytes.fromhex(text), dtype=np.uint8).copy())
