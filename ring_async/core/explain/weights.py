@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, seconds, share
-from ring_async.core.explain.growth import completed_growth, ended_growth
+from ring_async.core.explain.growth import completed_growth, ended_growth, span_s
 from ring_async.core.explain.view import View
 from ring_async.core.roster import Role
 
 LAG_SAMPLES = 3
 EVICTED_SHARE = 0.15
+LEAST_EVICTION_S = 120.0
+"""The first versions of a run follow each other quickly, and what was sampled for them at once grows old at once."""
 PUBLISH_SHARE = 0.8
 MISMATCH_KL = 0.05
 """Nats a token; formats and kernels alone make a few thousandths."""
@@ -61,7 +63,9 @@ def slow_channel(view: View) -> Iterator[Finding]:
 
 def evictions(view: View) -> Iterator[Finding]:
     """Much of what is sampled grows too old before it is trained. In sync mode a batch's rest goes by rule."""
-    if not view.has_rates or view.limits.mode == "sync" or (ended := completed_growth(view.recent)) < 20:
+    if view.limits.mode == "sync" or not view.has_rates or span_s(view.recent) < LEAST_EVICTION_S:
+        return
+    if (ended := completed_growth(view.recent)) < 20:
         return
     evicted = ended_growth(view.recent, "evicted")
     if evicted / ended >= EVICTED_SHARE:
