@@ -20,7 +20,6 @@ from ring_async.config.schema import ControlSection
 from ring_async.control.api import make_app, serve
 from ring_async.engines.tokenizer import load_tokenizer
 from ring_async.models import resolve_model_path
-from ring_async.monitoring.samples import Choice, read_samples
 from ring_async.records.trained_tokens import Fate, TrainedTokens
 from ring_async.storage.run_dir import write_json
 from ring_async.storage.trained_tokens import TrainedTokensFile
@@ -138,7 +137,8 @@ def test_the_page_follows_a_run_shows_a_swap_and_runs_nothing_a_model_wrote(tmp_
 
 async def _look_at_ratios(fleet: OneProcessFleet, page: Page) -> None:
     """Ratios that the learner kept are shaded, and the arrow keys read a token's numbers."""
-    responses = [one for group in read_samples(fleet.run_dir, Choice(num=20)) for one in group["responses"]]
+    found = await page.evaluate("fetch('/page/samples?num=20').then((answer) => answer.json())")
+    responses = [one for group in found["groups"] for one in group["responses"]]
     kept = [
         TrainedTokens(
             one["trajectory_id"],
