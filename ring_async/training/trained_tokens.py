@@ -17,11 +17,14 @@ from ring_async.records.trained_tokens import Fate, TrainedTokens
 
 MAX_TOKENS = 16_384
 """Of one batch; whole responses from the plan's first on. More would be written than people read."""
+UNSEEN = 255
 _COLUMNS = ("position", "log_w", "is_used", "is_masked", "is_clipped")
 
 
 def trained_tokens(statistics: BatchStatistics, plan: BatchPlan) -> tuple[TrainedTokens, ...]:
     """The first responses of a batch with the ratio of each of their loss tokens.
+
+    Responses of which this process saw a part alone (another rank has the rest) are left out.
 
     Args:
         statistics: of this process's rows, with the column `position` (int64, place in the flattened rows).
@@ -32,7 +35,7 @@ def trained_tokens(statistics: BatchStatistics, plan: BatchPlan) -> tuple[Traine
         return ()
     size = plan.num_rows * plan.token_capacity
     ratios = np.full(size, np.nan, np.float32)
-    fates = np.full(size, Fate.NONFINITE, np.uint8)
+    fates = np.full(size, UNSEEN, np.uint8)
     positions = table["position"]
     with np.errstate(over="ignore"):
         ratios[positions] = np.exp(table["log_w"])
@@ -55,6 +58,8 @@ def _of_responses(plan: BatchPlan, ratios: npt.NDArray[Any], fates: npt.NDArray[
         begin = sequence.row * plan.token_capacity + sequence.offset + sequence.num_prompt_tokens + interval.start
         place = slice(begin, begin + interval.end - interval.start)
         version = plan.policy_version.number
+        if (fates[place] == UNSEEN).any():
+            continue
         found.append(
             TrainedTokens(
                 interval.trajectory_id, version, interval.start, ratios[place].tobytes(), fates[place].tobytes()

@@ -157,7 +157,7 @@ async def _look_at_ratios(fleet: OneProcessFleet, page: Page) -> None:
     await expect(page.locator("#groups .b4.masked").first).to_be_visible()
     await page.locator(".response pre").first.focus()
     await page.keyboard.press("ArrowRight")
-    await expect(page.locator("#token")).to_contain_text("ratio 0.5, left out by the correction")
+    await expect(page.locator("#token-figures")).to_contain_text("ratio 0.5, left out by the correction")
 
 
 def test_a_stranger_sees_nothing_and_the_token_lets_in(tmp_path: Path):

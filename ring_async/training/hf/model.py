@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from ring_async.algorithms.logprobs import score_tokens
 from ring_async.errors import ConfigError
+from ring_async.models.bailing_moe import NormalizedHead
+from ring_async.models.causal_lm import load_causal_lm
 from ring_async.training.hf import attention, varlen
 from ring_async.training.hf.attention import AttentionBlocks
 from ring_async.training.hf.head import score_in_chunks
@@ -61,6 +62,8 @@ class _Scorer(torch.nn.Module):
         ).last_hidden_state[0]
         scored = hidden.index_select(0, inputs.sources)
         head = self.model.get_output_embeddings()
+        if isinstance(head, NormalizedHead):
+            scored = head.scaled(scored)
         if self._settings.head == "chunked":
             if head.bias is not None:
                 raise ConfigError("learner.engine_options.head chunked: the model's head has a bias; use float32")
@@ -109,9 +112,7 @@ class PackedModel:
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         own = varlen if settings.attention == "varlen" else attention
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation=own.IMPLEMENTATION, local_files_only=True
-            )
+            model = load_causal_lm(folder, dtype=torch.float32, attention=own.IMPLEMENTATION)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: cannot load {folder}: {error}") from error
         return cls(model, device=device, settings=settings, autocast=autocast)

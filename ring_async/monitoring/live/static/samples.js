@@ -41,7 +41,7 @@ async function load() {
 
 function draw() {
   byId("legend").textContent = shown.length ? LEGENDS[byId("shade").value] ?? "Dark where it is high, within each response." : "";
-  byId("token").hidden = true;
+  byId("token-figures").hidden = true;
   byId("groups").replaceChildren(...shown.map(group));
 }
 
@@ -88,8 +88,8 @@ function readable(text, one) {
     text.children[chosen]?.classList.remove("chosen");
     chosen = Math.max(0, Math.min(text.children.length - 1, index));
     text.children[chosen]?.classList.add("chosen");
-    byId("token").hidden = false;
-    byId("token").textContent = `${JSON.stringify(one.tokens[chosen])}: ${tokenWords(one, chosen)}`;
+    byId("token-figures").hidden = false;
+    byId("token-figures").textContent = `${JSON.stringify(one.tokens[chosen])}: ${tokenWords(one, chosen)}`;
   };
   text.addEventListener("click", (event) => {
     const index = [...text.children].indexOf(event.target);
