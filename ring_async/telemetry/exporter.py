@@ -36,9 +36,10 @@ class RoleView(CollectorRegistry):
     def collect(self) -> Iterator[Metric]:
         # By the names of the collectors, which the registry has no public list of: collecting all families, to drop
         # those of other roles, was half of a scrape's cost.
+        # A collector that does not say its names, like that of the process's own figures, is asked all the same.
         for collector, names in list(self._registry._collector_to_names.items()):
-            if any(name.startswith(self._prefixes) for name in names):
-                yield from collector.collect()
+            if not names or any(name.startswith(self._prefixes) for name in names):
+                yield from (family for family in collector.collect() if family.name.startswith(self._prefixes))
 
 
 class _Server(ThreadingMixIn, WSGIServer):
