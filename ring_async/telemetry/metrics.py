@@ -18,13 +18,21 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from ring_async.clock import monotonic_s
 
 REGISTRY = CollectorRegistry()
 """This process's metrics. Not prometheus-client's default one, to which any library may add."""
 
+disable_created_metrics()  # the time each counter began, as a series of its own: nothing reads them
 ProcessCollector(registry=REGISTRY)  # CPU seconds, resident bytes, open files: what leaks show up in
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
