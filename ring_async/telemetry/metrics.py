@@ -109,6 +109,9 @@ rollout_policy_version = _gauge("ring_rollout_policy_version", "Number of the ve
 rollout_version_lag = _gauge(
     "ring_rollout_version_lag_versions", "How many versions the engine is behind the newest it heard of."
 )
+rollout_purged_tokens = _counter(
+    "ring_rollout_purged_tokens", "Tokens of unfinished responses that were given up as too old to be trained."
+)
 rollout_response_tokens = _histogram("ring_rollout_response_tokens", "Length of a response.", "source", buckets=_TOKENS)
 rollout_responses = _counter(
     "ring_rollout_responses", "Responses by how they ended: stop, or length where they were cut.", "source", "reason"
