@@ -83,7 +83,7 @@ def write(name: str, runs: Path) -> Path:
     history = record(PLANS[name], runs / name)
     RECORDINGS.mkdir(exist_ok=True)
     path = RECORDINGS / f"{name}.json.gz"
-    path.write_bytes(gzip.compress(msgspec.json.encode(_rounded(msgspec.to_builtins(history))), mtime=0))
+    path.write_bytes(gzip.compress(msgspec.json.encode(rounded(msgspec.to_builtins(history))), mtime=0))
     return path
 
 
@@ -99,11 +99,12 @@ def until(history: History, seconds: float) -> History:
     return msgspec.structs.replace(history, **parts)
 
 
-def _rounded(plain: Any) -> Any:
+def rounded(plain: Any) -> Any:
+    """Plain data with three digits behind the point: a recording is small, and no rule reads more."""
     if isinstance(plain, dict):
-        return {key: _rounded(value) for key, value in plain.items()}
+        return {key: rounded(value) for key, value in plain.items()}
     if isinstance(plain, list | tuple):
-        return [_rounded(value) for value in plain]
+        return [rounded(value) for value in plain]
     return round(plain, 3) if isinstance(plain, float) else plain
 
 

@@ -29,15 +29,19 @@ class Utilisation(msgspec.Struct, frozen=True):
 
 
 def utilisation(history: History) -> tuple[Utilisation, ...]:
-    """The division of the last ten minutes, for each present actor; nothing before there are two samples."""
+    """The division of the last ten minutes, for each present actor that was heard; nothing before there are two
+    samples.
+    """
     view = View(history)
     if len(view.window) < 2:
         return ()
     by_role = {role: view.actors(role) for role in {actor.role for actor in view.newest.actors}}
-    return tuple(
-        Utilisation(actor.actor_id, actor.role, _parts(view, by_role[actor.role][actor.actor_id], actor.role))
-        for actor in view.newest.actors
-    )
+    found = []
+    for actor in view.newest.actors:
+        heard = [one for one in by_role[actor.role][actor.actor_id] if one.silent_s is not None]
+        if heard:
+            found.append(Utilisation(actor.actor_id, actor.role, _parts(view, heard, actor.role)))
+    return tuple(found)
 
 
 def _parts(view: View, own: list[ActorSample], role: Role | None) -> dict[str, float]:

@@ -84,8 +84,8 @@ export class Charts {
     const scale = window.devicePixelRatio || 1;
     ctx.save();
     ctx.font = `${11 * scale}px system-ui`;
-    let free = -Infinity;
-    for (const { version, words, isGrave } of this.marks ?? []) {
+    const taken = []; // where labels lie; grave ones are written first, and none over another
+    for (const { version, words, isGrave } of [...(this.marks ?? [])].sort((one, other) => other.isGrave - one.isGrave)) {
       const x = plot.valToPos(version, "x", true);
       if (version === null || x < bbox.left || x > bbox.left + bbox.width) continue;
       ctx.strokeStyle = ctx.fillStyle = colour(isGrave ? "--fault" : "--faint");
@@ -94,10 +94,11 @@ export class Charts {
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      if (x < free) continue; // a label would lie over the one before
       const width = ctx.measureText(words).width + 8 * scale;
-      free = x + width;
-      const isLast = free > bbox.left + bbox.width;
+      const isLast = x + width > bbox.left + bbox.width;
+      const [from, to] = isLast ? [x - width, x] : [x, x + width];
+      if (taken.some(([begin, end]) => from < end && begin < to)) continue;
+      taken.push([from, to]);
       ctx.textAlign = isLast ? "right" : "left";
       ctx.fillText(words, x + (isLast ? -4 : 4) * scale, bbox.top + 10 * scale);
     }

@@ -11,7 +11,7 @@ const SAY = {
   alert_raised: ({ what }) => what,
   alert_cleared: ({ what }) => what,
   actor_lost: ({ actor, notice }) => `${actor}: ${plain(notice)}`,
-  checkpoint_saved: ({ policy_version: version, path }) => `version ${plain(version)}, ${path}`,
+  checkpoint_saved: ({ policy_version: version, path }) => `version ${plain(version)}, ${String(path ?? "").split("/").slice(-2).join("/")}`,
   joined: ({ host, pid, incarnation }) => `on ${host}, process ${pid}${incarnation ? `, start ${incarnation + 1}` : ""}`,
   controller_started: ({ is_resumed: isResumed }) => (isResumed ? "the run goes on" : "a new run"),
 };

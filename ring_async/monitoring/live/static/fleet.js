@@ -5,7 +5,7 @@ import { eventWords } from "./events.js";
 const WORDS = { work: "at work", reservation: "waits for a reservation", commit: "waits for judging or commit", weights: "waits for weights",
   batch: "waits for a batch", tokens: "waits for tokens", disk: "waits for disk space", slot: "engine is full", group: "waits for a group",
   paused: "paused", publish: "waits for publishing", place: "waits for a place", other: "other" };
-const GOOD = new Set(["running", "done", "finished"]);
+const GOOD = new Set(["running", "done", "finished", "starting", "stopping"]);
 
 export function showHead(status) {
   byId("run").textContent = status.run;
@@ -33,7 +33,7 @@ export function showActors(status, utilisation) {
       el("td", {}, bar(parts.get(actor.actor_id))),
       el("td", {}, waits),
       el("td", {}, number(actor.policy_version)),
-      el("td", { class: silent === 0 ? null : "bad" }, silent === 0 ? "now" : typeof silent === "number" ? `${duration(silent)} ago` : "never"));
+      el("td", { class: silent > 0 ? "bad" : null }, silent === 0 ? "now" : typeof silent === "number" ? `${duration(silent)} ago` : "not yet"));
   }));
 }
 

@@ -110,6 +110,15 @@ def test_every_actors_time_adds_up():
             assert sum(one.parts.values()) == pytest.approx(1.0), one
 
 
+def test_an_actor_that_was_never_heard_has_spent_no_time():
+    history = read("healthy_00")
+    actors = tuple(
+        msgspec.structs.replace(one, silent_s=None, figures={}) if one.role == "learner" else one
+        for one in history.samples[-1].actors
+    )
+    assert "learner" not in {one.role for one in utilisation(changed(history, actors=actors))}
+
+
 def test_the_stale_rollout_works_less_than_the_fresh_one():
     parts = {one.actor_id: one.parts for one in utilisation(read("stale_weights"))}
     assert parts["rollout-1"]["work"] < 0.6 < parts["rollout-0"]["work"]
