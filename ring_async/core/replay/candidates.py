@@ -18,11 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ring_async.columns import MAX_COLUMNS, Column
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.held_group import HeldGroup
-from ring_async.core.replay.held_groups import TIES, HeldGroups, Shelf, ShelfKey
+from ring_async.core.replay.held_groups import HeldGroups
+from ring_async.core.replay.shelf import TIES, Shelf, ShelfKey
 from ring_async.core.replay.token_budget import Candidate
 
 _Turn = tuple[bool, int, float, int, str, tuple[int, ...], HeldGroup, bool]
-"""As `held_groups.Item`, with the tie counted from the batch's first one; and whether the trajectories may be cut."""
+"""The fields of a `shelf.Item` up to the group, with the tie counted from the batch's first one; and whether the
+trajectories may be cut."""
 
 
 class Candidates:
@@ -96,8 +98,9 @@ class Candidates:
 
     def _turns(self, key: ShelfKey, shelf: Shelf) -> Iterator[_Turn]:
         can_split = self._can_split(key)
-        for is_whole, num_uses, rank, tie, group_id, indices, group in shelf.in_turn(self._first_tie):
-            yield is_whole, num_uses, rank, (tie - self._first_tie) % TIES, group_id, indices, group, can_split
+        for item in shelf.in_turn(self._first_tie):
+            tie = (item.tie - self._first_tie) % TIES
+            yield item.is_whole, item.num_uses, item.rank, tie, item.group_id, item.indices, item.group, can_split
 
 
 def interleave(queues: Mapping[str, Iterator[Candidate]], shares: Mapping[str, float]) -> Iterator[Candidate]:

@@ -12,87 +12,23 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Final
 
-from sortedcontainers import SortedDict, SortedList
+from sortedcontainers import SortedDict
 
-from ring_async.columns import Column
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.held_group import HeldGroup
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, all_loss_tokens
+from ring_async.core.replay.shelf import Item, Shelf, ShelfKey
 from ring_async.core.staleness import Lineage
 from ring_async.core.verifier_epochs import is_admitted
 from ring_async.types import EpochRules
-
-TIES: Final = 1 << 32
-"""Ties lie on a circle of this many places."""
-
-Item = tuple[bool, int, float, int, str, tuple[int, ...], HeldGroup]
-"""Trajectories of one group that a batch takes one after the other: whether no batch has cut them (remainders come
-first), how often they were used, their rank by `BufferRules.order`, the group's tie, the group's id, their indices, and
-the group."""
-
 
 Age = tuple[int, int, str]
 """Version number of a group's oldest token, its arrival, its id."""
 
 MIN_HEAP: Final = 1_024
 """Smaller heaps may keep what has closed."""
-
-
-class ShelfKey(NamedTuple):
-    """What all trajectories of one shelf share."""
-
-    source: str
-    birth: int
-    columns: tuple[Column, ...]
-    is_barred: bool
-
-
-class Shelf:
-    """Open trajectories in the order of choice; `num` of them, with `tokens` loss tokens left in their present pass."""
-
-    def __init__(self) -> None:
-        self.num = 0
-        self.tokens = 0
-        self._items: SortedList = SortedList()
-
-    def __iter__(self) -> Iterator[Item]:
-        return iter(self._items)
-
-    def add(self, item: Item) -> None:
-        self._items.add(item)
-        self._count(item, 1)
-
-    def remove(self, item: Item, tokens: int) -> None:
-        """Take away an item; `tokens`: what it counted for when it was added."""
-        self._items.remove(item)
-        self.num -= len(item[5])
-        self.tokens -= tokens
-
-    def in_turn(self, first_tie: int) -> Iterator[Item]:
-        """The items in order; among equals, those from `first_tie` on come first, and those before it last.
-
-        Ties are as good as random, and never by arrival, which would favour short responses. Another `first_tie` for
-        each batch keeps one group from being the last of its equals again and again.
-        """
-        items = self._items
-        after: tuple[object, ...] = ()
-        while (first := next(items.irange(after), None)) is not None:
-            equals = first[:3]
-            yield from items.irange((*equals, first_tie), (*equals, TIES))
-            yield from items.irange(equals, (*equals, first_tie))
-            after = (*equals, TIES)
-
-    def _count(self, item: Item, by: int) -> None:
-        self.num += by * len(item[5])
-        self.tokens += by * tokens_of(item)
-
-
-def tokens_of(item: Item) -> int:
-    """The loss tokens left in the present pass of an item's trajectories."""
-    group = item[6]
-    return sum([group.num_tokens[index] - group.progress[index].position for index in item[5]])
 
 
 class HeldGroups:
@@ -126,7 +62,7 @@ class HeldGroups:
         """How many shelves there are of each birth."""
         self._groups: dict[str, HeldGroup] = {}
         self._settling: dict[str, None] = {}
-        self._placed: dict[str, list[tuple[ShelfKey, Item, int]]] = {}
+        self._placed: dict[str, list[tuple[ShelfKey, Item]]] = {}
         self._by_age: list[Age] = []
         """A heap: where each group stood when it came. Groups that closed leave it when they come to the top, or when
         they are the larger part."""
@@ -163,7 +99,7 @@ class HeldGroups:
             heapq.heappush(self._by_age, _age(group))
             heapq.heappush(self._longest, (-max(group.num_tokens), group_id))
         self._place(group_id, group)
-        if len(self._by_age) > MIN_HEAP + 2 * len(self._groups):
+        if max(len(self._by_age), len(self._longest)) > MIN_HEAP + 2 * len(self._groups):
             self._make_heaps()
 
     def move(self, group_id: str, progress: GroupProgress) -> None:
@@ -199,8 +135,8 @@ class HeldGroups:
         for key, shelf in self.shelves.items():
             if key.birth < birth:
                 for item in shelf:
-                    for index in item[5]:
-                        yield item[6], index
+                    for index in item.indices:
+                        yield item.group, index
 
     def by_age(self) -> Iterator[tuple[HeldGroup, int]]:
         """The open trajectories, the one with the oldest token first, then by arrival: group and index."""
@@ -261,12 +197,13 @@ class HeldGroups:
         placed = []
         for (birth, is_whole, num_uses, rank), indices in self._alike(group).items():
             key = ShelfKey(header.prompt.source, birth, header.columns, is_barred)
-            item = (is_whole, num_uses, rank, tie, group_id, tuple(indices), group)
+            tokens = sum([group.num_tokens[index] - group.progress[index].position for index in indices])
+            item = Item(is_whole, num_uses, rank, tie, group_id, tuple(indices), group, tokens)
             if (shelf := self.shelves.get(key)) is None:
                 shelf = self.shelves[key] = Shelf()
                 self._births[birth] = self._births.get(birth, 0) + 1
             shelf.add(item)
-            placed.append((key, item, tokens_of(item)))
+            placed.append((key, item))
         self._placed[group_id] = placed
 
     def _take_off(self, group_id: str, group: HeldGroup) -> None:
@@ -278,9 +215,9 @@ class HeldGroups:
             self.barred_trainable -= group.trainable
         self._settling.pop(group_id, None)
         self.overused.pop(group_id, None)
-        for key, item, tokens in self._placed.pop(group_id):
+        for key, item in self._placed.pop(group_id):
             shelf = self.shelves[key]
-            shelf.remove(item, tokens)
+            shelf.remove(item)
             if not shelf.num:
                 del self.shelves[key]
                 self._births[key.birth] -= 1

@@ -98,7 +98,7 @@ class LeaseTable:
     def withdraw(self, reservations: Sequence[Reservation]) -> None:
         """Undo `issue` for reservations of which nobody has heard: they are issued first by the next call, in order."""
         for reservation in reversed(reservations):
-            held = self._close(reservation.group_id)
+            held = self._close(self._open[reservation.group_id])
             self._again[reservation.group_id] = (held.reservation, held.attempt)
             self._again.move_to_end(reservation.group_id, last=False)
 
@@ -121,7 +121,7 @@ class LeaseTable:
         """
         if (waiting := self._again.pop(group_id, None)) is not None:
             return OpenReservation(waiting[0], "", 0.0, waiting[1])
-        return self._close(group_id) if group_id in self._open else None
+        return self._close(held) if (held := self._open.get(group_id)) is not None else None
 
     def give_back(
         self, group_ids: Iterable[str], cause: str, *, owner: str | None = None, detail: str = ""
@@ -157,7 +157,7 @@ class LeaseTable:
         held = self._open.get(group_id)
         if held is None or held.owner != owner:
             return None
-        return self._close(group_id).reservation
+        return self._close(held).reservation
 
     def expire(self, now_s: float) -> list[Returned]:
         """Take back groups whose leases ran out."""
@@ -183,16 +183,15 @@ class LeaseTable:
 
     def _return(self, held: OpenReservation, cause: str, detail: str = "", *, is_suspect: bool = True) -> Returned:
         group_id = held.reservation.group_id
-        self._close(group_id)
+        self._close(held)
         is_failed = is_suspect and held.attempt >= self.max_attempts
         if not is_failed:
             self._again[group_id] = (_reissued(held.reservation), held.attempt + is_suspect)
         return Returned(held.reservation, held.owner, cause, is_failed, detail)
 
-    def _close(self, group_id: str) -> OpenReservation:
-        held = self._open.pop(group_id)
-        of_owner = self._held_by[held.owner]
-        del of_owner[group_id]
+    def _close(self, held: OpenReservation) -> OpenReservation:
+        group_id, of_owner = held.reservation.group_id, self._held_by[held.owner]
+        del self._open[group_id], of_owner[group_id]
         if not of_owner:
             del self._held_by[held.owner]
         return held
