@@ -95,6 +95,7 @@ class ParallelSection(Section):
     tensor: PositiveInt = Field(1, description="megatron: ranks that split every matrix product.")
     pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
     expert: PositiveInt = Field(1, description="megatron: ranks, of those with rows of their own, that share experts.")
+    hosts: PositiveInt = Field(1, description="Hosts that the ranks run on, equally many on each, in order.")
 
     @property
     def num_ranks(self) -> int:
@@ -102,9 +103,34 @@ class ParallelSection(Section):
         return self.num_data_ranks * self.tensor * self.pipeline
 
     @property
+    def ranks_per_host(self) -> int:
+        """Ranks of one host: host h runs `[h · ranks_per_host, (h + 1) · ranks_per_host)`."""
+        return self.num_ranks // self.hosts
+
+    @property
     def num_data_ranks(self) -> int:
         """Ranks, or groups of `tensor · pipeline` ranks, that train on rows of their own."""
         return self.data * self.shard
+
+    def problems(self, gpus: float, one_host: str) -> Iterator[str]:
+        """Problems of where the ranks run, one line each.
+
+        Args:
+            gpus: `placement.gpus.learner`, on each host.
+            one_host: what keeps the fleet on one host, with its remedy; empty: nothing.
+        """
+        if self.num_ranks % self.hosts:
+            yield (
+                f"learner.parallel.hosts: {self.num_ranks} ranks cannot be spread over {self.hosts} hosts, equally "
+                "many on each; choose a divisor"
+            )
+        elif self.hosts > 1 and one_host:
+            yield f"learner.parallel.hosts: {one_host}"
+        elif 0 < gpus < self.ranks_per_host:
+            yield (
+                f"placement.gpus.learner: {gpus:g} on each host of the learner, where {self.ranks_per_host} ranks need "
+                f"a GPU each; set it to {self.ranks_per_host}, or learner.parallel.hosts higher"
+            )
 
 
 class LearnerSection(Section):

@@ -113,7 +113,7 @@ def placement_problems(config: Config, there: Mapping[str, float], where: str) -
     problems = []
     placement = config.placement
     for key, ray_name, share in (("cpus", "CPU", placement.cpus), ("gpus", "GPU", placement.gpus)):
-        needs = config.roster.needs(share)
+        needs = config.needs(share)
         needed = sum(needs.values())
         if needed > there.get(ray_name, float("inf")) + 1e-6:
             parts = ", ".join(f"{role} {amount:g}" for role, amount in needs.items() if amount)

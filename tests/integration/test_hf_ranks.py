@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
     "everything computed again": {"model": "dense", "overrides": {"learner__recompute": 1.0}},
+    "two copies": {"model": "dense", "overrides": {"learner__parallel__data": 2, "learner__parallel__shard": 1}},
 }
 NUMBERS = ("grad_norm", "surrogate", "entropy", "effective_sample_size", "behavior_ratio_masked", "reward_mean")
 

@@ -71,7 +71,8 @@ class HfTrainEngine(BatchSteps):
 
         One rank: autocast over float32 on a CPU, bfloat16 beside float32 on a GPU. Many: slices in float32.
         """
-        ranks, settings = self._ranks, self._settings
+        ranks, settings, parallel = self._ranks, self._settings, self._config.learner.parallel
+        mesh = None if ranks.is_alone else ranks.mesh(parallel.data, parallel.shard)
         has_master = ranks.is_alone and settings.bfloat16 and self._device.type == "cuda"
         autocast = settings.bfloat16 and ranks.is_alone and not has_master
         # One rank after another: each holds the whole model for a moment, in the memory of one host.
@@ -79,10 +80,8 @@ class HfTrainEngine(BatchSteps):
             if rank == ranks.rank:
                 device = self._device if ranks.is_alone else torch.device("cpu")
                 model = PackedModel.load(self._model_path, device=device, settings=settings, autocast=autocast)
-                if not ranks.is_alone:
+                if mesh is not None:
                     model.device = self._device
-                    parallel = self._config.learner.parallel
-                    mesh = ranks.mesh(parallel.data, parallel.shard)
                     shard_model(model, mesh, bfloat16=settings.bfloat16)
             ranks.barrier()
         if not is_trained:

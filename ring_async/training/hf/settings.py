@@ -70,9 +70,10 @@ def default_device() -> str:
 
 
 def device_of(config: Config, rank: int = 0) -> str:
-    """The device that a rank computes on, by its name in torch; of GPUs, the rank's own."""
+    """The device that a rank computes on, by its name in torch; of its host's GPUs, the rank's own."""
     device = str(config.learner.engine_options.get("device") or default_device())
-    return f"cuda:{rank}" if device == "cuda" and config.learner.parallel.num_ranks > 1 else device
+    parallel = config.learner.parallel
+    return f"cuda:{rank % parallel.ranks_per_host}" if device == "cuda" and parallel.num_ranks > 1 else device
 
 
 def hf_problems(config: Config) -> list[str]:
@@ -82,7 +83,6 @@ def hf_problems(config: Config) -> list[str]:
     problems = [
         f"it does not split {what}; learner.parallel.{key} is {value}, set it to 1 and use shard"
         for key, value, what in (
-            ("data", parallel.data, "batches over whole copies of the model"),
             ("tensor", parallel.tensor, "matrix products"),
             ("pipeline", parallel.pipeline, "layers over stages"),
             ("expert", parallel.expert, "experts over ranks"),
@@ -91,12 +91,6 @@ def hf_problems(config: Config) -> list[str]:
     ]
     if parallel.num_ranks > 1 and config.correction.rule == "m2po":
         problems.append("correction.rule m2po needs a mask over the whole batch, which ranks do not share; use icepop")
-    gpus = config.placement.gpus.get("learner", 0)  # type: ignore[call-overload]
-    if 0 < gpus < parallel.num_ranks:
-        problems.append(
-            f"its {parallel.num_ranks} ranks run on the learner's host, a GPU each; placement.gpus.learner is "
-            f"{gpus:g}, set it to {parallel.num_ranks}"
-        )
     if strangers := sorted(options.keys() - set(_OPTIONS)):
         known = ", ".join(_OPTIONS)
         problems.append(f"it takes no learner.engine_options but {known}, not {', '.join(strangers)}; leave them out")
