@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ring_async.verifiers.base import Verifier
 
 
-def check(
+def check(  # noqa: PLR0917 - Typer passes names
     config: ConfigFile,
     overrides: Overrides = None,
     as_json: AsJson = False,

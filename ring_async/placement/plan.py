@@ -3,9 +3,9 @@
     plan_fleet(config, 32, Room(cpus=96, gpus=8))
         hosts 0–7: controller-0, replay-0 … 7, learner ranks 0–63, …    hosts 8–31: 8 rollouts each
 
-Owns: the plan that `ring-async check --hosts` prints. Does not own what happens: on a real cluster Ray places each actor
-(`places`), by the same rules: actors that are bound to a host go there, the learner's hosts are its own in order from
-that of `up`, and everybody else goes to the host with most room.
+Owns: the plan that `ring-async check --hosts` prints. Does not own what happens: on a real cluster Ray places each
+actor (`places`), by the same rules: actors that are bound to a host go there, the learner's ranks fill hosts in order
+from that of `up`, and everybody else goes to the host with most room.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def plan_fleet(config: Config, num_hosts: int, room: Room) -> list[PlannedHost]:
         first = host.index * parallel.ranks_per_host
         host.ranks = range(first, first + parallel.ranks_per_host)
     others = [(actor_id, role) for actor_id, role in config.roster.actors() if role is not Role.LEARNER]
-    for actor_id, role in sorted(others, key=lambda one: not bound_to(config, *one, _FIRST)):
+    for actor_id, role in sorted(others, key=lambda one: not bound_to(config, one[0], one[1], _FIRST)):
         is_bound = bound_to(config, actor_id, role, _FIRST) == _FIRST
         _place(config, role, hosts[:1] if is_bound else hosts)
     return hosts

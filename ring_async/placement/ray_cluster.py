@@ -135,6 +135,8 @@ def problems_here(config: Config) -> list[str]:
     if config.placement.gpus:
         there["GPU"] = float(num_gpus())
     problems = placement_problems(config, there, "this machine")
+    if config.learner.parallel.hosts > 1:
+        problems.append("learner.parallel.hosts: needs a Ray cluster; say where it is with RAY_ADDRESS")
     if config.placement.hosts:
         problems.append("placement.hosts: names hosts of a Ray cluster; say where it is with RAY_ADDRESS")
     return problems

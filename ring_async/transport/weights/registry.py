@@ -50,6 +50,6 @@ def channel_problems(config: Config) -> list[str]:
 
 
 def channel_host_problems(config: Config) -> list[str]:
-    """Why weights can neither be sent nor received on this host, one line each. Ask where the learner or rollouts run."""
+    """Why weights can neither be sent nor received on this host, one line each. Ask where learner and rollouts run."""
     name = config.weights.channel
     return [CHANNELS.line(name, lack) for lack in CHANNELS.find(name).check_host(config)]
