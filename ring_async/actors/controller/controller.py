@@ -196,7 +196,7 @@ class Controller:
 
     def _check_ledger(self) -> None:
         try:
-            self._journal.ledger.check()
+            self._journal.ledger.check_changes()
         except LedgerError:
             metrics.controller_ledger_mismatches.inc()
             raise
