@@ -110,11 +110,11 @@ def _holds(host: PlannedHost) -> tuple[int, dict[Role, int]]:
 
 def _content(alike: list[PlannedHost]) -> str:
     first, last = alike[0], alike[-1]
-    each = " each" if len(alike) > 1 else ""
-    parts = [f"{num} {role}" for role, num in first.actors.items() if role is not Role.LEARNER]
+    counts = ", ".join(f"{num} {role}" for role, num in first.actors.items() if role is not Role.LEARNER)
+    parts = [f"{counts} each" if len(alike) > 1 else counts] if counts else []
     if first.ranks:
         parts.insert(0, f"learner {_numbers('rank', first.ranks.start, last.ranks.stop - 1)}")
-    return (", ".join(parts) or "nothing") + each * bool(parts)
+    return ", ".join(parts) or "nothing"
 
 
 def _numbers(noun: str, first: int, last: int) -> str:

@@ -8,6 +8,7 @@ Invariant: a restored engine goes on bit for bit on the same machine.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,9 @@ class HfTrainEngine(BatchSteps):
 
         One rank: autocast over float32 on a CPU, bfloat16 beside float32 on a GPU. Many: slices in float32.
         """
-        ranks, settings, parallel = self._ranks, self._settings, self._config.learner.parallel
+        ranks, parallel = self._ranks, self._config.learner.parallel
+        # The reference knows nothing of what the engine chose: it routes by itself.
+        settings = self._settings if is_trained else replace(self._settings, replay_routing=False)
         mesh = None if ranks.is_alone else ranks.mesh(parallel.data, parallel.shard)
         has_master = ranks.is_alone and settings.bfloat16 and self._device.type == "cuda"
         autocast = settings.bfloat16 and ranks.is_alone and not has_master
@@ -127,7 +130,7 @@ class HfTrainEngine(BatchSteps):
         positions = torch.from_numpy(microbatch.positions).to(self._device)
         targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
         policy, entropy = self._model.score(
-            microbatch, targets, temperatures, entropy_grad=self._objective.needs_entropy_grad
+            microbatch, targets, temperatures, tensors.columns, entropy_grad=self._objective.needs_entropy_grad
         )
         reference = None
         if self._reference is not None:
@@ -158,7 +161,7 @@ class HfTrainEngine(BatchSteps):
             for microbatch in self._microbatches(batch, scored, scored):
                 positions = torch.from_numpy(microbatch.positions).to(self._device)
                 targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
-                found[positions], _ = self._model.score(microbatch, targets, temperatures)
+                found[positions], _ = self._model.score(microbatch, targets, temperatures, tensors.columns)
         return found
 
     # -- weights

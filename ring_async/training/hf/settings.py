@@ -18,7 +18,7 @@ from typing import Literal
 from ring_async.config.schema import Config
 from ring_async.errors import ConfigError
 
-_OPTIONS = ("device", "attention", "compile", "head")
+_OPTIONS = ("device", "attention", "compile", "head", "replay_routing")
 _ATTENTIONS = ("blocks", "varlen")
 _HEADS = ("float32", "chunked")
 
@@ -34,6 +34,7 @@ class ForwardSettings:
         bfloat16: whether products run in bfloat16.
         recompute: share of the decoder layers whose activations are computed again.
         padded_tokens: every forward has exactly so many tokens, as compiled layers know one shape; None: as they come.
+        replay_routing: whether experts are those that the engine chose (`hf.routing`).
     """
 
     attention: Literal["blocks", "varlen"] = "blocks"
@@ -42,6 +43,7 @@ class ForwardSettings:
     bfloat16: bool = False
     recompute: float = 0.0
     padded_tokens: int | None = None
+    replay_routing: bool = False
 
 
 def forward_settings(config: Config, device: str) -> ForwardSettings:
@@ -58,6 +60,7 @@ def forward_settings(config: Config, device: str) -> ForwardSettings:
         head=options.get("head", "chunked" if is_gpu and bfloat16 else "float32"),
         bfloat16=bfloat16,
         recompute=learner.recompute,
+        replay_routing=bool(options.get("replay_routing", False)),
         padded_tokens=None if compiled == "none" else learner.rows_per_microbatch * learner.token_capacity,
     )
 

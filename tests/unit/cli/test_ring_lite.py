@@ -43,7 +43,7 @@ def test_check_says_who_would_run_where_and_what_a_gpu_must_hold(tmp_path: Path)
     assert "Φ = 104,857,600 loss tokens" in said.output
     assert any("learner: 64 ranks, about" in line for line in lines)
     assert any(line.startswith("host 0: learner ranks 0–7, 1 controller, 8 replay") for line in lines)
-    assert any("learner ranks 8–63 each; 8 of 8 GPUs" in line for line in lines)
+    assert any("learner ranks 8–63; 8 of 8 GPUs" in line for line in lines)
     assert any("8 rollout" in line and line.startswith("hosts") and "–31: " in line for line in lines)
 
 
