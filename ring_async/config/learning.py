@@ -94,7 +94,10 @@ class ParallelSection(Section):
     shard: PositiveInt = Field(1, description="Ranks that hold a slice each of weights, gradients and optimizer.")
     tensor: PositiveInt = Field(1, description="megatron: ranks that split every matrix product.")
     pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
-    expert: PositiveInt = Field(1, description="megatron: ranks, of those with rows of their own, that share experts.")
+    expert: PositiveInt = Field(
+        1,
+        description="Ranks that share experts out. hf: those of a copy (`shard`); megatron: those with rows of their own.",
+    )
     hosts: PositiveInt = Field(1, description="Hosts that the ranks run on, equally many on each, in order.")
 
     @property

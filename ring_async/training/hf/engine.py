@@ -85,7 +85,7 @@ class HfTrainEngine(BatchSteps):
                 model = PackedModel.load(self._model_path, device=device, settings=settings, autocast=autocast)
                 if mesh is not None:
                     model.device = self._device
-                    shard_model(model, mesh, bfloat16=settings.bfloat16)
+                    shard_model(model, mesh, bfloat16=settings.bfloat16, spreads_experts=parallel.expert > 1)
             ranks.barrier()
         if not is_trained:
             model.module.requires_grad_(False)

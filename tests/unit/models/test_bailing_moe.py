@@ -80,6 +80,7 @@ def test_logits_are_those_of_the_reference(tmp_path: Path, overrides: dict[str, 
     assert float(expected.std()) > 0.1
     model = load_causal_lm(folder, dtype=torch.float32, attention="sdpa").requires_grad_(False)
     assert float((model(ids[None]).logits[0] - expected).abs().max()) < 2e-5
+    assert model.config._experts_implementation == "grouped_mm"  # a loop over experts would be slow on a GPU
 
 
 def test_the_files_carry_the_published_names_and_no_others(tmp_path: Path):
