@@ -3,9 +3,11 @@
     python benchmarks/bench_ling_lite.py                     one H100 or H200, about 6 minutes
     python benchmarks/bench_ling_lite.py --rehearse          every line on a CPU, a tiny model, figures without meaning
 
-1. MFU of four of Ling-lite's 28 layers, with shared experts, embedding and normalised head (BailingMoE v1): Φ =
-131,072, rows of 16k, lengths as in `bench_learner`. 2. The same step with `replay_routing`. 3. Seconds of a step in which K
-responses share each prompt, over those of the same lengths with a prompt for each: what computing a prompt once saves.
+1. MFU of four of Ling-lite's 28 layers, with shared experts, embedding and normalised head (BailingMoE v1):
+   Φ = 131,072, rows of 16k, lengths as in `bench_learner`.
+2. The same step with `replay_routing`.
+3. Seconds of a step in which K responses share each prompt, over those of the same lengths with a prompt for each:
+   what computing a prompt once saves.
 
 Figures are written after every case.
 """
@@ -39,7 +41,7 @@ TINY = Shape("tiny BailingMoE", 2, 64, 4, 2, 16, 32, 512, False, False, 8, 2)
 NUM_SHARED = 2
 WARM_UP, NUM_STEPS = 2, 4
 GROUPS = ((256, 4000), (1024, 2000), (2048, 500))
-"""Tokens of a prompt, and of the mean response: as in Ring-lite; a page of text; a long document with a short answer."""
+"""Tokens of a prompt, and of the mean response: as in Ring-lite; a page of text; a document with short answers."""
 
 
 class Bench:

@@ -96,7 +96,7 @@ class ParallelSection(Section):
     pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
     expert: PositiveInt = Field(
         1,
-        description="Ranks that share experts out. hf: those of a copy (`shard`); megatron: those with rows of their own.",
+        description="Ranks that share experts out. hf: of a copy (`shard`); megatron: with rows of their own.",
     )
     hosts: PositiveInt = Field(1, description="Hosts that the ranks run on, equally many on each, in order.")
 
@@ -129,7 +129,7 @@ class ParallelSection(Section):
             )
         elif self.hosts > 1 and one_host:
             yield f"learner.parallel.hosts: {one_host}"
-        elif 0 < gpus < self.ranks_per_host:
+        elif 0 < gpus < self.ranks_per_host and self.num_ranks > 1:  # one rank may share its GPU with a rollout
             yield (
                 f"placement.gpus.learner: {gpus:g} on each host of the learner, where {self.ranks_per_host} ranks need "
                 f"a GPU each; set it to {self.ranks_per_host}, or learner.parallel.hosts higher"

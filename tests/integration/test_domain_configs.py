@@ -183,6 +183,7 @@ def test_every_shipped_configuration_is_run_somewhere():
         "configs/ring_lite.yaml",
         "configs/ring_lite_megatron.yaml",
     }  # 256 GPUs: tests/unit/cli/test_ring_lite
+    elsewhere |= {"configs/gpu_1x.yaml", "configs/gpu_2x.yaml"}  # on GPUs: benchmarks/bench_gpu_loop.py
     assert shipped == {name for name in DOMAINS if name != EXAMPLE} | elsewhere
 
 

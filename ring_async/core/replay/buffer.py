@@ -229,8 +229,8 @@ class ReplayBuffer:
     def evict(self, learner: PolicyVersion) -> Change:
         """End trajectories beyond `max_staleness` at the learner's version, and those above the retention bound.
 
-        Retention ends the oldest trajectories first. A trajectory whose tokens were all trained at least once
-        keeps its state: it is merely not used again.
+        Retention ends the oldest trajectories first, and no remainder, which the next batch begins with. A trajectory
+        whose tokens were all trained at least once keeps its state: it is merely not used again.
         """
         held, rules = self._held, self.rules
         touched: dict[str, list[Progress]] = {}
@@ -260,7 +260,8 @@ class ReplayBuffer:
             for entry, index in held.by_age():
                 if excess <= 0:
                     break
-                end(entry, index, EndCause.RETENTION)
+                if not entry.progress[index].position:
+                    end(entry, index, EndCause.RETENTION)
         return self._change(touched, moved)
 
     def plan(

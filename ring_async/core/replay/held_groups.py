@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedDict, SortedList
 
 from ring_async.columns import Column
 from ring_async.core.replay.buffer_rules import BufferRules
@@ -122,6 +122,8 @@ class HeldGroups:
         """Groups whose verdicts may not be trained on."""
         self.overused: dict[str, None] = {}
         """Groups with a trajectory that was used more often than rules that came later allow."""
+        self._births: SortedDict = SortedDict()
+        """How many shelves there are of each birth."""
         self._groups: dict[str, HeldGroup] = {}
         self._settling: dict[str, None] = {}
         self._placed: dict[str, list[tuple[ShelfKey, Item, int]]] = {}
@@ -192,6 +194,8 @@ class HeldGroups:
 
     def born_before(self, birth: int) -> Iterator[tuple[HeldGroup, int]]:
         """The open trajectories that are older, by the configured measure: group and index."""
+        if not self._births or self._births.peekitem(0)[0] >= birth:
+            return
         for key, shelf in self.shelves.items():
             if key.birth < birth:
                 for item in shelf:
@@ -260,6 +264,7 @@ class HeldGroups:
             item = (is_whole, num_uses, rank, tie, group_id, tuple(indices), group)
             if (shelf := self.shelves.get(key)) is None:
                 shelf = self.shelves[key] = Shelf()
+                self._births[birth] = self._births.get(birth, 0) + 1
             shelf.add(item)
             placed.append((key, item, tokens_of(item)))
         self._placed[group_id] = placed
@@ -278,6 +283,9 @@ class HeldGroups:
             shelf.remove(item, tokens)
             if not shelf.num:
                 del self.shelves[key]
+                self._births[key.birth] -= 1
+                if not self._births[key.birth]:
+                    del self._births[key.birth]
 
     def _make_heaps(self) -> None:
         """Make the heaps anew, without the groups that closed."""

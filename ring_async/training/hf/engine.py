@@ -20,7 +20,7 @@ from ring_async.config.schema import Config
 from ring_async.models.file_tensors import file_tensors
 from ring_async.training.base import WeightsSnapshot
 from ring_async.training.batch_steps import BatchSteps
-from ring_async.training.batch_tensors import BatchTensors
+from ring_async.training.batch_tensors import BatchTensors, to_device
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.optimizer import Optimizer
 from ring_async.training.hf.precision import MasterWeights
@@ -99,9 +99,9 @@ class HfTrainEngine(BatchSteps):
 
     def _forwards(self, batch: PackedBatch, scored: Bool, wanted: Bool) -> list[Microbatch]:
         found = super()._forwards(batch, scored, wanted)
-        if self._settings.padded_tokens:  # every forward costs the same: the fewer the better
+        if self._settings.attention == "varlen":  # rows may be fuller than what keeps responses to a prompt together
             rows = self._config.learner.rows_per_microbatch
-            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=len)
+            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=_cost)
         return found
 
     def _gradients(
@@ -127,7 +127,7 @@ class HfTrainEngine(BatchSteps):
         self, microbatch: Microbatch, tensors: BatchTensors, minibatch: int, token_budget: int, statistics: Statistics
     ) -> Tensor:
         """Add one microbatch's gradient; returns its share of the loss, detached."""
-        positions = torch.from_numpy(microbatch.positions).to(self._device)
+        positions = to_device(microbatch.positions, self._device)
         targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
         policy, entropy = self._model.score(
             microbatch, targets, temperatures, tensors.columns, entropy_grad=self._objective.needs_entropy_grad
@@ -144,7 +144,7 @@ class HfTrainEngine(BatchSteps):
             Score(policy, entropy, reference),
             tensors,
             positions,
-            torch.from_numpy(microbatch.sequence_ids).to(self._device),
+            to_device(microbatch.sequence_ids, self._device),
             divisor=token_budget / self._num_minibatches,
             progress=minibatch / self._num_minibatches,
         )
@@ -159,7 +159,7 @@ class HfTrainEngine(BatchSteps):
         found = torch.zeros(tensors.input_ids.shape, device=self._device)
         with torch.no_grad():
             for microbatch in self._microbatches(batch, scored, scored):
-                positions = torch.from_numpy(microbatch.positions).to(self._device)
+                positions = to_device(microbatch.positions, self._device)
                 targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
                 found[positions], _ = self._model.score(microbatch, targets, temperatures, tensors.columns)
         return found
@@ -238,6 +238,11 @@ class HfTrainEngine(BatchSteps):
 
     def close(self) -> None:
         """Nothing to release beyond memory, which goes with the learner's process."""
+
+
+def _cost(microbatches: list[Microbatch]) -> tuple[int, int]:
+    """Tokens, then forwards: the fewer the better."""
+    return sum(one.input_ids.size for one in microbatches), len(microbatches)
 
 
 def _bytes_tensor(text: str) -> Tensor:
