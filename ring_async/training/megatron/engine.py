@@ -173,10 +173,10 @@ class MegatronTrainEngine(BatchSteps):
     # -- weights
 
     def snapshot(self) -> WeightsSnapshot:
-        """Keep what this rank hands out of a version, on the host. See `TrainEngine.snapshot`."""
+        """Copy what this rank hands out of a version, where it lies. See `TrainEngine.snapshot`."""
         kept = self._exchange.own_parameters()
         parameters = {
-            name: parameter.detach().to("cpu", copy=True)
+            name: parameter.detach().clone()
             for name, parameter in self._model.module.named_parameters()
             if name in kept
         }
