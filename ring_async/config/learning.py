@@ -96,7 +96,7 @@ class ParallelSection(Section):
     pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
     expert: PositiveInt = Field(
         1,
-        description="Ranks that share experts out. hf: of a copy (`shard`); megatron: with rows of their own.",
+        description="Ranks that share experts out. hf: of a copy (`shard`); megatron: of a stage (tensor · data).",
     )
     hosts: PositiveInt = Field(1, description="Hosts that the ranks run on, equally many on each, in order.")
 
@@ -114,6 +114,10 @@ class ParallelSection(Section):
     def num_data_ranks(self) -> int:
         """Ranks, or groups of `tensor · pipeline` ranks, that train on rows of their own."""
         return self.data * self.shard
+
+    def data_rank_of(self, rank: int) -> int:
+        """Whose rows a rank of the learner trains on: those of the group that it is of."""
+        return rank // self.tensor % self.num_data_ranks
 
     def problems(self, gpus: float, one_host: str) -> Iterator[str]:
         """Problems of where the ranks run, one line each.
@@ -214,6 +218,12 @@ class LossSection(Section):
     kl_coefficient: NaturalFloat = Field(0.0, description="β, against the frozen start weights.")
     kl_estimator: Literal["k1", "k2", "k3", "k3_weighted"] = "k3_weighted"
     entropy_coefficient: NaturalFloat = Field(0.0, description="α_ent; entropy is encouraged.")
+    balance_coefficient: NaturalFloat = Field(
+        0.0, description="α_bal; megatron: experts that are visited unevenly cost, outside of 1/Φ."
+    )
+    router_z_coefficient: NaturalFloat = Field(
+        0.0, description="α_z; megatron: large logits of routers cost, outside of 1/Φ."
+    )
 
 
 class AdvantageSection(Section):
