@@ -48,6 +48,7 @@ from ring_async.training.layout import (
 from ring_async.training.objective import RlObjective, Statistics
 from ring_async.training.rank_reports import union
 from ring_async.training.ranks import Ranks
+from ring_async.training.trained_tokens import trained_tokens
 from ring_async.types import Float32
 
 log = logging.getLogger(__name__)
@@ -228,6 +229,8 @@ class BatchSteps(ABC):
     def _of_all_ranks(self, report: StepReport, statistics: BatchStatistics, batch: PackedBatch) -> StepReport:
         """The report on the whole batch, on rank 0; the moments of the mismatch, on every rank."""
         mismatch = self._objective.mismatch
+        if self._ranks.rank == 0:
+            report = dataclasses.replace(report, tokens=trained_tokens(statistics, batch.plan))
         united = union(self._ranks, statistics, batch, reports_rows=self._reports_rows)
         if united is not None:
             everything, plan = united

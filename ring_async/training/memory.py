@@ -18,7 +18,7 @@ from typing import Any
 
 from ring_async.config.schema import Config
 
-HEAD_CHUNK_BYTES = 5 << 30
+HEAD_CHUNK_BYTES = 8 << 30
 """Logits of one chunk in float32, and what is made of them (`hf.head`)."""
 
 _GIB = 1 << 30

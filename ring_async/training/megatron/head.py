@@ -91,12 +91,16 @@ class _Head(torch.autograd.Function):
         for part in chunks(hidden.shape[0], ctx.chunk_tokens):
             logits = product(hidden[part], weight.t())
             grad_logits = elementwise(gradient_of_logits, logits.is_cuda)(
-                logits, temperatures[part], normalizer[part], entropy[part], grad_logprob[part], grad_entropy[part]
+                logits,
+                targets[part] - ctx.first_row,
+                temperatures[part],
+                normalizer[part],
+                entropy[part],
+                grad_logprob[part],
+                grad_entropy[part],
+                hidden.dtype,
             )
-            own, is_own = _own_targets(targets[part] - ctx.first_row, grad_logits.shape[1])
-            at_target = torch.where(is_own, grad_logprob[part] / temperatures[part], 0.0)
-            grad_logits.scatter_add_(1, own[:, None], at_target[:, None])
-            grad_logits = grad_logits.to(hidden.dtype)
+            del logits
             grad_hidden[part] = grad_logits @ weight
             grad_weight += product(grad_logits.t(), hidden[part])
         return grad_hidden, grad_weight.to(weight.dtype), *[None] * 6

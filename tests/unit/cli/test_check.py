@@ -59,7 +59,7 @@ def test_a_cluster_s_own_hosts_are_not_judged_by_this_machine(monkeypatch: pytes
 def test_what_a_rank_of_the_learner_needs_of_its_gpu_is_said():
     said = _learner_memory(make_config(learner__parallel__shard=2, placement__gpus={"learner": 2}))
     # The tiny model: a chunk of the head, and little else.
-    assert said.startswith("learner: 2 ranks, about 5.0 GiB (state 0.0, ")
+    assert said.startswith("learner: 2 ranks, about 8.0 GiB (state 0.0, ")
 
 
 def test_a_learner_of_many_ranks_needs_the_gpus_of_its_process():
