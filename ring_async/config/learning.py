@@ -96,7 +96,7 @@ class ParallelSection(Section):
     pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
     expert: PositiveInt = Field(
         1,
-        description="Ranks that share experts out. hf: of a copy (`shard`); megatron: of a stage (`tensor · data`).",
+        description="Ranks that share experts out. hf: of a copy (`shard`); megatron: of a stage (tensor · data).",
     )
     hosts: PositiveInt = Field(1, description="Hosts that the ranks run on, equally many on each, in order.")
 

@@ -36,7 +36,7 @@ class ModelSizes:
         attention_width: (h + 2 h_kv) · d_h.
         feed_forward_width: f, of the layers, or of all experts that a token visits.
         experts_per_token: k; 0 without experts.
-        num_expert_parameters: of all routed experts.
+        num_expert_parameters: of all experts that tokens choose among.
     """
 
     num_parameters: int
@@ -78,12 +78,11 @@ def rank_memory(config: Config, sizes: ModelSizes) -> RankMemory:
         return _megatron_memory(config, sizes)
     learner = config.learner
     num_ranks = learner.parallel.num_ranks
-    num_slices = learner.parallel.shard
-    held = sizes.num_parameters / num_slices
+    held = sizes.num_parameters / learner.parallel.shard
     # Experts that are shared out over ranks are not gathered: a rank rounds its own.
     spread = sizes.num_expert_parameters if learner.parallel.expert > 1 else 0
     layer = (sizes.num_parameters - sizes.num_root_parameters - spread) / max(1, sizes.num_layers)
-    layer += spread / max(1, sizes.num_layers) / num_slices
+    layer += spread / max(1, sizes.num_layers) / learner.parallel.shard
     gathered = 2.0 * sizes.num_root_parameters + (2 * 2 + 4) * layer
     compute = 2.0 * sizes.num_parameters if num_ranks == 1 else gathered
     if config.loss.kl_coefficient > 0:
@@ -158,5 +157,7 @@ def model_sizes(folder: Path) -> ModelSizes:
         attention_width=(heads + 2 * kv_heads) * head_width,
         feed_forward_width=width,
         experts_per_token=experts,
-        num_expert_parameters=sum(p.numel() for name, p in model.named_parameters() if ".experts." in name),
+        num_expert_parameters=sum(
+            parameter.numel() for name, parameter in model.named_parameters() if ".experts." in name
+        ),
     )

@@ -97,6 +97,11 @@ def hf_problems(config: Config) -> list[str]:
         )
         if value != 1
     ]
+    if parallel.expert not in {1, parallel.shard}:
+        problems.append(
+            "it shares experts out over the ranks of a copy of the model; learner.parallel.expert is "
+            f"{parallel.expert}, set it to learner.parallel.shard {parallel.shard}, or 1"
+        )
     problems += [
         f"it has no loss on routers; loss.{key} is {value:g}, set it to 0 or use megatron"
         for key, value in (
@@ -105,11 +110,6 @@ def hf_problems(config: Config) -> list[str]:
         )
         if value
     ]
-    if parallel.expert not in {1, parallel.shard}:
-        problems.append(
-            "it shares experts out over the ranks of a copy of the model; learner.parallel.expert is "
-            f"{parallel.expert}, set it to learner.parallel.shard {parallel.shard}, or 1"
-        )
     if parallel.num_ranks > 1 and config.correction.rule == "m2po":
         problems.append("correction.rule m2po needs a mask over the whole batch, which ranks do not share; use icepop")
     if strangers := sorted(options.keys() - set(_OPTIONS)):

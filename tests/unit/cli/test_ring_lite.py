@@ -15,6 +15,7 @@ from ring_async.training.memory import model_sizes, rank_memory
 
 ROOT = Path(__file__).parents[3]
 CONFIG = "configs/ring_lite.yaml"
+MEGATRON = "configs/ring_lite_megatron.yaml"
 GIB = 1 << 30
 
 
@@ -45,6 +46,17 @@ def test_check_says_who_would_run_where_and_what_a_gpu_must_hold(tmp_path: Path)
     assert any(line.startswith("host 0: learner ranks 0–7, 1 controller, 8 replay") for line in lines)
     assert any("learner ranks 8–63; 8 of 8 GPUs" in line for line in lines)
     assert any("8 rollout" in line and line.startswith("hosts") and "–31: " in line for line in lines)
+
+
+def test_the_other_trainer_takes_the_same_fleet(tmp_path: Path):
+    model = write_ling_lite(tmp_path / "Ling-lite", max_position_embeddings=32_768)
+    words = ["check", MEGATRON, f"model.path={model}", f"run.dir={tmp_path}", "--hosts", "32"]
+    said = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert said.exit_code == 0, said.output
+    assert "learner: 64 ranks, about" in said.output
+    config = load_config(MEGATRON)
+    assert (config.loss.balance_coefficient, config.loss.router_z_coefficient) == (1e-5, 1e-7)
+    assert config.loss.kl_coefficient == 1e-3
 
 
 def test_a_rank_fits_into_80_gb(tmp_path: Path):
