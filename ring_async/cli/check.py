@@ -10,8 +10,9 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from rich.text import Text
 
 from ring_async.cli.options import AsJson, ConfigFile, Overrides, err, out
@@ -20,22 +21,34 @@ from ring_async.config.load import load_config
 from ring_async.config.schema import Config
 from ring_async.core.roster import Role
 from ring_async.errors import ConfigError
+from ring_async.placement.plan import Room, lines_of, plan_fleet
 from ring_async.storage.run_place import check_run_place
 
 if TYPE_CHECKING:
     from ring_async.verifiers.base import Verifier
 
 
-def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def check(  # noqa: PLR0917 - Typer passes names
+    config: ConfigFile,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    hosts: Annotated[int, typer.Option(help="Plan for a cluster of so many hosts; 0: for here.", min=0)] = 0,
+    gpus: Annotated[float, typer.Option(help="With --hosts: GPUs of each.", min=0)] = 8,
+    cpus: Annotated[float, typer.Option(help="With --hosts: CPUs of each.", min=0)] = 96,
+) -> None:
     """Check a configuration and show it resolved, without starting anything.
+
+    With --hosts, it prints who would run where on a cluster that need not exist yet.
 
     [bold]Examples[/bold]
 
       ring-async check configs/local.yaml
       ring-async check configs/local.yaml rollout.num=2 --json | jq .rollout
+      ring-async check configs/ring_lite.yaml model.path=/models/Ling-lite-1.5 --hosts 32 --gpus 8
     """
     resolved = load_config(config, overrides or [])
-    check_parts(resolved)
+    plan = _planned(resolved, hosts, Room(cpus, gpus)) if hosts else []
+    check_parts(resolved, is_planned=bool(plan))
     if as_json:
         out.print_plain(resolved.model_dump(mode="json"))
     else:
@@ -46,6 +59,12 @@ def check(config: ConfigFile, overrides: Overrides = None, as_json: AsJson = Fal
         )
         if resolved.placement.gpus.get(Role.LEARNER):
             out.print(_learner_memory(resolved))
+        for line in plan:
+            out.print(line, soft_wrap=True)
+
+
+def _planned(config: Config, num_hosts: int, room: Room) -> list[str]:
+    return list(lines_of(plan_fleet(config, num_hosts, room), room))
 
 
 def _learner_memory(config: Config) -> str:
@@ -58,32 +77,44 @@ def _learner_memory(config: Config) -> str:
     return f"learner: {num_ranks} rank{'s' * (num_ranks > 1)}, about {memory} on each GPU"
 
 
-def check_parts(config: Config) -> None:
+def check_parts(config: Config, *, is_planned: bool = False) -> None:
     """Refuse a configuration whose parts would fail inside an actor.
+
+    Args:
+        config: of the run.
+        is_planned: whether it is for another cluster, so that this machine's packages and GPUs say nothing.
 
     Raises:
         ConfigError: one line for each part that cannot work here: its key, why, and what to do.
     """
-    if problems := dict.fromkeys(part_problems(config)):  # sources that share a verifier share its problems
+    if problems := dict.fromkeys(
+        part_problems(config, is_planned=is_planned)
+    ):  # sources that share a verifier share its problems
         raise ConfigError("\n".join(problems))
 
 
-def part_problems(config: Config) -> Iterator[str]:
-    """The reasons why this configuration cannot run here, one line each, as far as they show before anything starts."""
+def part_problems(config: Config, *, is_planned: bool = False) -> Iterator[str]:
+    """The reasons why this configuration cannot run here, one line each, as far as they show before anything starts.
+
+    Arguments as for `check_parts`.
+    """
     from ring_async.control.tls import read_certificate
     from ring_async.engines.registry import engine_host_problems, engine_problems
     from ring_async.models import resolve_model_path
     from ring_async.monitoring.services import service_problems
     from ring_async.placement.ray_cluster import has_cluster, problems_here
     from ring_async.training.registry import trainer_problems
-    from ring_async.transport.weights.registry import channel_problems
+    from ring_async.transport.weights.registry import channel_host_problems, channel_problems
 
     yield from engine_problems(config)
-    if not has_cluster():  # there, `up` asks the hosts that rollouts have places on
+    is_here = not has_cluster() and not is_planned  # on a cluster, `up` asks the hosts that actors have places on
+    if is_here:
         yield from engine_host_problems(config)
     yield from trainer_problems(config)
     yield from channel_problems(config)
-    yield from problems_here(config)
+    if is_here:
+        yield from channel_host_problems(config)
+        yield from problems_here(config)
     of_services: list[str] = []
     yield from _refusal("monitoring", lambda: of_services.extend(service_problems(config)))
     yield from of_services

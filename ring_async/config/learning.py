@@ -94,12 +94,21 @@ class ParallelSection(Section):
     shard: PositiveInt = Field(1, description="Ranks that hold a slice each of weights, gradients and optimizer.")
     tensor: PositiveInt = Field(1, description="megatron: ranks that split every matrix product.")
     pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
-    expert: PositiveInt = Field(1, description="megatron: ranks of a stage (tensor · data) that share experts out.")
+    expert: PositiveInt = Field(
+        1,
+        description="Ranks that share experts out. hf: of a copy (`shard`); megatron: of a stage (tensor · data).",
+    )
+    hosts: PositiveInt = Field(1, description="Hosts that the ranks run on, equally many on each, in order.")
 
     @property
     def num_ranks(self) -> int:
         """Processes of the learner."""
         return self.num_data_ranks * self.tensor * self.pipeline
+
+    @property
+    def ranks_per_host(self) -> int:
+        """Ranks of one host: host h runs `[h · ranks_per_host, (h + 1) · ranks_per_host)`."""
+        return self.num_ranks // self.hosts
 
     @property
     def num_data_ranks(self) -> int:
@@ -109,6 +118,26 @@ class ParallelSection(Section):
     def data_rank_of(self, rank: int) -> int:
         """Whose rows a rank of the learner trains on: those of the group that it is of."""
         return rank // self.tensor % self.num_data_ranks
+
+    def problems(self, gpus: float, one_host: str) -> Iterator[str]:
+        """Problems of where the ranks run, one line each.
+
+        Args:
+            gpus: `placement.gpus.learner`, on each host.
+            one_host: what keeps the fleet on one host, with its remedy; empty: nothing.
+        """
+        if self.num_ranks % self.hosts:
+            yield (
+                f"learner.parallel.hosts: {self.num_ranks} ranks cannot be spread over {self.hosts} hosts, equally "
+                "many on each; choose a divisor"
+            )
+        elif self.hosts > 1 and one_host:
+            yield f"learner.parallel.hosts: {one_host}"
+        elif 0 < gpus < self.ranks_per_host and self.num_ranks > 1:  # one rank may share its GPU with a rollout
+            yield (
+                f"placement.gpus.learner: {gpus:g} on each host of the learner, where {self.ranks_per_host} ranks need "
+                f"a GPU each; set it to {self.ranks_per_host}, or learner.parallel.hosts higher"
+            )
 
 
 class LearnerSection(Section):

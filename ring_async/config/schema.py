@@ -9,7 +9,7 @@ proves it). Field descriptions are the reference documentation.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -283,6 +283,11 @@ class Config(Section):
             evaluator=int(self.evaluation.every_versions > 0),
         )
 
+    def needs(self, share: Mapping[Role, float]) -> dict[Role, float]:
+        """The needs of all actors of each role together, from those of one; the learner's, from those of a host."""
+        needs = self.roster.needs(share)
+        return needs | {Role.LEARNER: needs[Role.LEARNER] * self.learner.parallel.hosts}
+
     @property
     def bound_to_one_host(self) -> str:
         """The setting that keeps the fleet on one host, and what to set instead; empty if there is none."""
@@ -301,7 +306,7 @@ class Config(Section):
     @property
     def required_cpus(self) -> float:
         """CPUs that Ray sets aside for the whole fleet."""
-        return sum(self.roster.needs(self.placement.cpus).values())
+        return sum(self.needs(self.placement.cpus).values())
 
     def _unknown_sources(self, where: str, names: Iterable[str]) -> list[str]:
         known = ", ".join(sorted(self.sources))
@@ -376,7 +381,9 @@ class Config(Section):
                 )
 
     def _placement_problems(self) -> Iterator[str]:
-        if self.placement.hosts and (one_host := self.bound_to_one_host):
+        gpus, one_host = self.placement.gpus.get(Role.LEARNER, 0.0), self.bound_to_one_host
+        yield from self.learner.parallel.problems(gpus, one_host)
+        if self.placement.hosts and one_host:
             yield f"placement.hosts: {one_host}"
         if 0 < self.placement.num_cpus < self.required_cpus:
             yield (

@@ -166,6 +166,11 @@ class BailingMoePreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """The experts are those of transformers, which can; transformers looks for that in this file, and in vain."""
+        return True
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -19,6 +19,7 @@ from ring_async.engines.registry import engine_host_problems
 from ring_async.errors import ConfigError
 from ring_async.models import resolve_model_path
 from ring_async.storage.run_dir import RunDir
+from ring_async.transport.weights.registry import channel_host_problems
 
 
 def fingerprint() -> str:
@@ -46,6 +47,8 @@ def host_problems(config: str, run_dir: str, working_dir: str, expected: str, ro
     resolved = config_from_mapping(json.loads(config))
     if not ENGINE_ROLES.isdisjoint(roles):
         problems += engine_host_problems(resolved)
+    if not (ENGINE_ROLES | {Role.LEARNER}).isdisjoint(roles):
+        problems += channel_host_problems(resolved)
     try:
         with contextlib.chdir(working_dir) if Path(working_dir).is_dir() else contextlib.nullcontext():
             resolve_model_path(resolved.model.path)

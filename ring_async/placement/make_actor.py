@@ -67,12 +67,15 @@ def _make_rollout(context: ActorContext, make_tokenizer: Any, keys: CurveKeys | 
 def _make_learner(context: ActorContext, socket_dir: Path, keys: CurveKeys | None) -> Actor:
     from ring_async.actors.learner import Learner
     from ring_async.actors.learner_ranks.group import RankGroup
+    from ring_async.placement.learner_hosts import RayRankHosts
     from ring_async.training.registry import make_trainer
     from ring_async.transport.weights.registry import make_weight_sender
 
     config = context.config
     sender = make_weight_sender(config, socket_dir=socket_dir, actor_id=context.spec.actor_id, keys=keys)
-    ranks = RankGroup(context, socket_dir, keys) if config.learner.parallel.num_ranks > 1 else None
+    parallel = config.learner.parallel
+    hosts = RayRankHosts(config) if parallel.hosts > 1 else None
+    ranks = RankGroup(context, socket_dir, keys, hosts) if parallel.num_ranks > 1 else None
     store = ranks.store if ranks else ""
     return Learner(context, lambda: make_trainer(config, 0, store), sender, ranks)
 

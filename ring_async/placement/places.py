@@ -72,7 +72,8 @@ class OneMachine:
 
 
 class ClusterPlaces:
-    """A Ray placement group for each actor of one run. Make it once Ray is joined.
+    """A Ray placement group for each actor of one run: one bundle, or one on each of the learner's hosts. Make it once
+    Ray is joined.
 
     Example, a rollout on a cluster of two hosts:
         `reserve` asks Ray for `{CPU: 4}` for `rollout-1`, anywhere; Ray gives it room on 10.0.0.2.
@@ -120,11 +121,14 @@ class ClusterPlaces:
 
         group = self._groups.get(actor_id)
         if group is None:
-            bundle = bundle_of(self._config, role, self._bound_to(actor_id, role))
-            group = self._groups[actor_id] = placement_group([bundle])
+            bundles = bundles_of(self._config, role, self._bound_to(actor_id, role))
+            group = self._groups[actor_id] = placement_group(bundles, strategy="STRICT_SPREAD")
         table = placement_group_table(group)
         node_id = table["bundles_to_node_id"].get(0, "")
-        if table["state"] != "CREATED" or node_id not in self._look(HOSTS_MAX_AGE_S):
+        if (
+            table["state"] != "CREATED"
+            or not set(table["bundles_to_node_id"].values()) <= self._look(HOSTS_MAX_AGE_S).keys()
+        ):
             return self._waits_for(actor_id, role)
         strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         options = {"scheduling_strategy": strategy}
@@ -240,6 +244,21 @@ def needs_of(config: Config, role: Role) -> dict[str, float]:
 def bundle_of(config: Config, role: Role, address: str) -> dict[str, float]:
     """The bundle that a group asks Ray for: the needs of a role, on the host of this address if it is not empty."""
     return (needs_of(config, role) | ({f"node:{address}": MIN_SHARE} if address else {})) or {"CPU": MIN_SHARE}
+
+
+def bundles_of(config: Config, role: Role, address: str) -> list[dict[str, float]]:
+    """The bundles of an actor, each on a host of its own: one, but for a learner of several hosts.
+
+    Args:
+        config: of the run.
+        role: of the actor.
+        address: of the host that the first bundle is bound to; empty: any.
+    """
+    if role is not Role.LEARNER:
+        return [bundle_of(config, role, address)]
+    chosen = config.placement.hosts.get(role, ())
+    others = [chosen[index % len(chosen)] if chosen else "" for index in range(1, config.learner.parallel.hosts)]
+    return [bundle_of(config, role, one) for one in (address, *others)]
 
 
 def check_state_stays(before: Config, now: Config) -> None:

@@ -113,7 +113,7 @@ def placement_problems(config: Config, there: Mapping[str, float], where: str) -
     problems = []
     placement = config.placement
     for key, ray_name, share in (("cpus", "CPU", placement.cpus), ("gpus", "GPU", placement.gpus)):
-        needs = config.roster.needs(share)
+        needs = config.needs(share)
         needed = sum(needs.values())
         if needed > there.get(ray_name, float("inf")) + 1e-6:
             parts = ", ".join(f"{role} {amount:g}" for role, amount in needs.items() if amount)
@@ -135,6 +135,8 @@ def problems_here(config: Config) -> list[str]:
     if config.placement.gpus:
         there["GPU"] = float(num_gpus())
     problems = placement_problems(config, there, "this machine")
+    if config.learner.parallel.hosts > 1:
+        problems.append("learner.parallel.hosts: needs a Ray cluster; say where it is with RAY_ADDRESS")
     if config.placement.hosts:
         problems.append("placement.hosts: names hosts of a Ray cluster; say where it is with RAY_ADDRESS")
     return problems

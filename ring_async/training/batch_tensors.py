@@ -31,6 +31,7 @@ class BatchTensors:
         is_loss: bool `[B · C]`, tokens that carry loss in this optimizer step; the trainer narrows it per minibatch.
         proximal_logprobs: float32 `[B · C]`, if they were computed beforehand.
         batch_mask: bool `[B · C]`, if the rule keeps tokens by a mask over the whole batch.
+        columns: the batch's optional columns, in host memory: `[B · C]` or `[B · C, width]` each.
     """
 
     def __init__(self, batch: PackedBatch, device: torch.device) -> None:
@@ -42,6 +43,7 @@ class BatchTensors:
         self.is_loss = flat_tensor(batch.loss_mask != 0, device)
         self.proximal_logprobs: Tensor | None = None
         self.batch_mask: Tensor | None = None
+        self.columns = {name: values.reshape(-1, *values.shape[2:]) for name, values in batch.columns.items()}
 
 
 def flat_tensor(values: Any, device: torch.device) -> Tensor:

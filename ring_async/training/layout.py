@@ -35,6 +35,7 @@ class Microbatch:
         scatter: int64 `[U]`.
         members: int64 `[L]`, the flat tokens of every sequence, sequence after sequence (`hf.varlen`).
         lengths: int64 `[S]`, tokens of each of these sequences; together L.
+        origins: int64 `[U]`, where each flat token of a response lies in the rows: row · C + column; −1: of a prompt.
         sources: int64 `[T]`, flat token whose hidden state predicts each scored token.
         positions: int64 `[T]`, where each scored token lies in the rows: row · C + column.
         sequence_ids: int64 `[T]`, 0 … S−1 within this microbatch.
@@ -46,6 +47,7 @@ class Microbatch:
     scatter: Int64
     members: Int64
     lengths: Int64
+    origins: Int64
     sources: Int64
     positions: Int64
     sequence_ids: Int64
@@ -162,6 +164,7 @@ def idle_microbatch() -> Microbatch:
         scatter=one,
         members=one,
         lengths=np.ones(1, np.int64),
+        origins=np.full(1, -1, np.int64),
         sources=none,
         positions=none,
         sequence_ids=none,
@@ -177,6 +180,7 @@ class _Builder:
         self.num_tokens = 0
         self._inputs: list[Int64] = []
         self._members: list[Int64] = []
+        self._origins: list[Int64] = []
         self._sources: list[Int64] = []
         self._positions: list[Int64] = []
         self._prompt: Int64 | None = None
@@ -196,15 +200,19 @@ class _Builder:
         # The last scored token is predicted, never read.
         num_inputs = max(int(columns[-1]), sequence.num_prompt_tokens) if columns.size else sequence.num_prompt_tokens
         ids = self._batch.input_ids[sequence.row, start : start + num_inputs].astype(np.int64)
-        if self._prompt is None or sequence.num_prompt_tokens == 0:
-            self._prompt = self._append(ids[: sequence.num_prompt_tokens])
-        member = np.concatenate([self._prompt, self._append(ids[sequence.num_prompt_tokens :])])
+        num_prompt = sequence.num_prompt_tokens
+        if self._prompt is None or num_prompt == 0:
+            self._prompt = self._append(ids[:num_prompt], np.full(num_prompt, -1, np.int64))
+        first = sequence.row * self._batch.plan.token_capacity + start
+        response = np.arange(first + num_prompt, first + num_inputs, dtype=np.int64)
+        member = np.concatenate([self._prompt, self._append(ids[num_prompt:], response)])
         self._members.append(member)
         self._sources.append(member[columns - 1])
-        self._positions.append(sequence.row * self._batch.plan.token_capacity + start + columns)
+        self._positions.append(first + columns)
 
-    def _append(self, ids: Int64) -> Int64:
+    def _append(self, ids: Int64, origins: Int64) -> Int64:
         self._inputs.append(ids)
+        self._origins.append(origins)
         self.num_tokens += ids.size
         return np.arange(self.num_tokens - ids.size, self.num_tokens, dtype=np.int64)
 
@@ -221,6 +229,7 @@ class _Builder:
             scatter=scatter,
             members=np.concatenate(self._members),
             lengths=np.array([member.size for member in self._members], dtype=np.int64),
+            origins=np.concatenate(self._origins),
             sources=np.concatenate(self._sources),
             positions=np.concatenate(self._positions),
             sequence_ids=np.repeat(np.arange(len(counts), dtype=np.int64), counts),

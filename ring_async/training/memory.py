@@ -79,7 +79,10 @@ def rank_memory(config: Config, sizes: ModelSizes) -> RankMemory:
     learner = config.learner
     num_ranks = learner.parallel.num_ranks
     held = sizes.num_parameters / learner.parallel.shard
-    layer = (sizes.num_parameters - sizes.num_root_parameters) / max(1, sizes.num_layers)
+    # Experts that are shared out over ranks are not gathered: a rank rounds its own.
+    spread = sizes.num_expert_parameters if learner.parallel.expert > 1 else 0
+    layer = (sizes.num_parameters - sizes.num_root_parameters - spread) / max(1, sizes.num_layers)
+    layer += spread / max(1, sizes.num_layers) / learner.parallel.shard
     gathered = 2.0 * sizes.num_root_parameters + (2 * 2 + 4) * layer
     compute = 2.0 * sizes.num_parameters if num_ranks == 1 else gathered
     if config.loss.kl_coefficient > 0:

@@ -18,10 +18,13 @@ import os
 from datetime import timedelta
 
 import msgspec
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+_TCP = "tcp://"
 
 COLLECTIVE_TIMEOUT_S = 1800.0
 """Longest wait inside one collective. Long, since a rank may be compiling; a rank that died is noticed from outside."""
@@ -33,7 +36,8 @@ class RankPlace(msgspec.Struct, frozen=True):
     Attributes:
         rank: 0 … num_ranks − 1; rank 0 is the learner's own process.
         num_ranks: of the learner.
-        store: path of the file through which they find each other, which no earlier group used; "" for a rank alone.
+        store: path of the file through which they find each other, which no earlier group used; on several hosts
+            `tcp://host:port` of a store (`serve_store`); "" for a rank alone.
         device: torch's name of the device this rank computes on.
     """
 
@@ -136,20 +140,48 @@ def join_ranks(place: RankPlace) -> Ranks:
     """Join the process group of a learner's ranks. Blocks until all are there."""
     if place.num_ranks == 1:
         return Ranks(place)
-    # All ranks run on one host: nobody else needs to reach gloo's ports, which know no password.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if not place.store.startswith(_TCP):
+        # All ranks run on one host: nobody else needs to reach gloo's ports, which know no password.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     device = torch.device(place.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=dist.FileStore(place.store, place.num_ranks),
+        store=_store_of(place),
         rank=place.rank,
         world_size=place.num_ranks,
         timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
         device_id=device if device.type == "cuda" else None,
     )
     return Ranks(place)
+
+
+def serve_store(address: str, num_ranks: int) -> tuple[str, object]:
+    """Open the store through which ranks of several hosts find each other, in this process, on a free port.
+
+    torch's store knows no password: the network between the learner's hosts must be closed (docs/security.md).
+
+    Returns:
+        Its name for `RankPlace.store`, and what keeps it open.
+    """
+    store = dist.TCPStore(address, 0, num_ranks, is_master=True, wait_for_workers=False)
+    return f"{_TCP}{address}:{store.port}", store
+
+
+def use_interface(address: str) -> None:
+    """Have gloo and NCCL use the network interface of this address, here and in processes that start from here."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(one.address == address for one in addresses):
+            for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+                os.environ.setdefault(key, name)
+
+
+def _store_of(place: RankPlace) -> dist.Store:
+    if not place.store.startswith(_TCP):
+        return dist.FileStore(place.store, place.num_ranks)
+    host, _, port = place.store.removeprefix(_TCP).rpartition(":")
+    return dist.TCPStore(host, int(port), place.num_ranks, is_master=False)
 
 
 def _from_bytes(content: bytes) -> Tensor:

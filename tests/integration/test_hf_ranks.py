@@ -30,6 +30,8 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
     "everything computed again": {"model": "dense", "overrides": {"learner__recompute": 1.0}},
+    "experts over ranks": {"model": "bailing", "overrides": {"learner__parallel__expert": 2}},
+    "two copies": {"model": "dense", "overrides": {"learner__parallel__data": 2, "learner__parallel__shard": 1}},
 }
 NUMBERS = ("grad_norm", "surrogate", "entropy", "effective_sample_size", "behavior_ratio_masked", "reward_mean")
 
@@ -58,12 +60,17 @@ def two_ranks(folder: Path, tasks: list[dict[str, Any]]) -> list[list[dict[str, 
     return run_ranks(2, [*tasks, spoiled | {"overrides": {"correction__rule": "none"}}], folder / "two")
 
 
+def on_others(task: dict[str, Any]) -> dict[str, Any]:
+    """The model and settings of a task, for another number of ranks: how they share it is not part of it."""
+    overrides = {k: v for k, v in task.get("overrides", {}).items() if not k.startswith("learner__parallel__")}
+    return {"model": task["model"], "overrides": overrides}
+
+
 @pytest.fixture(scope="module")
 def three_ranks(folder: Path, tasks: list[dict[str, Any]], two_ranks: object) -> Path:
     """Three ranks restore what two saved, and save it again at once."""
     again = [
-        {key: task[key] for key in ("model", "overrides") if key in task}
-        | {"restore": task["save"], "save": str(folder / "again" / str(index))}
+        on_others(task) | {"restore": task["save"], "save": str(folder / "again" / str(index))}
         for index, task in enumerate(tasks)
     ]
     run_ranks(3, again, folder / "three")
@@ -82,7 +89,7 @@ def tensors_of(folder: Path, stem: str) -> dict[str, torch.Tensor]:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("index", range(len(CASES)), ids=list(CASES))
 def test_two_ranks_learn_what_one_learns(folder: Path, tasks: list[dict[str, Any]], two_ranks: Any, index: int):
-    task = {key: value for key, value in tasks[index].items() if key != "save"}
+    task = on_others(tasks[index]) | {"seeds": SEEDS}
     alone_metrics, alone_weights = do_task(task, alone())
     for one, two in zip(alone_metrics, two_ranks[index], strict=True):
         assert one["loss_tokens"] == two["loss_tokens"] == 66
@@ -103,11 +110,25 @@ def test_what_two_ranks_saved_one_and_three_restore_bit_for_bit(
     assert len(list(again.glob("model-*.safetensors"))) == 3
     for stem in ("model", "optimizer"):
         assert difference(tensors_of(saved, stem), tensors_of(again, stem)) == 0
-    one = {key: tasks[index][key] for key in ("model", "overrides") if key in tasks[index]}
-    task = one | {"restore": str(saved), "save": str(folder / "alone" / str(index))}
+    task = on_others(tasks[index]) | {"restore": str(saved), "save": str(folder / "alone" / str(index))}
     _, published = do_task(task, alone())
     assert difference(published, tensors_of(saved, "model")) == 0
     assert difference(tensors_of(folder / "alone" / str(index), "optimizer"), tensors_of(saved, "optimizer")) == 0
+
+
+@pytest.mark.timeout(240)
+def test_four_ranks_as_two_copies_with_experts_over_ranks_learn_what_one_learns(
+    folder: Path, tasks: list[dict[str, Any]]
+):
+    parallel = {"learner__parallel__data": 2, "learner__parallel__shard": 2, "learner__parallel__expert": 2}
+    task = {"model": tasks[list(CASES).index("bailing")]["model"], "seeds": SEEDS[:2]}
+    (four,) = run_ranks(4, [task | {"overrides": parallel}], folder / "four")
+    one, weights = do_task(task, alone())
+    for ours, theirs in zip(four, one, strict=True):
+        assert {name: ours[name] for name in NUMBERS} == pytest.approx(
+            {name: theirs[name] for name in NUMBERS}, abs=1e-4
+        )
+    assert difference(load_file(folder / "four" / "0.safetensors"), weights) < 1e-4
 
 
 @pytest.mark.timeout(240)

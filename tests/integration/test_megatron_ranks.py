@@ -29,6 +29,7 @@ OBJECTIVE = {
     "correction__icepop_on": "mismatch",
     "learner__recompute": 1.0,
 }
+REPLAYED = {"learner__engine_options": {"replay_routing": True}}
 CASES: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
     "dense, data 2": ("dense", {"data": 2}, {}),
     "dense, tensor 2": ("dense", {"tensor": 2}, {}),
@@ -38,6 +39,8 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
     "experts, tensor 2": ("experts", {"tensor": 2}, {}),
     "experts, tensor 2, expert 2": ("experts", {"tensor": 2, "expert": 2}, {}),
     "experts, tensor 2, expert 2, whole objective": ("experts", {"tensor": 2, "expert": 2}, OBJECTIVE),
+    "experts, tensor 2, expert 2, replayed": ("experts", {"tensor": 2, "expert": 2}, OBJECTIVE | REPLAYED),
+    "experts, pipeline 2, replayed": ("experts", {"pipeline": 2}, REPLAYED),
 }
 RESTORED = {
     1: [index for index, (_, _, objective) in enumerate(CASES.values()) if not objective],

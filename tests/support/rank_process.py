@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from ring_async.testing.packed_batches import SequenceSpec, pack_sequences
 from ring_async.training.base import TrainEngine
 from ring_async.training.hf.engine import HfTrainEngine
 from ring_async.training.ranks import RankPlace, Ranks, join_ranks
+from ring_async.training.routed_experts import COLUMN
 from tiny_models import VOCABULARY
 
 SUPPORT = Path(__file__).parent
@@ -84,6 +86,8 @@ def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], d
             metrics.append({"refused": str(error)})
     for seed in task.get("seeds", ()):
         batch = make_batch(seed, max(2, parallel.num_data_ranks))
+        if config.learner.engine_options.get("replay_routing"):
+            batch = with_random_experts(batch, seed)
         if "spoil" in task:
             batch.advantages[np.flatnonzero(batch.loss_mask.any(axis=1))[-1]] = task["spoil"]
         own, share = batch, None
@@ -111,6 +115,13 @@ def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], d
         ranks.barrier()
     engine.close()
     return metrics, published
+
+
+def with_random_experts(batch: PackedBatch, seed: int) -> PackedBatch:
+    """The batch with two of four experts, at random, for each token and each of two layers."""
+    random = np.random.default_rng(seed)
+    chosen = random.permuted(np.tile(np.arange(4, dtype=np.uint8), (*batch.input_ids.shape, 2, 1)), axis=-1)[..., :2]
+    return replace(batch, columns={COLUMN: chosen.reshape(*batch.input_ids.shape, 4)})
 
 
 def make_engine(config: Config, folder: Path, ranks: Ranks) -> TrainEngine:

@@ -102,9 +102,14 @@ given_decoder = msgspec.msgpack.Decoder(Given)
 answer_decoder = msgspec.msgpack.Decoder(Answer)
 
 
+def encode(message: Given | Answer) -> bytes:
+    """The content of a message's frame."""
+    return _encoder.encode(message)
+
+
 def frame(message: Given | Answer) -> bytes:
-    """A message as it is sent."""
-    content = _encoder.encode(message)
+    """A message as it is sent over a socket."""
+    content = encode(message)
     return _LENGTH.pack(len(content)) + content
 
 

@@ -86,7 +86,7 @@ class BatchPlanner:
         self._rank_turn = asyncio.Lock()
         self._packed: tuple[RequestBatch, PackedBatch] | None = None
         """The last batch that a rank asked for, until every rank has its rows of it."""
-        self._ranks_served: set[int] = set()
+        self._answers_left = 0
 
     def observe(self, shard: str, report: BufferReported) -> None:
         """Record another shard's report of its content."""
@@ -107,10 +107,11 @@ class BatchPlanner:
                 if isinstance(found, Shortfall):
                     return found
                 self._packed = (of_all, found)
-                self._ranks_served.clear()
+                # Ranks that split one copy of the model ask for the same rows. One that asks twice has it packed again.
+                self._answers_left = self._actor.config.learner.parallel.num_ranks
             batch = self._packed[1]
-            self._ranks_served.add(ask.data_rank)
-            if len(self._ranks_served) == batch.plan.num_ranks:
+            self._answers_left -= 1
+            if not self._answers_left:
                 self._packed = None
             return batch
 

@@ -8,6 +8,7 @@ Invariant: a restored engine goes on bit for bit on the same machine.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -70,7 +71,10 @@ class HfTrainEngine(BatchSteps):
 
         One rank: autocast over float32 on a CPU, bfloat16 beside float32 on a GPU. Many: slices in float32.
         """
-        ranks, settings = self._ranks, self._settings
+        ranks, parallel = self._ranks, self._config.learner.parallel
+        # The reference knows nothing of what the engine chose: it routes by itself.
+        settings = self._settings if is_trained else replace(self._settings, replay_routing=False)
+        mesh = None if ranks.is_alone else ranks.mesh(parallel.data, parallel.shard)
         has_master = ranks.is_alone and settings.bfloat16 and self._device.type == "cuda"
         autocast = settings.bfloat16 and ranks.is_alone and not has_master
         # One rank after another: each holds the whole model for a moment, in the memory of one host.
@@ -78,11 +82,9 @@ class HfTrainEngine(BatchSteps):
             if rank == ranks.rank:
                 device = self._device if ranks.is_alone else torch.device("cpu")
                 model = PackedModel.load(self._model_path, device=device, settings=settings, autocast=autocast)
-                if not ranks.is_alone:
+                if mesh is not None:
                     model.device = self._device
-                    parallel = self._config.learner.parallel
-                    mesh = ranks.mesh(parallel.data, parallel.shard)
-                    shard_model(model, mesh, bfloat16=settings.bfloat16)
+                    shard_model(model, mesh, bfloat16=settings.bfloat16, spreads_experts=parallel.expert > 1)
             ranks.barrier()
         if not is_trained:
             model.module.requires_grad_(False)
@@ -120,7 +122,7 @@ class HfTrainEngine(BatchSteps):
         positions = to_device(microbatch.positions, self._device)
         targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
         policy, entropy = self._model.score(
-            microbatch, targets, temperatures, entropy_grad=self._objective.needs_entropy_grad
+            microbatch, targets, temperatures, tensors.columns, entropy_grad=self._objective.needs_entropy_grad
         )
         reference = None
         if self._reference is not None:
@@ -151,7 +153,7 @@ class HfTrainEngine(BatchSteps):
             for microbatch in self._microbatches(batch, scored, scored):
                 positions = to_device(microbatch.positions, self._device)
                 targets, temperatures = tensors.input_ids[positions], tensors.temperatures[positions]
-                found[positions], _ = self._model.score(microbatch, targets, temperatures)
+                found[positions], _ = self._model.score(microbatch, targets, temperatures, tensors.columns)
         return found
 
     # -- weights

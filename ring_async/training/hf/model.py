@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging as transformers_logging
 
 from ring_async.algorithms.logprobs import score_tokens
+from ring_async.columns import NO_COLUMNS
 from ring_async.errors import ConfigError
 from ring_async.models.bailing_moe import NormalizedHead
 from ring_async.models.causal_lm import load_causal_lm
@@ -27,9 +29,11 @@ from ring_async.training.batch_tensors import to_device
 from ring_async.training.hf import attention, varlen
 from ring_async.training.hf.attention import AttentionBlocks
 from ring_async.training.hf.head import score_in_chunks
+from ring_async.training.hf.routing import RouterReplay
 from ring_async.training.hf.settings import ForwardSettings
 from ring_async.training.hf.varlen import PackedSequences
 from ring_async.training.layout import Microbatch
+from ring_async.training.routed_experts import COLUMN
 
 _MAX_GRAPHS = 64
 _HEAD_FEATURES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -94,6 +98,7 @@ class PackedModel:
         self.scorer = _Scorer(self.module, settings)
         self._settings = settings
         self._autocast = autocast
+        self._routing = RouterReplay(self.module) if settings.replay_routing else None
         self._prepare_layers()
 
     @classmethod
@@ -127,7 +132,13 @@ class PackedModel:
         return list(self.module.get_decoder().layers)
 
     def score(
-        self, microbatch: Microbatch, targets: Tensor, temperatures: Tensor, *, entropy_grad: bool = False
+        self,
+        microbatch: Microbatch,
+        targets: Tensor,
+        temperatures: Tensor,
+        columns: Mapping[str, Any] = NO_COLUMNS,
+        *,
+        entropy_grad: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy at the scored tokens.
 
@@ -135,12 +146,19 @@ class PackedModel:
             microbatch: what to compute.
             targets: int64 `[T]`, the scored tokens.
             temperatures: float32 `[T]`.
+            columns: of the batch, `[B · C, width]` each; read where experts are replayed.
             entropy_grad: whether the entropy carries a gradient.
 
         Returns:
             `[T]` and `[T]`, float32, nats.
+
+        Raises:
+            ConfigError: experts shall be replayed, and the batch does not say them.
         """
         num_padded = self._settings.num_padded(microbatch.input_ids.size)
+        if self._routing is not None:
+            origins = np.pad(microbatch.origins, (0, num_padded), constant_values=-1)
+            self._routing.use(self._routing.recorded(columns.get(COLUMN), origins).to(self.device))
         inputs = _Inputs(
             self._index(np.pad(microbatch.input_ids, (0, num_padded))),
             self._index(np.pad(microbatch.position_ids, (0, num_padded))),

@@ -18,7 +18,7 @@ from typing import Literal
 from ring_async.config.schema import Config
 from ring_async.errors import ConfigError
 
-_OPTIONS = ("device", "attention", "compile", "head")
+_OPTIONS = ("device", "attention", "compile", "head", "replay_routing")
 _ATTENTIONS = ("blocks", "varlen")
 _HEADS = ("float32", "chunked")
 _ALIGNMENT = 128
@@ -36,6 +36,7 @@ class ForwardSettings:
         bfloat16: whether products run in bfloat16.
         recompute: share of the decoder layers whose activations are computed again.
         padded_multiple: a forward's tokens are padded to a multiple of it.
+        replay_routing: whether experts are those that the engine chose (`hf.routing`).
     """
 
     attention: Literal["blocks", "varlen"] = "blocks"
@@ -44,6 +45,7 @@ class ForwardSettings:
     bfloat16: bool = False
     recompute: float = 0.0
     padded_multiple: int = 1
+    replay_routing: bool = False
 
     def num_padded(self, num_tokens: int) -> int:
         """Tokens of padding behind `num_tokens`."""
@@ -65,6 +67,7 @@ def forward_settings(config: Config, device: str) -> ForwardSettings:
         bfloat16=bfloat16,
         recompute=learner.recompute,
         padded_multiple=_ALIGNMENT if is_gpu else 1,
+        replay_routing=bool(options.get("replay_routing", False)),
     )
 
 
@@ -76,9 +79,10 @@ def default_device() -> str:
 
 
 def device_of(config: Config, rank: int = 0) -> str:
-    """The device that a rank computes on, by its name in torch; of GPUs, the rank's own."""
+    """The device that a rank computes on, by its name in torch; of its host's GPUs, the rank's own."""
     device = str(config.learner.engine_options.get("device") or default_device())
-    return f"cuda:{rank}" if device == "cuda" and config.learner.parallel.num_ranks > 1 else device
+    parallel = config.learner.parallel
+    return f"cuda:{rank % parallel.ranks_per_host}" if device == "cuda" and parallel.num_ranks > 1 else device
 
 
 def hf_problems(config: Config) -> list[str]:
@@ -88,13 +92,16 @@ def hf_problems(config: Config) -> list[str]:
     problems = [
         f"it does not split {what}; learner.parallel.{key} is {value}, set it to 1 and use shard"
         for key, value, what in (
-            ("data", parallel.data, "batches over whole copies of the model"),
             ("tensor", parallel.tensor, "matrix products"),
             ("pipeline", parallel.pipeline, "layers over stages"),
-            ("expert", parallel.expert, "experts over ranks"),
         )
         if value != 1
     ]
+    if parallel.expert not in {1, parallel.shard}:
+        problems.append(
+            "it shares experts out over the ranks of a copy of the model; learner.parallel.expert is "
+            f"{parallel.expert}, set it to learner.parallel.shard {parallel.shard}, or 1"
+        )
     problems += [
         f"it has no loss on routers; loss.{key} is {value:g}, set it to 0 or use megatron"
         for key, value in (
@@ -105,12 +112,6 @@ def hf_problems(config: Config) -> list[str]:
     ]
     if parallel.num_ranks > 1 and config.correction.rule == "m2po":
         problems.append("correction.rule m2po needs a mask over the whole batch, which ranks do not share; use icepop")
-    gpus = config.placement.gpus.get("learner", 0)  # type: ignore[call-overload]
-    if 0 < gpus < parallel.num_ranks and parallel.num_ranks > 1:  # one rank may share its GPU with a rollout
-        problems.append(
-            f"its {parallel.num_ranks} ranks run on the learner's host, a GPU each; placement.gpus.learner is "
-            f"{gpus:g}, set it to {parallel.num_ranks}"
-        )
     if strangers := sorted(options.keys() - set(_OPTIONS)):
         known = ", ".join(_OPTIONS)
         problems.append(f"it takes no learner.engine_options but {known}, not {', '.join(strangers)}; leave them out")

@@ -21,26 +21,29 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from ring_async.core.weights.plan import TensorShape
 from ring_async.models.file_tensors import file_tensors
+from ring_async.training.hf.experts import spread_experts
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.slices import local, rows_of_slice
 from ring_async.training.ranks import Ranks
 
 
-def shard_model(model: PackedModel, mesh: DeviceMesh, *, bfloat16: bool) -> None:
+def shard_model(model: PackedModel, mesh: DeviceMesh, *, bfloat16: bool, spreads_experts: bool = False) -> None:
     """Split a model's weights over the ranks of a mesh, in place; each rank holds the same whole weights before.
 
     Args:
         model: to split.
         mesh: `(shard,)` or `(data, shard)`.
         bfloat16: whether weights are gathered in bfloat16.
+        spreads_experts: whether tokens travel to the ranks of their experts (`hf.experts`).
     """
+    kept = spread_experts(model.module, mesh, model.device) if spreads_experts else None
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if bfloat16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     for layer in model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, ignored_params=kept)
     # The head is used in backward again, to make its logits once more: its weights stay.
-    fully_shard(model.scorer, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    fully_shard(model.scorer, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=kept)
     for module in (*model.layers, model.scorer):
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)

@@ -66,7 +66,15 @@ class MegatronTrainEngine(BatchSteps):
         attention = attention_of(config, self._device.type)
         self._may_take_rows = attention == "varlen"
         rotary = LlamaRotaryEmbedding(self._hf_config)
-        self._inputs = InputMaker(rotary, self._place, device=self._device, dtype=self._dtype, attention=attention)
+        replays = bool(config.learner.engine_options.get("replay_routing", False))
+        self._inputs = InputMaker(
+            rotary,
+            self._place,
+            device=self._device,
+            dtype=self._dtype,
+            attention=attention,
+            replayed=self._names.shape if replays else None,
+        )
         self._model = self._trained_model()
         self._optimizer: ShardedAdamW = ShardedAdamW(self._model, self._mapped, self._place, config.learner)
         self._take_weights(model_path)
@@ -151,7 +159,9 @@ class MegatronTrainEngine(BatchSteps):
         return self._scored(self._model, batch, tensors, scored)
 
     def _scored(self, model: Any, batch: PackedBatch, tensors: BatchTensors, scored: Bool) -> Tensor:
-        inputs = [self._inputs.make(one, tensors) for one in self._microbatches(batch, scored, scored)]
+        replays = model is self._model
+        microbatches = self._microbatches(batch, scored, scored)
+        inputs = [self._inputs.make(one, tensors, replays=replays) for one in microbatches]
         found = torch.zeros(tensors.input_ids.shape, device=self._device)
         for one, logprobs in zip(inputs, pipeline.score(model, inputs), strict=self._place.is_last_stage):
             found[one.positions] = logprobs
@@ -163,10 +173,10 @@ class MegatronTrainEngine(BatchSteps):
     # -- weights
 
     def snapshot(self) -> WeightsSnapshot:
-        """Keep what this rank hands out of a version, on the host. See `TrainEngine.snapshot`."""
+        """Copy what this rank hands out of a version, where it lies. See `TrainEngine.snapshot`."""
         kept = self._exchange.own_parameters()
         parameters = {
-            name: parameter.detach().to("cpu", copy=True)
+            name: parameter.detach().clone()
             for name, parameter in self._model.module.named_parameters()
             if name in kept
         }

@@ -38,12 +38,14 @@ class ExpertLayer(torch.nn.Module):
     Args:
         config: Megatron-core's.
         shape: of the experts.
+        index: of the layer among all that have experts.
         shared: Megatron-core's parts of a dense feed-forward part, for `shape.shared_width`.
     """
 
-    def __init__(self, config: Any, shape: ExpertShape, shared: Any) -> None:
+    def __init__(self, config: Any, shape: ExpertShape, index: int, shared: Any) -> None:
         super().__init__()
         self.shape = shape
+        self.index = index
         self._group = parallel_state.get_expert_model_parallel_group()
         num_own = shape.num_experts // self._group.size()
         options = {"dtype": config.params_dtype}
@@ -59,11 +61,6 @@ class ExpertLayer(torch.nn.Module):
             own = copy.copy(config)  # the width of the second product is read from here alone
             own.ffn_hidden_size = shape.shared_width
             self.shared_experts = MLP(own, shared)
-        self.layer_number = 0
-
-    def set_layer_number(self, layer_number: int) -> None:
-        """Megatron-core counts layers from 1, over all stages."""
-        self.layer_number = layer_number
 
     def forward(self, hidden: Tensor, padding_mask: RoutedTokens) -> tuple[Tensor, None]:
         """The experts' weighted answers.
@@ -79,7 +76,7 @@ class ExpertLayer(torch.nn.Module):
         rows = hidden.flatten(0, 1)
         logits = functional.linear(rows, self.router)
         probabilities = logits.softmax(dim=-1, dtype=torch.float32)
-        weights, chosen = tokens.choose(self.layer_number, probabilities, self.shape.per_token)
+        weights, chosen = tokens.choose(self.index, probabilities, self.shape.per_token)
         if self.shape.renormalizes:
             weights = weights / weights.sum(-1, keepdim=True)
         output = self._routed(rows, weights.to(rows.dtype), chosen).view_as(hidden)

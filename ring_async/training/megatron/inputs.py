@@ -20,7 +20,9 @@ from ring_async.training.layout import Microbatch
 from ring_async.training.megatron.attention import PackedTokens
 from ring_async.training.megatron.places import Place
 from ring_async.training.megatron.routing import RoutedTokens
+from ring_async.training.megatron.shape import DecoderShape
 from ring_async.training.objective import RlObjective
+from ring_async.training.routed_experts import COLUMN, recorded_experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +61,25 @@ class InputMaker:
         device: that computes.
         dtype: of products.
         attention: the kernel, `varlen` or `blocks`.
+        replayed: the decoder whose experts are those that the engine chose; None: its routers choose.
     """
 
-    def __init__(self, rotary: Any, place: Place, *, device: torch.device, dtype: torch.dtype, attention: str) -> None:
+    def __init__(
+        self,
+        rotary: Any,
+        place: Place,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        attention: str,
+        replayed: DecoderShape | None = None,
+    ) -> None:
         self._rotary = rotary.to(device)
         self._place = place
         self._device = device
         self._like = torch.empty(0, dtype=dtype, device=device)
         self._attention = attention
+        self._replayed = replayed
 
     def make(
         self,
@@ -75,6 +88,7 @@ class InputMaker:
         *,
         objective: RlObjective | None = None,
         batch_tokens: int = 0,
+        replays: bool = True,
     ) -> ForwardInputs:
         """The inputs of one microbatch.
 
@@ -83,12 +97,15 @@ class InputMaker:
             tensors: of the batch.
             objective: that is differentiated; None: there is no gradient.
             batch_tokens: of the optimizer step's forwards, all data ranks', where routers have losses.
+            replays: False for the reference, which knows nothing of what the engine chose.
         """
         num_tokens = microbatch.input_ids.size
         num_padded = -num_tokens % self._place.num_tensor
         positions = self._index(microbatch.positions)
+        routed = self._routed(microbatch, (num_tokens + num_padded) // self._place.num_tensor, objective, batch_tokens)
+        if self._replayed is not None and replays:
+            routed.replay = self._recorded(microbatch, tensors, self._replayed)
         cos, sin = self._rotary(self._like, self._index(np.pad(microbatch.position_ids, (0, num_padded)))[None])
-        own = (num_tokens + num_padded) // self._place.num_tensor
         return ForwardInputs(
             input_ids=self._index(np.pad(microbatch.input_ids, (0, num_padded))),
             tokens=PackedTokens(
@@ -97,7 +114,7 @@ class InputMaker:
                 sin=sin[0, :, None],
                 sequences=self._sequences(microbatch, num_padded),
             ),
-            routed=self._routed(microbatch, own, objective, batch_tokens),
+            routed=routed,
             sources=self._index(microbatch.sources),
             targets=tensors.input_ids[positions],
             temperatures=tensors.temperatures[positions],
@@ -112,14 +129,28 @@ class InputMaker:
         # An idle forward has a token that nobody scores: it counts in no loss.
         num_tokens = microbatch.input_ids.size if microbatch.positions.size else 0
         num_own = min(max(num_tokens - self._place.tensor * own, 0), own)
-        if objective is None or not batch_tokens:
-            return RoutedTokens(num_own, num_tokens)
-        return RoutedTokens(
-            num_own,
-            num_tokens,
-            share=num_tokens / batch_tokens,
-            balance_coefficient=objective.settings.balance_coefficient,
-            z_coefficient=objective.settings.router_z_coefficient,
+        routed = RoutedTokens(num_own, num_tokens)
+        if objective is not None and batch_tokens:
+            routed.share = num_tokens / batch_tokens
+            routed.balance_coefficient = objective.settings.balance_coefficient
+            routed.z_coefficient = objective.settings.router_z_coefficient
+        return routed
+
+    def _recorded(self, microbatch: Microbatch, tensors: BatchTensors, decoder: DecoderShape) -> Tensor:
+        """The choices that this rank's tokens must make: int64 `[U_r, layers with experts, k]`."""
+        experts = decoder.experts
+        assert experts is not None
+        num_ranks = self._place.num_tensor
+        padding = np.full(-microbatch.origins.size % num_ranks, -1, np.int64)
+        origins = np.concatenate([microbatch.origins, padding]).reshape(num_ranks, -1)[self._place.tensor]
+        return self._index(
+            recorded_experts(
+                tensors.columns.get(COLUMN),
+                origins,
+                num_layers=sum(decoder.experts_of(layer) is not None for layer in range(decoder.num_layers)),
+                per_token=experts.per_token,
+                num_experts=experts.num_experts,
+            )
         )
 
     def _sequences(self, microbatch: Microbatch, num_padded: int) -> AttentionBlocks | PackedSequences:

@@ -182,7 +182,8 @@ def layer_spec(shape: DecoderShape, place: Place) -> TransformerBlockSubmodules:
         if shape.qk_norm:
             attention.q_layernorm = attention.k_layernorm = RmsNorm
         if (experts := shape.experts_of(layer)) is not None:
-            options = {"shape": experts, "shared": parts.mlp.submodules}
+            index = sum(shape.experts_of(before) is not None for before in range(layer))
+            options = {"shape": experts, "index": index, "shared": parts.mlp.submodules}
             parts.mlp = ModuleSpec(module=ExpertLayer, params=options)
         specs.append(spec)
     return TransformerBlockSubmodules(layer_specs=specs, layer_norm=RmsNorm)

@@ -16,13 +16,14 @@ from ring_async.training.ranks import Ranks
 
 
 class ExchangedWeights:
-    """A `WeightsSnapshot`: every rank keeps what it hands out, in host memory, and rank 0 gathers a tensor at a time.
+    """A `WeightsSnapshot`: every rank keeps a copy of what it hands out, and rank 0 gathers a tensor at a time.
 
-    Rank 0 hands `tensors` to the channel; the others call `serve`, which returns once rank 0 has all.
+    The copies stay on the device until their tensor's turn, so that training waits for no transfer. Rank 0 hands
+    `tensors` to the channel; the others call `serve`, which returns once rank 0 has all.
 
     Args:
         exchange: who holds what.
-        parameters: of this rank, on the host, by name; taken over.
+        parameters: of this rank, by name; taken over.
         dtype: of the version.
         ranks: of the learner.
     """

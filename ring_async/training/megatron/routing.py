@@ -9,16 +9,19 @@ not own the experts (`experts`).
 Each is summed over layers, and over a batch's forwards, each weighted by its share of the batch's tokens: α_bal and α_z
 stand outside of 1/Φ, however many forwards there are. Tensor ranks have a part of a forward's tokens each; their parts
 of the losses add up. Megatron-core's own losses weigh microbatches alike, or grow with their tokens.
+
+A forward carries the choices that it must make, so that what is computed again makes them again, and a reference model
+beside it is told nothing. Megatron-core's `RouterReplay` keeps them in a list for all routers of a process and a queue
+for what is computed again, which two models and two stages' microbatches get into each other's way in.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from megatron.core.transformer.moe.router_replay import RouterReplay
 from torch import Tensor
 
 
@@ -31,7 +34,7 @@ class RoutedTokens:
         num_tokens: of the forward, on all tensor ranks.
         share: of the batch's tokens that those are.
         balance_coefficient, z_coefficient: of the auxiliary losses; 0: none.
-        replay: by layer, counted from 1: whose choices hold. Empty: the router's own.
+        replay: int64 `[U_r, layers with experts, k]`, choices that hold in place of the routers' own; −1: none does.
     """
 
     num_own: int
@@ -39,16 +42,21 @@ class RoutedTokens:
     share: float = 0.0
     balance_coefficient: float = 0.0
     z_coefficient: float = 0.0
-    replay: dict[int, RouterReplay] = field(default_factory=dict)
+    replay: Tensor | None = None
 
-    def choose(self, layer: int, probabilities: Tensor, per_token: int) -> tuple[Tensor, Tensor]:
-        """The probabilities and numbers of the experts that each token visits. `[U_r, k]` each."""
-        if layer in self.replay:
-            chosen: tuple[Tensor, Tensor] = self.replay[layer].get_replay_topk(
-                probabilities, per_token, default_compute_topk=_top
-            )
-            return chosen
-        return _top(probabilities, per_token)
+    def choose(self, index: int, probabilities: Tensor, per_token: int) -> tuple[Tensor, Tensor]:
+        """The probabilities and numbers of the experts that each token visits. `[U_r, k]` each.
+
+        Args:
+            index: of the layer among those with experts.
+            probabilities: float32 `[U_r, E]`.
+            per_token: k.
+        """
+        chosen = probabilities.topk(per_token, dim=-1).indices
+        if self.replay is not None:
+            recorded = self.replay[:, index]
+            chosen = torch.where(recorded >= 0, recorded, chosen)
+        return probabilities.gather(1, chosen), chosen
 
     def with_losses(self, output: Tensor, logits: Tensor, probabilities: Tensor, chosen: Tensor) -> Tensor:
         """The output unchanged, with the gradients of a layer's losses behind it.
@@ -91,8 +99,3 @@ def visits_of(chosen: Tensor, num_experts: int) -> Tensor:
     """How many choices fall on each expert. int64 `[E]`; `torch.bincount` would wait for the GPU."""
     visits = torch.zeros(num_experts, dtype=torch.int64, device=chosen.device)
     return visits.scatter_add_(0, chosen.flatten(), torch.ones_like(chosen.flatten()))
-
-
-def _top(probabilities: Tensor, per_token: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-    values, indices = probabilities.topk(per_token, dim=-1)
-    return values, indices

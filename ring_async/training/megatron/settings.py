@@ -14,7 +14,7 @@ from ring_async.config.schema import Config
 from ring_async.errors import ConfigError
 from ring_async.models import resolve_model_path
 
-_OPTIONS = ("device", "attention")
+_OPTIONS = ("device", "attention", "replay_routing")
 _ATTENTIONS = ("blocks", "varlen")
 
 
@@ -66,12 +66,6 @@ def _ranks_problems(config: Config) -> Iterator[str]:
         )
     if parallel.data > 1 and config.correction.rule == "m2po":
         yield "correction.rule m2po needs a mask over the whole batch, which ranks do not share; use icepop"
-    gpus = config.placement.gpus.get("learner", 0)  # type: ignore[call-overload]
-    if 0 < gpus < parallel.num_ranks:
-        yield (
-            f"its {parallel.num_ranks} ranks run on the learner's host, a GPU each; placement.gpus.learner is "
-            f"{gpus:g}, set it to {parallel.num_ranks}"
-        )
 
 
 def _model_problems(config: Config, folder: Path) -> Iterator[str]:
@@ -84,16 +78,21 @@ def _model_problems(config: Config, folder: Path) -> Iterator[str]:
     except (ConfigError, OSError, ValueError) as error:
         yield str(error)
         return
-    parallel = config.learner.parallel
+    experts, parallel = shape.experts, config.learner.parallel
+    if config.learner.engine_options.get("replay_routing") and (experts is None or experts.per_token < 2):
+        yield (
+            "learner.engine_options.replay_routing needs experts, two or more a token, so that a token that was not "
+            "recorded can be told; leave it out"
+        )
     divided = [
         ("tensor", parallel.tensor, "key-value heads", shape.num_kv_heads),
         ("tensor", parallel.tensor, "rows of its feed-forward parts", shape.feed_forward),
         ("pipeline", parallel.pipeline, "layers", shape.num_layers),
     ]
-    if shape.experts is not None:
-        divided.append(("expert", parallel.expert, "experts", shape.experts.num_experts))
-        if shape.experts.shared_width:
-            divided.append(("tensor", parallel.tensor, "rows of its shared experts", shape.experts.shared_width))
+    if experts is not None:
+        divided.append(("expert", parallel.expert, "experts", experts.num_experts))
+        if experts.shared_width:
+            divided.append(("tensor", parallel.tensor, "rows of its shared experts", experts.shared_width))
     elif parallel.expert > 1:
         yield f"the model has no experts; learner.parallel.expert is {parallel.expert}, set it to 1"
     for key, value, what, count in divided:

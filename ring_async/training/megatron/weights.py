@@ -77,11 +77,11 @@ class Exchange:
         dtype: torch.dtype,
         group: dist.ProcessGroup | None,
     ) -> Tensor | None:
-        """One tensor, whole, on a rank; None elsewhere. All ranks that hold some of it, and that rank, must call.
+        """One tensor, whole, in the host memory of a rank; None elsewhere. That rank must call, and all that hold some.
 
         Args:
             name: of the tensor.
-            parameters: this rank's, on the host, by name.
+            parameters: this rank's, by name.
             to_rank: that is given the tensor.
             dtype: of the tensor.
             group: over host memory.
@@ -90,7 +90,7 @@ class Exchange:
         if self._ranks.rank != to_rank:
             if own:
                 flat = torch.cat([one.block.of(parameters[one.parameter]).flatten() for one in own])
-                dist.send(flat.to(dtype), to_rank, group=group)
+                dist.send(flat.to("cpu", dtype), to_rank, group=group)
             return None
         whole = torch.empty(self.shapes[name], dtype=dtype)
         for one in own:

@@ -5,10 +5,10 @@ Owns: the list. Modules of messages are imported here, so that a type which nobo
 
 from __future__ import annotations
 
-from ring_async.transport.messages import batches, changes, fleet, versions, work
+from ring_async.transport.messages import batches, changes, fleet, ranks, versions, work
 from ring_async.transport.messages.base import Message
 
-CONVERSATIONS = (batches, changes, fleet, versions, work)
+CONVERSATIONS = (batches, changes, fleet, ranks, versions, work)
 
 
 def all_message_types() -> tuple[type[Message], ...]:

@@ -137,5 +137,9 @@ class ChannelEntry(Protocol):
         """The reasons why the channel cannot work here, each with a remedy (`config.registry.Entry`)."""
         ...
 
+    def check_host(self, config: Config) -> list[str]:
+        """What this host lacks to send or receive weights, each with a remedy; asked where learner and rollouts run."""
+        ...
+
 
 assert all(hasattr(torch, name) for name in ITEM_BYTES)

@@ -34,6 +34,9 @@ class ShmEntry:
         """A cluster of several hosts is refused once it is joined (`placement.places`)."""
         return []
 
+    def check_host(self, config: Config) -> list[str]:
+        return []
+
 
 class ZmqEntry:
     """Sockets: any host."""
@@ -56,6 +59,9 @@ class ZmqEntry:
         return ZmqWeightReceiver(keys=keys, deadline_s=config.weights.deadline_s)
 
     def check(self, config: Config) -> list[str]:
+        return []
+
+    def check_host(self, config: Config) -> list[str]:
         return []
 
 
@@ -84,15 +90,16 @@ class NcclEntry:
         return NcclWeightReceiver(actor_id, device=CudaDevice(), keys=keys, deadline_s=config.weights.deadline_s)
 
     def check(self, config: Config) -> list[str]:
-        """Every actor that sends or receives weights needs CuPy and a GPU; NCCL refuses two ranks on one."""
-        reasons = []
-        if importlib.util.find_spec("cupy") is None:
-            reasons.append("the package cupy is missing: pip install ring-async[gpu], or use shm or zmq")
+        """Every actor that sends or receives weights needs a GPU; NCCL refuses two ranks on one."""
         counts = config.roster.counts
         gpus = {role: config.placement.gpus.get(role, 0.0) for role in (Role.LEARNER, Role.ROLLOUT, Role.EVALUATOR)}
-        reasons += [
+        return [
             f"each {role} needs a GPU of its own; placement.gpus.{role} is {num:g}, set it to 1, or use shm or zmq"
             for role, num in gpus.items()
             if counts[role] and num < 1
         ]
-        return reasons
+
+    def check_host(self, config: Config) -> list[str]:
+        if importlib.util.find_spec("cupy") is None:
+            return ["the package cupy is missing: pip install ring-async[gpu], or use shm or zmq"]
+        return []

@@ -45,5 +45,11 @@ def make_weight_receiver(config: Config, *, actor_id: str, keys: CurveKeys | Non
 
 
 def channel_problems(config: Config) -> list[str]:
-    """Why `weights.channel` cannot work here, one line each."""
+    """Why `weights.channel` cannot work with this configuration, one line each."""
     return CHANNELS.problems(config.weights.channel, config)
+
+
+def channel_host_problems(config: Config) -> list[str]:
+    """Why weights can neither be sent nor received on this host, one line each. Ask where learner and rollouts run."""
+    name = config.weights.channel
+    return [CHANNELS.line(name, lack) for lack in CHANNELS.find(name).check_host(config)]

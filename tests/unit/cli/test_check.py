@@ -37,7 +37,7 @@ def test_every_part_that_is_not_here_is_told_at_once(tmp_path: Path, monkeypatch
         "rollout.engine: sglang: not here, because the package sglang is missing: install 0.5.17 (for torch 2.11) or a "
         "later one (docs/sglang.md), or use embedded",
         "learner.engine: hf: not here, because it takes no learner.engine_options but device, attention, compile, "
-        "head, not x; leave them out",
+        "head, replay_routing, not x; leave them out",
         "placement.gpus: the fleet needs 2 (rollout 2), this machine has 1; lower rollout.num, reward.num, "
         "learner.parallel or placement.gpus, or add machines",
         "monitoring.grafana.url: needs a token, in monitoring.grafana.token_file or $GRAFANA_TOKEN",

@@ -10,7 +10,7 @@ from ring_async.engines.registry import engine_problems
 from ring_async.errors import ConfigError
 from ring_async.testing.builders import make_config
 from ring_async.training.registry import trainer_problems
-from ring_async.transport.weights.registry import channel_problems
+from ring_async.transport.weights.registry import channel_host_problems, channel_problems
 
 
 class Picky:
@@ -70,12 +70,13 @@ def test_settings_that_a_part_cannot_follow_are_said_beforehand(overrides: dict[
 
 def test_nccl_asks_for_its_package_and_a_gpu_for_every_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    said = channel_problems(make_config(weights__channel="nccl", placement__gpus={"learner": 1, "rollout": 0.5}))
-    assert said == [
+    config = make_config(weights__channel="nccl", placement__gpus={"learner": 1, "rollout": 0.5})
+    assert channel_host_problems(config) + channel_problems(config) == [
         "weights.channel: nccl: not here, because the package cupy is missing: pip install ring-async[gpu], or use shm "
         "or zmq",
         "weights.channel: nccl: not here, because each rollout needs a GPU of its own; placement.gpus.rollout is 0.5, "
         "set it to 1, or use shm or zmq",
     ]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert channel_problems(make_config(weights__channel="nccl", placement__gpus={"learner": 1, "rollout": 1})) == []
+    config = make_config(weights__channel="nccl", placement__gpus={"learner": 1, "rollout": 1})
+    assert channel_host_problems(config) + channel_problems(config) == []

@@ -11,42 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ling_lite import LING_LITE, write_ling_lite
 from ring_async.models.bailing_moe import NormalizedHead
 from ring_async.models.causal_lm import load_causal_lm, load_config
 from ring_async.training.memory import model_sizes
 from tiny_models import write_tiny_bailing
-
-LING_LITE: dict[str, Any] = {
-    "architectures": ["BailingMoeForCausalLM"],
-    "attention_dropout": 0.0,
-    "auto_map": {"AutoConfig": "configuration_bailing_moe.BailingMoeConfig"},
-    "eos_token_id": 126081,
-    "pad_token_id": 126081,
-    "first_k_dense_replace": 0,
-    "hidden_act": "silu",
-    "hidden_size": 2048,
-    "intermediate_size": 5632,
-    "max_position_embeddings": 16384,
-    "model_type": "bailing_moe",
-    "moe_intermediate_size": 1408,
-    "num_experts": 64,
-    "num_shared_experts": 2,
-    "norm_topk_prob": True,
-    "num_attention_heads": 16,
-    "num_experts_per_tok": 6,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 4,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": None,
-    "rope_theta": 600000,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "use_bias": False,
-    "use_qkv_bias": False,
-    "vocab_size": 126464,
-    "norm_head": True,
-}
-"""As inclusionAI publishes it."""
 
 
 def reference_logits(files: dict[str, Tensor], config: dict[str, Any], ids: Tensor) -> Tensor:
@@ -111,6 +80,7 @@ def test_logits_are_those_of_the_reference(tmp_path: Path, overrides: dict[str, 
     assert float(expected.std()) > 0.1
     model = load_causal_lm(folder, dtype=torch.float32, attention="sdpa").requires_grad_(False)
     assert float((model(ids[None]).logits[0] - expected).abs().max()) < 2e-5
+    assert model.config._experts_implementation == "grouped_mm"  # a loop over experts would be slow on a GPU
 
 
 def test_the_files_carry_the_published_names_and_no_others(tmp_path: Path):
@@ -128,8 +98,7 @@ def test_the_files_carry_the_published_names_and_no_others(tmp_path: Path):
 
 
 def test_the_published_configuration_has_the_published_size(tmp_path: Path):
-    (tmp_path / "config.json").write_text(json.dumps(LING_LITE))
-    sizes = model_sizes(tmp_path)
+    sizes = model_sizes(write_ling_lite(tmp_path))
     assert sizes.num_parameters / 1e9 == pytest.approx(16.8, abs=0.05)
     assert sizes.num_root_parameters == 2 * 126_464 * 2048
     # six experts and two shared ones for each token
@@ -140,8 +109,7 @@ def test_the_published_configuration_has_the_published_size(tmp_path: Path):
 
 
 def test_a_written_configuration_is_read_back_with_the_keys_that_others_read(tmp_path: Path):
-    (tmp_path / "config.json").write_text(json.dumps(LING_LITE))
-    load_config(tmp_path).save_pretrained(tmp_path / "again")
+    load_config(write_ling_lite(tmp_path)).save_pretrained(tmp_path / "again")
     written = json.loads((tmp_path / "again" / "config.json").read_text())
     kept = LING_LITE.keys() - {"torch_dtype", "rope_scaling"}
     assert {key: written[key] for key in kept} == {key: LING_LITE[key] for key in kept}

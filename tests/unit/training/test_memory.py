@@ -40,6 +40,13 @@ def test_what_is_computed_again_needs_its_inputs_and_one_layer_at_a_time():
     assert memory(sizes, 32, learner__recompute=1.0).activations == 32 * (2 * 2 * 8 + a_layer)
 
 
+def test_experts_over_ranks_are_not_gathered():
+    sizes = ModelSizes(1000, 200, 2, 8, 12, 16, 2, 600)
+    spread = memory(sizes, 32, learner__parallel={"shard": 4, "expert": 4})
+    # a layer's other weights, and the quarter of its experts that is this rank's
+    assert spread.compute_weights == 2 * 200 + 8 * (100 + 300 / 4)
+
+
 def test_copies_of_the_model_save_nothing_and_slices_do():
     copies = memory(DENSE, 16_384, learner__parallel__data=8)
     slices = memory(DENSE, 16_384, learner__parallel__shard=8)
