@@ -17,6 +17,7 @@ import functools
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -103,6 +104,8 @@ class Actor:
         self.stop_deadline_s = 0.0
         self.state = ActorState.STARTING
         self.members: dict[str, Member] = {}
+        self._num_given: Counter[str] = Counter()
+        """Messages for which `deliver` has chosen each member."""
         self._members_moved = asyncio.Condition()
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._is_open = asyncio.Event()
@@ -215,7 +218,8 @@ class Actor:
 
         while True:
             members = await self.registered(role)
-            chosen = min(members, key=lambda member: self.data_link(member.actor_id).num_unacknowledged).actor_id
+            chosen = min(members, key=self._burden).actor_id
+            self._num_given[chosen] += 1
             sending = asyncio.create_task(send(chosen))
             try:
                 while not sending.done() and chosen in self.members:
@@ -225,6 +229,10 @@ class Actor:
                     return
             finally:
                 sending.cancel()
+
+    def _burden(self, member: Member) -> tuple[int, int]:
+        """How busy a member is with what this actor sent; among equally idle ones, how much it was ever given."""
+        return self.data_link(member.actor_id).num_unacknowledged, self._num_given[member.actor_id]
 
     async def _adopt_members(self, members: Sequence[Member]) -> None:
         before, self.members = self.members, {member.actor_id: member for member in members}
@@ -266,18 +274,14 @@ class Actor:
             await self._release()
 
     async def _release(self) -> None:
-        await self.controller.close(
-            drain_s=2.0
-        )  # closed first: callbacks on its acknowledgements may use what is closed below
-        await self.close()
-        self.compute.shutdown(wait=True)
-        for link in self._data_links.values():
-            await link.close()
-        for inbox in (self._data_inbox, self._control_inbox):
-            if inbox is not None:
-                await inbox.close()
-        await self.context.transport.close()
-        self.tracer.close()
+        """Let go of everything; an interruption ends the step that it meets, and the others are still taken."""
+        async with contextlib.AsyncExitStack() as steps:  # taken from the last to the first
+            steps.callback(self.tracer.close)
+            steps.push_async_callback(self.context.transport.close)
+            steps.callback(self.compute.shutdown, wait=True)
+            steps.push_async_callback(self.close)
+            # before all others: callbacks on its acknowledgements may use what they close
+            await self.controller.close(drain_s=2.0)
 
     async def _report(self, failure: BaseException) -> None:
         log.error("%s failed: %s", self.actor_id, failure)
