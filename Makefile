@@ -66,15 +66,15 @@ check-sglang: setup  ## requests of the SGLang engine against its newest release
 	SGLANG_RELEASES=newest $(BIN)/python -m pytest tests/integration/test_sglang_requests.py
 
 bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control bench-rollout \
-		bench-monitoring bench-learner bench-learner-2: bench-%: setup
+		bench-gpu-loop bench-monitoring bench-scale bench-learner bench-learner-2: bench-%: setup
 	$(BIN)/python benchmarks/bench_$(subst -,_,$*).py
 
-bench: bench-async bench-transport bench-weights bench-replay bench-rewards bench-control bench-monitoring  ## all benchmarks that need no GPU
+bench: bench-async bench-transport bench-weights bench-replay bench-rewards bench-control bench-monitoring bench-scale  ## all benchmarks that need no GPU
 
 clean:  ## remove what was built; runs and the virtual environment stay
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .PHONY: help setup check test test-fast demo demo-seeds tiny-model reward-model fuzz odd-answers \
-	verdicts-under-load check-sglang bench clean bench-rollout \
+	verdicts-under-load check-sglang bench clean bench-rollout bench-gpu-loop \
 	bench-async bench-transport bench-weights bench-weights-gpu bench-replay bench-rewards bench-control bench-monitoring \
-	bench-learner bench-learner-2
+	bench-scale bench-learner bench-learner-2

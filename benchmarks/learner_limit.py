@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from learner_shapes import Shape, lengths_of
 from ring_async.batches import PackedBatch
 from ring_async.training.hf.precision import MasterWeights
-from ring_async.training.hf.varlen import PackedSequences, _attend
+from ring_async.training.hf.varlen import PackedSequences, attend
 
 HEAD_TOKENS = 4096
 
@@ -56,7 +56,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, sequences: PackedSeque
     """`[U, H, D]`. On a GPU the kernel is part of the compiled block: all rows have `starts` of one length."""
     if not query.is_cuda:
         states = (state.transpose(0, 1)[None] for state in (query, key, value))
-        return _attend(*states, sequences, None, None)[0]
+        return attend(nn.Identity(), *states, None, **sequences.arguments())[0][0]
     from torch.nn.attention.varlen import varlen_attn
 
     share = query.shape[1] // key.shape[1]
@@ -185,7 +185,7 @@ def _row(
     frequencies = 1 / (1e6 ** (torch.arange(0, shape.head_width, 2, device=device) / shape.head_width))
     angles = (positions[:, None] * frequencies)[:, None]
     rotation = (angles.cos().to(torch.bfloat16), angles.sin().to(torch.bfloat16))
-    return ids, rotation, PackedSequences(None, None, starts, max(lengths_of(batch)), len(ids))
+    return ids, rotation, PackedSequences(None, None, starts, max(lengths_of(batch)))
 
 
 def row_flops(shape: Shape, batch: PackedBatch) -> float:

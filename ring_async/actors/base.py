@@ -18,11 +18,12 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
+from ring_async.actors.known_members import KnownMembers
 from ring_async.actors.waits import Waits, ask_until_answered
 from ring_async.clock import monotonic_s
 from ring_async.columns import Buffer
@@ -51,6 +52,7 @@ from ring_async.transport.messages.fleet import (
     Holding,
     Member,
     MembersChanged,
+    MembersMissed,
     Register,
     Registered,
     RunFailed,
@@ -103,7 +105,7 @@ class Actor:
         self.stopping = asyncio.Event()
         self.stop_deadline_s = 0.0
         self.state = ActorState.STARTING
-        self.members: dict[str, Member] = {}
+        self._known = KnownMembers()
         self._num_given: Counter[str] = Counter()
         """Messages for which `deliver` has chosen each member."""
         self._members_moved = asyncio.Condition()
@@ -174,6 +176,11 @@ class Actor:
         assert self._data_inbox is not None, "open_data_inbox comes first"
         return self._data_inbox
 
+    @property
+    def members(self) -> dict[str, Member]:
+        """The members of the fleet, by id, as far as this actor has heard."""
+        return self._known.by_id
+
     def members_of(self, role: Role) -> list[Member]:
         """Registered members of a role, in a fixed order."""
         return sorted((m for m in self.members.values() if m.role == role), key=lambda m: (len(m.actor_id), m.actor_id))
@@ -198,6 +205,8 @@ class Actor:
     ) -> None:
         """Send a message to the least busy member of a role, and wait until that member has acknowledged it.
 
+        Equally busy members take turns.
+
         A member that restarts gets the message again from the channel. Where a member leaves the fleet, another one
         of its role gets the message.
 
@@ -218,7 +227,8 @@ class Actor:
 
         while True:
             members = await self.registered(role)
-            chosen = min(members, key=self._burden).actor_id
+            busy = {one.actor_id: self.data_link(one.actor_id).num_unacknowledged for one in members}
+            chosen = min(busy, key=lambda actor_id: (busy[actor_id], self._num_given[actor_id]))
             self._num_given[chosen] += 1
             sending = asyncio.create_task(send(chosen))
             try:
@@ -230,12 +240,8 @@ class Actor:
             finally:
                 sending.cancel()
 
-    def _burden(self, member: Member) -> tuple[int, int]:
-        """How busy a member is with what this actor sent; among equally idle ones, how much it was ever given."""
-        return self.data_link(member.actor_id).num_unacknowledged, self._num_given[member.actor_id]
-
-    async def _adopt_members(self, members: Sequence[Member]) -> None:
-        before, self.members = self.members, {member.actor_id: member for member in members}
+    async def _follow_members(self, before: Mapping[str, Member]) -> None:
+        """Have the links lead to where the members are now, and wake those who wait for one."""
         for actor_id, link in list(self._data_links.items()):
             member = self.members.get(actor_id)
             if member is None:
@@ -304,10 +310,9 @@ class Actor:
         async with self.waits.on("registration with controller-0", self.config.placement.start_timeout_s):
             registered = await self.ask_controller(Register(member, self.holds()))
         assert isinstance(registered, Registered)
-        # A controller that restarted does not know everybody yet; it tells all once it does.
-        present = {one.actor_id for one in registered.members}
-        known = [one for actor_id, one in self.members.items() if actor_id not in present]
-        await self._adopt_members([*registered.members, *known])
+        before = self.members
+        self._known.registered(registered.members, registered.members_mark)
+        await self._follow_members(before)
         await self.joined(registered)
 
     async def _send_heartbeats(self) -> None:
@@ -383,7 +388,10 @@ class Actor:
 
     async def _obey(self, message: Message) -> Message:
         if isinstance(message, MembersChanged):
-            await self._adopt_members(message.members)
+            before = self.members
+            if not self._known.follow(message):
+                return MembersMissed()
+            await self._follow_members(before)
             return Done()
         if isinstance(message, Shutdown):
             self.stop_deadline_s = monotonic_s() + message.deadline_s

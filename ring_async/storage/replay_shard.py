@@ -8,6 +8,7 @@ state that somebody has seen.
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice
@@ -20,13 +21,14 @@ from ring_async.columns import Buffer
 from ring_async.core.advantages import AdvantageRules, GroupAdvantages, RewardSpread, group_advantages
 from ring_async.core.ids import split_id
 from ring_async.core.packing import pack_batch
-from ring_async.core.replay.batch_planning import HeldGroup
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.buffer_rules import BufferRules, check_rules
 from ring_async.core.replay.group_bundle import bundle
+from ring_async.core.replay.held_groups import HeldGroups
 from ring_async.core.replay.intake import Receipt, decide_intake
+from ring_async.core.replay.offers import Offer, OfferMark
 from ring_async.core.replay.plan_log import PlanEntry, PlanPart, plan_part
-from ring_async.core.replay.progress import Change, GroupProgress, GroupRecord
+from ring_async.core.replay.progress import Change, GroupProgress
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.replay.transitions import states_of
 from ring_async.core.staleness import Lineage
@@ -38,8 +40,6 @@ from ring_async.storage.store_history import History
 from ring_async.storage.store_reader import INTEGER
 from ring_async.trajectory_states import TrajectoryState
 from ring_async.types import EpochRules, Group, GroupHeader, PolicyVersion
-
-Offered = tuple[GroupRecord, GroupProgress]
 
 _lineage_decoder = msgspec.msgpack.Decoder(Lineage)
 _rules_decoder = msgspec.msgpack.Decoder(dict[str, EpochRules])
@@ -79,6 +79,7 @@ class ReplayShard:
                 covered=reader.meta("covered", INTEGER, 0),
                 lineage=reader.meta("lineage", _lineage_decoder, Lineage()),
                 epoch_rules=reader.meta("epoch_rules", _rules_decoder, {}),
+                stream=uuid.uuid4().hex,
             )
             for record, progress in sorted(reader.records(), key=lambda pair: pair[0].arrival):
                 self.buffer.add(record, progress)
@@ -128,9 +129,9 @@ class ReplayShard:
         if dict(epoch_rules) != self.buffer.epoch_rules:
             self._put_in_force(self.buffer.bar(epoch_rules))
 
-    def barred(self) -> tuple[str, ...]:
-        """The ids of the groups that wait to be judged again."""
-        return self.buffer.barred()
+    def barred(self, limit: int) -> tuple[str, ...]:
+        """The ids of groups that wait to be judged again, so many at most."""
+        return self.buffer.barred(limit)
 
     def barred_group(self, group_id: str) -> Group | None:
         """A copy of a group that waits to be judged again; None if it no longer does.
@@ -165,11 +166,11 @@ class ReplayShard:
         learner: PolicyVersion,
         *,
         is_final: bool = False,
-        others: Mapping[str, HeldGroup] | None = None,
+        others: Sequence[HeldGroups] = (),
     ) -> BatchPlan | Shortfall:
         """The plan `plan_number`: the logged one, or else a new one, which is durable before this returns.
 
-        `others` are groups that other shards offered for this batch.
+        `others` are the groups of other shards, as these offered them for this batch.
 
         Raises:
             RefusedError: the number is neither logged nor next, its payload is gone, or the learner is of a lost
@@ -216,10 +217,15 @@ class ReplayShard:
     # -- one shard among several: another one plans
 
     def offer(
-        self, plan_number: int, learner: PolicyVersion, lineage: Lineage, epoch_rules: Mapping[str, EpochRules]
-    ) -> list[Offered] | None:
-        """The groups that batch `plan_number` may take from, after eviction at that version; None: earlier plans are
-        missing.
+        self,
+        plan_number: int,
+        learner: PolicyVersion,
+        lineage: Lineage,
+        epoch_rules: Mapping[str, EpochRules],
+        since: OfferMark,
+    ) -> Offer | None:
+        """What has changed since a mark in the groups that batch `plan_number` may take from, after eviction at that
+        version; None: earlier plans are missing.
 
         Until that plan is consumed here, no offered trajectory ends.
 
@@ -236,7 +242,7 @@ class ReplayShard:
             self._put_in_force(Change({}, lineage=lineage))
         self.bar(epoch_rules)
         self._put_in_force(self.buffer.evict(learner))
-        return self.buffer.offer()
+        return self.buffer.offer(since)
 
     def consume(self, part: PlanPart) -> None:
         """Durably record the tokens that a logged plan takes from this shard's groups.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -46,4 +47,10 @@ class BatchTensors:
 def flat_tensor(values: Any, device: torch.device) -> Tensor:
     """An array `[B, C]` as a tensor `[B · C]` of its own on the device."""
     # Copied: received arrays are read-only views of frames, which torch can't represent.
-    return torch.from_numpy(np.array(values).reshape(-1)).to(device)
+    return to_device(np.array(values).reshape(-1), device)
+
+
+def to_device(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """An array as a tensor on the device. A GPU goes on with its work meanwhile: pageable memory would make it stop."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -102,11 +102,12 @@ def model_sizes(folder: Path) -> ModelSizes:
         ValueError: transformers does not know the model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+    from ring_async.models.causal_lm import load_config, make_causal_lm
+
+    config: Any = load_config(folder)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config)
+        model: Any = make_causal_lm(config)
     root = {
         id(p): p.numel() for m in (model.get_input_embeddings(), model.get_output_embeddings()) for p in m.parameters()
     }
@@ -116,7 +117,8 @@ def model_sizes(folder: Path) -> ModelSizes:
     experts = getattr(config, "num_experts_per_tok", 0) or 0
     width = config.intermediate_size
     if experts:
-        width = experts * (getattr(config, "moe_intermediate_size", None) or width)
+        expert = getattr(config, "moe_intermediate_size", None) or width
+        width = expert * (experts + (getattr(config, "num_shared_experts", 0) or 0))
         width += getattr(config, "shared_expert_intermediate_size", 0) or 0
     return ModelSizes(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),

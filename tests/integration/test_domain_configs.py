@@ -179,6 +179,7 @@ def test_code_runs_as_people_run_it(tmp_path: Path):
 def test_every_shipped_configuration_is_run_somewhere():
     shipped = {f"configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     elsewhere = {"configs/local.yaml", "configs/cluster.yaml"}  # test_main_job, test_one_architecture
+    elsewhere |= {"configs/gpu_1x.yaml", "configs/gpu_2x.yaml"}  # on GPUs: benchmarks/bench_gpu_loop.py
     assert shipped == {name for name in DOMAINS if name != EXAMPLE} | elsewhere
 
 

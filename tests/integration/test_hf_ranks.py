@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
 
-from rank_process import VOCABULARY, do_task, run_ranks, write_tiny_moe
+from rank_process import do_task, run_ranks
+from ring_async.models.causal_lm import load_causal_lm
 from ring_async.testing.packed_batches import write_tiny_llama
 from ring_async.training.ranks import alone
+from tiny_models import VOCABULARY, write_tiny_bailing, write_tiny_moe
 
 SEEDS = [0, 1, 2, 3]
 CASES: dict[str, dict[str, Any]] = {
     "dense": {"model": "dense"},
     "experts": {"model": "experts"},
+    "bailing": {"model": "bailing"},
     "minibatches, penalty and bonus": {
         "model": "dense",
         "overrides": {
@@ -42,6 +44,7 @@ def tasks(folder: Path) -> list[dict[str, Any]]:
     models = {
         "dense": str(write_tiny_llama(folder / "dense", vocabulary=VOCABULARY)),
         "experts": str(write_tiny_moe(folder / "experts")),
+        "bailing": str(write_tiny_bailing(folder / "bailing")),
     }
     return [
         task | {"model": models[task["model"]], "seeds": SEEDS, "save": str(folder / "saved" / str(index))}
@@ -115,9 +118,9 @@ def test_a_gradient_that_one_rank_finds_infinite_is_a_step_of_none(folder: Path,
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("index", [0, 1], ids=["dense", "experts"])
+@pytest.mark.parametrize("index", [0, 1, 2], ids=["dense", "experts", "bailing"])
 def test_a_checkpoint_of_ranks_is_a_hugging_face_directory(folder: Path, two_ranks: Any, index: int):
-    model = AutoModelForCausalLM.from_pretrained(folder / "saved" / str(index), dtype=torch.float32)
+    model = load_causal_lm(folder / "saved" / str(index), dtype=torch.float32, attention="sdpa")
     model.save_pretrained(folder / "hugging_face" / str(index))
     theirs = load_file(folder / "hugging_face" / str(index) / "model.safetensors")
     assert difference(theirs, load_file(folder / "two" / f"{index}.safetensors")) == 0

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.slow
 
 NUM_VERSIONS = 3
 ON_ONE_MACHINE = (
-    "rollout.engine=embedded", "learner.engine=hf", "weights.channel=zmq", "rollout.num=1", "reward.num=1",
+    "rollout.engine=embedded", "weights.channel=zmq", "rollout.num=1", "reward.num=1",
+    "model.path=builtin:tiny", "model.dtype=float32",
     "rollout.max_tokens=56", "learner.token_capacity=512", "placement.gpus={}",
     "placement.cpus={controller: 0.1, rollout: 0.5, reward: 0.2, replay: 0.2, learner: 0.5, evaluator: 0.2}",
 )  # fmt: skip

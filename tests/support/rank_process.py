@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from ring_async.batches import PackedBatch
 from ring_async.core.rank_batches import batch_of_rank
@@ -25,8 +24,8 @@ from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences
 from ring_async.training.hf.engine import HfTrainEngine
 from ring_async.training.ranks import RankPlace, Ranks, join_ranks
+from tiny_models import VOCABULARY
 
-VOCABULARY = 13
 SUPPORT = Path(__file__).parent
 
 
@@ -66,33 +65,6 @@ def make_batch(seed: int, num_ranks: int) -> PackedBatch:
                 )
             ] * (loss > 0)
     return pack_sequences(specs, token_capacity=48, num_ranks=num_ranks)
-
-
-def write_tiny_moe(folder: Path) -> Path:
-    """Write a random two-layer Qwen3-MoE of four experts as a Hugging Face directory; returns the folder."""
-    torch.manual_seed(1)
-    model = Qwen3MoeForCausalLM(
-        Qwen3MoeConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            intermediate_size=24,
-            moe_intermediate_size=8,
-            num_experts=4,
-            num_experts_per_tok=2,
-            norm_topk_prob=True,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=4,
-            tie_word_embeddings=False,
-        )
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() >= 2:
-                parameter.mul_(5)
-    model.save_pretrained(folder)
-    return folder
 
 
 def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:

@@ -107,7 +107,7 @@ class Controller:
         self._run = run = RunContext(
             config, context.run_dir, self._notes, self._run_log, self._spawn, is_fleet_alive=is_fleet_alive
         )
-        self._fleet = FleetShell(run, context.transport)
+        self._fleet = FleetShell(run, context.transport, context.spec.incarnation)
         self._dispatcher = Dispatcher(
             config, make_source, self._journal, is_resumed=is_resumed, is_fleet_alive=is_fleet_alive
         )
@@ -133,6 +133,7 @@ class Controller:
         self._dispatcher.keep_owners(self._fleet.wanted.actor_ids)
         self._life.open()
         loops = [asyncio.create_task(self._serve(), name="serve"), asyncio.create_task(self._tick(), name="tick")]
+        loops.append(asyncio.create_task(self._requests.run(), name="grant"))
         loops.append(asyncio.create_task(self.history.run(), name="history"))
         loops.append(asyncio.create_task(self._observe_resources(), name="resources"))
         told = asyncio.create_task(self._has_told_launcher.wait())
@@ -181,22 +182,22 @@ class Controller:
             self._check_ledger()
             self._life.stop_if_time_is_up()
             self._batches.watch(now_s)
-            self._fleet.members.export()
             metrics.controller_max_staleness.set(self._dispatcher.limiter.rules.max_staleness)
             self.context.transport.observe()
             for state, number in self._journal.ledger.counts().items():
                 metrics.controller_trajectories.labels(state=state).set(number)
-            await self._requests.look_again()
+            self._requests.look_again()
 
     async def _observe_resources(self) -> None:
-        """Consumes time / produces the gauges of disk and GPU / waits as long as a heartbeat / freed by time."""
+        """Consumes time / produces gauges of disk, GPU and members / waits as long as a heartbeat / freed by time."""
         while True:
             observe_resources(self.context.run_dir.path)
+            self._fleet.members.export()
             await asyncio.sleep(self.config.monitoring.heartbeat_s)
 
     def _check_ledger(self) -> None:
         try:
-            self._journal.ledger.check()
+            self._journal.ledger.check_changes()
         except LedgerError:
             metrics.controller_ledger_mismatches.inc()
             raise
@@ -291,6 +292,7 @@ class Controller:
         checkpoint = self._versions.checkpoint
         return Registered(
             members=self._fleet.staying(),
+            members_mark=self._fleet.members_mark,
             weights=self._versions.weights,
             is_paused=self._life.is_paused,
             resume_from=checkpoint["path"] if checkpoint else "",

@@ -43,7 +43,7 @@ class Dispatcher:
     """Grants groups to rollouts and takes back the groups they cannot deliver.
 
         grant = dispatcher.grantable(PolicyVersion(0, 7))     # Grant(3)
-        reservations = dispatcher.issue(actor_id, grant.num_groups)
+        dispatcher.issue([actor_id] * grant.num_groups)[actor_id]     # their reservations
         dispatcher.moved(states)     # replay holds these groups durably: their leases end
 
     Args:
@@ -85,8 +85,9 @@ class Dispatcher:
             return Grant(0, reason)
         return grant
 
-    def issue(self, owner: str, num_groups: int) -> tuple[Reservation, ...]:
-        """Reserve groups for `owner`: first groups that came back, then new prompts while there are any.
+    def issue(self, owners: Iterable[str]) -> dict[str, list[Reservation]]:
+        """Reserve a group for each of `owners`, in order: first groups that came back, then new prompts while there are
+        any. All of one call share one sync of the journal. Returns the reservations of each owner.
 
         Raises:
             StorageError: the journal cannot be written; the groups are issued by a later call.
@@ -94,8 +95,9 @@ class Dispatcher:
         now_s = monotonic_s()
         not_ready: set[str] = set()
         issued: list[Reservation] = []
+        issued_to: dict[str, list[Reservation]] = {}
         records: list[Any] = []
-        for _ in range(num_groups):
+        for owner in owners:
             again = self.leases.next_again()
             reservation, attempt = again or (self.prompts.next(not_ready), 1)
             if reservation is None:
@@ -106,6 +108,7 @@ class Dispatcher:
             else:
                 records.append(GroupReserved(reservation, owner))
             issued.append(reservation)
+            issued_to.setdefault(owner, []).append(reservation)
         if records:
             try:
                 self._journal.append(*records, *self._accounts())
@@ -114,7 +117,7 @@ class Dispatcher:
                 raise
         for reservation in issued:
             metrics.controller_reservations.labels(source=reservation.prompt.source).inc()
-        return tuple(issued)
+        return issued_to
 
     # -- changes while the run goes on
 

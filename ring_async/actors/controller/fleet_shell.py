@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.member_links import MemberLinks
+from ring_async.actors.controller.member_list import MemberList
 from ring_async.actors.controller.membership import Membership
 from ring_async.clock import monotonic_s
 from ring_async.core.event_kinds import EventKind
@@ -31,7 +32,7 @@ from ring_async.transport.messages.fleet import (
     Heartbeat,
     HeartbeatSeen,
     Member,
-    MembersChanged,
+    MembersMark,
     ReportFleet,
     Shutdown,
 )
@@ -59,9 +60,10 @@ class FleetShell:
     Args:
         context: of the run.
         transport: opens the links to members.
+        incarnation: of the controller.
     """
 
-    def __init__(self, context: RunContext, transport: Transport) -> None:
+    def __init__(self, context: RunContext, transport: Transport, incarnation: int = 0) -> None:
         placement = context.config.placement
         self._notes = context.notes
         self._run_log = context.run_log
@@ -75,7 +77,10 @@ class FleetShell:
             placement.start_timeout_s,
         )
         self.members = Membership()
-        self.links = MemberLinks(transport)
+        self._member_list = MemberList(incarnation)
+        self._is_list_new = context.is_fleet_alive
+        """Whether members know a list of an earlier controller, so that each needs the whole list once."""
+        self.links = MemberLinks(transport, self._member_list)
         self._somebody_joined = asyncio.Event()
         self._somebody_left = asyncio.Condition()
 
@@ -124,7 +129,8 @@ class FleetShell:
         is_new = self.members.join(member)
         if is_new:
             self._somebody_joined.set()
-            self.links.open(member)
+            self._member_list.update(self.staying())
+            self.links.open(member, None if self._is_list_new else self._member_list.mark)
             self._run_log.event(
                 EventKind.JOINED,
                 author=member.actor_id,
@@ -191,14 +197,17 @@ class FleetShell:
             self.links.tell(member.actor_id, news)
 
     def tell_members(self) -> None:
-        """Send the list of members to every member. A list that is known to lack living members is not sent: their
-        peers would send elsewhere what these have in hand.
+        """Tell every member how the list of members has changed. A list that is known to lack living members is not
+        told: their peers would send elsewhere what these have in hand.
         """
-        if self.is_gathering:
-            return
-        news = MembersChanged(self.staying())
-        for actor_id in self.members.by_id:
-            self.links.tell(actor_id, news)
+        self._member_list.update(self.staying())
+        if not self.is_gathering:
+            self.links.tell_members()
+
+    @property
+    def members_mark(self) -> MembersMark:
+        """The moment of the list of members that `staying` gives."""
+        return self._member_list.mark
 
     async def _gather(self) -> None:
         with contextlib.suppress(TimeoutError):

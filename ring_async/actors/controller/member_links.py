@@ -1,7 +1,8 @@
 """The controller's links to the members: commands with deadlines, and news of which only the newest is delivered.
 
-Owns: one outbox per member's control inbox and the task that keeps the member up to date. News is state, not a log:
-a member that was busy or away gets the newest list of members and the newest weights, never a queue of old ones.
+Owns: one outbox per member's control inbox, the task that keeps the member up to date, and what each member knows of
+the list of members. News is state, not a log: a member that was busy or away gets the newest weights, and one
+difference to the newest list of members, never a queue of old ones.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from ring_async.actors.controller.member_list import MemberList
 from ring_async.errors import PeerTimeoutError, RefusedError
 from ring_async.transport.base import Outbox, Transport
 from ring_async.transport.messages.base import Message
-from ring_async.transport.messages.fleet import Member
+from ring_async.transport.messages.fleet import Member, MembersMark, MembersMissed
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +26,9 @@ NEWS_TIMEOUT_S = 5.0
 class _MemberLink:
     member: Member
     outbox: Outbox
+    known_members: MembersMark | None
+    """What the member knows of the list of members; None: it needs the whole list."""
+    is_list_due: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     pending: dict[str, Message] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
@@ -32,20 +37,25 @@ class _MemberLink:
 class MemberLinks:
     """Links to all registered members.
 
-    links.open(member)
+    links.open(member, None)
+    links.tell_members()                                        # the member gets what it does not know of the list
     links.tell(actor_id, UseWeights(…))                         # version 7, then 8 before 7 was delivered: 8 arrives
     await links.command(LEARNER_ID, Pause(), timeout_s=5.0)     # the answer
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, members: MemberList) -> None:
         self._transport = transport
+        self._members = members
         self._links: dict[str, _MemberLink] = {}
 
-    def open(self, member: Member) -> None:
-        """Open the link to a member that registered, in place of the link to an earlier process of the same id."""
+    def open(self, member: Member, known_members: MembersMark | None) -> None:
+        """Open the link to a member that registered, in place of the link to an earlier process of the same id.
+
+        `known_members`: what the answer to its registration tells it of the list of members.
+        """
         self.drop(member.actor_id)
         outbox = self._transport.connect(member.control_endpoint, peer=member.actor_id)
-        link = _MemberLink(member, outbox)
+        link = _MemberLink(member, outbox, known_members)
         link.task = asyncio.create_task(self._keep_informed(link), name=f"news-{member.actor_id}")
         self._links[member.actor_id] = link
 
@@ -60,6 +70,12 @@ class MemberLinks:
         link = self._links.get(actor_id)
         if link is not None:
             link.pending[type(news).__name__] = news
+            link.changed.set()
+
+    def tell_members(self) -> None:
+        """Send each member what it does not know of the list of members."""
+        for link in self._links.values():
+            link.is_list_due = True
             link.changed.set()
 
     async def command(self, actor_id: str, message: Message, *, timeout_s: float) -> Message:
@@ -84,11 +100,24 @@ class MemberLinks:
             while True:
                 await link.changed.wait()
                 link.changed.clear()
+                await self._deliver_members(link)
                 for kind, news in list(link.pending.items()):
                     if await self._deliver(link, news) and link.pending.get(kind) is news:
                         del link.pending[kind]
         finally:
             await link.outbox.close()
+
+    async def _deliver_members(self, link: _MemberLink) -> None:
+        while link.is_list_due and link.known_members != (mark := self._members.mark):
+            try:
+                answer = await link.outbox.request(self._members.since(link.known_members), timeout_s=NEWS_TIMEOUT_S)
+            except PeerTimeoutError:
+                link.changed.set()
+                return
+            except RefusedError as refusal:
+                log.warning("%s refused the list of members: %s", link.member.actor_id, refusal)
+                return
+            link.known_members = None if isinstance(answer.message, MembersMissed) else mark
 
     async def _deliver(self, link: _MemberLink, news: Message) -> bool:
         try:

@@ -1,6 +1,6 @@
 """The planner: it makes one batch plan over all replay shards, its own included.
 
-    learner ──RequestBatch n──▶ planner ──OfferGroups n──▶ every shard that lives: evicts, answers with what it holds
+    learner ──RequestBatch n──▶ planner ──OfferGroups n──▶ every shard that lives: evicts, answers with what changed
                                 planner: chooses Φ tokens among all offers and logs plan n: from now on it is fixed
                                 planner ──ConsumePlan n──▶ shards it takes from: make progress durable, return tokens
     learner ◀──BatchReady n──── planner: rows filled
@@ -30,12 +30,13 @@ from ring_async.actors.base import Actor
 from ring_async.batches import BatchPlan, PackedBatch
 from ring_async.columns import Buffer
 from ring_async.core.ids import split_id
-from ring_async.core.replay.batch_planning import HeldGroup, hold
 from ring_async.core.replay.group_bundle import unbundle
+from ring_async.core.replay.held_groups import HeldGroups
+from ring_async.core.replay.offers import Mirror, Offer
 from ring_async.core.replay.token_budget import Shortfall
 from ring_async.core.roster import PLANNER_ID, Role, id_of
 from ring_async.errors import PeerTimeoutError, RefusedError, StorageError
-from ring_async.storage.replay_shard import Offered, ReplayShard
+from ring_async.storage.replay_shard import ReplayShard
 from ring_async.transport.base import Answer
 from ring_async.transport.messages.base import Message
 from ring_async.transport.messages.batches import (
@@ -58,7 +59,7 @@ SHARD_TIMEOUT_S = 5.0
 MAX_PARTS = 64
 """Plans read from the log at once for a shard that was away."""
 
-_offer_decoder = msgspec.msgpack.Decoder(list[Offered])
+_offer_decoder = msgspec.msgpack.Decoder(Offer)
 
 
 def shard_of(group_id: str, num_shards: int) -> str:
@@ -78,6 +79,8 @@ class BatchPlanner:
         """Trainable tokens of each other shard, by its last report."""
         self._followed = dict.fromkeys(self._others, 0)
         """The newest plan that each other shard has followed, as far as it has said: it may need those after it."""
+        self._mirrors: dict[str, Mirror] = {}
+        """Of each other shard that was asked, its open groups as far as it has told."""
         self._note_followed({})
         self._turn = asyncio.Lock()
         self._rank_turn = asyncio.Lock()
@@ -116,7 +119,7 @@ class BatchPlanner:
             return await self._actor.on_compute(self._shard.batch, ask.plan_number, ask.policy_version)
         async with self._turn:
             await self._actor.on_compute(self._shard.follow, ask.policy_version)
-            others: dict[str, HeldGroup] = {}
+            others: list[HeldGroups] = []
             if ask.plan_number == self._shard.buffer.last_plan + 1:
                 if (shortfall := self._shortfall()) is not None:
                     return shortfall
@@ -152,28 +155,33 @@ class BatchPlanner:
         self._followed |= last_plans
         self._shard.history.followed = min(self._followed.values(), default=math.inf)
 
-    async def _offers(self, ask: RequestBatch) -> dict[str, HeldGroup]:
+    async def _offers(self, ask: RequestBatch) -> list[HeldGroups]:
         offers = await asyncio.gather(*(self._offer(shard, ask) for shard in self._living()))
-        return {held.record.header.group_id: held for groups in offers for held in groups}
+        return [groups for groups in offers if groups is not None]
 
-    async def _offer(self, shard: str, ask: RequestBatch) -> list[HeldGroup]:
-        """Ask a shard for the groups that this batch may take from; nothing if the shard is away."""
+    async def _offer(self, shard: str, ask: RequestBatch) -> HeldGroups | None:
+        """Hear of a shard's groups what has changed; None if the shard is away, and this batch takes none of them."""
         buffer = self._shard.buffer
-        question = OfferGroups(ask.plan_number, ask.policy_version, buffer.lineage, buffer.epoch_rules)
-        while (answer := await self._ask(shard, question)) is not None:
+        if (mirror := self._mirrors.get(shard)) is None:
+            mirror = self._mirrors[shard] = Mirror(buffer.rules, buffer.lineage, buffer.epoch_rules)
+        await self._actor.on_compute(mirror.follow, buffer.rules, buffer.lineage, buffer.epoch_rules)
+        while True:
+            question = OfferGroups(
+                ask.plan_number, ask.policy_version, buffer.lineage, buffer.epoch_rules, since=mirror.mark
+            )
+            if (answer := await self._ask(shard, question)) is None:
+                return None
             offered = answer.message
             assert isinstance(offered, GroupsOffered)
             self._reported[shard] = offered.trainable_tokens
             self._note_followed({shard: offered.last_plan})
             if offered.last_plan == ask.plan_number - 1:
-                return await self._actor.on_compute(self._held, answer.buffers[0])
-            if not await self._catch_up(shard, offered.last_plan):
-                break
-        return []
-
-    def _held(self, offered: memoryview) -> list[HeldGroup]:
-        rules, lineage = self._shard.buffer.rules, self._shard.buffer.lineage
-        return [hold(record, progress, rules, lineage) for record, progress in _offer_decoder.decode(offered)]
+                offer = await self._actor.on_compute(_offer_decoder.decode, answer.buffers[0])
+                await self._actor.on_compute(mirror.take_in, offer)
+                if not offer.has_more:
+                    return mirror.groups
+            elif not await self._catch_up(shard, offered.last_plan):
+                return None
 
     async def _catch_up(self, shard: str, last_plan: int) -> bool:
         """Send a shard the plans that it missed. Returns whether it followed any."""
@@ -236,10 +244,10 @@ def answer_planner(shard: ReplayShard, question: Message) -> tuple[Message, list
     buffer = shard.buffer
     try:
         match question:
-            case OfferGroups(plan_number, policy_version, lineage, epoch_rules):
-                offered = shard.offer(plan_number, policy_version, lineage, epoch_rules)
-                encoded = msgspec.msgpack.encode(offered or [])
-                return GroupsOffered(buffer.last_plan, buffer.trainable_tokens), [encoded]
+            case OfferGroups(plan_number, policy_version, lineage, epoch_rules, since):
+                offer = shard.offer(plan_number, policy_version, lineage, epoch_rules, since)
+                encoded: list[Buffer] = [msgspec.msgpack.encode(offer)] if offer is not None else []
+                return GroupsOffered(buffer.last_plan, buffer.trainable_tokens), encoded
             case ConsumePlan(part, has_tokens):
                 shard.consume(part)
                 is_due = has_tokens and buffer.last_plan >= part.plan_number

@@ -56,7 +56,7 @@ class Rescorer:
             while True:
                 await self._due.wait()
                 self._due.clear()
-                for group_id in await self._actor.on_compute(self._shard.barred):
+                for group_id in await self._actor.on_compute(self._shard.barred, 2 * MAX_UNDER_WAY):
                     if len(self._under_way) >= MAX_UNDER_WAY:
                         break  # each task looks again when it ends
                     if group_id not in self._under_way:

@@ -87,6 +87,10 @@ class Fleet:
                 leaving.append(ActorSpec(actor_id, role, wanted.incarnation))
         return leaving
 
+    def num_wanted(self, role: Role) -> int:
+        """How many actors of a role there should be."""
+        return self._nums.get(role, 0)
+
     @property
     def actor_ids(self) -> tuple[str, ...]:
         """The ids of all actors of the fleet, those whose restart is still delayed included."""

@@ -4,7 +4,8 @@ Owns: eligibility, the progress of every trajectory, eviction, retention, and wh
 Does not own payloads, files, or time.
 Invariants: methods that decide return a `Change` and do not change the buffer; `apply` carries the change out, after
 the caller has made it durable. A token is trained at most `max_reuse` times and never beyond `max_staleness`. A payload
-is kept until a checkpoint covers every batch that used it.
+is kept until a checkpoint covers every batch that used it. What happens for each group, batch or checkpoint costs as
+much as what it touches, however many groups are held; only changed rules, settings and lineages look at all of them.
 
     add ──▶ open ──plan──▶ ... ──plan──▶ used up ──cover──▶ retired ──▶ payload released
              └─────────── evict, retain, drop ───────────▶ ended ──cover──▶ payload released
@@ -12,13 +13,17 @@ is kept until a checkpoint covers every batch that used it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 import msgspec
 
-from ring_async.core.replay.batch_planning import HeldGroup, Taken, plan_batch, planning_record
+from ring_async.core.replay.batch_planning import Taken, plan_batch
 from ring_async.core.replay.buffer_rules import BufferRules, check_rules
+from ring_async.core.replay.held_group import HeldGroup
+from ring_async.core.replay.held_groups import HeldGroups
+from ring_async.core.replay.offers import Offer, OfferLog, OfferMark
 from ring_async.core.replay.progress import (
     Change,
     GroupProgress,
@@ -41,6 +46,7 @@ class ReplayBuffer:
     Args:
         rules: settings of the decisions; `tune` changes them.
         last_plan, covered, lineage, epoch_rules: the state to go on from, as stored before a restart.
+        stream: names this opening of the buffer to the planner of several shards, which knows what earlier ones held.
 
     Example:
         With Φ = 10, groups `a` and `b` of two responses of 6 tokens each are added. `plan(1, version)` takes `a/0`
@@ -56,25 +62,33 @@ class ReplayBuffer:
         covered: int = 0,
         lineage: Lineage | None = None,
         epoch_rules: Mapping[str, EpochRules] | None = None,
+        stream: str = "",
     ) -> None:
-        self.rules = rules
         self.last_plan = last_plan
         self.covered = covered
-        self.lineage = lineage or Lineage()
-        self.epoch_rules = dict(epoch_rules or {})
-        self._entries: dict[str, HeldGroup] = {}
-        self._barred: set[str] = set()
-        """Groups whose verdicts may not be trained on. Kept up to date because they are needed after every commit."""
+        self._held = HeldGroups(rules, lineage or Lineage(), epoch_rules)
+        self._offers = OfferLog(stream) if rules.num_shards > 1 else None
         self._next_arrival = 1
-        self._trainable = 0
 
     # -- content
 
     def __contains__(self, group_id: object) -> bool:
-        return group_id in self._entries
+        return group_id in self._held
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._held)
+
+    @property
+    def rules(self) -> BufferRules:
+        return self._held.rules
+
+    @property
+    def lineage(self) -> Lineage:
+        return self._held.lineage
+
+    @property
+    def epoch_rules(self) -> dict[str, EpochRules]:
+        return self._held.epoch_rules
 
     @property
     def next_arrival(self) -> int:
@@ -83,38 +97,34 @@ class ReplayBuffer:
     @property
     def trainable_tokens(self) -> int:
         """The number of loss tokens that may still be trained, over all their uses."""
-        return self._trainable
+        return self._held.trainable
 
     @property
     def eligible_tokens(self) -> int:
         """The trainable tokens of groups whose verdicts are not barred."""
-        return self._trainable - sum(self._entries[group_id].trainable for group_id in self._barred)
+        return self._held.trainable - self._held.barred_trainable
 
     @property
     def num_open(self) -> int:
         """The number of trajectories that may still be trained."""
-        return sum(1 for _ in self._open())
+        return self._held.num_open
 
     def group_ids(self) -> tuple[str, ...]:
-        return tuple(self._entries)
+        return tuple(self._held)
 
     def record(self, group_id: str) -> GroupRecord:
-        return self._entries[group_id].record
+        return self._held[group_id].record
 
     def progress(self, group_id: str) -> GroupProgress:
-        return self._entries[group_id].progress
+        return self._held[group_id].progress
 
     def add(self, record: GroupRecord, progress: GroupProgress) -> None:
         """Add a durable group: one that `admit` took in, or one read back after a restart."""
         group_id = record.header.group_id
-        if group_id in self._entries:
+        if group_id in self._held:
             return
-        entry = HeldGroup(record, progress, all_loss_tokens(record), [], [])
-        entry.count_births(self.lineage, self.rules.staleness_measure)
-        self._entries[group_id] = entry
         self._next_arrival = max(self._next_arrival, record.arrival + 1)
-        self._take_stock(entry)
-        self._note_barred(entry)
+        self.replace(record, progress)
 
     def admit(self, record: GroupRecord, is_masked: Iterable[bool]) -> GroupProgress:
         """The first progress of a new group's trajectories: each is open, or dropped at once with a cause.
@@ -139,13 +149,13 @@ class ReplayBuffer:
 
     # -- judged again
 
-    def barred(self) -> tuple[str, ...]:
-        """The ids of the groups that wait to be judged again."""
-        return tuple(group_id for group_id in self._barred if self._entries[group_id].is_open)
+    def barred(self, limit: int | None = None) -> tuple[str, ...]:
+        """The ids of the groups that wait to be judged again, `limit` at most."""
+        return tuple(islice((group_id for group_id in self._held.barred if self._held[group_id].is_open), limit))
 
     def is_barred(self, group_id: str) -> bool:
         """Whether a group waits to be judged again."""
-        return group_id in self._barred and self._entries[group_id].is_open
+        return group_id in self._held.barred and self._held[group_id].is_open
 
     def awaits(self, header: GroupHeader) -> bool:
         """Whether a group held here waits for this verdict."""
@@ -157,10 +167,8 @@ class ReplayBuffer:
 
     def replace(self, record: GroupRecord, progress: GroupProgress) -> None:
         """Replace a group's verdicts by new ones, which are durable."""
-        entry = self._entries[record.header.group_id]
-        entry.record, entry.progress = record, progress
-        self._take_stock(entry)
-        self._note_barred(entry)
+        self._held.put(record, progress)
+        self._note(record.header.group_id, is_new=True)
 
     def bar(self, epoch_rules: Mapping[str, EpochRules]) -> Change:
         """Decide on new epoch rules: a barred group that no batch used is judged again; the rest of a used one is
@@ -168,7 +176,7 @@ class ReplayBuffer:
         """
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
-        for group_id, entry in self._entries.items():
+        for group_id, entry in self._held.items():
             is_in_use = any(one.last_plan for one in entry.progress)
             if is_in_use and not is_admitted(entry.record.header, epoch_rules):
                 self._end_open(group_id, EndCause.RESCORED, touched, moved)
@@ -187,24 +195,25 @@ class ReplayBuffer:
     def apply(self, change: Change) -> None:
         """Carry out a change, which is durable."""
         for group_id in change.released:
-            self._trainable -= self._entries.pop(group_id).trainable
-            self._barred.discard(group_id)
+            if self._held[group_id].is_open:
+                self._note(group_id, is_gone=True)
+            self._held.drop(group_id)
         for group_id, progress in change.progress.items():
-            if entry := self._entries.get(group_id):
-                entry.progress = progress
-                self._take_stock(entry)
-        if change.epoch_rules is not None:
-            self.epoch_rules = change.epoch_rules
-            for entry in self._entries.values():
-                self._note_barred(entry)
+            if group_id in self._held:
+                was_open = self._held[group_id].is_open
+                self._held.move(group_id, progress)
+                if was_open:
+                    self._note(group_id)
         if change.plan_number is not None:
             self.last_plan = change.plan_number
         if change.covered is not None:
             self.covered = change.covered
-        if change.lineage is not None:
-            self.lineage = change.lineage
-            for entry in self._entries.values():
-                entry.count_births(self.lineage, self.rules.staleness_measure)
+        held = self._held
+        held.follow(
+            held.rules,
+            held.lineage if change.lineage is None else change.lineage,
+            held.epoch_rules if change.epoch_rules is None else change.epoch_rules,
+        )
 
     def tune(self, rules: BufferRules) -> None:
         """Change the rules of the decisions to come.
@@ -213,54 +222,51 @@ class ReplayBuffer:
             ConfigError: no batch could ever be filled under these rules.
         """
         check_rules(rules)
-        self.rules = rules
-        for entry in self._entries.values():
-            self._take_stock(entry)
-            entry.count_births(self.lineage, self.rules.staleness_measure)
+        self._held.follow(rules, self.lineage, self.epoch_rules)
 
     # -- decisions
 
     def evict(self, learner: PolicyVersion) -> Change:
         """End trajectories beyond `max_staleness` at the learner's version, and those above the retention bound.
 
-        Retention ends the oldest trajectories first. A trajectory whose tokens were all trained at least once
-        keeps its state: it is merely not used again.
+        Retention ends the oldest trajectories first, and no remainder, which the next batch begins with. A trajectory
+        whose tokens were all trained at least once keeps its state: it is merely not used again.
         """
+        held, rules = self._held, self.rules
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
-        excess = self._trainable - self.rules.retention_part
+        excess = held.trainable - rules.retention_part
         if excess > 0:
-            longest = max(max(entry.num_tokens) for entry in self._entries.values() if entry.is_open)
-            excess = self._trainable - max(self.rules.retention_part, self.rules.batch_part(longest))
+            excess = held.trainable - max(rules.retention_part, rules.batch_part(held.most_tokens))
 
-        def end(group_id: str, index: int, cause: EndCause) -> None:
+        def end(entry: HeldGroup, index: int, cause: EndCause) -> None:
             nonlocal excess
-            entry = self._entries[group_id]
-            progress = touched.setdefault(group_id, list(entry.progress))
+            progress = touched.setdefault(entry.record.header.group_id, list(entry.progress))
+            if not progress[index].is_open:
+                return
             excess -= self._trainable_one(entry.num_tokens[index], progress[index])
             progress[index] = ended_as(entry, index, progress[index], TrajectoryStatus.EVICTED, cause)
             if progress[index].state == TrajectoryStatus.EVICTED:
                 num_tokens = untrained_tokens(entry, index, progress[index])
                 moved.append(moved_to(entry.record, index, progress[index], num_tokens))
 
-        fresh: list[tuple[int, int, str, int]] = []
-        for group_id, index, entry, progress in self._open():
-            if progress.num_uses >= self.rules.max_reuse:  # `max_reuse` was lowered meanwhile
-                end(group_id, index, EndCause.NONE)
-            elif learner.number - entry.births[index] > self.rules.max_staleness:
-                end(group_id, index, EndCause.STALE)
-            elif excess > 0:
-                fresh.append((entry.oldest[index], entry.record.arrival, group_id, index))
+        for group_id in held.overused:  # `max_reuse` was lowered meanwhile
+            for index, progress in enumerate(held[group_id].progress):
+                if progress.is_open and progress.num_uses >= rules.max_reuse:
+                    end(held[group_id], index, EndCause.NONE)
+        for entry, index in held.born_before(learner.number - rules.max_staleness):
+            end(entry, index, EndCause.STALE)
         if excess > 0:
-            for _, _, group_id, index in sorted(fresh):
+            for entry, index in held.by_age():
                 if excess <= 0:
                     break
-                end(group_id, index, EndCause.RETENTION)
+                if not entry.progress[index].position:
+                    end(entry, index, EndCause.RETENTION)
         return self._change(touched, moved)
 
     def plan(
         self, plan_number: int, learner: PolicyVersion, *, is_final: bool = False,
-        others: Mapping[str, HeldGroup] | None = None,
+        others: Sequence[HeldGroups] = (),
     ) -> Change | Shortfall:  # fmt: skip
         """Plan the next batch of exactly Φ loss tokens, or say why there is none yet. Call `evict` and `apply` first.
 
@@ -271,12 +277,12 @@ class ReplayBuffer:
         """
         self._check_next(plan_number)
         planned = plan_batch(
-            {**self._entries, **others} if others else self._entries,
+            (self._held, *others),
             self.rules, self.lineage, plan_number, learner, is_final=is_final, epoch_rules=self.epoch_rules,
         )  # fmt: skip
         if isinstance(planned, Shortfall):
             return planned
-        taken = [one for one in planned.taken if one[0] in self._entries] if others else planned.taken
+        taken = [one for one in planned.taken if one[0] in self._held] if others else planned.taken
         change = self.advance(plan_number, taken, self.rules.max_reuse, carries=self.rules.carries)
         return replace(change, entry=planned.entry)
 
@@ -297,7 +303,7 @@ class ReplayBuffer:
         was_whole = False
         for group_id, index, num_tokens in taken:
             if group_id != last_id:  # a group's responses mostly follow each other
-                last_id, entry = group_id, self._entries[group_id]
+                last_id, entry = group_id, self._held[group_id]
                 if group_id not in touched:
                     touched[group_id] = list(entry.progress)
                 group = touched[group_id]
@@ -313,9 +319,10 @@ class ReplayBuffer:
         progresses = {group_id: tuple(group) for group_id, group in touched.items()}
         return Change(progresses, (), tuple(moved), plan_number=plan_number)
 
-    def offer(self) -> list[tuple[GroupRecord, GroupProgress]]:
-        """The groups with tokens to train, without prompts' text, for a planner of several shards."""
-        return [(planning_record(one.record), one.progress) for one in self._entries.values() if one.is_open]
+    def offer(self, since: OfferMark) -> Offer:
+        """What the planner of several shards must hear of the groups held here, from a mark on."""
+        assert self._offers is not None, "there is one shard, which plans for itself"
+        return self._offers.offer(self._held, since)
 
     def cover(self, plan_number: int) -> Change:
         """Decide on a durable learner checkpoint that covers all batches up to `plan_number`: retire and release
@@ -325,7 +332,7 @@ class ReplayBuffer:
         touched: dict[str, list[Progress]] = {}
         moved: list[TrajectoryState] = []
         before = after = OPEN
-        for group_id, entry in self._entries.items():
+        for group_id, entry in self._held.settling():
             if not entry.is_used:
                 continue
             group = list(entry.progress)
@@ -348,17 +355,15 @@ class ReplayBuffer:
 
     # -- parts
 
-    def _note_barred(self, entry: HeldGroup) -> None:
-        header = entry.record.header
-        if is_admitted(header, self.epoch_rules):
-            self._barred.discard(header.group_id)
-        else:
-            self._barred.add(header.group_id)
+    def _note(self, group_id: str, *, is_new: bool = False, is_gone: bool = False) -> None:
+        if self._offers is not None:
+            is_open = not is_gone and self._held[group_id].is_open
+            self._offers.note(group_id, is_open=is_open, is_new=is_new)
 
     def _end_open(
         self, group_id: str, cause: EndCause, touched: dict[str, list[Progress]], moved: list[TrajectoryState]
     ) -> None:
-        entry = self._entries[group_id]
+        entry = self._held[group_id]
         for index, progress in enumerate(entry.progress):
             if progress.is_open:
                 ended = ended_as(entry, index, progress, TrajectoryStatus.DROPPED, cause)
@@ -370,22 +375,8 @@ class ReplayBuffer:
         if plan_number != self.last_plan + 1:
             raise ValueError(f"batch {plan_number} was asked for, but the next one is {self.last_plan + 1}")
 
-    def _open(self) -> Iterator[tuple[str, int, HeldGroup, Progress]]:
-        for group_id, entry in self._entries.items():
-            if not entry.is_open:
-                continue
-            for index, progress in enumerate(entry.progress):
-                if progress.is_open:
-                    yield group_id, index, entry, progress
-
     def _trainable_one(self, num_tokens: int, progress: Progress) -> int:
         return (self.rules.max_reuse - progress.num_uses) * num_tokens - progress.position if progress.is_open else 0
-
-    def _take_stock(self, entry: HeldGroup) -> None:
-        """Update an entry and the totals, after progress or rules changed."""
-        self._trainable -= entry.trainable
-        entry.take_stock(self.rules.max_reuse)
-        self._trainable += entry.trainable
 
     def _change(
         self, touched: Mapping[str, list[Progress]], moved: list[TrajectoryState], *, covered: int | None = None
@@ -394,7 +385,7 @@ class ReplayBuffer:
         horizon = self.covered if covered is None else covered
         looked_at = progress
         if covered is not None:
-            ended = {group_id: entry for group_id, entry in self._entries.items() if not entry.is_open}
+            ended = {group_id: entry for group_id, entry in self._held.settling() if not entry.is_open}
             looked_at = {group_id: progress.get(group_id) or entry.progress for group_id, entry in ended.items()}
         released = tuple(group_id for group_id, group in looked_at.items() if is_finished(group, horizon))
         return Change(progress, released, tuple(moved), covered=covered)

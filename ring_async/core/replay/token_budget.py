@@ -10,49 +10,72 @@ Differs: Eq. 3 read literally keeps the boundary response whole; Fig. 3 and this
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
+
+from ring_async.core.replay.held_group import HeldGroup
 
 Order = Literal["oldest_version", "fifo", "random", "abs_advantage"]
 
 MAX_FIT_TOKENS = 1 << 18
 MAX_FIT_CANDIDATES = 1_024
-"""Bounds on the search for responses that add up exactly: 32 MiB of bit sets and a fraction of a second at worst."""
+"""Bounds on the search for responses that add up exactly: 32 MiB of bit sets and a fraction of a second at worst. So
+many responses that do not fit are passed over, too, before only those that may be cut are looked at."""
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):
     """One trajectory that may be trained now.
 
     Attributes:
+        group, index: where it is.
         num_loss_tokens: loss tokens not yet trained in this pass, > 0.
         can_split: whether it may be cut: its remainder could still be trained with the next batch, or may be dropped.
         is_remainder: whether an earlier batch cut it; remainders are chosen first.
-        num_uses: how often all of its tokens were trained before.
-        oldest_number: version number of its oldest token, in the surviving lineage.
-        arrival: order in which its group was committed.
-        abs_advantage: |advantage|.
+        order: what its place in the order of choice follows from.
     """
 
-    group_id: str
+    group: HeldGroup
+    index: int
     source: str
     num_loss_tokens: int
     can_split: bool
     is_remainder: bool
-    num_uses: int
-    oldest_number: int
-    arrival: int
-    abs_advantage: float
+    order: tuple[object, ...] = ()
+
+
+class Eligible(Protocol):
+    """All that one batch may take; the totals are at hand, and iterators yield in the order of choice, remainders
+    first.
+    """
+
+    num: int
+    num_rigid: int
+    """Those that may not be cut."""
+    tokens: int
+
+    def in_order(self) -> Iterator[Candidate]: ...
+
+    def splittable(self) -> Iterator[Candidate]:
+        """Those that may be cut."""
+        ...
+
+    def rigid(self) -> Iterator[Candidate]:
+        """Those that may not be cut."""
+        ...
+
+
+Taken = list[tuple[Candidate, int]]
+"""Candidates with the number of loss tokens taken of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The chosen candidates, by index, with the number of loss tokens taken of each. The numbers add up to Φ."""
+    """The chosen candidates, with the number of loss tokens taken of each. The numbers add up to Φ."""
 
-    taken: tuple[tuple[int, int], ...]
+    taken: tuple[tuple[Candidate, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,98 +85,85 @@ class Shortfall:
     reason: str
 
 
-def order_candidates(
-    candidates: Sequence[Candidate],
-    order: Order,
-    *,
-    salt: int,
-    shares: Mapping[str, float] | None = None,
-) -> list[int]:
-    """The candidates' indices in the order of choice: remainders first, then the least used, then by `order`.
-
-    Ties are broken at random by group (a hash of `salt` and the group's id): breaking them by arrival would favour
-    short responses, which finish first. With `shares`, sources are interleaved so that loss tokens of every prefix
-    follow them.
-    """
-    salted = zlib.crc32(f"{salt}:".encode())
-    ties = {g: zlib.crc32(g.encode(), salted) for g in dict.fromkeys([one.group_id for one in candidates])}
-
-    def rank(candidate: Candidate) -> float:
-        if order == "oldest_version":
-            return candidate.oldest_number
-        if order == "fifo":
-            return candidate.arrival
-        return -candidate.abs_advantage if order == "abs_advantage" else 0.0
-
-    keys = [(not one.is_remainder, one.num_uses, rank(one), ties[one.group_id], i) for i, one in enumerate(candidates)]
-    ordered = [key[-1] for key in sorted(keys)]
-    return ordered if shares is None else _interleave(candidates, ordered, shares)
-
-
-def choose_tokens(
-    candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: int, *, is_final: bool = False
-) -> Choice | Shortfall:
+def choose_tokens(eligible: Eligible, token_budget: int, *, is_final: bool = False) -> Choice | Shortfall:
     """Choose exactly `token_budget` loss tokens: whole responses in order, the one that crosses the line cut.
 
     A response that may not be cut and does not fit whole is passed over. If the batch then stays short although there
     are enough tokens, another set of uncuttable responses is searched for, whose rest the cuttable ones can fill.
     `is_final` is a stage's declared end: the batch then takes all tokens if they are fewer than the budget.
+    The cost follows from what is taken, and from what is passed over up to a bound, not from what there is.
     """
-    available = sum([candidates[i].num_loss_tokens for i in ordered])
+    available = eligible.tokens
     if available <= token_budget and (is_final or available == token_budget) and available > 0:
-        return Choice(tuple((i, candidates[i].num_loss_tokens) for i in ordered))
+        return Choice(tuple((one, one.num_loss_tokens) for one in eligible.in_order()))
     if available < token_budget or available == 0:
         return Shortfall(f"{available:,} of {token_budget:,} eligible tokens")
-    taken = _fill(candidates, ordered, token_budget)
+    taken = _fill_in_order(eligible, token_budget) or _fit(eligible, token_budget)
     if taken is None:
-        taken = _fit(candidates, ordered, token_budget)
-    if taken is None:
-        rigid = sum(1 for i in ordered if not candidates[i].can_split)
         return Shortfall(
-            f"{available:,} eligible tokens, but {rigid} of {len(ordered)} responses are at max_staleness, may not be "
-            f"split, and do not add up to {token_budget:,}; waiting for a fresher response"
+            f"{available:,} eligible tokens, but {eligible.num_rigid} of {eligible.num} responses are at "
+            f"max_staleness, may not be split, and do not add up to {token_budget:,}; waiting for a fresher response"
         )
     return Choice(tuple(taken))
 
 
-def _fill(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: int) -> list[tuple[int, int]] | None:
-    taken: list[tuple[int, int]] = []
-    missing = token_budget
-    for i in ordered:
-        candidate = candidates[i]
+def _fill_in_order(eligible: Eligible, token_budget: int) -> Taken | None:
+    """Fill the budget in the order of choice; None if it does not come out even."""
+    taken: Taken = []
+    missing = _fill(eligible.in_order(), token_budget, taken, max_passed_over=MAX_FIT_CANDIDATES)
+    if missing:
+        known = {(id(one.group), one.index) for one, _ in taken}
+        rest = (one for one in eligible.splittable() if (id(one.group), one.index) not in known)
+        missing = _fill(rest, missing, taken)
+    return None if missing else taken
+
+
+def _fill(ordered: Iterable[Candidate], missing: int, taken: Taken, *, max_passed_over: int = 0) -> int:
+    """Add candidates to `taken` until nothing is missing; returns what then still is.
+
+    Those that may not be cut and are too long are passed over; if they are more than `max_passed_over`, it ends there.
+    """
+    num_passed_over = 0
+    for candidate in ordered:
         if candidate.num_loss_tokens <= missing:
-            taken.append((i, candidate.num_loss_tokens))
+            taken.append((candidate, candidate.num_loss_tokens))
             missing -= candidate.num_loss_tokens
         elif candidate.can_split:
-            taken.append((i, missing))
+            taken.append((candidate, missing))
             missing = 0
-        if missing == 0:
-            return taken
-    return None
+        else:
+            num_passed_over += 1
+        if missing == 0 or num_passed_over > max_passed_over:
+            break
+    return missing
 
 
-def _fit(candidates: Sequence[Candidate], ordered: Sequence[int], token_budget: int) -> list[tuple[int, int]] | None:
+def _fit(eligible: Eligible, token_budget: int) -> Taken | None:
     """Choose uncuttable responses whose tokens fill the budget as far as possible, and fill the rest with the others.
 
     Remainders come first, whatever sum the others could reach without them: one that is passed over now is too old for
     the next batch. Then responses are taken in order except near the end, where the best sum over a bounded number of
     them is found exactly.
     """
-    rigid = [i for i in ordered if not candidates[i].can_split]
-    taken: list[int] = []
+    taken: Taken = []
     missing = token_budget
-    for i in [i for i in rigid if candidates[i].is_remainder]:
-        if candidates[i].num_loss_tokens <= missing:
-            taken.append(i)
-            missing -= candidates[i].num_loss_tokens
-    rigid = [i for i in rigid if not candidates[i].is_remainder]
-    while rigid and missing > MAX_FIT_TOKENS + candidates[rigid[0]].num_loss_tokens:
-        taken.append(rigid.pop(0))
-        missing -= candidates[taken[-1]].num_loss_tokens
-    rigid = rigid[:MAX_FIT_CANDIDATES]
-    best = largest_sum([candidates[i].num_loss_tokens for i in rigid], missing)
-    first = [*taken, *(rigid[place] for place in best)]
-    return _fill(candidates, [*first, *(i for i in ordered if candidates[i].can_split)], token_budget)
+    last: list[Candidate] = []
+    for one in eligible.rigid():
+        if one.is_remainder:
+            is_due = one.num_loss_tokens <= missing
+        else:
+            is_due = not last and missing > MAX_FIT_TOKENS + one.num_loss_tokens
+        if is_due:
+            taken.append((one, one.num_loss_tokens))
+            missing -= one.num_loss_tokens
+        elif not one.is_remainder:
+            last.append(one)
+            if len(last) == MAX_FIT_CANDIDATES:
+                break
+    for place in largest_sum([one.num_loss_tokens for one in last], missing):
+        taken.append((last[place], last[place].num_loss_tokens))
+        missing -= last[place].num_loss_tokens
+    return None if _fill(eligible.splittable(), missing, taken) else taken
 
 
 def largest_sum(sizes: Sequence[int], limit: int) -> list[int]:
@@ -174,28 +184,3 @@ def largest_sum(sizes: Sequence[int], limit: int) -> list[int]:
             chosen.append(place)
             left -= sizes[place]
     return chosen[::-1]
-
-
-def _interleave(candidates: Sequence[Candidate], ordered: Sequence[int], shares: Mapping[str, float]) -> list[int]:
-    """Merge the sources' lists; the next candidate is always of the source furthest behind its share of tokens.
-
-    Remainders of all sources come first. A source without candidates leaves its part to the others; a source without a
-    share comes last.
-    """
-    queues: dict[str, list[int]] = {}
-    given = dict.fromkeys([one.source for one in candidates], 0)
-    merged = [i for i in ordered if candidates[i].is_remainder]
-    for i in merged:
-        given[candidates[i].source] += candidates[i].num_loss_tokens
-    for i in reversed(ordered[len(merged) :]):
-        queues.setdefault(candidates[i].source, []).append(i)
-    while queues:
-        source = min(
-            queues, key=lambda s: (given[s] / shares[s] if shares.get(s, 0) > 0 else float("inf"), -shares.get(s, 0), s)
-        )
-        i = queues[source].pop()
-        if not queues[source]:
-            del queues[source]
-        given[source] += candidates[i].num_loss_tokens
-        merged.append(i)
-    return merged

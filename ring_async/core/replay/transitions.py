@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from ring_async.core.replay.batch_planning import HeldGroup
+from ring_async.core.replay.held_group import HeldGroup
 from ring_async.core.replay.progress import GroupProgress, GroupRecord, Progress
 from ring_async.trajectory_states import EndCause, TrajectoryState, TrajectoryStatus
 from ring_async.types import GroupHeader, TrajectoryHeader

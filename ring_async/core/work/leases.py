@@ -3,12 +3,14 @@
 Owns: open reservations and the queue of those to issue again. Events in, effects out; time is an argument. Does not own
 trajectory states (`ledger`) nor how many groups may be open (`admission`).
 Invariants: a group is open at most once, with one owner; every open lease has an end; a group that came back is
-issued before any new prompt, so that its prompt is neither lost nor postponed for being long.
+issued before any new prompt, so that its prompt is neither lost nor postponed for being long. An event costs as much as
+the groups that it concerns, however many are open.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -57,7 +59,13 @@ class LeaseTable:
 
     max_attempts: int = 3
     _open: dict[str, OpenReservation] = field(default_factory=dict)
-    _again: deque[tuple[Reservation, int]] = field(default_factory=deque)
+    _again: OrderedDict[str, tuple[Reservation, int]] = field(default_factory=OrderedDict)
+    """Groups to issue again, by id, in order, each with the number of its next attempt."""
+    _held_by: dict[str, dict[str, OpenReservation]] = field(default_factory=dict)
+    """The open groups of each owner, by id."""
+    _ends: list[tuple[float, str]] = field(default_factory=list)
+    """A heap with one entry for each open group: a time at which its lease may end, and its id. A lease that was
+    renewed meanwhile ends later, and one that is over has left its entry behind; `expire` finds out."""
 
     @property
     def num_open(self) -> int:
@@ -68,23 +76,31 @@ class LeaseTable:
         """The number of groups to issue again before any new prompt."""
         return len(self._again)
 
+    def num_held(self, owner: str) -> int:
+        """The number of open groups of one owner."""
+        return len(self._held_by.get(owner, ()))
+
     def is_open(self, group_id: str) -> bool:
         return group_id in self._open
 
     def next_again(self) -> tuple[Reservation, int] | None:
         """Take the first group to issue again, with the number of its next attempt."""
-        return self._again.popleft() if self._again else None
+        return self._again.popitem(last=False)[1] if self._again else None
 
     def issue(self, reservation: Reservation, owner: str, now_s: float, attempt: int = 1) -> None:
         """Open a lease."""
-        lease_end_s = now_s + reservation.lease_s
-        self._open[reservation.group_id] = OpenReservation(reservation, owner, lease_end_s, attempt)
+        group_id, lease_end_s = reservation.group_id, now_s + reservation.lease_s
+        held = OpenReservation(reservation, owner, lease_end_s, attempt)
+        self._open[group_id] = held
+        self._held_by.setdefault(owner, {})[group_id] = held
+        heapq.heappush(self._ends, (lease_end_s, group_id))
 
     def withdraw(self, reservations: Sequence[Reservation]) -> None:
         """Undo `issue` for reservations of which nobody has heard: they are issued first by the next call, in order."""
         for reservation in reversed(reservations):
-            held = self._open.pop(reservation.group_id)
-            self._again.appendleft((held.reservation, held.attempt))
+            held = self._close(reservation.group_id)
+            self._again[reservation.group_id] = (held.reservation, held.attempt)
+            self._again.move_to_end(reservation.group_id, last=False)
 
     def renew(self, owner: str, group_ids: Iterable[str], now_s: float) -> tuple[str, ...]:
         """Extend leases; returns the groups that `owner` does not hold, or no longer holds."""
@@ -103,11 +119,9 @@ class LeaseTable:
 
         A group that waits to be issued again is completed, too: its first owner's copy arrived after all.
         """
-        for entry in self._again:
-            if entry[0].group_id == group_id:
-                self._again.remove(entry)
-                return OpenReservation(entry[0], "", 0.0, entry[1])
-        return self._open.pop(group_id, None)
+        if (waiting := self._again.pop(group_id, None)) is not None:
+            return OpenReservation(waiting[0], "", 0.0, waiting[1])
+        return self._close(group_id) if group_id in self._open else None
 
     def give_back(
         self, group_ids: Iterable[str], cause: str, *, owner: str | None = None, detail: str = ""
@@ -122,12 +136,12 @@ class LeaseTable:
 
     def keep_held(self, owner: str, group_ids: Collection[str], cause: str) -> list[Returned]:
         """Take back the open groups of `owner` that are not among `group_ids`, those it says it holds."""
-        missing = [h for group_id, h in self._open.items() if h.owner == owner and group_id not in group_ids]
+        missing = [held for group_id, held in self._held_by.get(owner, {}).items() if group_id not in group_ids]
         return [self._return(held, cause) for held in missing]
 
     def owners(self) -> set[str]:
         """The owners of all open groups."""
-        return {held.owner for held in self._open.values()}
+        return set(self._held_by)
 
     def owner_lost(self, owner: str, cause: str) -> list[Returned]:
         """Take back all groups of an owner that died.
@@ -135,7 +149,7 @@ class LeaseTable:
         A group that kills its owner does so soon. One whose lease was renewed before is not suspected, and keeps its
         number of attempts; owners that die again and again end the run by their restarts.
         """
-        held = [one for one in self._open.values() if one.owner == owner]
+        held = list(self._held_by.get(owner, {}).values())
         return [self._return(one, cause, is_suspect=not one.is_renewed) for one in held]
 
     def drop(self, group_id: str, owner: str) -> Reservation | None:
@@ -143,12 +157,20 @@ class LeaseTable:
         held = self._open.get(group_id)
         if held is None or held.owner != owner:
             return None
-        return self._open.pop(group_id).reservation
+        return self._close(group_id).reservation
 
     def expire(self, now_s: float) -> list[Returned]:
         """Take back groups whose leases ran out."""
-        late = [held for held in self._open.values() if now_s > held.lease_end_s]
-        return [self._return(held, "lease_expired") for held in late]
+        returned = []
+        while self._ends and now_s > self._ends[0][0]:
+            _, group_id = heapq.heappop(self._ends)
+            if (held := self._open.get(group_id)) is None:
+                continue
+            if now_s > held.lease_end_s:
+                returned.append(self._return(held, "lease_expired"))
+            else:
+                heapq.heappush(self._ends, (held.lease_end_s, group_id))
+        return returned
 
     def postpone(self, by_s: float) -> None:
         """Extend every lease by a time in which renewals could not be read."""
@@ -157,14 +179,23 @@ class LeaseTable:
 
     def restore(self, open_before: Sequence[Reservation]) -> None:
         """Queue reservations that were open when the whole fleet ended, to be issued again in order."""
-        self._again.extend((_reissued(reservation), 1) for reservation in open_before)
+        self._again.update((reservation.group_id, (_reissued(reservation), 1)) for reservation in open_before)
 
     def _return(self, held: OpenReservation, cause: str, detail: str = "", *, is_suspect: bool = True) -> Returned:
-        del self._open[held.reservation.group_id]
+        group_id = held.reservation.group_id
+        self._close(group_id)
         is_failed = is_suspect and held.attempt >= self.max_attempts
         if not is_failed:
-            self._again.append((_reissued(held.reservation), held.attempt + is_suspect))
+            self._again[group_id] = (_reissued(held.reservation), held.attempt + is_suspect)
         return Returned(held.reservation, held.owner, cause, is_failed, detail)
+
+    def _close(self, group_id: str) -> OpenReservation:
+        held = self._open.pop(group_id)
+        of_owner = self._held_by[held.owner]
+        del of_owner[group_id]
+        if not of_owner:
+            del self._held_by[held.owner]
+        return held
 
 
 def _reissued(reservation: Reservation) -> Reservation:

@@ -48,6 +48,8 @@ from ring_async.types import Reservation
 STATES: Final = LIVE_STATES + END_STATES
 _RANK: Final = {state: rank for rank, state in enumerate(LIVE_STATES)}
 
+_States = tuple[TrajectoryStatus, ...]
+
 MAX_GROUPS_PER_PART: Final = 256
 """Groups in one record of a snapshot. A prompt with its tests may take 40 KiB; 10 MB are encoded in a few ms."""
 
@@ -98,6 +100,10 @@ class Ledger:
         self._num_reserved = 0
         self._num_reissued = 0
         self._num_adopted = 0
+        self._proven = dict.fromkeys(LIVE_STATES, 0)
+        """The counts when they were last proven."""
+        self._unproven: dict[str, _States] = {}
+        """By id, the groups touched since then, with their states at that time; without states: they were not live."""
 
     def apply(self, record: AnyRecord) -> Applied:
         """Take in one record.
@@ -110,7 +116,7 @@ class Ledger:
                 return self._reserve(reservation.group_id, reservation.group_size, reservation, owner)
             case GroupReissued(group_id, owner):
                 if (group := self.live.get(group_id)) and group.is_under_way:
-                    self.live[group_id] = msgspec.structs.replace(group, owner=owner)
+                    self._keep(group_id, msgspec.structs.replace(group, owner=owner))
                     self._num_reissued += 1
                 return Applied()
             case GroupReturned(group_id, cause, is_dropped):
@@ -160,16 +166,27 @@ class Ledger:
         Raises:
             LedgerError: they differ.
         """
-        total = sum(self._counts.values())
-        if total != self._num_reserved:
-            raise LedgerError(f"{self._num_reserved} trajectories were reserved, but the states add up to {total}")
-        recount = dict.fromkeys(STATES, 0)
+        recount = dict.fromkeys(LIVE_STATES, 0)
         for group in self.live.values():
-            for state in group.states:
-                recount[state] += 1
-        for state in LIVE_STATES:
-            if recount[state] != self._counts[state]:
-                raise LedgerError(f"{self._counts[state]} trajectories counted {state}, but {recount[state]} are")
+            _count(recount, group.states, 1)
+        self._prove(recount)
+
+    def check_changes(self) -> int:
+        """Prove the same from the last proof on: count only the groups touched since, as they were and as they are.
+
+        Returns how many these were: the cost of the proof, however many groups are live.
+
+        Raises:
+            LedgerError: the counts differ from the trajectories' states.
+        """
+        num_touched = len(self._unproven)
+        recount = dict(self._proven)
+        for group_id, before in self._unproven.items():
+            _count(recount, before, -1)
+            if group := self.live.get(group_id):
+                _count(recount, group.states, 1)
+        self._prove(recount)
+        return num_touched
 
     def state_of(self, trajectory_id: str) -> TrajectoryStatus | None:
         """The present state of a trajectory; None if it is unknown, or ended so long ago that only the counts include
@@ -213,12 +230,32 @@ class Ledger:
             forgotten=self._ended.forgotten,
         )
 
+    def _prove(self, recount: dict[TrajectoryStatus, int]) -> None:
+        total = sum(self._counts.values())
+        if total != self._num_reserved:
+            raise LedgerError(f"{self._num_reserved} trajectories were reserved, but the states add up to {total}")
+        for state, number in recount.items():
+            if number != self._counts[state]:
+                raise LedgerError(f"{self._counts[state]} trajectories counted {state}, but {number} are")
+        self._proven = recount
+        self._unproven.clear()
+
     # -- transitions
+
+    def _keep(self, group_id: str, group: LiveGroup) -> None:
+        self._touch(group_id)
+        self.live[group_id] = group
+
+    def _touch(self, group_id: str) -> None:
+        """Remember, for the next proof, the states of a live group that is about to change."""
+        if group_id not in self._unproven:
+            before = self.live.get(group_id)
+            self._unproven[group_id] = before.states if before else ()
 
     def _reserve(self, group_id: str, group_size: int, reservation: Reservation | None, owner: str) -> Applied:
         if group_id in self.live or group_id in self._ended:
             return Applied()
-        self.live[group_id] = LiveGroup(reservation, owner, (TrajectoryStatus.GENERATING,) * group_size)
+        self._keep(group_id, LiveGroup(reservation, owner, (TrajectoryStatus.GENERATING,) * group_size))
         self._num_reserved += group_size
         self._counts[TrajectoryStatus.GENERATING] += group_size
         state = TrajectoryStatus.GENERATING
@@ -261,7 +298,7 @@ class Ledger:
         if group is None:  # counted as failed, but it arrived after all: replay's store is right
             group = LiveGroup(None, "", self._ended.states.pop(group_id))
         states = (*group.states[:index], moved.state, *group.states[index + 1 :])
-        self.live[group_id] = msgspec.structs.replace(group, states=states)
+        self._keep(group_id, msgspec.structs.replace(group, states=states))
         self._counts[before] -= 1
         self._counts[moved.state] += 1
         if before == TrajectoryStatus.FAILED:
@@ -282,11 +319,11 @@ class Ledger:
         """Adopt a trajectory that replay holds but the journal does not know."""
         if group_id in self._ended or state not in HELD_STATES:
             return
-        group = self.live.setdefault(group_id, LiveGroup(None, "", ()))
+        group = self.live.get(group_id) or LiveGroup(None, "", ())
         missing = index + 1 - len(group.states)
         if missing > 0:
             states = group.states + (TrajectoryStatus.GENERATING,) * missing
-            self.live[group_id] = msgspec.structs.replace(group, states=states)
+            self._keep(group_id, msgspec.structs.replace(group, states=states))
             self._num_reserved += missing
             self._num_adopted += missing
             self._counts[TrajectoryStatus.GENERATING] += missing
@@ -295,12 +332,14 @@ class Ledger:
         group = self.live[group_id]
         if not all(state in END_STATES for state in group.states):
             return False
+        self._touch(group_id)
         del self.live[group_id]
         self._ended.add(group_id, group.states)
         return True
 
     def _restore(self, snapshot: LedgerSnapshot) -> None:
         self.live, self._ended = {}, EndedGroups(snapshot.failed, snapshot.forgotten)
+        self._proven, self._unproven = dict.fromkeys(LIVE_STATES, 0), {}
         self._restore_groups(snapshot.live, snapshot.ended)
         self.notes = dict(snapshot.notes)
         self._counts = dict.fromkeys(STATES, 0) | snapshot.counts
@@ -314,7 +353,8 @@ class Ledger:
         live: Mapping[str, tuple[Reservation | None, str, tuple[TrajectoryStatus, ...]]],
         ended: Mapping[str, tuple[TrajectoryStatus, ...]],
     ) -> None:
-        self.live |= {g: LiveGroup(reservation, owner, states) for g, (reservation, owner, states) in live.items()}
+        for group_id, (reservation, owner, states) in live.items():
+            self._keep(group_id, LiveGroup(reservation, owner, states))
         self._ended.states.update(ended)
 
 
@@ -322,6 +362,12 @@ def _snapshot_part(
     live: list[tuple[str, LiveGroup]], ended: list[tuple[str, tuple[TrajectoryStatus, ...]]]
 ) -> SnapshotPart:
     return SnapshotPart({g: (group.reservation, group.owner, group.states) for g, group in live}, dict(ended))
+
+
+def _count(counts: dict[TrajectoryStatus, int], states: _States, by: int) -> None:
+    for state in states:
+        if state in counts:
+            counts[state] += by
 
 
 def _advances(before: TrajectoryStatus, after: TrajectoryStatus) -> bool:

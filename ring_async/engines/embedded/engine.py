@@ -221,20 +221,15 @@ class EmbeddedEngine:
 
     def _make_batcher(self) -> Any:
         import torch
-        from transformers import AutoModelForCausalLM
         from transformers.utils import logging as transformers_logging
 
         from ring_async.engines.embedded.batcher import Batcher
         from ring_async.engines.tokenizer import load_tokenizer, stop_token_ids
+        from ring_async.models.causal_lm import load_causal_lm
 
         transformers_logging.disable_progress_bar()
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                self._model_path,
-                dtype=getattr(torch, self._dtype),
-                attn_implementation="sdpa",
-                local_files_only=True,
-            )
+            model = load_causal_lm(self._model_path, dtype=getattr(torch, self._dtype), attention="sdpa")
             tokenizer = load_tokenizer(self._model_path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: {self._model_path} cannot be loaded: {error}") from error

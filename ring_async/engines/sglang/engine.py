@@ -25,6 +25,7 @@ from ring_async.clock import monotonic_s
 from ring_async.core.replay.partials import PartialResponse
 from ring_async.engines.base import EngineLoad, GenerationAborted, GenerationRequest, OnUpdate, SwapReport
 from ring_async.engines.sglang.http import ServerAddress, ServerLostError, ServerRefusedError
+from ring_async.engines.sglang.imposed import imposed_length
 from ring_async.engines.sglang.keeper import KeeperOptions, ServerKeeper
 from ring_async.engines.sglang.legs import LegsUnderWay
 from ring_async.engines.sglang.life import PreparedUpdate, ServerLife
@@ -59,6 +60,8 @@ class SglangEngine:
         is_adaptive: whether `load().capacity` follows the cache.
         max_kv_age: under `keep`, responses whose cache would grow older (in versions) are computed again; None: never.
         ignore_stops: every response runs to `max_tokens`; for measurements.
+        mean_tokens: every response stops at a length drawn from its seed, with this mean; for measurements. None: by
+            itself.
         address, api_key: of a server that runs on this host already, for this engine alone; None: launch one.
         server_args: further flags of the server, by name.
         log_dir: for the server's own words.
@@ -83,6 +86,7 @@ class SglangEngine:
         is_adaptive: bool = True,
         max_kv_age: int | None = None,
         ignore_stops: bool = False,
+        mean_tokens: float | None = None,
         address: str | None = None,
         api_key: str = "",
         server_args: Mapping[str, Any] | None = None,
@@ -97,7 +101,8 @@ class SglangEngine:
         self._is_deterministic = deterministic
         self._stream_interval = stream_interval
         self._max_kv_age = max_kv_age
-        self._ignore_stops = ignore_stops
+        self._ignore_stops = ignore_stops or mean_tokens is not None
+        self._mean_tokens = mean_tokens
         server = ServerOptions(
             model_path,
             dtype,
@@ -165,7 +170,8 @@ class SglangEngine:
             raise ValueError(f"request {request.request_id} is already running on engine {self.engine_id}")
         self._model.check_fits(request)
         stops = frozenset[int]() if self._ignore_stops else self._model.stop_ids
-        response = self._responses[request.request_id] = Response(request, stops)
+        length = self._mean_tokens and imposed_length(request.seed, self._mean_tokens, request.sampling.max_tokens)
+        response = self._responses[request.request_id] = Response(request, stops, length)
         try:
             return await self._complete(response)
         finally:

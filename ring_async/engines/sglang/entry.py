@@ -22,6 +22,7 @@ OPTIONS = frozenset(
         "api_key",
         "device",
         "is_adaptive",
+        "mean_tokens",
         "server_args",
         "stall_s",
         "start_deadline_s",

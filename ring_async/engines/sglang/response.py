@@ -29,6 +29,8 @@ KV_AGE = "kv_age"
 """Name of the token column."""
 
 MAX_AGE = 255
+MAX_TOKENS = 1 << 30
+"""More than any model reads."""
 _NAN = "NaN happened"
 
 
@@ -124,6 +126,8 @@ class Response:
 
     request: GenerationRequest
     stop_ids: frozenset[int]
+    imposed_tokens: int | None = None
+    """The length at which it stops, of whatever is sampled; None: it stops by itself."""
     is_aborted: bool = False
     num_fruitless: int = 0
     """Legs in a row that ended by no doing of the engine and brought nothing."""
@@ -146,7 +150,7 @@ class Response:
 
     @property
     def num_left(self) -> int:
-        return self.request.sampling.max_tokens - len(self.ids)
+        return min(self.request.sampling.max_tokens, self.imposed_tokens or MAX_TOKENS) - len(self.ids)
 
     @property
     def max_kv_age(self) -> int:
@@ -202,7 +206,7 @@ class Response:
         if self.ids and self.ids[-1] in self.stop_ids:
             return "stop"
         if self.num_left <= 0:
-            return "length"
+            return "length" if len(self.ids) >= self.request.sampling.max_tokens else "stop"
         if leg.finish is None or leg.finish.type == "abort":
             return None
         return "stop" if leg.finish.type == "stop" else "length"

@@ -65,9 +65,9 @@ class _Head(torch.autograd.Function):
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
         gathered: tuple[list[Tensor], ...] = ([], [], [])
-        for part in _chunks(hidden.shape[0], chunk_tokens):
-            logits = _product(hidden[part], weight.t())
-            found = _elementwise(_statistics, logits.is_cuda)(logits, targets[part], temperatures[part])
+        for part in chunks(hidden.shape[0], chunk_tokens):
+            logits = product(hidden[part], weight.t())
+            found = elementwise(_statistics, logits.is_cuda)(logits, targets[part], temperatures[part])
             for parts, values in zip(gathered, found, strict=True):
                 parts.append(values)
         normalizer, logprob, entropy = (torch.cat(parts) for parts in gathered)
@@ -85,9 +85,9 @@ class _Head(torch.autograd.Function):
         grad_entropy = grads[1] if ctx.entropy_grad else torch.zeros_like(grad_logprob)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=grad_logprob.dtype, device=weight.device)
-        for part in _chunks(hidden.shape[0], ctx.chunk_tokens):
-            logits = _product(hidden[part], weight.t())
-            grad_logits = _elementwise(_gradient, logits.is_cuda)(
+        for part in chunks(hidden.shape[0], ctx.chunk_tokens):
+            logits = product(hidden[part], weight.t())
+            grad_logits = elementwise(gradient_of_logits, logits.is_cuda)(
                 logits,
                 temperatures[part],
                 normalizer[part],
@@ -99,7 +99,7 @@ class _Head(torch.autograd.Function):
             grad_logits[rows, targets[part]] += grad_logprob[part] / temperatures[part]
             grad_logits = grad_logits.to(hidden.dtype)
             grad_hidden[part] = grad_logits @ weight
-            grad_weight += _product(grad_logits.t(), hidden[part])
+            grad_weight += product(grad_logits.t(), hidden[part])
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
 
 
@@ -111,7 +111,7 @@ def _statistics(logits: Tensor, targets: Tensor, temperatures: Tensor) -> tuple[
     return normalizer, logits.gather(1, targets[:, None])[:, 0] - normalizer, entropy
 
 
-def _gradient(  # noqa: PLR0917
+def gradient_of_logits(  # noqa: PLR0917
     logits: Tensor,
     temperatures: Tensor,
     normalizer: Tensor,
@@ -130,12 +130,12 @@ def _compiled(function: Any) -> Any:
     return torch.compile(function, dynamic=True)
 
 
-def _elementwise(function: Any, is_compiled: bool) -> Any:
+def elementwise(function: Any, is_compiled: bool) -> Any:
     """On a GPU the passes over `[c, V]` are fused into one; one by one they would cost half as much as the products."""
     return _compiled(function) if is_compiled else function
 
 
-def _product(left: Tensor, right: Tensor) -> Tensor:
+def product(left: Tensor, right: Tensor) -> Tensor:
     """`left · right` summed and handed out in float32 (float64 for float64)."""
     if left.is_cuda and left.dtype == torch.bfloat16:
         return torch.mm(left, right, out_dtype=torch.float32)
@@ -143,7 +143,7 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return left.to(wide) @ right.to(wide)
 
 
-def _chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:
+def chunks(num_tokens: int, chunk_tokens: int) -> list[slice]:
     """Cuts of the tokens; one empty cut where there are none."""
     starts = range(0, max(1, num_tokens), chunk_tokens)
     return [slice(start, min(num_tokens, start + chunk_tokens)) for start in starts]

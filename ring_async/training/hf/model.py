@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from ring_async.algorithms.logprobs import score_tokens
 from ring_async.errors import ConfigError
+from ring_async.models.bailing_moe import NormalizedHead
+from ring_async.models.causal_lm import load_causal_lm
+from ring_async.training.batch_tensors import to_device
 from ring_async.training.hf import attention, varlen
 from ring_async.training.hf.attention import AttentionBlocks
 from ring_async.training.hf.head import score_in_chunks
@@ -29,6 +31,7 @@ from ring_async.training.hf.settings import ForwardSettings
 from ring_async.training.hf.varlen import PackedSequences
 from ring_async.training.layout import Microbatch
 
+_MAX_GRAPHS = 64
 _HEAD_FEATURES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -38,7 +41,7 @@ class _Inputs:
 
     input_ids: Tensor
     position_ids: Tensor
-    kind: dict[str, AttentionBlocks | PackedSequences]
+    kind: dict[str, Any]
     sources: Tensor
     targets: Tensor
     temperatures: Tensor
@@ -61,6 +64,8 @@ class _Scorer(torch.nn.Module):
         ).last_hidden_state[0]
         scored = hidden.index_select(0, inputs.sources)
         head = self.model.get_output_embeddings()
+        if isinstance(head, NormalizedHead):
+            scored = head.scaled(scored)
         if self._settings.head == "chunked":
             if head.bias is not None:
                 raise ConfigError("learner.engine_options.head chunked: the model's head has a bias; use float32")
@@ -106,12 +111,12 @@ class PackedModel:
         Raises:
             ConfigError: the folder holds no model that transformers knows.
         """
+        if settings.attention == "varlen" and device.type == "cuda":
+            varlen.refuse_missing_kernel()
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         own = varlen if settings.attention == "varlen" else attention
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation=own.IMPLEMENTATION, local_files_only=True
-            )
+            model = load_causal_lm(folder, dtype=torch.float32, attention=own.IMPLEMENTATION)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: cannot load {folder}: {error}") from error
         return cls(model, device=device, settings=settings, autocast=autocast)
@@ -135,11 +140,11 @@ class PackedModel:
         Returns:
             `[T]` and `[T]`, float32, nats.
         """
-        num_padded = max(0, (self._settings.padded_tokens or 0) - microbatch.input_ids.size)
+        num_padded = self._settings.num_padded(microbatch.input_ids.size)
         inputs = _Inputs(
             self._index(np.pad(microbatch.input_ids, (0, num_padded))),
             self._index(np.pad(microbatch.position_ids, (0, num_padded))),
-            self._attended(microbatch),
+            self._attended(microbatch, num_padded),
             self._index(microbatch.sources),
             targets,
             temperatures,
@@ -149,23 +154,26 @@ class PackedModel:
             scores: tuple[Tensor, Tensor] = self.scorer(inputs, entropy_grad)
         return scores
 
-    def _attended(self, microbatch: Microbatch) -> dict[str, AttentionBlocks | PackedSequences]:
+    def _attended(self, microbatch: Microbatch, num_padded: int) -> dict[str, Any]:
         if self._settings.attention == "varlen":
-            return {"sequences": PackedSequences.of(microbatch, self.device)}
+            return PackedSequences.of(microbatch, self.device, num_padded).arguments()
         gathers = tuple(self._index(gather) for gather in microbatch.gathers)
         return {"blocks": AttentionBlocks(gathers, self._index(microbatch.scatter))}
 
     def _prepare_layers(self) -> None:
         """Compile the layers, and mark those that are computed again: evenly spread, so that none waits for many."""
         share = self._settings.recompute
+        # Graphs differ by kind of layer, with and without gradient, with and without shared prompts; beyond torch's
+        # limit of 8 a layer would run uncompiled, and out of memory.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MAX_GRAPHS)
         for index, layer in enumerate(self.layers):
             forward = layer.forward
             if self._settings.compile is not None:
-                forward = torch.compile(forward, backend=self._settings.compile, dynamic=False)
+                forward = torch.compile(forward, backend=self._settings.compile)
             if int((index + 1) * share) > int(index * share):
                 forward = functools.partial(checkpoint, forward, use_reentrant=False)
             # On the instance, so that the hooks of sharded weights stay outside of graphs and checkpoints.
             layer.forward = forward
 
     def _index(self, values: Any) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
+        return to_device(values, self.device)

@@ -47,7 +47,9 @@ class Optimizer:
         return self.learning_rate * min(1.0, (self.num_steps + 1) / max(1, self._warmup_steps))
 
     def zero_grad(self) -> None:
-        self._adamw.zero_grad(set_to_none=True)
+        """Forget the gradients. A GPU keeps their memory: taken anew each step, it would lie among activations."""
+        is_cuda = next(iter(self._named.values())).is_cuda
+        self._adamw.zero_grad(set_to_none=not is_cuda)
 
     def clip(self) -> Tensor:
         """Scale the gradients to a norm of at most `max_grad_norm`; returns the norm before. Scalar."""

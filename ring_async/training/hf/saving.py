@@ -78,9 +78,10 @@ class SavedTrainer:
         self.model.config.save_pretrained(folder)
         if self.model.can_generate():
             self.model.generation_config.save_pretrained(folder)
-        for name in _TOKENIZER_FILES:
-            if (self.tokenizer_folder / name).is_file():
-                shutil.copyfile(self.tokenizer_folder / name, folder / name)
+        # Python files are those that `auto_map` in config.json names, for readers that execute them. We never do.
+        for path in (*(self.tokenizer_folder / name for name in _TOKENIZER_FILES), *self.tokenizer_folder.glob("*.py")):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
         (folder / STATE_FILE).write_text(json.dumps(self.state), encoding="utf-8")
 
 

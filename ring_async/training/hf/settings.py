@@ -21,6 +21,8 @@ from ring_async.errors import ConfigError
 _OPTIONS = ("device", "attention", "compile", "head")
 _ATTENTIONS = ("blocks", "varlen")
 _HEADS = ("float32", "chunked")
+_ALIGNMENT = 128
+"""Of the tokens of a forward on a GPU, whose products are slower at odd sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class ForwardSettings:
         head: `float32`: all in float32, cut if it is large. `chunked`: see `hf.head`.
         bfloat16: whether products run in bfloat16.
         recompute: share of the decoder layers whose activations are computed again.
-        padded_tokens: every forward has exactly so many tokens, as compiled layers know one shape; None: as they come.
+        padded_multiple: a forward's tokens are padded to a multiple of it.
     """
 
     attention: Literal["blocks", "varlen"] = "blocks"
@@ -41,7 +43,11 @@ class ForwardSettings:
     head: Literal["float32", "chunked"] = "float32"
     bfloat16: bool = False
     recompute: float = 0.0
-    padded_tokens: int | None = None
+    padded_multiple: int = 1
+
+    def num_padded(self, num_tokens: int) -> int:
+        """Tokens of padding behind `num_tokens`."""
+        return -num_tokens % self.padded_multiple
 
 
 def forward_settings(config: Config, device: str) -> ForwardSettings:
@@ -58,7 +64,7 @@ def forward_settings(config: Config, device: str) -> ForwardSettings:
         head=options.get("head", "chunked" if is_gpu and bfloat16 else "float32"),
         bfloat16=bfloat16,
         recompute=learner.recompute,
-        padded_tokens=None if compiled == "none" else learner.rows_per_microbatch * learner.token_capacity,
+        padded_multiple=_ALIGNMENT if is_gpu else 1,
     )
 
 
@@ -92,7 +98,7 @@ def hf_problems(config: Config) -> list[str]:
     if parallel.num_ranks > 1 and config.correction.rule == "m2po":
         problems.append("correction.rule m2po needs a mask over the whole batch, which ranks do not share; use icepop")
     gpus = config.placement.gpus.get("learner", 0)  # type: ignore[call-overload]
-    if 0 < gpus < parallel.num_ranks:
+    if 0 < gpus < parallel.num_ranks and parallel.num_ranks > 1:  # one rank may share its GPU with a rollout
         problems.append(
             f"its {parallel.num_ranks} ranks run on the learner's host, a GPU each; placement.gpus.learner is "
             f"{gpus:g}, set it to {parallel.num_ranks}"

@@ -83,7 +83,7 @@ class TensorFiles:
     """
 
     def __init__(self, folder: Path, stem: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._files: list[Any] = []
         self._where: dict[str, Any] = {}
         # Of another layout there can be no files, as a checkpoint's folder is new when it is written.

@@ -4,19 +4,18 @@ Owns: `PackedSequences` (which flat tokens make up which sequences) and the atte
 `hf.attention`, which is faster there; the loop below stands in for the kernel so that this path can be tried anywhere.
 
 A prompt that K responses share is computed once everywhere but here: its keys and values are gathered in front of each
-response. Where no token is shared, nothing is gathered. Tokens behind the last sequence are padding, which a compiled
-layer needs to see one shape; they get zeros.
+response. Where no token is shared, nothing is gathered. Tokens behind the last sequence are padding, a sequence of its
+own.
 
-The function stays out of compiled graphs (`torch.compiler.disable`): lengths differ from forward to forward, and a
-graph that knew them would be compiled anew for each. Rejected: a custom operator, which would need a backward of the
-kernel's private parts, which changed between torch 2.11 and 2.13.
+The kernel is part of a compiled layer. What it is given are plain arguments, whose sizes torch.compile takes for
+variable once they have changed: torch looks into an object that a graph is given, and would compile a layer anew for
+every number of sequences.
 """
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,8 +24,18 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from ring_async.errors import ConfigError
+from ring_async.training.batch_tensors import to_device
 from ring_async.training.hf.attention import refuse_features
 from ring_async.training.layout import Microbatch
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    _KERNEL: Any = None
+else:
+    _KERNEL = varlen_attn
+# Whether the kernel takes fewer heads for keys than for queries (from torch 2.13 on).
+_HAS_GQA = _KERNEL is not None and "enable_gqa" in inspect.signature(_KERNEL).parameters
 
 IMPLEMENTATION = "ring_async_varlen"
 
@@ -40,28 +49,49 @@ class PackedSequences:
         scatter: int64 `[U]`, a place of each flat token; None likewise.
         starts: int32 `[S + 1]`, where each sequence begins, and the end.
         longest: tokens of the longest.
-        num_tokens: U, the flat tokens that are not padding.
     """
 
     gather: Tensor | None
     scatter: Tensor | None
     starts: Tensor
     longest: int
-    num_tokens: int
 
     @classmethod
-    def of(cls, microbatch: Microbatch, device: torch.device) -> PackedSequences:
-        """The sequences of a microbatch, on the device."""
+    def of(cls, microbatch: Microbatch, device: torch.device, num_padded: int = 0) -> PackedSequences:
+        """The sequences of a microbatch, on the device.
+
+        Args:
+            microbatch: what is computed.
+            device: where.
+            num_padded: tokens of padding behind it.
+        """
         num_tokens = microbatch.input_ids.size
-        starts = np.zeros(microbatch.lengths.size + 1, np.int32)
-        np.cumsum(microbatch.lengths, out=starts[1:])
+        lengths, members = microbatch.lengths, microbatch.members
+        if num_padded:
+            lengths = np.append(lengths, num_padded)
+            members = np.concatenate([members, np.arange(num_tokens, num_tokens + num_padded)])
+        starts = np.zeros(lengths.size + 1, np.int32)
+        np.cumsum(lengths, out=starts[1:])
         gather = scatter = None
-        if not np.array_equal(microbatch.members, np.arange(num_tokens)):
-            place = np.zeros(num_tokens, np.int64)
-            place[microbatch.members] = np.arange(microbatch.members.size)
-            gather, scatter = (torch.from_numpy(array).to(device) for array in (microbatch.members, place))
-        longest = int(microbatch.lengths.max(initial=0))
-        return cls(gather, scatter, torch.from_numpy(starts).to(device), longest, num_tokens)
+        if not np.array_equal(members, np.arange(num_tokens + num_padded)):
+            place = np.zeros(num_tokens + num_padded, np.int64)
+            place[members] = np.arange(members.size)
+            gather, scatter = to_device(members, device), to_device(place, device)
+        return cls(gather, scatter, to_device(starts, device), int(lengths.max(initial=0)))
+
+    def arguments(self) -> dict[str, Any]:
+        """What `attend` takes beside the states."""
+        return {"starts": self.starts, "longest": self.longest, "gather": self.gather, "scatter": self.scatter}
+
+
+def refuse_missing_kernel() -> None:
+    """Raises:
+    ConfigError: this torch has no kernel for a GPU.
+    """
+    if _KERNEL is None:
+        raise ConfigError(
+            f"learner.engine_options.attention varlen needs torch 2.11 or later on a GPU; this is {torch.__version__}"
+        )
 
 
 def attend(
@@ -71,7 +101,10 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    sequences: PackedSequences,
+    starts: Tensor,
+    longest: int,
+    gather: Tensor | None = None,
+    scatter: Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **others: Any,
@@ -80,77 +113,56 @@ def attend(
 
     Args:
         module: the attention layer.
-        query: `[1, H, U', D]`, U' ≥ U with padding behind.
-        key: `[1, H_kv, U', D]`.
-        value: `[1, H_kv, U', D]`.
+        query: `[1, H, U, D]`.
+        key: `[1, H_kv, U, D]`.
+        value: `[1, H_kv, U, D]`.
         attention_mask: unused.
-        sequences: of the forward.
+        starts: see `PackedSequences`, as `longest`, `gather` and `scatter`.
+        longest: likewise.
+        gather: likewise.
+        scatter: likewise.
         scaling: of the scores; None: 1/√D.
         sliding_window: of the layer, if it has one.
         others: features of other models; one that is set is refused.
 
     Returns:
-        `[1, U', H, D]`, and no weights.
+        `[1, U, H, D]`, and no weights.
     """
     del attention_mask
     refuse_features(module, others)
-    return _attend(query, key, value, sequences, scaling, sliding_window), None
-
-
-@torch.compiler.disable
-def _attend(  # noqa: PLR0917 - the boundary of a compiled graph passes positions
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sequences: PackedSequences,
-    scaling: float | None,
-    sliding_window: int | None,
-) -> Tensor:
-    num_padded = query.shape[2] - sequences.num_tokens
-    queries, keys, values = (tensor[0].transpose(0, 1)[: sequences.num_tokens] for tensor in (query, key, value))
-    if sequences.gather is not None:
-        queries, keys, values = (one.index_select(0, sequences.gather) for one in (queries, keys, values))
+    queries, keys, values = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if gather is not None:
+        queries, keys, values = (one.index_select(0, gather) for one in (queries, keys, values))
     kernel = _varlen_kernel if query.is_cuda else _loop
-    attended = kernel(queries, keys, values, sequences, scaling, -1 if sliding_window is None else sliding_window - 1)
-    if sequences.scatter is not None:
-        attended = attended.index_select(0, sequences.scatter)
-    return torch.nn.functional.pad(attended, (0, 0, 0, 0, 0, num_padded))[None]
+    behind = -1 if sliding_window is None else sliding_window - 1
+    attended = kernel(queries, keys, values, starts, longest, scaling, behind)
+    if scatter is not None:
+        attended = attended.index_select(0, scatter)
+    return attended[None], None
 
 
 def _varlen_kernel(  # noqa: PLR0917
-    query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences, scaling: float | None, behind: int
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None, behind: int
 ) -> Tensor:
-    kernel, has_gqa = _kernel()
     options: dict[str, Any] = {"scale": scaling, "window_size": (behind, 0)}
-    if has_gqa:
+    if _HAS_GQA:
         options["enable_gqa"] = True
     elif (share := query.shape[1] // key.shape[1]) > 1:
         key, value = (tensor.repeat_interleave(share, dim=1) for tensor in (key, value))
-    starts, longest = sequences.starts, sequences.longest
-    attended: Tensor = kernel(query, key.contiguous(), value.contiguous(), starts, starts, longest, longest, **options)
+    # The kernel's result lies as a contiguous query does, whatever this one's strides.
+    query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+    attended: Tensor = _KERNEL(query, key, value, starts, starts, longest, longest, **options)
     return attended
 
 
-@cache
-def _kernel() -> tuple[Any, bool]:
-    """The kernel of torch, and whether it takes fewer heads for keys than for queries (from 2.13 on).
-
-    Raises:
-        ConfigError: this torch has none.
-    """
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError as error:
-        raise ConfigError(f"learner.engine_options.attention varlen needs torch 2.11 or later: {error}") from error
-    return varlen_attn, "enable_gqa" in inspect.signature(varlen_attn).parameters
-
-
+@torch.compiler.disable
 def _loop(  # noqa: PLR0917
-    query: Tensor, key: Tensor, value: Tensor, sequences: PackedSequences, scaling: float | None, behind: int
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float | None, behind: int
 ) -> Tensor:
     """The kernel's result, sequence by sequence, where there is no GPU."""
+    del longest
     parts = []
-    for start, end in zip(sequences.starts[:-1].tolist(), sequences.starts[1:].tolist(), strict=True):
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         queries, keys, values = (tensor[start:end].transpose(0, 1)[None] for tensor in (query, key, value))
         distance = torch.arange(end - start)[:, None] - torch.arange(end - start)
         seen = (distance >= 0) & ((distance <= behind) | (behind < 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ring_async.core.rank_batches import RankShare
+from ring_async.core.replay.offers import OfferMark
 from ring_async.core.replay.plan_log import PlanPart
 from ring_async.core.staleness import Lineage
 from ring_async.transport.messages.base import Message
@@ -40,17 +41,18 @@ class BatchNotReady(Message, frozen=True):
 class OfferGroups(Message, frozen=True):
     """The planner asks what batch `plan_number` may take, at the learner's version and lineage.
 
-    `epoch_rules` are in force from this batch on.
+    `epoch_rules` are in force from this batch on. `since`: the changes that the planner knows.
     """
 
     plan_number: int
     policy_version: PolicyVersion
     lineage: Lineage
     epoch_rules: dict[str, EpochRules] = {}
+    since: OfferMark = OfferMark()
 
 
 class GroupsOffered(Message, frozen=True):
-    """`last_plan`: the newest plan followed; if it is not the one before, nothing is offered. Buffers: the offer."""
+    """`last_plan`: the newest plan followed; if it is not the one before, nothing is offered. Buffers: an `Offer`."""
 
     last_plan: int
     trainable_tokens: int

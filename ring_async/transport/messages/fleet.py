@@ -48,6 +48,13 @@ class Register(Message, frozen=True):
     holding: Holding = Holding()
 
 
+class MembersMark(msgspec.Struct, frozen=True, order=True):
+    """A moment in the list of members: so many changes of it by one incarnation of the controller."""
+
+    incarnation: int = 0
+    number: int = 0
+
+
 class Registered(Message, frozen=True):
     """The answer to `Register`: the present members, and how the run differs from its configuration."""
 
@@ -66,6 +73,7 @@ class Registered(Message, frozen=True):
     """Settings changed since the start."""
     skipped_batches: dict[str, str] = {}
     """Plan numbers of batches that failed too often in the learner, and why."""
+    members_mark: MembersMark = MembersMark()
 
 
 class Heartbeat(Message, frozen=True):
@@ -132,7 +140,20 @@ class FleetWanted(Message, frozen=True):
 
 
 class MembersChanged(Message, frozen=True):
+    """What has changed in the list of members from `since` to `mark`; without `since`, the whole list at `mark`.
+
+    Differences may overlap: one that begins before what its receiver knows is applied all the same.
+    """
+
     members: tuple[Member, ...]
+    """The members that joined or changed, as they are now."""
+    gone: tuple[str, ...] = ()
+    since: MembersMark | None = None
+    mark: MembersMark = MembersMark()
+
+
+class MembersMissed(Message, frozen=True):
+    """The answer to `MembersChanged` of a member that lacks changes before it: it needs the whole list."""
 
 
 class Pause(Message, frozen=True):

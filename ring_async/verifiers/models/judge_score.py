@@ -24,11 +24,13 @@ MAX_CHARACTERS = 100_000
 
 _MARKUP = re.compile(r"[*_`#]+|\\boxed|[{}]")
 _NAME = r"(?:(?:my|the|your|final|overall|total|answer|judge)\s){0,3}(?:score|rating)"
-_COLON = r"\s?(?:\([^()\n]{0,40}\)\s?)?(?:[:=]\s?|is:?\s)"
+_COLON = r"\s?(?:\([^()\n]{0,40}\)\s?|out of (?P<scale>\d{1,9})\s?)?(?:[:=]\s?|is:?\s)"
 _NUMBER = r"[\[(]{0,2}(?P<number>[-+]?\d{1,9}(?:\.\d{1,9})?)(?![\d.,]*\d|e[-+]?\d)[\])]{0,2}"
 _OF = r"(?:\s?(?:/|out of|of)\s?(?P<top>\d{1,9}(?:\.\d{1,9})?)(?![\d.,]*\d))?(?:\s?(?:points?|pts))?"
 _REMARK = r"(?:\s?[.;:(—–]\s?(?!\d)(?P<remark>.*)|\s?[-,]\s(?!\d)(?P<aside>.*))?"
 _LINE = re.compile(rf"(?:[-•]\s)?{_NAME}{_COLON}{_NUMBER}{_OF}\s?{_REMARK}", re.IGNORECASE)
+_TITLE = re.compile(rf"{_NAME}\s?:?", re.IGNORECASE)
+_BARE = re.compile(r"[\[(]{0,2}[-+]?\d")
 _LAST_SENTENCE = re.compile(rf"(?:^|[.!?。！？;]\s){_NAME}{_COLON}{_NUMBER}{_OF}\s?[.!]?$", re.IGNORECASE)
 _MENTION = re.compile(rf"score\s?[:=]\s?{_NUMBER}", re.IGNORECASE)
 _BRACKETS = re.compile(r"\[\[\s?(?P<number>[-+]?\d{1,9}(?:\.\d{1,9})?)(?:\s?/\s?(?P<top>\d{1,9}))?\s?\]\]")
@@ -64,8 +66,9 @@ def read_score(text: str, high: float, *, is_cut: bool = False) -> float:
     last = stated[-1]
     if isinstance(last, float):
         return last
-    if last["top"] is not None and float(last["top"]) != high:
-        raise UnreadableScoreError(f"a score out of {last['top']}, where the scale ends at {high:g}")
+    top = last["top"] or last.groupdict().get("scale")
+    if top is not None and float(top) != high:
+        raise UnreadableScoreError(f"a score out of {top}, where the scale ends at {high:g}")
     return float(last["number"])
 
 
@@ -91,6 +94,9 @@ def _stated(text: str, own: str) -> list[re.Match[str]]:
         UnreadableScoreError: a different score is named after the last verdict.
     """
     said, lines = ([" ".join(_MARKUP.sub("", line).split()) for line in part.split("\n")] for part in (text, own))
+    for index, line in enumerate(lines[:-1]):
+        if _TITLE.fullmatch(line) and _BARE.match(lines[index + 1]):  # a heading, and the number below it
+            lines[index : index + 2] = ["", f"{line.rstrip(': ')}: {lines[index + 1]}"]
     found = [(index, match) for index, line in enumerate(lines) if (match := _LINE.fullmatch(line))]
     last_line = next((index for index in range(len(lines) - 1, -1, -1) if lines[index]), -1)
     ending = _LAST_SENTENCE.search(lines[last_line])

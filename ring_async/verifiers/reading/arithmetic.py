@@ -270,7 +270,7 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
 _TRANSCENDENTAL: dict[str, Callable[[Value], Value]] = {
     "sin": mpmath.sin, "cos": mpmath.cos, "tan": mpmath.tan, "cot": mpmath.cot, "sec": mpmath.sec, "csc": mpmath.csc,
     "arcsin": mpmath.asin, "arccos": mpmath.acos, "arctan": mpmath.atan, "sinh": mpmath.sinh, "cosh": mpmath.cosh,
-    "tanh": mpmath.tanh,
+    "tanh": mpmath.tanh, "cis": mpmath.expj,
 }  # fmt: skip
 
 

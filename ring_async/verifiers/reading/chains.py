@@ -9,12 +9,16 @@ import re
 
 from ring_async.verifiers.reading.amounts import closed_number
 from ring_async.verifiers.reading.arithmetic import NotClosedError, TooLargeError, approximate, is_same_number
+from ring_async.verifiers.reading.latex import without_text_commands
 from ring_async.verifiers.reading.shapes import is_name
 
 _MAX_ROUNDING = 0.05
 """Relative: numbers that a response calls about equal, or equal in decimals, differ by no more."""
 
 _ARGUMENT = re.compile(r"^[A-Za-z]\s*\(\s*([A-Za-z])\s*\)$")
+_RESIDUE = re.compile(
+    r"^(?:[A-Za-z]\s*(?:\\equiv|=)\s*)?(-?\d{1,18})\s*[,(\\]*\s*(?:pmod|bmod|mod)\s*[{(\s]*(\d{1,18})[\s)}]*$"
+)
 _APPROXIMATELY = re.compile(r"\\approx(?![A-Za-z])")
 
 
@@ -32,6 +36,14 @@ def value_of_chain(sides: list[str]) -> str | None:
         return values[-1]
     is_rounded = any("." in side for side in values)
     return values[-1] if is_true or (is_rounded and are_close(values)) else None
+
+
+def residue_of(text: str) -> tuple[int, int] | None:
+    r"""Residue and modulus of `x \equiv 7 \pmod{3}`, so 1 and 3; None where the text names no such whole numbers."""
+    match = _RESIDUE.match(without_text_commands(text))
+    if match is None or not int(match[2]):
+        return None
+    return int(match[1]) % int(match[2]), int(match[2])
 
 
 def sides_of_approximation(text: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Characters outside ASCII that people and models write in answers, said in ASCII and LaTeX.
 
-Owns: fullwidth and mathematical letters and digits, signs, superscripts, vulgar fractions, roots, Chinese numerals.
-Does not own: LaTeX (`latex`), or what a number means (`numerals`).
+Owns: fullwidth and mathematical letters and digits, signs, superscripts, vulgar fractions, roots, bars and dots
+above digits. Does not own: LaTeX (`latex`), or what a number means (`numerals`, `spelled`).
 
 Invariant: ASCII text comes back as it was.
 """
@@ -17,6 +17,7 @@ _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺⁽⁾ⁿⁱ]+"
 _SUBSCRIPT_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉₋₊₍₎ₙᵢ]+")
 _ROOT = re.compile(r"([√∛∜])\s*(\d+(?:\.\d+)?|[A-Za-z]|\([^()]*\)|\{[^{}]*\})")
 _ROOT_NAMES = {"√": "\\sqrt", "∛": "\\sqrt[3]", "∜": "\\sqrt[4]"}
+_MARKED_DIGITS = re.compile("(?:\\d[\u0304\u0305\u0307])+")
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "―": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-", "－": "-", "⁃": "-",
     "×": "\\times ", "⨯": "\\times ", "✕": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ", "•": "\\cdot ",
@@ -60,33 +61,6 @@ _GREEK_NAMES = [
 _GREEK = dict(zip("αβγδεζηθικλμνξοπρστυφχψω", _GREEK_NAMES, strict=True))
 _KEPT = frozenset("°μΩ€£¥₹₩₽$")
 """Characters that name units stay as they are: `units` reads them."""
-_CHINESE_DIGITS = {character: value for value, character in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
-_CHINESE_PLACES = {"十": 10, "百": 100, "千": 1000}
-_CHINESE_NUMERAL = re.compile("[零〇一二两三四五六七八九十百千万]+")
-_MAX_PLACE_CHARACTERS = 20
-_ENGLISH = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-]
 
 
 def plain_characters(text: str, *, greek: bool = True) -> str:
@@ -101,27 +75,17 @@ def plain_characters(text: str, *, greek: bool = True) -> str:
     text = _SUPERSCRIPT_RUN.sub(lambda run: "^{" + run.group().translate(_SUPERSCRIPTS) + "}", text)
     text = _SUBSCRIPT_RUN.sub(lambda run: "_{" + run.group().translate(_SUBSCRIPTS) + "}", text)
     text = _ROOT.sub(_root, text)
+    text = _MARKED_DIGITS.sub(_marked_digits, text)
     pieces: list[str] = []
     for character in text:
         pieces.append(_plain(character, pieces[-1] if pieces else "", greek=greek))
     return "".join(pieces)
 
 
-def spelled_number(text: str) -> int | None:
-    """The value of a text that is nothing but a numeral in words: `二十五` is 25 (below 10**8), `five` is 5."""
-    if text.casefold() in _ENGLISH:
-        return _ENGLISH.index(text.casefold())
-    if len(text) > _MAX_PLACE_CHARACTERS or not _CHINESE_NUMERAL.fullmatch(text):
-        return None
-    total, section, digit = 0, 0, 0
-    for character in text:
-        if character in _CHINESE_DIGITS:
-            digit = _CHINESE_DIGITS[character]
-        elif character == "万":
-            total, section, digit = (section + digit) * 10_000, 0, 0
-        else:
-            section, digit = section + (digit or 1) * _CHINESE_PLACES[character], 0
-    return total + section + digit
+def _marked_digits(match: re.Match[str]) -> str:
+    """Digits with a bar or dot above each of them, or above the first and the last: a period."""
+    digits = match.group()[::2]
+    return f"\\overline{{{digits}}}" if match.group()[1] != "\u0307" else "".join(f"\\dot{{{d}}}" for d in digits)
 
 
 def _root(match: re.Match[str]) -> str:

@@ -64,10 +64,60 @@ def agree_at_points(left: Node, right: Node) -> bool | None:
     return True if mixed.count(True) == len(mixed) else None
 
 
+def differ_by_constant(gold: Node, answer: Node) -> bool | None:
+    r"""Whether two antiderivatives, `x^2 + C` and `C - (1 - x^2)`, are the same family of functions.
+
+    The reference's constant is `C`, the answer's may be `c`, `K` or `k`; both stand alone in a sum.
+
+    Returns:
+        None where one of them has no such constant, or points do not settle it.
+    """
+    letters = names_in(gold) - _CONSTANTS
+    letter = next((name for name in "CcKk" if _is_added(name, answer)), None)
+    if (
+        letter is None
+        or not _is_added("C", gold)
+        or len(letters) < 2
+        or any(name.isupper() for name in letters - {"C"})
+    ):
+        return None
+    one, other = with_values(gold, {"C": Fraction(0)}), with_values(answer, {letter: Fraction(0)})
+    names = sorted(names_in(one) | names_in(other))
+    points = [_point(names, seed, is_mixed=seed > 2) for seed in range(7)]
+    agreed = [
+        _agrees(
+            Node("+", (with_values(one, points[0]), with_values(other, point))),
+            Node("+", (with_values(one, point), with_values(other, points[0]))),
+            {},
+        )
+        for point in points[1:]
+    ]
+    return False if False in agreed else True if all(agreed) else None
+
+
+def _is_added(name: str, tree: Node) -> bool:
+    """Whether a name stands once in the tree, as a term of its outermost sum."""
+    terms = _operands(tree, True, is_inverse=False)
+    return (
+        sum(term in (Node("name", text=name),) for term in terms) == 1 and sum(name in names_in(t) for t in terms) == 1
+    )
+
+
+def with_values(node: Node, values: Mapping[str, Value]) -> Node:
+    """The tree with numbers for its variables, as far as they have one."""
+    if node.kind == "name" and node.text in values:
+        return Node("number", value=values[node.text])
+    return (
+        Node(node.kind, tuple(with_values(part, values) for part in node.parts), node.value, node.text)
+        if node.parts
+        else node
+    )
+
+
 def _agrees(left: Node, right: Node, point: Mapping[str, Value]) -> bool | None:
     is_complex = "i" in names_in(left) | names_in(right)
     try:
-        return has_same_value(_at(left, point), _at(right, point), is_real=not is_complex)
+        return has_same_value(with_values(left, point), with_values(right, point), is_real=not is_complex)
     except (NotClosedError, TooLargeError, ValueError, TypeError, ArithmeticError):
         return None
 
@@ -79,12 +129,3 @@ def _point(names: list[str], seed: int, *, is_mixed: bool) -> dict[str, Fraction
         for name in names
         if name not in _CONSTANTS
     }
-
-
-def _at(node: Node, point: Mapping[str, Value]) -> Node:
-    """The tree with values for its variables."""
-    if node.kind == "name" and node.text in point:
-        return Node("number", value=point[node.text])
-    return (
-        Node(node.kind, tuple(_at(part, point) for part in node.parts), node.value, node.text) if node.parts else node
-    )

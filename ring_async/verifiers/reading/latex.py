@@ -23,7 +23,7 @@ _SAME_COMMANDS = {
     "degree": "^\\circ", "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "dotsb": "ldots", "lbrace": "{",
     "rbrace": "}", "lparen": "(", "rparen": ")", "lbrack": "[", "rbrack": "]", "langle": "(", "rangle": ")",
     "iff": "=", "mathord": "",
-    "ast": "cdot", "bullet": "cdot", "simeq": "approx", "land": "wedge", "lor": "vee", "percent": "%",
+    "ast": "cdot", "bullet": "cdot", "simeq": "approx", "land": "wedge", "surd": "sqrt", "lor": "vee", "percent": "%",
 }  # fmt: skip
 _DROPPED_COMMANDS = frozenset(
     [
@@ -119,6 +119,8 @@ _SYSTEM = re.compile(
     r"\\begin\{(cases|aligned|align\*?|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*?)\\end\{\1\}", re.DOTALL
 )
 _BRACKETED_WORDS = re.compile(r"\(\s*\\text\s*\{([^{}]*)\}\s*\)")
+_BLACKBOARD = re.compile(r"\\(?:([RNZQC])|Reals)(?![A-Za-z])")
+_RAISED_O = re.compile(r"(?<=\d)\s*\^\s*\{?o\}?(?![A-Za-z])")
 _INFINITY = re.compile(r"(?<![A-Za-z\\])infinity(?![A-Za-z])")
 _PLAIN_ALREADY = re.compile(r"[A-Za-z0-9 .,+\-/()=_^!%:;]*")
 _ENDS = " \t\r\n;,.:"
@@ -131,7 +133,7 @@ def plain_latex(text: str) -> str:
     joined. Degrees are `^\circ`. Words stay in `\text{…}`.
     """
     text = text.strip()
-    if _PLAIN_ALREADY.fullmatch(text) and "!=" not in text and "infinity" not in text:
+    if _PLAIN_ALREADY.fullmatch(text) and "!=" not in text and "infinity" not in text and "^o" not in text:
         return text.rstrip(_ENDS if not text.endswith("...") else "").lstrip(";,:")
     text = _without_delimiters(plain_characters(text).strip())
     text = text.replace("\\$", DOLLAR)
@@ -146,6 +148,7 @@ def plain_latex(text: str) -> str:
     text = _DECIMAL_BRACE_COMMA.sub(".", text)
     text = _PHANTOM.sub("", _COLOR.sub("", text))
     text = _WIDE_SPACES.sub(" ; ", _THIN_SPACES.sub(lambda match: "" if match.group() == "\\!" else " ", text))
+    text = _BLACKBOARD.sub(lambda match: f"\\mathbb{{{match[1] or 'R'}}}", _RAISED_O.sub(r"^\\circ ", text))
     text = _COMMAND.sub(_same_command, text)
     text = text.replace("°", "^\\circ ").replace("<=", "\\le ").replace(">=", "\\ge ").replace("!=", "\\ne ")
     for _ in range(_MAX_PASSES):

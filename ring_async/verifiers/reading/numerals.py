@@ -20,7 +20,14 @@ _BRACKETED_PERIOD = re.compile(r"(?<!\d)(\d+)\.(\d*)\((\d+)\)")
 _DOTTED = re.compile(r"(\d*)\.(\d*)\\dot\s*(?:\{(\d)\}|(\d))(?:(\d*)\\dot\s*(?:\{(\d)\}|(\d)))?")
 _ENDLESS = re.compile(r"(\d+)\.(\d{2,40})\s*(?:\\ldots|\.\.\.)")
 _PERIOD = re.compile(r"(\d{0,20}?)(\d{1,20}?)\2+$")
-_BASE = re.compile(r"^([0-9A-Fa-f]+)_(?:\{(\d{1,2})\}|(\d{1,2}))$")
+_BASE = re.compile(r"^(?:\(([0-9A-Fa-f]+)\)|([0-9A-Fa-f]+))_(?:\{?(?:\\text\{)?(\d{1,2}|[a-z]{3,9})\}{0,2})$")
+_BASE_WORDS = {
+    "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "eleven": 11,
+    "twelve": 12, "sixteen": 16,
+}  # fmt: skip
+_BASE_PREFIX = re.compile(r"^0(?:([xX])([0-9A-Fa-f]{1,40})|([bB])([01]{1,160})|([oO])([0-7]{1,60}))$")
+_RATIO_SIGN = re.compile(r"\s*:\s*|(?<=\d) to (?=\d)|(?<=\d)\s*比\s*(?=\d)")
+_ORDINAL = re.compile(r"(?<=\d)\s?\^?\s*\{?\s*(?:\\text\s*\{\s*)?(?:st|nd|rd|th)(?![A-Za-z])\s*\}{0,2}")
 _COMBINATIONS = re.compile(r"(?:\{\})?[_^](?:\{(\d+)\}|(\d+))\s*(?:\\text\{)?C\}?\s*_(?:\{(\d+)\}|(\d+))")
 _DECIMAL_COMMA = re.compile(r"^([-+]?\d+),(\d+)$")
 
@@ -35,6 +42,7 @@ def plain_numbers(text: str) -> str:
     text = _DOTTED.sub(_dotted, text)
     text = _BRACKETED_PERIOD.sub(lambda match: _repeating(match[1], match[2], match[3]), text)
     text = _COMBINATIONS.sub(lambda match: f"\\binom{{{match[1] or match[2]}}}{{{match[3] or match[4]}}}", text)
+    text = _ORDINAL.sub("", text)
     text = _ENDLESS.sub(_endless, text)
     return _SCIENTIFIC.sub(r" \\times 10^{\1}", text)
 
@@ -58,17 +66,22 @@ def decimal_comma_reading(text: str) -> str:
 
 
 def ratio_parts(text: str) -> list[str] | None:
-    """The terms of a ratio: `2:3:4`. None: it is none, or a time of day (`12:00`)."""
-    parts = [part.strip() for part in text.split(":")]
+    """The terms of a ratio: `2:3:4`, `2 to 3`. None: it is none, or a time of day (`12:00`)."""
+    parts = [part.strip() for part in _RATIO_SIGN.split(text)]
     if len(parts) < 2 or not all(parts) or any(part.startswith("0") for part in parts[1:]):
         return None
     return parts
 
 
 def based_number(text: str) -> tuple[str, int] | None:
-    """Digits and base of a number with a base as its index: `4343_{6}`."""
-    match = _BASE.match("".join(text.split()))
-    return (match[1].lower(), int(match[2] or match[3])) if match else None
+    r"""Digits and base of a number with a base as its index or prefix: `4343_{6}`, `110_{\text{two}}`, `0x1A`."""
+    plain = "".join(text.split())
+    prefixed = _BASE_PREFIX.match(plain)
+    if prefixed is not None:
+        return (prefixed[2] or prefixed[4] or prefixed[6]).lower(), 16 if prefixed[1] else 2 if prefixed[3] else 8
+    match = _BASE.match(plain)
+    base = (int(match[3]) if match[3].isdigit() else _BASE_WORDS.get(match[3])) if match else None
+    return ((match[1] or match[2]).lower(), base) if match and base else None
 
 
 def _mixed(match: re.Match[str]) -> str:

@@ -27,6 +27,7 @@ FUNCTIONS = frozenset(
         "log",
         "lg",
         "exp",
+        "cis",
         "sqrt",
     ]
 )

@@ -21,23 +21,55 @@ _ALIASES = {
     "sec": "second", "yrs": "year", "lbs": "pound", "ozs": "ounce", "sq": "square", "degrees": "degree",
     "celsius": "degC",
     "fahrenheit": "degF", "kelvins": "kelvin", "kph": "km/hour", "kmph": "km/hour", "cc": "cm**3", "rads": "radian",
-    "moles": "mole", "inches": "inch", "feet": "foot", "litres": "liter", "metres": "meter", "amps": "ampere",
+    "℃": "degC", "moles": "mole",
+    "inches": "inch", "feet": "foot", "litres": "liter", "metres": "meter", "amps": "ampere",
     "revolutions": "turn", "revs": "turn", "ev": "eV", "kev": "keV", "gev": "GeV", "khz": "kHz", "mhz": "MHz",
-    "hz": "Hz", "kpa": "kPa", "pa": "Pa", "kj": "kJ", "kw": "kW",
+    "hz": "Hz", "kpa": "kPa", "pa": "Pa", "kj": "kJ", "kw": "kW", "electronvolts": "eV", "gauss": "gauss_of_si",
+    "pH": "dimensionless", "G": "gauss_of_si",
 }  # fmt: skip
 _CHINESE = {
-    "元": "yuan", "块": "yuan", "米": "meter", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "gram",
+    "元": "yuan", "块": "yuan", "块钱": "yuan", "角": "jiao", "分": "fen", "人民币": "yuan",
+    "美元": "dollar", "欧元": "euro",
+    "米": "meter", "厘米": "cm", "毫米": "mm", "千米": "km", "公里": "km", "克": "gram",
     "千克": "kg", "公斤": "kg", "小时": "hour", "分钟": "minute", "秒": "second", "天": "day", "度": "degree",
     "升": "liter",
-    "毫升": "mL", "平方米": "m**2", "平方厘米": "cm**2", "立方米": "m**3", "立方厘米": "cm**3", "年": "year",
+    "毫升": "mL", "分米": "dm", "平方米": "m^2", "平方厘米": "cm^2", "平方千米": "km^2", "平方分米": "dm^2",
+    "立方米": "m^3",
+    "立方厘米": "cm^3", "立方分米": "dm^3", "吨": "tonne", "毫克": "mg", "周": "week", "年": "year",
+    "千米/小时": "km/hour", "千米/时": "km/hour", "公里/小时": "km/hour", "米/秒": "m/s", "摄氏度": "degC",
 }  # fmt: skip
-_CURRENCIES = {DOLLAR: "dollar", "€": "euro", "£": "pound", "¥": "yuan", "₹": "rupee", "₩": "won", "₽": "ruble"}
-_CURRENCY_WORDS = {"usd": "dollar", "eur": "euro", "gbp": "pound", "rmb": "yuan", "cny": "yuan", "rs": "rupee"}
-_CURRENCY_PREFIX = re.compile(rf"^([-+]?)\s*([{''.join(_CURRENCIES)}])\s*")
+_CURRENCIES = {
+    DOLLAR: "dollar",
+    "€": "euro",
+    "£": "pound",
+    "¥": "yuan",
+    "₹": "rupee",
+    "₩": "won",
+    "₽": "ruble",
+    "¢": "cent",
+}
+_CURRENCY_WORDS = {
+    "usd": "dollar",
+    "bucks": "dollar",
+    "eur": "euro",
+    "gbp": "pound",
+    "rmb": "yuan",
+    "cny": "yuan",
+    "rs": "rupee",
+    "inr": "rupee",
+}
+_DEFINITIONS = (
+    "dollar = [dollar]", "cent = dollar / 100 = _ = penny = pennies", "euro = [euro]", "yuan = [yuan]",
+    "jiao = yuan / 10", "gauss_of_si = 1e-4 tesla", "fen = yuan / 100",
+)  # fmt: skip
+_CURRENCY_PREFIX = re.compile(rf"^([-+]?)\s*([{''.join(_CURRENCIES)}]|(?:USD|EUR|GBP|RMB|CNY|INR|Rs)\b\.?)\s*(?=[\d.])")
+_CURRENCY_CODE = re.compile(r"\s*([A-Za-z]{3,7})\s*$")
 _COMPASS = re.compile(r"\s*\((?:[a-z .]+)\)$|\s+(?:approximately|approx\.?|or so|each|total|in total|altogether)$")
 _FRACTION = re.compile(r"\\frac\s*\{((?:[^{}]|\{[^{}]*\})*)\}\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _POWER_WORDS = re.compile(r"\b(square|cubic|sq|cu)\s+([A-Za-z]+)")
 _TRAILING_POWER_WORDS = re.compile(r"\b([A-Za-z]+)\s+(squared|cubed)\b")
+_NAMED_DEGREES = re.compile(r"(?:°|degrees?)\s*(celsius|centigrade|fahrenheit)", re.IGNORECASE)
+_ELECTRON_VOLTS = re.compile(r"\b(kilo|mega|giga|)[ -]?electron[ -]?volts?\b", re.IGNORECASE)
 _SHORT_WORD = re.compile(r"^[A-Za-z]{4,}(?:[ /-][A-Za-z]+){0,5}$")
 _FACTOR = r"[A-Za-zµ]+(?:\s?\^\(?-?\d\)?)?"
 _WRITTEN_UNIT = re.compile(rf"{_FACTOR}(?:(?:\s?[/*]\s?|\s)\(?{_FACTOR}\)?){{0,3}}")
@@ -64,7 +96,9 @@ def plain_unit(text: str) -> str:
     text = text.replace("\\Omega", "ohm").replace("\\mu", "µ").replace("\\cdot", "*")
     text = text.replace("\\AA", "Å").replace("\\ell", "L").replace("\\times", "*").replace("\\%", "%")
     text = re.sub(r"(?<=[A-Za-z])(-?[1-4])(?![\d.])", r"^(\1)", text)
-    text = re.sub(r"°\s*([CFK])\b", r"deg\1", text)
+    text = re.sub(r"(?:°|degrees?)\s*([CFK])\b", r"deg\1", text)
+    text = _NAMED_DEGREES.sub(lambda match: f"deg{match[1][0].upper()}", text)
+    text = _ELECTRON_VOLTS.sub(lambda match: {"k": "keV", "m": "MeV", "g": "GeV"}.get(match[1][:1].lower(), "eV"), text)
     text = text.replace("°", " degree ")
     text = re.sub(r"([A-Za-z])\s*(\^|\*\*)", r"\1\2", re.sub(r"µ\s+(?=[A-Za-z])", "µ", " ".join(text.split())))
     for symbol, name in _CURRENCIES.items():
@@ -79,7 +113,14 @@ def plain_unit(text: str) -> str:
 def move_currency(text: str) -> str:
     """A currency's sign stands behind the amount: `€5` is `5 €`."""
     match = _CURRENCY_PREFIX.match(text)
-    return f"{match[1]}{text[match.end() :]} {match[2]}" if match else text
+    if match is None:
+        return text
+    amount, sign = text[match.end() :], match[2]
+    name = _CURRENCIES.get(sign, _CURRENCY_WORDS.get(sign.rstrip(".").lower(), ""))
+    code = _CURRENCY_CODE.search(amount)
+    if code is not None and is_same_unit(code[1], name):
+        amount = amount[: code.start()]
+    return f"{match[1]}{amount} {sign if sign in _CURRENCIES else name}"
 
 
 def pint_spelling(text: str) -> str | None:
@@ -106,7 +147,10 @@ def registry() -> Any:
     """Pint's registry of units, built once in a process."""
     import pint  # slow to import, and only needed where there are units
 
-    return pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
+    units: Any = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
+    for definition in _DEFINITIONS:
+        units.define(definition)
+    return units
 
 
 @lru_cache(maxsize=1024)

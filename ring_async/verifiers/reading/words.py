@@ -12,6 +12,7 @@ from ring_async.verifiers.reading.latex import without_text_commands
 
 _CHOICE = re.compile(r"^\(?\s*([A-J])\s*(?:[).:]\s*|\)\s*$|$)(.*)$", re.DOTALL)
 _CHOICE_OF = re.compile(r"^(?:option|choice|answer)\s*:?\s*\(?\s*([A-J])\s*\)?[.:]?$", re.IGNORECASE)
+_ARTICLE = re.compile(r"^\s*(?:an?|the)\s+(?=\w{2})")
 _SAME_WORDS = (
     frozenset(
         [
@@ -24,6 +25,18 @@ _SAME_WORDS = (
             "theemptyset",
             "\\{\\}",
             "therearenosolutions",
+            "无解",
+            "无实数解",
+        ]
+    ),
+    frozenset(
+        [
+            "infinitelymany",
+            "infinitelymanysolutions",
+            "infinitesolutions",
+            "infinitenumberofsolutions",
+            "无数个",
+            "无穷多个",
         ]
     ),
     frozenset({"dne", "doesnotexist", "thelimitdoesnotexist"}),
@@ -58,7 +71,7 @@ def is_words(text: str) -> bool:
 
 
 def _words_of(text: str) -> str:
-    return re.sub(r"[\s.,'\"()-]+", "", without_text_commands(text).casefold())
+    return re.sub(r"[\s.,'\"()-]+", "", _ARTICLE.sub("", without_text_commands(text).casefold()))
 
 
 def same_choice(gold: str, answer: str) -> bool | None:
@@ -70,6 +83,17 @@ def same_choice(gold: str, answer: str) -> bool | None:
         lowered = re.fullmatch(r"\(\s*([a-j])\s*\)", answer)
         return lowered[1].upper() == gold_choice[1] if lowered and gold.startswith("(") else None
     return choice[1].upper() == gold_choice[1]
+
+
+def value_behind_choice(gold: str) -> str | None:
+    r"""The value that a reference writes behind its letter, `12` in `(C) 12`; None where it writes none."""
+    match = _CHOICE.match(gold)
+    return (match[2].strip() or None) if match is not None and gold.lstrip().startswith("(") else None
+
+
+def names_choice(answer: str) -> bool:
+    """Whether an answer has the form of a choice at all."""
+    return bool(_CHOICE.match(answer) or _CHOICE_OF.match(answer) or re.fullmatch(r"\(\s*[a-j]\s*\)", answer))
 
 
 def letters_in(text: str) -> set[str]:

@@ -9,9 +9,15 @@ from __future__ import annotations
 import re
 
 from ring_async.verifiers.reading.characters import plain_characters
+from ring_async.verifiers.reading.spelled import powers_in_digits
 
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
-_THINKING = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_THINKING = re.compile(
+    r"(?:<(?P<tag>/?)(?:seed:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)(?:\s[^<>]{0,80})?>"
+    r"|◁(?P<kimi>/?)think▷|\[(?P<mistral>/?)THINK\]|<\|(?P<sky>begin|end)_of_thought\|>)",
+    re.IGNORECASE,
+)
+"""Marks around thoughts, of the families that write them."""
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 _MAX_BOXES = 8
 """Boxes looked at, from the end: thousands of unclosed ones would cost a scan each."""
@@ -29,6 +35,7 @@ _NUMBER = re.compile(
     r"(?P<percent>\s?\\?%)?"
 )
 _FRACTION = re.compile(r"(?P<sign>[-+]?)\\[dt]?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}")
+_MINUS_APART = re.compile(r"(?:^|[=:])\s?-$")
 _LONGEST_NUMBER = 400
 
 
@@ -36,7 +43,7 @@ def finished_text(text: str) -> str:
     """The response without thinking that was begun and never ended: what stands there is no answer yet."""
     start = None
     for mark in _THINKING.finditer(text):
-        if mark.group(1):
+        if "/" in mark.group() or mark["sky"] == "end":
             start = None
         elif start is None:
             start = mark.start()
@@ -78,7 +85,7 @@ def last_number(text: str) -> str | None:
 
     A minus directly before it is its sign, unless a number stands before the minus: `10 -5` ends with 5.
     """
-    text = plain_characters(text)
+    text = powers_in_digits(plain_characters(text))
     last = None
     for match in _NUMBER.finditer(text):
         if match.end() - match.start() <= _LONGEST_NUMBER:
@@ -90,7 +97,10 @@ def last_number(text: str) -> str | None:
         return f"{fraction['sign']}{fraction[2]}/{fraction[3]}"
     if last is None:
         return None
-    sign = "" if text[: last.start()].rstrip()[-1:].isdigit() else last["sign"].replace("+", "")
+    before = text[: last.start()].rstrip()
+    sign = "" if before[-1:].isdigit() else last["sign"].replace("+", "")
+    if not sign and _MINUS_APART.search(before[-3:]):
+        sign = "-"
     digits = re.sub(r"\s*/\s*", "/", last["digits"].replace(",", ""))
     return sign + digits + ("%" if last["percent"] else "")
 

@@ -33,15 +33,23 @@ _PREFIX = re.compile(
 _ANNOUNCED = re.compile(
     r"(?:\b(?:answers?|options?|choices?|antwort|lösung|respuesta|réponse|resposta|risposta|jawaban|ответ)"
     r"|答案|选项|答え|答|정답)[ \t]{0,3}(?:\([^()\n]{0,20}\)[ \t]{0,3})?\*{0,2}[ \t]{0,3}"
-    r"(?P<mark>are|ist|is|est|es|:|=|é|è|是|为|選|は|은|는|：)[ \t]{0,3}:?[ \t*]{0,6}"
+    r"(?:(?:correct[ae]|corretta)[ \t]{1,3})?"
+    r"(?P<mark>are|ist|is|est|es|lautet|[-–—](?=[ \t])|:|=|é|è|是|为|選|は|은|는|：)[ \t]{0,3}:?[ \t*]{0,6}"
+    r"(?:(?:therefore|thus|then|hence|clearly|indeed|definitely)[ \t,]{1,3}"
+    r"|not[ \t]{1,3}\(?[A-Z]\)?,?[ \t]{1,3}but[ \t]{1,3})?"
     r"(?:\n[ \t*]{0,6}){0,2}(?!(?:answer|antwort)\b)"
     r"(?=(?P<rest>[^\n]{1,200}))",
     re.IGNORECASE,
 )
 _CONFIRMED = re.compile(
-    r"\b(?:option|choice)\s{1,3}\(?([A-Z])\)?\s{1,3}is\s{1,3}(?:the\s{1,3})?(?:correct|right)"
-    r"|选(?:择|项)?\s{0,3}:?\s{0,3}\(?([A-Z])(?![A-Za-z])",
-    re.IGNORECASE,
+    r"(?i:\b(?:option|choice)\s{1,3}\(?([A-Z])\)?\s{1,3}is\s{1,3}(?:the\s{1,3})?(?:correct|right))"
+    r"|选(?:择|项)?\s{0,3}:?\s{0,3}\(?([A-Za-z])(?![A-Za-z])"
+    r"|(?<![A-Za-z'])[($*]{0,3}(?:\\(?:mathbf|text|textbf|mathrm)\{)?([A-Z])\}?[)$*]{0,3}\s{1,3}is\s{1,3}the\s{1,3}"
+    r"(?:correct\s{1,3}|right\s{1,3}|best\s{1,3})?"
+    r"(?:answer|option|choice)\b"
+    r"|\b(?:choose|pick|select|go\s{1,3}with)\s{1,3}(?:(?:the\s{1,3})?(?:option|choice|answer|letter)\s{1,3})?"
+    r"[($*]{0,3}([A-Z])[)$*]{0,3}"
+    r"(?=\s{0,3}(?:[.,;:!\n]|$|because\b|since\b))",
 )
 _FIRST_LETTERS = re.compile(
     r"^[*'\"`\[({$\\]*(?:(?i:option|choice)\s+)?[*'\"`\[({$\\]*\s*([A-Z])(?![A-Za-z0-9'’]\w)\s*[\])]?\*{0,2}(?![A-Za-z0-9])"
@@ -125,7 +133,7 @@ def announced_choice(text: str, choices: Sequence[str]) -> tuple[frozenset[str],
         if named:
             found = named, match.start()
     for match in _CONFIRMED.finditer(text):
-        letter = (match[1] or match[2]).upper()
+        letter = next(filter(None, match.groups())).upper()
         if (found is None or match.start() > found[1]) and letter in letters:
             found = frozenset({letter}), match.start()
     return found

@@ -15,15 +15,33 @@ from dataclasses import dataclass, field
 
 from ring_async.verifiers.reading.alternatives import readings
 from ring_async.verifiers.reading.amounts import closed_number
-from ring_async.verifiers.reading.chains import are_close, sides_of_approximation, value_of_chain, with_argument_of
+from ring_async.verifiers.reading.chains import (
+    are_close,
+    residue_of,
+    sides_of_approximation,
+    value_of_chain,
+    with_argument_of,
+)
+from ring_async.verifiers.reading.families import are_same_families, families_of
 from ring_async.verifiers.reading.latex import squeezed
+from ring_async.verifiers.reading.moments import same_moment
 from ring_async.verifiers.reading.numerals import decimal_comma_reading
-from ring_async.verifiers.reading.shapes import Shape, equation_sides, is_name, region_of, shape_of
-from ring_async.verifiers.reading.words import is_words, letters_in, same_choice, same_words
+from ring_async.verifiers.reading.regions import region_of
+from ring_async.verifiers.reading.shapes import Shape, equation_sides, is_name, shape_of
+from ring_async.verifiers.reading.words import (
+    is_words,
+    letters_in,
+    names_choice,
+    same_choice,
+    same_words,
+    value_behind_choice,
+)
 from ring_async.verifiers.rules import values
 from ring_async.verifiers.rules.values import ValueEquality
 
 MAX_CHARACTERS = 4000
+_INDEX = re.compile(r"_\{?\d\}?$")
+_POINT = re.compile(r"^(?:\\text\s*\{\s*[Pp]oint\s*\}\s*)?[A-Z]'?\s*(?:_\{?\d\}?)?\s*(?=\()")
 _MAX_UNORDERED_ALGEBRA = 12
 
 
@@ -44,6 +62,9 @@ class Equality:
         if any(squeezed(one) == squeezed(other) for one in golds for other in answers):
             return True
         chosen = same_choice(golds[0], answers[0])
+        behind = value_behind_choice(golds[0]) if not chosen and not names_choice(answers[0]) else None
+        if behind is not None:
+            return self.holds(behind, answer)
         if chosen is not None:
             return chosen
         if _has_decimal_point(golds[0]):
@@ -55,7 +76,14 @@ class Equality:
             return True
         if not gold or not answer or depth > 4:
             return False
-        words = same_words(gold, answer)
+        gold_families, families = families_of(gold), families_of(answer)
+        if gold_families is not None and families is not None:
+            return are_same_families(gold_families, families)
+        gold_residue, residue = residue_of(gold), residue_of(answer)
+        if gold_residue is not None and residue is not None:
+            return gold_residue == residue
+        moment = same_moment(gold, answer)
+        words = same_words(gold, answer) if moment is None else moment
         if words is not None:
             return words
         region = self._is_same_region(gold, answer, depth)
@@ -95,7 +123,7 @@ class Equality:
                 return None
             return self._is_same(gold if is_list[0] else gold_sides[-1], answer if is_list[1] else sides[-1], depth + 1)
         both_named = min(len(gold_sides), len(sides)) > 1 and is_name(gold_sides[0]) and is_name(sides[0])
-        if depth and both_named and squeezed(gold_sides[0]) != squeezed(sides[0]):
+        if depth and both_named and not _is_same_name(squeezed(gold_sides[0]), squeezed(sides[0])):
             return False  # among others a name says which one is meant
         if any("," in side or ";" in side for side in (gold_sides if len(gold_sides) > 2 else [])):
             return None
@@ -126,6 +154,11 @@ class Equality:
         kinds = (gold_shape.kind, shape.kind)
         if "matrix" in kinds:
             return self._is_same_matrix(gold_shape, shape, gold, answer)
+        if "union" in kinds and "list" in kinds:
+            is_intervals = all(_is_ordered(shape_of(part)) for part in (*gold_shape.parts, *shape.parts))
+            written = answer if gold_shape.kind == "union" else gold  # two points are no union of intervals
+            is_certain = gold_shape.kind == "union" or any(sign in written for sign in ("[", "]", "\\infty"))
+            return is_intervals and is_certain and self._is_matched(gold_shape.parts, shape.parts, depth)
         if kinds == ("union", "union"):
             return self._is_matched(gold_shape.parts, shape.parts, depth) or self.values.by_engine(gold, answer)
         if "union" in kinds or "\\setminus" in gold or "\\setminus" in answer:
@@ -134,7 +167,19 @@ class Equality:
             other = shape if gold_shape.kind == "value" else gold_shape
             if len(other.parts) == 1 and other.kind in ("set", "list"):
                 return self._is_same(gold_shape.parts[0], shape.parts[0], depth + 1)
+            value = gold_shape.parts[0] if gold_shape.kind == "value" else shape.parts[0]
+            point = _POINT.sub("", value)
+            if other.kind == "tuple" and point != value and closed_number(value) is None:  # C(5, 2) is 10
+                golds, answers = (shape_of(point) if one.kind == "value" else one for one in (gold_shape, shape))
+                return golds.kind == answers.kind and self._is_same_shape(golds, answers, gold, answer, depth)
             return bool(_is_algebraic_set(gold_shape, shape)) and self.values.by_engine(gold, answer)
+        if "set" in kinds and kinds[0] != kinds[1]:  # a set of one tuple
+            golds, answers = (
+                shape_of(one.parts[0]) if one.kind == "set" and len(one.parts) == 1 else one
+                for one in (gold_shape, shape)
+            )
+            if golds.kind == answers.kind == "tuple":
+                return self._is_same_shape(golds, answers, gold, answer, depth)
         if len(gold_shape.parts) != len(shape.parts):
             is_set = kinds == ("set", "set")
             return is_set and self._covers(gold_shape.parts, shape.parts, depth)
@@ -154,6 +199,11 @@ class Equality:
                 return False
             return self._is_paired(gold_shape.parts, shape.parts, 1)
         matrix, other = (gold_shape, shape) if gold_shape.kind == "matrix" else (shape, gold_shape)
+        rows = [shape_of(part) for part in other.parts] if other.kind in ("square", "set", "tuple") else []
+        if rows and all(row.kind == other.kind for row in rows) and matrix.brackets != "vmatrix":
+            is_gold = gold_shape.kind == "matrix"
+            nested = Shape("matrix", tuple(cell for row in rows for cell in row.parts), matrix.brackets, len(rows))
+            return self._is_same_matrix(*((matrix, nested) if is_gold else (nested, matrix)), gold, answer)
         if other.kind in ("tuple", "square") and matrix.brackets != "vmatrix":
             is_vector = matrix.rows in (1, len(matrix.parts))
             same_length = len(matrix.parts) == len(other.parts)
@@ -213,6 +263,11 @@ def _is_to_be_solved(gold_sides: list[str], sides: list[str]) -> bool:
     if len(sides) > 1:
         return not is_name(sides[0]) or is_name(sides[1])
     return len(gold_sides) == 2 and not is_name(gold_sides[1]) and closed_number(gold_sides[0]) is None
+
+
+def _is_same_name(gold: str, name: str) -> bool:
+    """Whether two names are one; `x_1` is `x` where the other side has no index."""
+    return gold == name or _INDEX.sub("", gold) == name or gold == _INDEX.sub("", name)
 
 
 def _is_ordered(shape: Shape) -> bool:

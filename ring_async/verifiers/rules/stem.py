@@ -35,6 +35,8 @@ from ring_async.verifiers.rules.choices import announced_choice, announced_text,
 from ring_async.verifiers.rules.quantities import MAX_CHARACTERS, Quantity, is_currency, read_quantity
 
 _FORMULA = re.compile(r"^(?:\(?[A-Z][a-z]?(?:_?\{?\d{0,3}\}?)\)?\d{0,2})+(?:\^?\{?\d?[+-]\}?)?$|^[A-Za-z]{2,40}$")
+_CHEMISTRY = re.compile(r"\\(?:ce|chem)(?=\{)")
+_ARTICLE = re.compile(r"^(?:an?|the)\s+(?=[a-z]{2})", re.IGNORECASE)
 _ANGLE = re.compile(r"deg|arc|turn|rev|grad")
 
 
@@ -95,7 +97,7 @@ class StemVerifier(VerifierBase):
         answer_text = _marked_answer(text)
         if answer_text is None:
             answer_text = announced_text(text)
-        if gold is None and _FORMULA.match(plain_latex(gold_text)):
+        if gold is None and _FORMULA.match(_CHEMISTRY.sub("", plain_latex(gold_text)).strip("{}")):
             return _formula_problem(gold_text, answer_text)
         if gold is None or (gold.unit and units.parsed_unit(gold.unit) is None and not is_currency(gold.unit)):
             raise VerifierError("bad_prompt", f"{prompt.prompt_id}: answer {gold_text!r} is not a number with a unit")
@@ -112,6 +114,10 @@ class StemVerifier(VerifierBase):
         is_ratio = not _ANGLE.search(gold.unit) and units.converted(1.0, gold.unit, "") is not None
         if not answer.unit and self._require_units and not is_ratio:
             return f"{shown} lacks its unit ({gold.unit})"
+        if "percent" in (gold.unit, answer.unit) and not (gold.unit and answer.unit):  # its sign may be left out
+            as_written = self._number_problem(prompt, gold, answer, answer.value)
+            if not as_written:
+                return ""
         value = units.converted(answer.value, answer.unit, gold.unit) if answer.unit or is_ratio else answer.value
         if value is None:
             return f"{answer.unit!r} is not a unit of the same kind as {gold.unit!r}"
@@ -155,9 +161,15 @@ def _formula_problem(gold: str, answer: str | None) -> str:
     """A word or chemical formula as reference: the same text is right, letters in the same order and case."""
     if answer is None:
         return "no answer found"
-    one, other = (re.sub(r"[_{}]|\\text", "", squeezed(plain_latex(text[:MAX_CHARACTERS]))) for text in (gold, answer))
+    one, other = map(_written, (gold, answer))
     is_word = plain_latex(gold).islower()
     return "" if one == other or (is_word and one == other.casefold()) else f"{_shown(answer)} is not {gold}"
+
+
+def _written(text: str) -> str:
+    r"""A formula or word as compared: `\ce{Fe^{3+}}` is `Fe3+`, and `the mitochondria` is without its article."""
+    plain = _ARTICLE.sub("", _CHEMISTRY.sub("", plain_latex(text[:MAX_CHARACTERS])))
+    return re.sub(r"[_{}^]|\\text", "", squeezed(plain))
 
 
 def _first_quantity(text: str) -> Quantity | None:

@@ -18,7 +18,7 @@ from ring_async.verifiers.reading import units
 from ring_async.verifiers.reading.amounts import DEGREE, PERCENT, Amount, closed_number, read_amount, tree_of
 from ring_async.verifiers.reading.arithmetic import NotClosedError, TooLargeError, approximate, is_same_number
 from ring_async.verifiers.reading.expression import Node
-from ring_async.verifiers.reading.formulas import agree_at_points, canonical, names_in
+from ring_async.verifiers.reading.formulas import agree_at_points, canonical, differ_by_constant, names_in
 from ring_async.verifiers.reading.latex import without_text_commands
 from ring_async.verifiers.reading.numerals import based_number, ratio_parts
 from ring_async.verifiers.reading.words import has_ellipsis, is_words, letters_in
@@ -26,6 +26,7 @@ from ring_async.verifiers.reading.work import is_affordable
 from ring_async.verifiers.rules import engine
 
 _IMAGINARY_J = re.compile(r"(?<![A-Za-z\\])j(?![A-Za-z])")
+_ONE_CONSTANT = re.compile(r"(?<![A-Za-z\\])C_\{?[01]\}?")
 _MARKED_UNIT = re.compile(r"^(.*[\w)}\]])\s*(\\text\{\s*[A-Za-z][^{}]*\}(?:\^\{?\d\}?)?)$", re.DOTALL)
 
 
@@ -70,10 +71,10 @@ class ValueEquality:
 
     def _is_same_formula(self, gold: str, answer: str) -> bool | None:
         """Formulas with variables, by their form and by their values at points; None where that does not settle it."""
-        trees = tree_of(gold), tree_of(answer)
+        trees = tree_of(gold), tree_of(_ONE_CONSTANT.sub("C", answer) if "C_2" not in answer else answer)
         if trees[0] is None or trees[1] is None or not self.strict:
             return None
-        if canonical(trees[0]) == canonical(trees[1]):
+        if canonical(trees[0]) == canonical(trees[1]) or differ_by_constant(trees[0], trees[1]):
             return True
         if _are_close_names(*map(names_in, trees)):  # type: ignore[arg-type]
             return None

@@ -6,8 +6,8 @@ import pytest
 
 from ring_async.batches import TokenInterval
 from ring_async.core.advantages import AdvantageRules
-from ring_async.core.replay.batch_planning import hold
 from ring_async.core.replay.buffer_rules import BufferRules
+from ring_async.core.replay.offers import Mirror
 from ring_async.core.replay.plan_log import PlanEntry
 from ring_async.core.staleness import Lineage
 from ring_async.core.work.ledger_records import GroupReserved, StatesMoved
@@ -144,9 +144,9 @@ def test_a_shard_that_has_followed_no_plan_yet_is_not_accused(tmp_path):
         for index in range(2)
     )
     other.put([make_group("g0", lengths=[6, 6])])
-    offered = other.offer(1, PolicyVersion(0, 0), Lineage(), {})
-    others = {record.header.group_id: hold(record, progress, rules, Lineage()) for record, progress in offered}
-    assert planner.plan(1, PolicyVersion(0, 0), others=others).plan_number == 1
+    mirror = Mirror(rules, Lineage())
+    mirror.take_in(other.offer(1, PolicyVersion(0, 0), Lineage(), {}, mirror.mark))
+    assert planner.plan(1, PolicyVersion(0, 0), others=[mirror.groups]).plan_number == 1
     for shard in (planner, other):
         shard.close()
     journal.close()

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ring_async.verifiers.reading.arithmetic import NotClosedError, TooLargeError, approximate, is_same_number
-from ring_async.verifiers.reading.characters import plain_characters, spelled_number
+from ring_async.verifiers.reading.characters import plain_characters
 from ring_async.verifiers.reading.expression import MAX_DEPTH, parse_expression
 from ring_async.verifiers.reading.formulas import agree_at_points, canonical
 from ring_async.verifiers.reading.latex import plain_latex, squeezed
 from ring_async.verifiers.reading.numerals import grouped_reading, plain_numbers
-from ring_async.verifiers.reading.shapes import interval_of, list_items, region_of, shape_of
+from ring_async.verifiers.reading.regions import interval_of, region_of
+from ring_async.verifiers.reading.shapes import list_items, shape_of
+from ring_async.verifiers.reading.spelled import spelled_number
 from ring_async.verifiers.reading.tokens import NotAnExpressionError
 from ring_async.verifiers.reading.units import pint_spelling, plain_unit, ratio
 from ring_async.verifiers.reading.work import OutOfWorkError, cpu_budget, is_affordable
@@ -315,7 +317,30 @@ def test_ratios_of_units():
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("三", 3), ("二十五", 25), ("一百零三", 103), ("十", 10), ("两万", 20_000), ("five", 5), ("x", None)],
+    [
+        *(
+            ("三", "3"),
+            ("二十五", "25"),
+            ("一百零三", "103"),
+            ("十", "10"),
+            ("两万", "20000"),
+            ("five", "5"),
+            ("x", None),
+        ),
+        *(
+            ("一亿零三万", "100030000"),
+            ("二〇二〇", "2020"),
+            ("三又二分之一", "3\\frac{1}{2}"),
+            ("百分之三十五", "35\\%"),
+        ),
+        *(
+            ("nineteen hundred", "1900"),
+            ("two thirds", "\\frac{2}{3}"),
+            ("third", None),
+            ("a hundred", "100"),
+            ("a", None),
+        ),
+    ],
 )
 def test_spelled_numbers(text, value):
     assert spelled_number(text) == value

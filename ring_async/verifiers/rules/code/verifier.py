@@ -21,6 +21,7 @@ others kept from running, or that somebody else killed, has no reward: see `sand
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -186,11 +187,15 @@ class CodeVerifier(VerifierBase):
 
     def _problem(self, prompt: Prompt) -> _Problem:
         metadata = prompt.metadata
-        tests, function = metadata.get("tests"), metadata.get("function", "")
+        tests, function = _listed(metadata.get("tests")), metadata.get("function", "")
         language, template = metadata.get("language"), metadata.get("template")
         where = f"{prompt.prompt_id}: metadata"
         if not isinstance(tests, list | tuple) or not tests or not all(isinstance(test, Mapping) for test in tests):
-            raise VerifierError("bad_prompt", f"{where}.tests: must be a list of tests, at least one")
+            raise VerifierError(
+                "bad_prompt", f'{where}.tests: must be a list of tests, at least one: [{{"stdin": …, "stdout": …}}]'
+            )
+        if any(test.get("stdout", "") is None for test in tests):
+            raise VerifierError("bad_prompt", f"{where}.tests: `stdout` is null in one; what should be printed?")
         if language is not None and language not in ("python", "cpp"):
             raise VerifierError("bad_prompt", f"{where}.language: {language!r} is neither python nor cpp")
         if any("stdout" not in test for test in tests) and (not function or language == "cpp"):
@@ -230,6 +235,14 @@ class CodeVerifier(VerifierBase):
         if is_same_value(value, expected, self._tolerance):
             return ""
         return f"returned {_line(returned)}, expected {_line(repr(expected))}"
+
+
+def _listed(tests: Any) -> Any:
+    """Tests that a data set holds as JSON in a text, as a list; anything else as it is."""
+    try:
+        return json.loads(tests) if isinstance(tests, str) else tests
+    except ValueError:
+        return None
 
 
 def _with_room_for(largest: int, limits: SandboxLimits) -> SandboxLimits:

@@ -1,10 +1,8 @@
 """IFBench's kinds (arXiv 2507.02833) about words and sentences.
 
 Owns: one `Kind` for each that a text alone decides. Does not own: kinds about layout (`ifbench_layout`), or that are
-tasks of their own (`ifbench_tasks`).
+tasks of their own (`ifbench_tasks`), or that need a dictionary (`ifbench_grammar`) or an atlas (`ifbench_atlas`).
 
-Left out, and refused as unknown: kinds that need a part-of-speech tagger or syllables (`words:start_verb`,
-`words:odd_even_syllables`), and two lists from an atlas (`custom:reverse_newline`, `custom:european_capitals_sort`).
 Identifiers and argument names are the data set's own; each check does what the instruction's words say.
 """
 

@@ -24,7 +24,7 @@ _HIGHLIGHT = re.compile(
     r"\*\*(?=[^\s*])[^\n*]*(?<=[^\s*])\*\*|\*(?=[^\s*])[^\n*]*(?<=[^\s*])\*"
     r"|(?<![^\W_])__(?=[^\s_])[^\n_]*(?<=[^\s_])__(?![^\W_])|(?<!\w)_(?=[^\s_])[^\n_]*(?<=[^\s_])_(?!\w)"
 )
-_PLACEHOLDER = re.compile(r"\[[^\[\]]*[^\W_][^\[\]]*\](?!\()")
+_PLACEHOLDER = re.compile(r"(?<![-*+] (?=\[[xX]\]))\[[^\[\]]*[^\W_][^\[\]]*\](?!\()")
 _TITLE = re.compile(r"<<([^\n<>]+)>>")
 _FENCE_OPENING = re.compile(r"```(?:json)?", re.IGNORECASE)
 _SIX_STARS = re.compile(r"(?<!\*)\*{6}(?!\*)")

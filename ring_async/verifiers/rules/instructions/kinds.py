@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ring_async.verifiers.rules.instructions import (
+    ifbench_atlas,
+    ifbench_grammar,
     ifbench_layout,
     ifbench_tasks,
     ifbench_words,
@@ -17,5 +19,11 @@ from ring_async.verifiers.rules.instructions import (
 from ring_async.verifiers.rules.instructions.kind import Kind
 
 IFEVAL_KINDS: Mapping[str, Kind] = {**ifeval_words.KINDS, **ifeval_layout.KINDS}
-IFBENCH_KINDS: Mapping[str, Kind] = {**ifbench_words.KINDS, **ifbench_layout.KINDS, **ifbench_tasks.KINDS}
+IFBENCH_KINDS: Mapping[str, Kind] = {
+    **ifbench_words.KINDS,
+    **ifbench_layout.KINDS,
+    **ifbench_tasks.KINDS,
+    **ifbench_grammar.KINDS,
+    **ifbench_atlas.KINDS,
+}
 KINDS: Mapping[str, Kind] = {**IFEVAL_KINDS, **IFBENCH_KINDS}

@@ -31,7 +31,7 @@ class InstructionVerifier(VerifierBase):
         reward: `all` or `fraction`.
     """
 
-    distributions = ("py3langid",)
+    distributions = ("py3langid", "lemminflect", "syllapy")
 
     def __init__(self, mode: Literal["strict", "loose"] = "strict", reward: Literal["all", "fraction"] = "all") -> None:
         if mode not in ("strict", "loose"):

@@ -1,14 +1,16 @@
-"""Requests for work: answered within a moment, and one that is cancelled as it times out leaves no lock behind."""
+"""Requests for work: answered within a moment, divided fairly, and without cost while nothing can be granted."""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ring_async.actors.controller.work_requests import LONG_POLL_S, WorkRequests
+from ring_async.actors.controller.work_requests import LEFTOVER_S, LONG_POLL_S, WorkRequests
 from ring_async.clock import monotonic_s
 from ring_async.core.work.admission import Grant
 from ring_async.testing.virtual_clock import run_virtual
@@ -26,7 +28,7 @@ def make_requests() -> WorkRequests:
     dispatcher = SimpleNamespace(
         prompts=SimpleNamespace(make_ahead=make_ahead),
         grantable=lambda version: Grant(0, "full"),
-        issue=lambda owner, num_groups: (),
+        issue=lambda owners: {},
     )
     fleet = SimpleNamespace(members={"rollout-0"}, wanted=SimpleNamespace(is_leaving=lambda actor_id: False))
     life = SimpleNamespace(is_stopping=False, is_paused=False)
@@ -34,9 +36,8 @@ def make_requests() -> WorkRequests:
 
 
 class Question:
-    sender = "rollout-0"
-
-    def __init__(self) -> None:
+    def __init__(self, sender: str = "rollout-0") -> None:
+        self.sender = sender
         self.answers: list[Any] = []
 
     def reply(self, message: Any) -> None:
@@ -71,7 +72,114 @@ def test_requests_cancelled_as_they_time_out_keep_no_lock(num_turns: int):
         loop.call_at(LONG_POLL_S, cancel_after, num_turns)
         await asyncio.wait(waiting, timeout=10.0)
         assert all(task.done() for task in waiting)
-        async with asyncio.timeout(1.0):
-            await requests.look_again()
+        requests.look_again()
+        async with asyncio.timeout(2 * LONG_POLL_S):
+            await requests.answer(Question(), ASK)  # type: ignore[arg-type]
+
+    run_virtual(main())
+
+
+class Work:
+    """A dispatcher that may grant `num_grantable` more groups, and the requests to it of some rollouts."""
+
+    def __init__(self, num_rollouts: int) -> None:
+        self.rollouts = [f"rollout-{index}" for index in range(num_rollouts)]
+        self.num_grantable = 0
+        self.num_asked = 0
+        self.under_way: Counter[str] = Counter()
+        self.leases = SimpleNamespace(num_held=self.under_way.__getitem__, num_open=0)
+        self.prompts = SimpleNamespace(make_ahead=self.make_ahead)
+        fleet = SimpleNamespace(
+            members=set(self.rollouts),
+            wanted=SimpleNamespace(is_leaving=lambda actor_id: False, num_wanted=lambda role: num_rollouts),
+        )
+        life = SimpleNamespace(is_stopping=False, is_paused=False)
+        self.requests = WorkRequests(self, fleet, life, on_given_up=lambda given_up: None)  # type: ignore[arg-type]
+
+    async def make_ahead(self, number: int) -> None:
+        """No source is slow."""
+
+    def grantable(self, version: Any) -> Grant:
+        self.num_asked += 1
+        return Grant(self.num_grantable, "" if self.num_grantable else "full")
+
+    def issue(self, owners: Iterable[str]) -> dict[str, list[Any]]:
+        issued: dict[str, list[Any]] = {}
+        for owner in owners:
+            issued.setdefault(owner, []).append(f"{owner}: {self.under_way[owner]}")
+            self.under_way[owner] += 1
+            self.leases.num_open += 1
+            self.num_grantable -= 1
+        return issued
+
+    def ask(self, *rollouts: str, num_groups: int = 16) -> list[asyncio.Task[None]]:
+        ask = ReserveGroups(num_groups, None)
+        return [asyncio.create_task(self.requests.answer(Question(one), ask)) for one in rollouts]  # type: ignore[arg-type]
+
+
+async def gone_by(seconds: float, work: Work) -> None:
+    """Let time pass, with a look every tick, as the controller's."""
+    for _ in range(round(seconds * 10)):
+        await asyncio.sleep(0.1)
+        work.requests.look_again()
+        await asyncio.sleep(0)
+
+
+def test_the_first_in_line_does_not_take_all():
+    async def main() -> None:
+        work = Work(8)
+        work.num_grantable = 16
+        await asyncio.gather(*work.ask(*work.rollouts))
+        assert work.under_way == dict.fromkeys(work.rollouts, 2)
+
+    run_virtual(main())
+
+
+def test_what_a_batch_makes_room_for_is_divided_among_those_that_wait():
+    async def main() -> None:
+        work = Work(8)
+        granting = asyncio.create_task(work.requests.run())
+        work.under_way["rollout-3"], work.leases.num_open = 1, 1
+        asking = work.ask(*work.rollouts)
+        await asyncio.sleep(0)
+        work.num_grantable = 7
+        work.requests.look_again()
+        await asyncio.sleep(0.2)
+        assert work.under_way == dict.fromkeys(work.rollouts, 1)
+        granting.cancel()
+        await asyncio.gather(*asking)
+
+    run_virtual(main())
+
+
+def test_what_others_leave_is_given_after_a_while():
+    async def main() -> None:
+        work = Work(4)
+        granting = asyncio.create_task(work.requests.run())
+        work.num_grantable = 8
+        await asyncio.gather(*work.ask("rollout-0"))
+        assert work.under_way["rollout-0"] == 2
+        asking = work.ask("rollout-0")
+        await gone_by(LEFTOVER_S - 0.1, work)
+        assert work.under_way["rollout-0"] == 2
+        await gone_by(0.3, work)
+        assert work.under_way["rollout-0"] == 8
+        granting.cancel()
+        await asyncio.gather(*asking)
+
+    run_virtual(main())
+
+
+def test_requests_that_wait_cost_nothing_while_nothing_can_be_granted():
+    async def main() -> None:
+        work = Work(1_000)
+        granting = asyncio.create_task(work.requests.run())
+        asking = work.ask(*work.rollouts)
+        await asyncio.sleep(0.05)
+        work.num_asked = 0
+        await gone_by(0.5, work)
+        assert work.num_asked == 5, "one question for each tick, not one for each request that waits"
+        granting.cancel()
+        await asyncio.gather(*asking)
 
     run_virtual(main())

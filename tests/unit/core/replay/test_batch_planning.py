@@ -8,10 +8,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from ring_async.columns import MAX_COLUMNS, Column
 from ring_async.core.ids import split_id
-from ring_async.core.replay.batch_planning import hold, plan_batch
+from ring_async.core.replay.batch_planning import plan_batch
 from ring_async.core.replay.buffer import ReplayBuffer
 from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.core.replay.group_bundle import bundle, unbundle
+from ring_async.core.replay.held_groups import HeldGroups
+from ring_async.core.replay.offers import Mirror
 from ring_async.core.replay.plan_log import PlanLog, plan_part
 from ring_async.core.replay.progress import Progress, make_record
 from ring_async.core.replay.token_budget import Shortfall
@@ -29,7 +31,8 @@ class Shards:
 
     def __init__(self, num, rules):
         self.rules = msgspec.structs.replace(rules, num_shards=num)
-        self.buffers = [ReplayBuffer(self.rules) for _ in range(num)]
+        self.buffers = [ReplayBuffer(self.rules, stream=f"shard {index}") for index in range(num)]
+        self.mirrors = [Mirror(self.rules, Lineage()) for _ in range(num)]
         self.away = set()
         self.log = []
 
@@ -46,9 +49,19 @@ class Shards:
             taken = [(*split_id(trajectory_id), num_tokens) for trajectory_id, num_tokens in part.taken]
             buffer.apply(buffer.advance(part.plan_number, taken, part.max_reuse, carries=part.carries))
 
+    def hear(self, index):
+        """What the planner knows of another shard's groups after it has heard of all changes, in small portions."""
+        mirror, buffer = self.mirrors[index], self.buffers[index]
+        mirror.follow(self.rules, buffer.lineage, buffer.epoch_rules)
+        while True:
+            offer = buffer.offer(mirror.mark)
+            mirror.take_in(offer)
+            if not offer.has_more:
+                return mirror.groups
+
     def plan(self, learner):
         """A new plan over all shards that are there, or why there is none; only the planner follows it at once."""
-        others = {}
+        others = []
         planner = self.buffers[0]
         for index, buffer in enumerate(self.buffers):
             if index in self.away:
@@ -56,8 +69,7 @@ class Shards:
             self.follow(index)
             buffer.apply(buffer.evict(learner))
             if index:
-                for record, progress in buffer.offer():
-                    others[record.header.group_id] = hold(record, progress, self.rules, planner.lineage)
+                others.append(self.hear(index))
         change = planner.plan(planner.last_plan + 1, learner, others=others)
         if not isinstance(change, Shortfall):
             self.log.append(change.entry)
@@ -174,16 +186,18 @@ test_sharded_flow = ShardedFlow.TestCase
 
 def held(group_id, *columns, lengths=(3, 3)):
     group = make_group(group_id, lengths=list(lengths), columns=columns)
-    record = make_record(group.header, [1.0, -1.0], group.loss_mask, 1)
-    return hold(record, (Progress(), Progress()), COLUMN_RULES, Lineage())
+    return make_record(group.header, [1.0, -1.0], group.loss_mask, 1)
 
 
 COLUMN_RULES = BufferRules(token_budget=12, token_capacity=32, order="fifo")
 NARROW, WIDE, AGE = Column("experts", "uint8", 2), Column("experts", "uint8", 4), Column("kv_age", "uint8")
 
 
-def planned(groups):
-    return plan_batch(groups, COLUMN_RULES, Lineage(), 1, PolicyVersion(0, 0))
+def planned(groups, rules=COLUMN_RULES):
+    shard = HeldGroups(rules, Lineage())
+    for record in groups.values():
+        shard.put(record, (Progress(), Progress()))
+    return plan_batch([shard], rules, Lineage(), 1, PolicyVersion(0, 0))
 
 
 def test_a_plan_has_the_columns_of_all_it_takes_from():
@@ -198,12 +212,12 @@ def test_groups_whose_column_most_others_have_differently_are_passed_over():
     assert {group_id for group_id, _, _ in batch.taken} == {"b", "c"}
     assert batch.entry.plan.columns == (WIDE,)
     short = planned({"a": held("a", NARROW), "b": held("b", WIDE, lengths=(4, 4))})
-    assert short.reason == ("8 of 12 eligible tokens; 1 groups have columns unlike the others' experts (uint8 × 4)")
+    assert short.reason == ("8 of 12 eligible tokens; 2 responses have columns unlike the others' experts (uint8 × 4)")
 
 
 def test_groups_beyond_the_most_columns_of_a_batch_are_passed_over_and_the_batch_is_made():
     groups = {f"g{i}": held(f"g{i}", Column(f"c{i}", "uint8"), lengths=(30, 30)) for i in range(MAX_COLUMNS)}
     groups["small"] = held("small", Column("one_more", "uint8"))
-    batch = plan_batch(groups, BufferRules(token_budget=960, token_capacity=64), Lineage(), 1, PolicyVersion(0, 0))
+    batch = planned(groups, BufferRules(token_budget=960, token_capacity=64))
     assert {column.name for column in batch.entry.plan.columns} == {f"c{i}" for i in range(MAX_COLUMNS)}
     assert "small" not in {group_id for group_id, _, _ in batch.taken}

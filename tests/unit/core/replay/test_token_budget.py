@@ -3,30 +3,55 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ring_async.core.replay.token_budget import (
-    Candidate,
-    Choice,
-    Shortfall,
-    choose_tokens,
-    largest_sum,
-    order_candidates,
-)
+from ring_async.core.replay.buffer_rules import BufferRules
+from ring_async.core.replay.candidates import Candidates
+from ring_async.core.replay.held_groups import HeldGroups
+from ring_async.core.replay.progress import Progress, make_record
+from ring_async.core.replay.token_budget import Candidate, Choice, Shortfall, choose_tokens, largest_sum
+from ring_async.core.staleness import Lineage
+from ring_async.testing.builders import make_group
 
 
 def candidate(num_loss_tokens=4, index=0, **fields):
+    """A trajectory for `choose` and `order`: what is asked of it there, and how it is to stand in order."""
     defaults = {
-        "group_id": f"g{index}", "source": "sums", "can_split": True,
-        "is_remainder": False, "num_uses": 0, "oldest_number": 0, "arrival": index, "abs_advantage": 1.0,
+        "source": "sums", "can_split": True, "is_remainder": False, "num_uses": 0, "oldest_number": 0,
+        "arrival": index, "abs_advantage": 1.0,
     }  # fmt: skip
-    return Candidate(num_loss_tokens=num_loss_tokens, **(defaults | fields))
+    return {"index": index, "num_loss_tokens": num_loss_tokens, **defaults, **fields}
 
 
 def several(*lengths, rigid=()):
     return [candidate(n, i, can_split=i not in rigid) for i, n in enumerate(lengths)]
 
 
+class Listed:
+    """What a batch may take, as a list in the order of choice."""
+
+    def __init__(self, candidates):
+        self.listed = [
+            Candidate(None, one["index"], one["source"], one["num_loss_tokens"], one["can_split"], one["is_remainder"])
+            for one in candidates
+        ]
+        self.num, self.num_rigid = len(self.listed), sum(not one.can_split for one in self.listed)
+        self.tokens = sum(one.num_loss_tokens for one in self.listed)
+
+    def in_order(self):
+        return iter(self.listed)
+
+    def splittable(self):
+        return (one for one in self.listed if one.can_split)
+
+    def rigid(self):
+        return (one for one in self.listed if not one.can_split)
+
+
 def choose(candidates, token_budget, **options):
-    return choose_tokens(candidates, range(len(candidates)), token_budget, **options)
+    """The choice among candidates in the order of choice, by their indices."""
+    choice = choose_tokens(Listed(candidates), token_budget, **options)
+    if isinstance(choice, Shortfall):
+        return choice
+    return Choice(tuple((one.index, num_tokens) for one, num_tokens in choice.taken))
 
 
 def test_the_response_that_crosses_the_line_is_cut():
@@ -84,9 +109,9 @@ def test_a_choice_is_exact_and_cuts_at_most_one(lengths, token_budget):
         return
     assert sum(n for _, n in choice.taken) == token_budget
     assert len({i for i, _ in choice.taken}) == len(choice.taken)
-    cut = [i for i, n in choice.taken if n < candidates[i].num_loss_tokens]
+    cut = [i for i, n in choice.taken if n < candidates[i]["num_loss_tokens"]]
     assert len(cut) <= 1
-    assert all(candidates[i].can_split for i in cut)
+    assert all(candidates[i]["can_split"] for i in cut)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 200))
@@ -96,7 +121,18 @@ def test_if_all_may_be_cut_enough_tokens_always_make_a_batch(lengths, token_budg
 
 
 def order(candidates, kind="oldest_version", salt=0, shares=None):
-    return order_candidates(candidates, kind, salt=salt, shares=shares)
+    """The indices of candidates, each a group of its own, as a buffer would hold them, in the order of choice."""
+    rules = BufferRules(1, 64, max_staleness=100, max_reuse=9, order=kind, source_shares=shares)
+    held = HeldGroups(rules, Lineage())
+    for one in candidates:
+        group = make_group(
+            f"g{one['index']}", rewards=[1.0], lengths=one["num_loss_tokens"] + one["is_remainder"],
+            versions=one["oldest_number"], source=one["source"],
+        )  # fmt: skip
+        record = make_record(group.header, [one["abs_advantage"]], group.loss_mask, one["arrival"])
+        held.put(record, (Progress(num_uses=one["num_uses"], position=int(one["is_remainder"])),))
+    ordered = Candidates([held], rules, salt=salt, learner_number=10).in_order()
+    return [int(one.group.record.header.group_id[1:]) for one in ordered]
 
 
 def test_remainders_come_first_then_the_least_used_then_the_oldest():
@@ -126,7 +162,7 @@ def test_shares_hold_in_every_prefix():
     candidates = [candidate(10, i, source="a" if i < 40 else "b") for i in range(80)]
     ordered = order(candidates, "fifo", shares={"a": 0.75, "b": 0.25})
     for num in (8, 16, 40):
-        of_a = sum(1 for i in ordered[:num] if candidates[i].source == "a")
+        of_a = sum(1 for i in ordered[:num] if candidates[i]["source"] == "a")
         assert abs(of_a / num - 0.75) <= 1 / num
     assert sorted(ordered) == list(range(80))
 
@@ -146,9 +182,9 @@ def test_a_remainder_that_cannot_wait_is_in_the_next_batch_though_others_add_up_
 def test_the_remainder_of_a_small_source_comes_first_under_quotas():
     candidates = [candidate(6, 0, source="a", can_split=False, is_remainder=True)]
     candidates += [candidate(5, i, source="b") for i in (1, 2)] + [candidate(4, 3, source="a")]
-    ordered = order_candidates(candidates, "fifo", salt=1, shares={"a": 0.3, "b": 0.7})
+    ordered = order(candidates, "fifo", salt=1, shares={"a": 0.3, "b": 0.7})
     assert ordered[0] == 0
-    assert choose_tokens(candidates, ordered, 10) == Choice(((0, 6), (1, 4)))
+    assert choose([candidates[i] for i in ordered], 10) == Choice(((0, 6), (1, 4)))
 
 
 @given(
@@ -159,6 +195,6 @@ def test_the_remainder_of_a_small_source_comes_first_under_quotas():
 def test_no_batch_leaves_a_remainder_behind(remainder, others, token_budget):
     candidates = [candidate(n, i, can_split=can_split) for i, (n, can_split) in enumerate(others)]
     candidates.append(candidate(remainder, len(others), can_split=False, is_remainder=True))
-    ordered = order_candidates(candidates, "fifo", salt=7)
-    choice = choose_tokens(candidates, ordered, token_budget)
+    ordered = [candidates[i] for i in order(candidates, "fifo", salt=7)]
+    choice = choose(ordered, token_budget)
     assert isinstance(choice, Shortfall) or (len(others), remainder) in choice.taken

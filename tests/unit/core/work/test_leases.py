@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ring_async.core.work.leases import LeaseTable
 from ring_async.types import Prompt, Reservation, SamplingParams
+from work_counted import instructions
 
 
 def make_reservation(group_id: str = "sum-0", *, lease_s: float = 10.0) -> Reservation:
@@ -121,3 +122,34 @@ def test_a_death_is_held_against_a_group_only_before_its_first_renewal():
         assert not leases.owner_lost("rollout-0", "owner_lost")[0].is_failed
         issued_again(11.0)
     assert leases.owner_lost("rollout-0", "owner_lost")[0].is_failed, "the third death soon after the group came"
+
+
+def test_what_one_group_costs_does_not_grow_with_those_that_are_open_or_wait():
+    costs = []
+    for num in (10, 500):
+        leases = LeaseTable()
+        leases.restore([make_reservation(f"again-{index}") for index in range(num)])
+        for index in range(num):
+            leases.issue(make_reservation(f"sum-{index}"), f"rollout-{index % 5}", now_s=0.0)
+        leases.issue(make_reservation("one", lease_s=1.0), "rollout-x", now_s=0.0)
+
+        def events(leases=leases):
+            assert leases.complete("again-7").owner == ""
+            assert leases.complete("sum-7").owner == "rollout-2"
+            assert [back.reservation.group_id for back in leases.expire(2.0)] == ["one"]
+            assert leases.owner_lost("nobody", "owner_lost") == []
+            assert leases.num_held("rollout-2") in {1, 99}
+
+        costs.append(instructions(events))
+    assert costs[1] < 1.2 * costs[0]
+
+
+def test_a_renewed_lease_ends_when_it_says():
+    leases = LeaseTable()
+    leases.issue(make_reservation(lease_s=10.0), "rollout-0", now_s=0.0)
+    for now_s in (8.0, 16.0, 24.0):
+        leases.renew("rollout-0", ["sum-0"], now_s)
+        assert leases.expire(now_s + 9.0) == []
+    assert leases.expire(34.0) == []
+    assert [back.cause for back in leases.expire(34.5)] == ["lease_expired"]
+    assert leases.expire(1_000.0) == []

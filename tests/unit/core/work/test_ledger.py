@@ -163,3 +163,40 @@ def test_a_late_word_of_a_group_that_ended_long_ago_is_no_news(monkeypatch):
         assert one.counts() == before
         move(one, "sums-00000007/0", "buffered")  # replay knows a group that the journal never held
         assert one.counts()["adopted"] == 1
+
+
+def proven_ledger(num_groups):
+    ledger = make_ledger(num_groups)
+    ledger.check_changes()
+    return ledger
+
+
+def test_a_proof_of_what_changed_looks_at_what_was_touched_alone():
+    for num_groups in (10, 500):
+        ledger = proven_ledger(num_groups)
+        assert ledger.check_changes() == 0
+        ledger.apply(StatesMoved((TrajectoryState("g3/0", "buffered"), TrajectoryState("g3/1", "buffered"))))
+        ledger.apply(GroupReturned("g4", "lease_expired"))
+        assert ledger.check_changes() == 2
+    ledger.check()
+
+
+def test_a_proof_of_what_changed_finds_a_miscount():
+    ledger = proven_ledger(10)
+    ledger.apply(GroupReturned("g4", "lease_expired"))
+    ledger._counts["generating"] += 1
+    ledger._counts["failed"] -= 1
+    with pytest.raises(LedgerError, match=r"\d+ trajectories counted generating, but \d+ are"):
+        ledger.check_changes()
+
+
+def test_a_restored_ledger_is_proven_from_nothing():
+    ledger = proven_ledger(10)
+    again = Ledger()
+    for record in ledger.snapshot_in_parts():
+        again.apply(record)
+    assert again.check_changes() == 10
+    again._counts["generating"] += 1
+    again._num_reserved += 1
+    with pytest.raises(LedgerError):
+        again.check()

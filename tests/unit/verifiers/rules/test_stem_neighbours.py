@@ -91,6 +91,14 @@ EQUAL_QUANTITIES = [
     ("300 K", "27 °C"),
     ("0.667 m", "\\frac{2}{3} m"),
     ("0.693", "\\ln 2"),
+    ("25 °C", "25 degrees Celsius"),
+    ("25 °C", "77 degrees Fahrenheit"),
+    ("13.6 eV", "13.6 electron volts"),
+    ("42%", "42"),
+    ("42%", "0.42"),
+    ("5 T", "50000 G"),
+    ("7 pH", "7"),
+    ("$0.50", "50 cents"),
 ]
 DIFFERENT_QUANTITIES = [
     ("20.5", "4\\frac{1}{2}"),
@@ -167,6 +175,15 @@ RIGHT_CHOICES = [
     "答案选 B",
     "正确答案是（B）",
     "정답: B",
+    "B is the correct answer.",
+    "I choose B",
+    "I would go with option B.",
+    "La respuesta correcta es B",
+    "Die Antwort lautet B.",
+    "Answer - B",
+    "The answer is therefore B.",
+    "$\\mathbf{B}$ is the answer",
+    "The answer is not A but B.",
 ]
 WRONG_CHOICES = [
     "\\boxed{A}",
@@ -191,6 +208,10 @@ WRONG_CHOICES = [
     "The answer is either A or B.",
     "\\boxed{2}",
     "\\boxed{not B}",
+    "I choose B vitamins",
+    "This is the answer",
+    "The answer is not B but A.",
+    "**B) helium**",
 ]
 
 
@@ -267,6 +288,11 @@ def test_letters_labels_and_indices(gold, answer, wanted):
         ("H2O", "H2O2", 0.0),
         ("photosynthesis", "Photosynthesis", 1.0),
         ("photosynthesis", "respiration", 0.0),
+        ("mitochondria", "the mitochondria", 1.0),
+        ("Fe^{3+}", "Fe3+", 1.0),
+        ("Fe^{3+}", "Fe^{2+}", 0.0),
+        ("\\ce{H2O}", "H2O", 1.0),
+        ("H2O", "\\ce{H2O}", 1.0),
     ],
 )
 def test_formulas_and_words_are_compared_as_written(gold, answer, wanted):

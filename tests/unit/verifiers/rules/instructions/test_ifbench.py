@@ -15,6 +15,19 @@ from ring_async.verifiers.rules.instructions.verifier import InstructionVerifier
 ALPHABET_STORY = " ".join(f"{letter.upper()}x ran." for letter in "abcdefghijklmnopqrstuvwxyz")
 CITIES = "ID,Country,City,Year,Count\n" + "\n".join(f"{n},Norway,Oslo,200{n},{n}5" for n in range(1, 8))
 PRODUCTS = "ProductID,Category,Brand,Price,Stock\n" + "\n".join(f"{n},Tools,Acme,9,{n}" for n in range(1, 15))
+AFRICA_LIST = """
+Zimbabwe Zambia Uganda Tunisia Togo Tanzania Sudan South_Sudan South_Africa Somalia Sierra_Leone Seychelles Senegal
+São_Tomé_and_Príncipe Rwanda Nigeria Niger Namibia Mozambique Morocco Mauritius Mauritania Mali Malawi Madagascar Libya
+Liberia Lesotho Kenya Guinea-Bissau Guinea Ghana Gambia Gabon Ethiopia Eswatini Eritrea Equatorial_Guinea Egypt Djibouti
+Democratic_Republic_of_the_Congo Côte_d'Ivoire Congo Comoros Chad Central_African_Republic Cape_Verde Cameroon Burundi
+Burkina_Faso Botswana Benin Angola Algeria
+"""
+AFRICA = "\n".join(name.replace("_", " ") for name in AFRICA_LIST.split())
+CAPITALS = (
+    "Reykjavik, Helsinki, Oslo, Tallinn, Stockholm, Riga, Moscow, Copenhagen, Vilnius, Minsk, Dublin, Berlin, "
+    "Amsterdam, Warsaw, London, Brussels, Prague, Luxembourg, Paris, Vienna, Bratislava, Budapest, Vaduz, Chișinău, "
+    "Bern, Ljubljana, Zagreb"
+)
 STUDENTS = "\n".join(
     "\t".join(f'"{field}"' for field in row)
     for row in (
@@ -34,6 +47,71 @@ CASES = {
     "count:word_count_range": ({"min_words": 2, "max_words": 3}, ["one two", "a b c"], ["one", "a b c d"]),
     "count:unique_word_count": ({"N": 3}, ["a b c a"], ["a b A B", "a"]),
     "count:conjunctions": ({"small_n": 2}, ["this and that, but no"], ["and and and", "order button", "a"]),
+    "words:start_verb": (
+        {},
+        [
+            "Run.",
+            "Consider this.",
+            "Water the plants.",
+            "Don't wait.",
+            "Let's go.",
+            "**Create** a plan.",
+            "1. Begin",
+            "Is it?",
+            "Walked home.",
+            "Exploring Rome",
+            "Note that it is",
+        ],
+        [
+            "The cat",
+            "Water is wet.",
+            "Dreams come true.",
+            "Love conquers all.",
+            "Sure, run.",
+            "Here it is",
+            "Thanks a lot",
+            "!",
+        ],
+    ),
+    "words:odd_even_syllables": (
+        {},
+        ["the water", "Cats enjoy fish daily", "a table", "water"],
+        ["the cat", "the banana", "over water", "12 water", "..."],
+    ),
+    "custom:reverse_newline": (
+        {},
+        [
+            AFRICA,
+            "Here they are:\n\n" + AFRICA,
+            "\n".join(f"- {name}" for name in AFRICA.split("\n")),
+            AFRICA.replace("Cape Verde\nCameroon", "Cameroon\nCabo Verde").replace("Eswatini", "Eswatini."),
+            AFRICA.replace("Uganda", "Uganda\n"),
+        ],
+        [
+            "\n".join(AFRICA.split("\n")[::-1]),
+            AFRICA.replace("\nMali\n", "\n"),
+            AFRICA.replace("\n", ", "),
+            AFRICA.replace("Zambia", "Zebra"),
+            "Zimbabwe\n" + "\n".join("y" * n for n in range(60, 1, -1)),
+            "Zimbabwe",
+        ],
+    ),
+    "custom:european_capitals_sort": (
+        {},
+        [
+            CAPITALS,
+            CAPITALS + ".",
+            CAPITALS.replace("Prague", "Kyiv, Prague"),
+            CAPITALS.replace("Reykjavik", "Reykjavík"),
+        ],
+        [
+            CAPITALS.replace("Oslo, Tallinn", "Tallinn, Oslo"),
+            CAPITALS + ", Rome",
+            CAPITALS.replace(", ", "\n"),
+            CAPITALS.replace("Paris", "Paris (France)"),
+            "Oslo",
+        ],
+    ),
     "count:person_names": ({"N": 2}, ["Emma saw Liam."], ["Emma saw Emma.", "emma and liam", "Emmanuel, Liam"]),
     "count:numbers": ({"N": 2}, ["1 and 2", "3.14 and 1,000", "It is 12:30, 5th"], ["1", "1 2 3", "one two", "no"]),
     "count:pronouns": ({"N": 2}, ["She saw him.", "she/her", "I'm here; it is"], ["Emma ran.", "history", "she"]),

@@ -163,7 +163,7 @@ TABLE = [
      ["My answer is no.", "My answer is no.\n", "Well: My answer is maybe."],
      ["My answer is yes", "my answer is yes.", "My answer is yes. My answer is no.", "No."]),
     ("detectable_content:number_placeholders", {"num_placeholders": 1},
-     ["Dear [name]", "[your address here]"], ["[ ]", "[]", "- [ ] task", "[text](link)", "(name)"]),
+     ["Dear [name]", "[your address here]"], ["[ ]", "[]", "- [ ] task", "- [x] done", "[text](link)", "(name)"]),
     ("combination:two_responses", {},
      ["a\n******\nb", "a******b", "a\n******\nb\n******"], ["a\n************\nb", "a\n******\nA", "a\n*****\nb", "******\nb"]),
     ("combination:repeat_prompt", {"prompt_to_repeat": "Say  hello to\nme."},
