@@ -203,9 +203,7 @@ class Actor:
     async def deliver(
         self, role: Role, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str
     ) -> None:
-        """Send a message to the least busy member of a role, and wait until that member has acknowledged it.
-
-        Equally busy members take turns.
+        """Send a message to the least busy member of a role, in turns among equals; wait for its acknowledgement.
 
         A member that restarts gets the message again from the channel. Where a member leaves the fleet, another one
         of its role gets the message.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -149,7 +150,7 @@ class _Course:
         for kind in self._kinds:
             await asyncio.sleep(self._rng.uniform(0.0, 2.0))
             struck = {role: id_of(role, self._rng.randrange(NUM[role])) for role in kind.victims}
-            before = await self._until(lambda seen, struck=struck: self._are_all_there(struck, seen))
+            before = await self._until(functools.partial(self._are_all_there, struck))
             if before is None:
                 raise RunError(f"{', '.join(struck.values())} did not come back; no strike was possible")
             strike = await self._strike(kind, struck, before)
