@@ -281,8 +281,9 @@ class OneProcessFleet:
                 cause = repr(task.exception()) if task.exception() else "returned"
             del self._tasks[actor_id]
             if actor_id == CONTROLLER_ID:
-                if not task.cancelled():
+                if not task.cancelled() and task.exception():
                     raise AssertionError(f"the controller ended: {cause}")
+                # killed, or it has ended the run and its answer was lost: its successor finds the end in the journal
                 continue
             self.exits.append(ActorExit(actor_id, self._specs[actor_id].incarnation, cause))
 
