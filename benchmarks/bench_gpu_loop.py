@@ -120,14 +120,15 @@ class Loop:
         ]  # fmt: skip
         fleet = Fleet(setting.runs, mode, setting.config, overrides, setting.environment)
         async with fleet:
-            exam = asyncio.create_task(self.take_exams())  # while the fleet starts
-            self.say(f"{mode}: first version after s", round(await fleet.until_trains(options.start_s), 1))
+            async with asyncio.TaskGroup() as group:
+                start = group.create_task(fleet.until_trains(options.start_s))
+                group.create_task(self.take_exams())  # while the fleet starts
+            self.say(f"{mode}: first version after s", round(start.result(), 1))
             began_s, seconds = time.monotonic(), options.async_s if mode == "async" else options.sync_s
             if mode == "async":
                 await self.change(fleet, num_versions, seconds)
             await fleet.until_version(num_versions, seconds - (time.monotonic() - began_s))
             await fleet.end()
-            await exam
         self.say(f"{mode}: run", self.summary(fleet, time.monotonic() - began_s))
         self.say(f"{mode}: audit", audit(fleet.dir.path).to_text()[-600:])
         if mode == "async":
@@ -136,7 +137,7 @@ class Loop:
 
     async def change(self, fleet: Fleet, num_versions: int, seconds: float) -> None:
         """The two changes of a run at work."""
-        await fleet.until_version(num_versions // 4, seconds / 2)
+        await fleet.until_version(num_versions // 4, seconds / 3)
         swap = await fleet.command(
             "swap", "verifier", "logic=reasoning_gym", "--shadow", "64", "--yes", "--json", timeout_s=60.0
         )

@@ -1,4 +1,4 @@
-"""The learner on one GPU: MFU of the hf trainer beside plain PyTorch and the common way, in one call of 8 minutes.
+"""The learner on one GPU: MFU of both trainers beside plain PyTorch and the common way, in one call of 8 minutes.
 
     make bench-learner                                       one H100 or H200
     python benchmarks/bench_learner.py --rehearse            every line on a CPU, tiny models, figures without meaning
@@ -39,7 +39,9 @@ from learner_shapes import (
     make_batch,
     write_model,
 )
+from ring_async.config.schema import Config
 from ring_async.testing.builders import make_config
+from ring_async.training.base import TrainEngine
 from ring_async.training.hf.engine import HfTrainEngine
 
 WARM_UP = 2
@@ -48,7 +50,7 @@ WARM_UP = 2
 class Bench:
     """What all cases share: the device, sizes, and the bars so far."""
 
-    def __init__(self, folder: Path, *, is_rehearsal: bool) -> None:
+    def __init__(self, folder: Path, *, is_rehearsal: bool, trainer: str | None = None) -> None:
         self.folder = folder
         self.is_rehearsal = is_rehearsal
         self.device = "cpu" if is_rehearsal else "cuda"
@@ -56,11 +58,12 @@ class Bench:
         self.budget = 256 if is_rehearsal else 131_072
         self.mean = 20 if is_rehearsal else 2000
         self.bars: dict[str, Bar] = {}
+        self.name = f"learner-{trainer}" if trainer else "learner"
         self.began_s = time.perf_counter()
 
     def add(self, name: str, value: float, bar: float, unit: str, *, is_upper: bool = False) -> None:
         self.bars[name] = Bar(value, bar, unit, is_upper=is_upper)
-        write_bars("learner", self.bars)
+        write_bars(self.name, self.bars)
 
     def clear(self) -> None:
         gc.collect()
@@ -77,14 +80,25 @@ class Bench:
         return time.perf_counter() - began_s
 
 
-def measure_hf(
-    bench: Bench, shape: Shape, model: Path, capacity: int, recompute: float, num_steps: int, kl: float = 0.0
+def measure(
+    bench: Bench,
+    shape: Shape,
+    model: Path,
+    capacity: int,
+    recompute: float,
+    num_steps: int,
+    *,
+    kl: float = 0.0,
+    trainer: str = "hf",
 ) -> tuple[float, list[float]]:
     """Median MFU, and seconds over counted FLOPs of every step."""
     bench.clear()
-    options = {"attention": "varlen", "head": "chunked", "compile": bench.backend}
+    options = {"attention": "varlen"}
+    if trainer == "hf":
+        options |= {"head": "chunked", "compile": bench.backend}
     config = make_config(
         model__dtype="bfloat16",
+        learner__engine=trainer,
         budget__token_budget=bench.budget,
         learner__token_capacity=capacity,
         learner__rows_per_microbatch=1,
@@ -93,7 +107,7 @@ def measure_hf(
         learner__num_threads=1 if bench.is_rehearsal else 8,
         loss__kl_coefficient=kl,
     )
-    engine = HfTrainEngine(config, model)
+    engine = make_engine(config, model)
     # What the frozen reference costs: its forward, a third of forward and backward.
     factor = 4 / 3 if kl else 1.0
     costs = []
@@ -102,12 +116,31 @@ def measure_hf(
         seconds = bench.seconds(lambda batch=batch: engine.train_batch(batch))
         if seed >= WARM_UP:
             costs.append(seconds / (factor * flops_of(shape, batch)))
-        print(f"  hf {shape.name}, rows of {capacity:,}, step {seed}: {seconds:.2f} s", flush=True)
+        print(f"  {trainer} {shape.name}, rows of {capacity:,}, step {seed}: {seconds:.2f} s", flush=True)
     peak = torch.cuda.max_memory_allocated() / 2**30 if bench.device == "cuda" else 0.0
     mfu = 1 / (PEAK_FLOPS * statistics.median(costs))
-    print(f"hf {shape.name}, rows of {capacity:,}: {100 * mfu:.1f} % MFU, {peak:.1f} GiB", flush=True)
+    print(f"{trainer} {shape.name}, rows of {capacity:,}: {100 * mfu:.1f} % MFU, {peak:.1f} GiB", flush=True)
     engine.close()
     return mfu, costs
+
+
+def make_engine(config: Config, model: Path) -> TrainEngine:
+    """The trainer that a configuration names, on one rank."""
+    if config.learner.engine == "hf":
+        return HfTrainEngine(config, model)
+    from ring_async.training.megatron.engine import MegatronTrainEngine
+
+    return MegatronTrainEngine(config, model)
+
+
+def measure_megatron(bench: Bench, shape: Shape, model: Path, capacity: int, num_steps: int) -> float:
+    """Median MFU of one rank, with as little computed again as fits."""
+    for recompute in (0.0, 0.25, 0.75):
+        try:
+            return measure(bench, shape, model, capacity, recompute, num_steps, trainer="megatron")[0]
+        except torch.OutOfMemoryError:
+            print(f"megatron {shape.name}: {recompute:g} of the layers computed again is too little", flush=True)
+    return 0.0
 
 
 def measure_plain(bench: Bench, shape: Shape, capacity: int, *, recompute: bool) -> float:
@@ -132,14 +165,18 @@ def measure_common(bench: Bench, shape: Shape, capacity: int) -> float:
     return done[-1] / min(times[1:])
 
 
+def write_models(bench: Bench) -> dict[Shape, Path]:
+    """The dense shape and the one with experts."""
+    shapes = (TINY, TINY_EXPERTS) if bench.is_rehearsal else (DENSE, EXPERTS)
+    return {shape: write_model(shape, bench.folder / str(i), bench.device) for i, shape in enumerate(shapes)}
+
+
 def run(bench: Bench) -> None:
     dense, experts = (TINY, TINY_EXPERTS) if bench.is_rehearsal else (DENSE, EXPERTS)
     short, long = (64, 128) if bench.is_rehearsal else (16_384, 32_768)
     few, many = (1, 2) if bench.is_rehearsal else (4, 50)
     costs: dict[str, list[float]] = {}
-    models = {
-        shape: write_model(shape, bench.folder / str(i), bench.device) for i, shape in enumerate((dense, experts))
-    }
+    models = write_models(bench)
     cases = (
         ("dense, rows of 16k", dense, short, 0.0, many, 0.46),
         ("dense, rows of 32k", dense, long, 0.5, few, 0.40),
@@ -147,7 +184,7 @@ def run(bench: Bench) -> None:
     )
     for name, shape, capacity, recompute, num_steps, bar in cases:
         try:
-            mfu, costs[name] = measure_hf(bench, shape, models[shape], capacity, recompute, num_steps)
+            mfu, costs[name] = measure(bench, shape, models[shape], capacity, recompute, num_steps)
             bench.add(f"hf: {name}", mfu, bar, "MFU")
             limit = measure_plain(bench, shape, capacity, recompute=recompute > 0)
             bench.add(f"plain PyTorch: {name}", limit, 0.0, "MFU")
@@ -161,18 +198,34 @@ def run(bench: Bench) -> None:
     batch = make_batch(dense, bench.budget, short, 0, mean=bench.mean)
     tokens_per_s = bench.budget / (statistics.median(steps) * flops_of(dense, batch))
     bench.add("hf over the common way", tokens_per_s / measure_common(bench, dense, short), 1.5, "ratio")
-    with_kl, _ = measure_hf(bench, dense, models[dense], short, 0.0, few, kl=0.1)
+    with_kl, _ = measure(bench, dense, models[dense], short, 0.0, few, kl=0.1)
     bench.add("hf: dense, rows of 16k, with KL penalty (reported)", with_kl, 0.0, "MFU")
+    run_megatron(bench, models)
     print(f"{time.perf_counter() - bench.began_s:.0f} s in all", flush=True)
+
+
+def run_megatron(bench: Bench, models: dict[Shape, Path]) -> None:
+    """The other trainer on one rank. Args: `models`, of the dense shape and of the one with experts."""
+    rows = 64 if bench.is_rehearsal else 16_384
+    for (name, bar), (shape, model) in zip(
+        (("dense, rows of 16k", 0.35), ("slice of Ling-lite", 0.28)), models.items(), strict=True
+    ):
+        mfu = measure_megatron(bench, shape, model, rows, 1 if bench.is_rehearsal else 4)
+        bench.add(f"megatron: {name}", mfu, bar, "MFU")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
+    parser.add_argument("--trainer", choices=["megatron"], help="its rows alone")
     arguments = parser.parse_args()
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the learner's process has it
     with tempfile.TemporaryDirectory() as folder:
-        run(Bench(Path(folder), is_rehearsal=arguments.rehearse))
+        bench = Bench(Path(folder), is_rehearsal=arguments.rehearse, trainer=arguments.trainer)
+        if arguments.trainer == "megatron":
+            run_megatron(bench, write_models(bench))
+        else:
+            run(bench)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     make bench-rollout                                        # SmolLM2-135M and a 1.7B shape
     python benchmarks/bench_rollout.py --models 135m --parts swap --sizes 64
+    python benchmarks/bench_rollout.py --models smollm2 --parts gap --intervals 64 128 256      # where tokens go
 
 throughput: the engine's generated tokens a second, every response through `generate`, streamed in steps, tags on; over
 bare SGLang: HTTP without streaming, log-probabilities on, four client processes, same lengths, flags and requests, no
@@ -22,6 +23,7 @@ import json
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +31,20 @@ import numpy as np
 import torch
 
 from bars import Bar, write_bars
+from plugin_site import make_plugin_found
 from ring_async.engines.base import GenerationAborted, GenerationRequest
 from ring_async.engines.sglang.engine import SglangEngine
 from ring_async.engines.sglang.server import ServerOptions, SglangServer
 from ring_async.testing.recompute import Judge, check_exactness
 from ring_async.types import Generation, PolicyVersion, SamplingParams
 from rollout_clients import Slots, bare_tokens_per_s, slots_of
+from rollout_gap import Rate, measure_gap
 from rollout_models import SHAPES, load_model, version_of, write_shape, write_smollm2
 
 PROMPT_TOKENS = 128
 PARTS = ("throughput", "mismatch", "swap")
+GAP = "gap"
+"""A part by itself (`rollout_gap`): it stands its servers up one after the other."""
 MODES = ("keep", "reprefill", "abort")
 MOST_REQUESTS = {"1.7b": 128}
 """More do not fit: two servers with their caches, and the versions that are judged, on 80 GB."""
@@ -89,16 +95,18 @@ def make_engine(folder: Path, options: argparse.Namespace) -> SglangEngine:
     )
 
 
-def make_bare(folder: Path, options: argparse.Namespace) -> SglangServer:
-    flags = ServerOptions(
+def make_flags(folder: Path, options: argparse.Namespace) -> ServerOptions:
+    return ServerOptions(
         folder,
         "bfloat16",
         is_dummy=not list(folder.glob("*.safetensors")),
         max_running_requests=max(options.sizes),
-        tags_steps=False,
         extra=server_args(options),
     )
-    return SglangServer("bare", flags, options.log_dir)
+
+
+def make_bare(folder: Path, options: argparse.Namespace) -> SglangServer:
+    return SglangServer("bare", replace(make_flags(folder, options), tags_steps=False), options.log_dir)
 
 
 @contextlib.asynccontextmanager
@@ -174,6 +182,51 @@ async def measure_throughput(
         report.say(f"{kind} tokens_per_s at {size}", rates)
 
 
+async def measure_where(kind: str, folder: Path, options: argparse.Namespace, report: Report) -> None:
+    """The part `gap`: what each thing that stands between bare SGLang and the engine costs."""
+
+    def rate_of(server: SglangServer) -> Rate:
+        async def rate(size: int) -> int:
+            url, key = server.address.url, server.address.api_key
+            slots = fresh_slots(size, options.rounds, kind)
+            return round(await asyncio.to_thread(bare_tokens_per_s, url, key, slots, options.num_tokens))
+
+        return rate
+
+    def engine_rate(engine: SglangEngine, interval: int) -> Rate:
+        async def rate(size: int) -> int:
+            engine._stream_interval = interval
+            slots = fresh_slots(size, options.rounds, kind)
+            return round(await engine_tokens_per_s(engine, slots, options.num_tokens))
+
+        return rate
+
+    @contextlib.asynccontextmanager
+    async def connect(server: SglangServer) -> AsyncIterator[SglangEngine]:
+        address = {"address": server.address.url, "api_key": server.address.api_key}
+        engine = SglangEngine(
+            "bench",
+            folder,
+            max_running_requests=max(options.sizes),
+            is_adaptive=False,
+            ignore_stops=True,
+            device=options.device,
+            **address,
+        )
+        await engine.start()
+        try:
+            version, tensors = Versions(load_model(folder, options.device)).make(0)
+            await engine.swap_weights(version, tensors, "reprefill")
+            yield engine
+        finally:
+            await engine.close()
+
+    await measure_gap(
+        kind, make_flags(folder, options), options.sizes, report.say,
+        rate_of=rate_of, connect=connect, engine_rate=engine_rate, intervals=options.intervals,
+    )  # fmt: skip
+
+
 class Versions:
     """Weights by version, made when asked for."""
 
@@ -247,6 +300,10 @@ async def measure(kind: str, root: Path, options: argparse.Namespace, report: Re
     options = argparse.Namespace(**{**vars(options), "sizes": sizes})
     folder = root / kind
     await asyncio.to_thread(write_smollm2, folder) if kind == "smollm2" else write_shape(kind, folder)
+    if GAP in options.parts:
+        await measure_where(kind, folder, options, report)
+    if options.parts == [GAP]:
+        return
     async with both(folder, options, report) as (bare, engine):
         model = load_model(folder, "cuda")
         versions = Versions(model)
@@ -281,7 +338,7 @@ def bars_of(report: Report, options: argparse.Namespace) -> Iterator[tuple[str, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["smollm2", "1.7b"], choices=list(PAUSE_BARS_S))
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=(*PARTS, GAP))
     parser.add_argument("--sizes", nargs="+", type=int, default=[128, 512], help="requests at once")
     parser.add_argument("--num-tokens", type=int, default=512, help="of each response")
     parser.add_argument("--rounds", type=int, default=2, help="prompts a slot runs one after the other")
@@ -296,8 +353,10 @@ def main() -> None:
     parser.add_argument("--log-dir", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=None, help="figures as they come")
     options = parser.parse_args()
+    options.device = "cuda"
     report = Report(options.out)
     with tempfile.TemporaryDirectory() as root:
+        make_plugin_found(Path(root) / "site")
         for kind in options.models:
             asyncio.run(measure(kind, Path(root), options, report))
     write_bars("rollout", dict(bars_of(report, options)))

@@ -19,7 +19,7 @@ from ring_async.tiny_model.sft import SftProgress, SftSettings, train
 
 CALIBRATION_TOKENS = 400_000
 SETTINGS = SftSettings(
-    num_tokens=CALIBRATION_TOKENS, tokens_per_batch=8_192, matrix_learning_rate=2e-3, learning_rate=3e-4
+    num_tokens=CALIBRATION_TOKENS, tokens_per_batch=16_384, matrix_learning_rate=2e-3, learning_rate=3e-4
 )
 """A pretrained model's: gentler than from scratch, batches that fill a GPU."""
 
@@ -63,6 +63,8 @@ class Distillation:
         }
 
     def _train(self, settings: SftSettings) -> SftProgress:
-        return train(
-            self._model, self._tokenizer, DOMAINS, settings, report=lambda progress: log(f"distil: {progress}")
-        )
+        device = self._model.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            return train(
+                self._model, self._tokenizer, DOMAINS, settings, report=lambda progress: log(f"distil: {progress}")
+            )

@@ -23,12 +23,14 @@ from ring_async.engines.base import RolloutEngine
 from ring_async.tiny_model.sft import SftSettings
 
 EXAM_SLOTS = 256
+SHORT_SLOTS = 1024
+"""Responses of some 40 tokens end all the time, and each that begins holds up a step of all others: many at once."""
 SERVER_ARGS = {
     "attention_backend": "triton",
     "sampling_backend": "pytorch",
     "grammar_backend": "none",
     "disable_prefill_cuda_graph": True,
-    "cuda_graph_bs_decode": [8, 32, 64, 128, 256],
+    "cuda_graph_bs_decode": [8, 32, 128, 256, 512, 1024],
     "mem_fraction_static": 0.4,
     "max_total_tokens": 400_000,
 }
@@ -127,7 +129,8 @@ def gpu_setting(work: Path, out: Path) -> Setting:
     def make_engine(folder: Path, log_dir: Path) -> RolloutEngine:
         from ring_async.engines.sglang.engine import SglangEngine
 
-        args = SERVER_ARGS | {"max_total_tokens": 100_000, "mem_fraction_static": 0.2}
+        small = {"max_total_tokens": 100_000, "mem_fraction_static": 0.2, "cuda_graph_bs_decode": [8, 64, EXAM_SLOTS]}
+        args = SERVER_ARGS | small
         return SglangEngine("exam", folder, max_running_requests=EXAM_SLOTS, server_args=args, log_dir=log_dir)
 
     def engine_options(**more: Any) -> str:
@@ -145,6 +148,7 @@ def gpu_setting(work: Path, out: Path) -> Setting:
         dtype=torch.bfloat16,
         learning=[
             engine_options(), placement, "reward.num=3", "rollout.max_tokens=128", "budget.token_budget=16384",
+            "rollout.group_size=16", f"rollout.max_running_requests={SHORT_SLOTS}",
             "learner.learning_rate=2e-5", "learner.warmup_steps=5",
         ],
         speed=[*long, "budget.token_budget=131072", "learner.token_capacity=8192", "checkpoint.every_versions=10000"],

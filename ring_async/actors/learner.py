@@ -34,6 +34,7 @@ from ring_async.core.roster import PLANNER_ID, Role
 from ring_async.errors import ActorFailedError, RefusedError, StorageError
 from ring_async.records.figures import LearnerFigures
 from ring_async.records.steps import step_record
+from ring_async.storage.trained_tokens import TrainedTokensFile
 from ring_async.telemetry import metrics
 from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import observe_step
@@ -100,6 +101,7 @@ class Learner(Actor):
         self._busy = asyncio.Lock()
         """Lock of the train engine: held for a step, a checkpoint or a change of settings."""
         self._checkpoints = CheckpointStore(context.run_dir.checkpoints, keep=self.config.checkpoint.keep)
+        self._trained_tokens = TrainedTokensFile(context.run_dir.trained_tokens)
         self._publishing: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[CheckpointSaved] | None = None
         self._published: WeightsAnnouncement | None = None
@@ -293,6 +295,7 @@ class Learner(Actor):
             "verifier_epoch": plan.verifier_epoch,
             "mixture_epoch": plan.mixture_epoch,
         }
+        self._trained_tokens.append(report.tokens)
         observe_step(step_record(report.metrics | own | {"policy_version": version.number}))
         completed = StepCompleted(plan.plan_number, version, report.metrics | own)
         sent = await self.controller.send(completed, message_id=f"step-{version}")

@@ -26,6 +26,7 @@ from ring_async.core.fleet.states import WaitCause
 from ring_async.core.ids import trajectory_id_for
 from ring_async.core.replay.partials import PartialResponse
 from ring_async.core.roster import Role
+from ring_async.core.work.retention import Retention
 from ring_async.engines.base import GenerationAborted, GenerationRequest, RolloutEngine
 from ring_async.engines.tokenizer import encode_prompt
 from ring_async.errors import ActorFailedError, PeerTimeoutError, PromptRefusedError, RefusedError
@@ -71,6 +72,7 @@ class Rollout(Actor):
         self._why_none = ""
         """Why the last request for work was not granted; empty if it was."""
         self._handover = PartialHandover(self, engine, self.config.rollout.handover_s)
+        self._retention = Retention(self.config.retention_versions)
         self._make_tokenizer = make_tokenizer
         self._tokenizer: Any = None
         self._meter = EngineMeter()
@@ -155,6 +157,8 @@ class Rollout(Actor):
             metrics.rollout_swap_pause.observe(taken_up.pause_s)
             metrics.rollout_policy_version.set(taken_up.version.number)
             self._may_generate.set()
+            if overdue := self._retention.overdue(taken_up.version):
+                await self.engine.abort(overdue)
             try:
                 adopted = WeightsAdopted(taken_up.version, taken_up.stage_s, taken_up.pause_s)
                 await self.controller.request(adopted, timeout_s=REQUEST_TIMEOUT_S)
@@ -290,28 +294,46 @@ class Rollout(Actor):
         self, reservation: Reservation, index: int, prompt_ids: Int32, held: PartialResponse | None
     ) -> Generation:
         """Generate one response, from the tokens that another rollout handed over, if there are any. If a swap of
-        weights aborts it, generation goes on from the tokens it had.
+        weights aborts it, generation goes on from the tokens it had, unless they are too old to be trained.
         """
         if held is not None and held.header.finish_reason is not None:
             return held.generation
         trajectory_id = trajectory_id_for(reservation.group_id, index)
         prefix = held.generation if held else None
         self._handover.begin(trajectory_id, held.header.num_tokens if held else 0)
-        while True:
-            request = GenerationRequest(
-                request_id=trajectory_id,
-                prompt_ids=prompt_ids,
-                sampling=reservation.sampling,
-                seed=reservation.seed * reservation.group_size + index,
-                prefix=prefix,
-            )
-            try:
-                generation = await self.engine.generate(request)
-            except GenerationAborted as aborted:
-                prefix = aborted.partial
-            else:
-                self._handover.ended(trajectory_id, generation)
-                return generation
+        try:
+            while True:
+                prefix = self._retained(trajectory_id, prefix)
+                request = GenerationRequest(
+                    request_id=trajectory_id,
+                    prompt_ids=prompt_ids,
+                    sampling=reservation.sampling,
+                    seed=reservation.seed * reservation.group_size + index,
+                    prefix=prefix,
+                )
+                try:
+                    generation = await self.engine.generate(request)
+                except GenerationAborted as aborted:
+                    prefix = aborted.partial
+                else:
+                    self._handover.ended(trajectory_id, generation)
+                    return generation
+        finally:
+            self._retention.end(trajectory_id)
+
+    def _retained(self, trajectory_id: str, prefix: Generation | None) -> Generation | None:
+        """The tokens that a response goes on from: none where they are too old to be trained. Then no more of it is
+        handed over, since a shard holds what was given up.
+        """
+        newest = self.engine.policy_version
+        assert newest is not None
+        oldest = prefix.segments[0].policy_version if prefix and prefix.segments else newest
+        if prefix is not None and self._retention.is_overdue(oldest, newest):
+            metrics.rollout_purged_tokens.inc(prefix.response_ids.size)
+            self._handover.forget([trajectory_id])
+            prefix, oldest = None, newest
+        self._retention.begin(trajectory_id, oldest)
+        return prefix
 
     async def _deliver(self, group: Group) -> None:
         """Send the group to a reward actor, and keep it until replay has committed it."""

@@ -76,9 +76,11 @@ class BatchStatistics:
         for name, values in columns.items():
             self._columns.setdefault(name, []).append(values)
 
-    def columns(self) -> dict[str, _Array]:
-        """The values so far, `[number of loss tokens]` each."""
-        return {name: torch.cat(parts).cpu().numpy() for name, parts in self._columns.items()}
+    def columns(self, *names: str) -> dict[str, _Array]:
+        """The values so far, `[number of loss tokens]` each: of these names as far as they are there, or of all."""
+        return {
+            name: torch.cat(parts).cpu().numpy() for name, parts in self._columns.items() if not names or name in names
+        }
 
     def mismatch_readings(self) -> tuple[Tensor, Tensor]:
         """Readings and ages of the finite loss tokens so far, for `MismatchMoments.update`."""

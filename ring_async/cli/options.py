@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ring_async.cli.console import SafeConsole
+from ring_async.printable import printable_line
 from ring_async.storage.run_dir import RunDir
 
 out = SafeConsole()
@@ -25,13 +26,14 @@ def _runs_folder(context: typer.Context) -> Path:
 def complete_run(context: typer.Context, incomplete: str) -> list[str]:
     """Names of runs, for completion in the shell."""
     found = (folder.name for folder in _runs_folder(context).glob("*") if RunDir(folder).config.is_file())
-    return sorted(name for name in found if name.startswith(incomplete))
+    return sorted(name for name in found if name.startswith(incomplete) and printable_line(name) == name)
 
 
 def complete_actor(context: typer.Context, incomplete: str) -> list[str]:
     """Names of actors that have a log in the chosen or newest run, for completion in the shell."""
     run_dir = RunDir(_runs_folder(context) / (context.params.get("run") or "latest"))
-    return sorted(path.stem for path in run_dir.logs.glob(f"{incomplete}*.log"))
+    found = (path.stem for path in run_dir.logs.glob(f"{incomplete}*.log"))
+    return sorted(name for name in found if printable_line(name) == name)
 
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML file, e.g. configs/local.yaml.")]

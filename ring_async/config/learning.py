@@ -94,7 +94,7 @@ class ParallelSection(Section):
     shard: PositiveInt = Field(1, description="Ranks that hold a slice each of weights, gradients and optimizer.")
     tensor: PositiveInt = Field(1, description="megatron: ranks that split every matrix product.")
     pipeline: PositiveInt = Field(1, description="megatron: stages, each with a run of layers.")
-    expert: PositiveInt = Field(1, description="megatron: ranks, of those with rows of their own, that share experts.")
+    expert: PositiveInt = Field(1, description="megatron: ranks of a stage (tensor · data) that share experts out.")
 
     @property
     def num_ranks(self) -> int:
@@ -105,6 +105,10 @@ class ParallelSection(Section):
     def num_data_ranks(self) -> int:
         """Ranks, or groups of `tensor · pipeline` ranks, that train on rows of their own."""
         return self.data * self.shard
+
+    def data_rank_of(self, rank: int) -> int:
+        """Whose rows a rank of the learner trains on: those of the group that it is of."""
+        return rank // self.tensor % self.num_data_ranks
 
 
 class LearnerSection(Section):
@@ -185,6 +189,12 @@ class LossSection(Section):
     kl_coefficient: NaturalFloat = Field(0.0, description="β, against the frozen start weights.")
     kl_estimator: Literal["k1", "k2", "k3", "k3_weighted"] = "k3_weighted"
     entropy_coefficient: NaturalFloat = Field(0.0, description="α_ent; entropy is encouraged.")
+    balance_coefficient: NaturalFloat = Field(
+        0.0, description="α_bal; megatron: experts that are visited unevenly cost, outside of 1/Φ."
+    )
+    router_z_coefficient: NaturalFloat = Field(
+        0.0, description="α_z; megatron: large logits of routers cost, outside of 1/Φ."
+    )
 
 
 class AdvantageSection(Section):

@@ -52,6 +52,7 @@ class MonitoringSection(Section):
     prometheus: bool | Literal["managed"] = Field(
         True, description="Serve /metrics from every actor; managed: also start the Prometheus found on PATH."
     )
+    scrape_s: PositiveFloat = Field(10.0, description="Time between two scrapes, in the run's prometheus.yml.")
     grafana: GrafanaSection = GrafanaSection()
     tensorboard: bool = Field(False, description="Write figures for TensorBoard into the run's folder.")
     wandb: str = Field("", description="Project of Weights & Biases; empty: none. WANDB_MODE=offline keeps it here.")

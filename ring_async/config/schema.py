@@ -266,6 +266,13 @@ class Config(Section):
         return 0 if self.mode == "sync" else self.replay.max_staleness
 
     @property
+    def retention_versions(self) -> int | None:
+        """For how many versions an unfinished response is carried on: while its oldest token can be trained; None: for
+        ever, where staleness is not counted from there.
+        """
+        return self.max_staleness if self.replay.staleness_measure == "oldest" else None
+
+    @property
     def roster(self) -> Roster:
         """How many actors play each role when the run begins."""
         return Roster(

@@ -72,13 +72,28 @@ def files_digest(files: list[Path]) -> str:
 
 def _folder_files(where: str, folder: Path) -> list[Path]:
     if (splits := folder / "dataset_dict.json").is_file():
-        names = ", ".join(str(folder / name) for name in json.loads(splits.read_text())["splits"])
+        names = ", ".join(str(folder / name) for name in _noted(where, splits, "splits"))
         raise ConfigError(f"{where}: {folder} holds several splits; give one of {names}")
     if (state := folder / "state.json").is_file():  # saved by `datasets`, which notes the order of its files
-        return [folder / one["filename"] for one in json.loads(state.read_text())["_data_files"]]
+        return [folder / str(one["filename"]) for one in _noted(where, state, "_data_files") if "filename" in one]
     files = sorted(file for file in folder.iterdir() if file.name.endswith(_SUFFIXES))
     if not files:
         below = sorted({file.parent for suffix in _SUFFIXES for file in folder.glob(f"*/*{suffix}")})
         hint = f"; give one of {', '.join(map(str, below))}" if below else ""
         raise ConfigError(f"{where}: {folder.absolute()} is a folder without {', '.join(_SUFFIXES)}{hint}")
     return files
+
+
+def _noted(where: str, file: Path, key: str) -> list[Any]:
+    """The list that `datasets` noted beside its files.
+
+    Raises:
+        ConfigError: the note is damaged.
+    """
+    try:
+        return list(json.loads(file.read_text())[key])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(
+            f"{where}: {file}: holds no `{key}`, which `datasets` writes ({type(error).__name__}); save the dataset "
+            "again, or give its data files themselves"
+        ) from error

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ring_async.data.other_formats import line_hint, packed_sentence
 from ring_async.errors import ConfigError
 
 _GZIP = b"\x1f\x8b"
@@ -39,14 +40,16 @@ def json_rows(where: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         ConfigError: a line is not text, not JSON, or no object; names file, line and remedy.
     """
     with _opened(file) as stream:
-        head = stream.read(4)
+        head = stream.read(16)
+    if packed := packed_sentence(head, file.name):
+        raise ConfigError(f"{where}: {file} {packed}")
     encoding = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
     number = 0
     with _opened(file) as stream, io.TextIOWrapper(stream, encoding=encoding) as lines:
         try:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield number, _parsed(f"{where}: {file}:{number}", line)
+                    yield number, _parsed(f"{where}: {file}:{number}", line, number, file.name)
         except UnicodeDecodeError as error:
             raise ConfigError(_encoding_sentence(where, file, encoding, error)) from error
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -59,14 +62,14 @@ def _opened(file: Path) -> IO[bytes]:
     return gzip.open(file) if is_gzip else file.open("rb")  # type: ignore[return-value]
 
 
-def _parsed(place: str, line: str) -> dict[str, Any]:
+def _parsed(place: str, line: str, number: int, name: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_without_repetition)
+        row = _DECODER.decode(line)
     except RecursionError:
         raise ConfigError(f"{place} is nested too deeply to be read") from None
     except ValueError as error:
-        hint = "; each line holds one whole object: jq -c . FILE > ROWS.jsonl" if line.strip() in "{[" else ""
-        raise ConfigError(f"{place} is not JSON: {error}{hint}") from error
+        hint = line_hint(line, number, name)
+        raise ConfigError(f"{place} is not JSON: {error}" + (f"; {hint}" if hint else "")) from error
     if not isinstance(row, dict):
         hint = "; write its elements a line each: jq -c '.[]' FILE > ROWS.jsonl" if isinstance(row, list) else ""
         raise ConfigError(f"{place} is not an object{hint}")
@@ -86,6 +89,10 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_repetition)
+"""One for all lines: `json.loads` would make a new one for each."""
+
+
 def _encoding_sentence(where: str, file: Path, encoding: str, error: UnicodeDecodeError) -> str:
     """Which line is not text of this encoding, and how to convert the file. The decoder itself counts no lines."""
     with _opened(file) as stream:
@@ -94,6 +101,8 @@ def _encoding_sentence(where: str, file: Path, encoding: str, error: UnicodeDeco
         content.decode(encoding)
     except UnicodeDecodeError as again:
         error = again
+    if b"\0" in content[:1024] and encoding == "utf-8":
+        return f"{where}: {file}: is no text; rows are JSON lines (also packed by gzip), Parquet or Arrow"
     line = content.count(b"\n", 0, error.start) + 1
     return (
         f"{where}: {file}:{line} is not {encoding.upper()} (byte {content[error.start]:#04x}); convert the file, for "

@@ -45,8 +45,9 @@ class FileSource:
             asked = {question_of(prompt) for prompt in self._held_out}
             self._train = [prompt for prompt in rows if question_of(prompt) not in asked]
         else:
-            self._held_out = [prompt for prompt in rows if is_held_out(question_of(prompt))]
-            self._train = [prompt for prompt in rows if not is_held_out(question_of(prompt))]
+            self._held_out, self._train = [], []
+            for prompt in rows:
+                (self._held_out if is_held_out(question_of(prompt)) else self._train).append(prompt)
         if not self._train or not self._held_out:
             num_questions = len({question_of(prompt) for prompt in rows})
             raise ConfigError(

@@ -64,6 +64,8 @@ def plain_value(value: Any, column: str, depth: int = 0) -> Any:
 
 
 def _checked_text(text: str, column: str) -> str:
+    if text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError as error:

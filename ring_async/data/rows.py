@@ -10,6 +10,7 @@ verifier needs. Without a map all other columns become metadata; `answer` is tak
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ QUESTION_COLUMNS = ("prompt", "question", "problem", "messages")
 ANSWER_COLUMNS = ("reward_model.ground_truth", "ground_truth")
 """Where verl's files and others hold what verifiers here call `answer`."""
 _NOTHING = object()
+_WRITTEN_CHAT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")
 
 
 class NoPromptError(ValueError):
@@ -61,14 +63,31 @@ def _question(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, 
         if row.get(name) not in (None, "", []):
             return name, row[name]
     has = ", ".join(map(repr, row)) or "nothing"
+    nested = next((name for name, value in row.items() if _are_rows(value)), "")
+    if nested and "from" in row[nested][0]:
+        raise NoPromptError(
+            f"holds a conversation under {nested}, as {{from, value}}; messages are {{role: user, content: text}}"
+        )
+    if nested and len(row) <= 3:
+        raise NoPromptError(
+            f"holds its rows under {nested}; write them a line each: jq -c '.{nested}[]' FILE > ROWS.jsonl"
+        )
     raise NoPromptError(
         f"has no text under prompt or question, nor under problem or messages; it has {has}: name the question's "
         "column in `columns`, e.g. columns: {prompt: text, answer: target}"
     )
 
 
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(one, dict) for one in value[:2])
+
+
 def _asked(column: str, question: Any) -> tuple[str, tuple[ChatMessage, ...]]:
     """The question's text, and its chat messages if it is more than one user's turn."""
+    if isinstance(question, str) and _WRITTEN_CHAT.match(question):
+        raise NoPromptError(
+            f"column {column} holds chat messages as text; write them as a list: jq -c '.{column} |= fromjson' FILE"
+        )
     if isinstance(question, str):
         messages = [ChatMessage("user", plain_value(question, column))]
     elif isinstance(question, list):

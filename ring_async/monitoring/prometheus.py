@@ -36,7 +36,7 @@ class PrometheusFiles:
     files.follow()                     # True: written; again after the controller was started anew
     """
 
-    def __init__(self, run_dir: RunDir, *, scrape_interval_s: float = 5.0) -> None:
+    def __init__(self, run_dir: RunDir, *, scrape_interval_s: float = 10.0) -> None:
         self._endpoints = run_dir.endpoints
         self._scrape_interval_s = scrape_interval_s
         self._known = ""

@@ -1,25 +1,30 @@
 """Groups whose text is kept, read from a run's replay stores: for the command line and the live page.
 
-Owns: the choice of groups, and their form as plain data, on wish token by token. Reads while the run goes on; changes
-nothing. Does not own how they are shown. Text is as the model wrote it: who shows it makes it `printable`.
+Owns: the choice of groups, and their form as plain data, on wish token by token, with what the learner kept of single
+tokens. Reads while the run goes on; changes nothing. Does not own how they are shown. Text is as the model wrote it:
+who shows it makes it `printable`.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ring_async.config.load import load_config
 from ring_async.core.replay.progress import GroupProgress, GroupRecord
 from ring_async.engines.tokenizer import decode_response, load_tokenizer
 from ring_async.models import resolve_model_path
+from ring_async.records.trained_tokens import Fate, TrainedTokens
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.storage.run_dir import RunDir
 from ring_async.storage.store_reader import StoreReader
+from ring_async.storage.trained_tokens import read_trained_tokens
 from ring_async.types import Trajectory
 
 MAX_TOKENS = 4000
@@ -45,6 +50,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int | None = None
     max_tokens: int | None = None
     policy_version: int | None = None
+    is_trained: bool = False
+    """Only groups of which the learner kept the ratios of single tokens."""
     has_tokens: bool = False
     """Whether each response is wanted token by token, too."""
 
@@ -60,6 +67,7 @@ def read_samples(run_dir: RunDir, choice: Choice, tokenizer: Any = None) -> list
     Raises:
         StorageError: a store cannot be read.
     """
+    trained = read_trained_tokens(run_dir.trained_tokens) if choice.has_tokens or choice.is_trained else {}
     with ExitStack() as stack:
         readers = [stack.enter_context(store.read()) for store in _stores(run_dir, stack)]
         chosen = heapq.nlargest(
@@ -68,13 +76,16 @@ def read_samples(run_dir: RunDir, choice: Choice, tokenizer: Any = None) -> list
                 (record.arrival, index, record, progress)
                 for index, reader in enumerate(readers)
                 for record, progress in reader.records()
-                if _fits(record, choice)
+                if _fits(record, choice) and (not choice.is_trained or _is_trained(record, trained))
             ),
             key=lambda one: one[:2],
         )
         if chosen and tokenizer is None:
             tokenizer = tokenizer_of(run_dir)
-        return [_plain(readers[index], record, progress, tokenizer, choice) for _, index, record, progress in chosen]
+        return [
+            _plain(readers[index], record, progress, tokenizer, trained if choice.has_tokens else None)
+            for _, index, record, progress in chosen
+        ]
 
 
 def tokenizer_of(run_dir: RunDir) -> Any:
@@ -121,7 +132,11 @@ def _within(value: float, low: float | None, high: float | None) -> bool:
 
 
 def _plain(
-    reader: StoreReader, record: GroupRecord, progress: GroupProgress, tokenizer: Any, choice: Choice
+    reader: StoreReader,
+    record: GroupRecord,
+    progress: GroupProgress,
+    tokenizer: Any,
+    trained: Mapping[str, Sequence[TrainedTokens]] | None,
 ) -> dict[str, Any]:
     header, group = record.header, reader.group(record.header.group_id)
     assert group is not None, "records and groups are one table, in one view"
@@ -148,14 +163,18 @@ def _plain(
                 "policy_versions": [str(segment.policy_version) for segment in one.header.segments],
                 "state": state.state,
             }
-            | (_tokens(one, tokenizer) if choice.has_tokens else {})
+            | ({} if trained is None else _tokens(one, tokenizer, trained.get(one.header.trajectory_id, ())))
             for one, advantage, state in zip(group, record.advantages, progress, strict=True)
         ],
     }
 
 
-def _tokens(trajectory: Trajectory, tokenizer: Any) -> dict[str, Any]:
-    """The response token by token: its text, and a number of each kind for each token."""
+def _is_trained(record: GroupRecord, trained: Mapping[str, Sequence[TrainedTokens]]) -> bool:
+    return any(one.trajectory_id in trained for one in record.header.trajectories)
+
+
+def _tokens(trajectory: Trajectory, tokenizer: Any, trained: Sequence[TrainedTokens]) -> dict[str, Any]:
+    """The response token by token: its text, a number of each kind for each token, and what the learner made of it."""
     ids = trajectory.response_ids[:MAX_TOKENS].tolist()
     versions = [0] * len(ids)
     for segment in trajectory.header.segments:
@@ -173,5 +192,27 @@ def _tokens(trajectory: Trajectory, tokenizer: Any) -> dict[str, Any]:
             "logprob": [round(float(value), 4) for value in trajectory.behavior_logprobs[: len(ids)]],
             "mask": trajectory.loss_mask[: len(ids)].tolist(),
         }
-        | columns,
+        | columns
+        | ({"ratio": _ratios(trained, len(ids))} if trained else {}),
+        "fates": _fates(trained, len(ids)) if trained else None,
     }
+
+
+def _ratios(trained: Sequence[TrainedTokens], num_tokens: int) -> list[float | None]:
+    """The ratio of each token when it was last trained; None where it was not, or is no number."""
+    ratios: list[float | None] = [None] * num_tokens
+    for one in trained:
+        for position, value in enumerate(np.frombuffer(one.ratios, "<f4").tolist(), one.start):
+            if position < num_tokens:
+                ratios[position] = round(value, 4) if math.isfinite(value) else None
+    return ratios
+
+
+def _fates(trained: Sequence[TrainedTokens], num_tokens: int) -> list[str | None]:
+    """What the correction made of each token when it was last trained; None where it was not."""
+    fates: list[str | None] = [None] * num_tokens
+    for one in trained:
+        for position, value in enumerate(one.fates, one.start):
+            if position < num_tokens:
+                fates[position] = Fate(value).name.lower()
+    return fates

@@ -69,7 +69,7 @@ class WatchedRun:
         while not self._run_dir.endpoints.exists():
             if self._ending.wait(LOOK_S):
                 return
-        files = PrometheusFiles(self._run_dir)
+        files = PrometheusFiles(self._run_dir, scrape_interval_s=self._config.monitoring.scrape_s)
         self._attempt(files.follow)
         prometheus = None
         if self._config.monitoring.prometheus == "managed":

@@ -33,6 +33,7 @@ class RunDir:
         self.journal = path / "journal"
         self.checkpoints = path / "checkpoints"
         self.verifiers = path / "verifiers"
+        self.trained_tokens = path / "trained_tokens"
         self.logs = path / "logs"
         self.trace_parts = path / "trace"
         self.trace = path / "trace.json"

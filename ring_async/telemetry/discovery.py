@@ -42,7 +42,7 @@ def prometheus_config(
     discovery_url: str,
     *,
     token_file: str = "",
-    scrape_interval_s: float = 5.0,
+    scrape_interval_s: float = 10.0,
     rule_files: Sequence[str] = (),
     ca_file: str = "",
 ) -> str:

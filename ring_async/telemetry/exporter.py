@@ -1,18 +1,26 @@
 """`/metrics` of one process, for Prometheus to read.
 
 Owns: one HTTP server in one thread. Binds to loopback unless told otherwise: the figures name verifiers and sources.
-Invariants: after `close` neither thread, socket nor port is left.
+Invariants: after `close` neither thread, socket nor port is left. The answer is Prometheus' plain text, uncompressed,
+whatever is asked for: OpenMetrics costs twice the processor time for the same figures, and Prometheus reads both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from socketserver import ThreadingMixIn
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
 
 from ring_async.telemetry.metrics import REGISTRY
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 _EVERYWHERE = ("ring_actor_", "ring_transport_", "process_")
 
@@ -26,7 +34,25 @@ class RoleView(CollectorRegistry):
         self._prefixes = (f"ring_{role}_", *_EVERYWHERE)
 
     def collect(self) -> Iterator[Metric]:
-        return (family for family in self._registry.collect() if family.name.startswith(self._prefixes))
+        # By the names of the collectors, which the registry has no public list of: collecting all families, to drop
+        # those of other roles, was half of a scrape's cost.
+        # A collector that does not say its names, like that of the process's own figures, is asked all the same.
+        for collector, names in list(self._registry._collector_to_names.items()):
+            if not names or any(name.startswith(self._prefixes) for name in names):
+                yield from (family for family in collector.collect() if family.name.startswith(self._prefixes))
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of the base class
+        """A scrape is no news."""
 
 
 class Exporter:
@@ -44,8 +70,17 @@ class Exporter:
     def __init__(
         self, role: str = "", *, host: str = "127.0.0.1", port: int = 0, registry: CollectorRegistry = REGISTRY
     ) -> None:
-        view = RoleView(registry, role) if role else registry
-        self._server, self._thread = start_http_server(port, addr=host, registry=view)
+        answer = make_wsgi_app(RoleView(registry, role) if role else registry, disable_compression=True)
+
+        def plain(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            environ.pop("HTTP_ACCEPT", None)
+            content: Iterable[bytes] = answer(environ, start_response)
+            return content
+
+        kind = _Server6 if ":" in host else _Server
+        self._server = make_server(host, port, plain, server_class=kind, handler_class=_Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
         self.host = host
         self.port = int(self._server.server_port)
 

@@ -18,13 +18,21 @@ import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from ring_async.clock import monotonic_s
 
 REGISTRY = CollectorRegistry()
 """This process's metrics. Not prometheus-client's default one, to which any library may add."""
 
+disable_created_metrics()  # the time each counter began, as a series of its own: nothing reads them
 ProcessCollector(registry=REGISTRY)  # CPU seconds, resident bytes, open files: what leaks show up in
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -100,6 +108,9 @@ rollout_server_restarts = _counter("ring_rollout_server_restarts", "Starts of th
 rollout_policy_version = _gauge("ring_rollout_policy_version", "Number of the version sampled from.")
 rollout_version_lag = _gauge(
     "ring_rollout_version_lag_versions", "How many versions the engine is behind the newest it heard of."
+)
+rollout_purged_tokens = _counter(
+    "ring_rollout_purged_tokens", "Tokens of unfinished responses that were given up as too old to be trained."
 )
 rollout_response_tokens = _histogram("ring_rollout_response_tokens", "Length of a response.", "source", buckets=_TOKENS)
 rollout_responses = _counter(

@@ -16,19 +16,21 @@ from ring_async.batches import PackedBatch
 from ring_async.config.schema import Config
 from ring_async.core.rank_batches import RankShare
 from ring_async.core.weights.plan import TensorShape
+from ring_async.records.trained_tokens import TrainedTokens
 from ring_async.types import Float32
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """The report on one trained batch. `metrics` holds the learner's part of a `metrics.jsonl` line
-    (`algorithms.statistics`).
+    (`algorithms.statistics`); `tokens`, what became of the tokens of some responses, for people who read samples.
     """
 
     loss_tokens: int
     num_optimizer_steps: int
     seconds: float
     metrics: dict[str, Any] = field(default_factory=dict)
+    tokens: tuple[TrainedTokens, ...] = ()
 
 
 class WeightsSnapshot(Protocol):

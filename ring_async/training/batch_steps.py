@@ -22,6 +22,8 @@ from abc import ABC, abstractmethod
 from time import perf_counter
 from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ring_async.algorithms.corrections import Correction
@@ -40,11 +42,13 @@ from ring_async.training.layout import (
     check_batch,
     idle_microbatch,
     iterate_microbatches,
+    iterate_rows,
     sampled_mask,
 )
 from ring_async.training.objective import RlObjective, Statistics
 from ring_async.training.rank_reports import union
 from ring_async.training.ranks import Ranks
+from ring_async.training.trained_tokens import trained_tokens
 from ring_async.types import Float32
 
 log = logging.getLogger(__name__)
@@ -80,6 +84,8 @@ class BatchSteps(ABC):
     _optimizer: StepOptimizer
     _num_parameters: int
     """Of the whole model."""
+    _may_take_rows: bool = False
+    """Whether a forward of whole rows costs as its tokens do, wherever the responses to a prompt lie."""
     _reports_rows: bool = True
     """Whether this rank's statistics are reported: one does so for all that have its rows."""
 
@@ -127,7 +133,11 @@ class BatchSteps(ABC):
 
     def _forwards(self, batch: PackedBatch, scored: Bool, wanted: Bool) -> list[Microbatch]:
         """This rank's forwards."""
-        return list(iterate_microbatches(batch, scored, wanted, self._max_tokens))
+        found = list(iterate_microbatches(batch, scored, wanted, self._max_tokens))
+        if self._may_take_rows:  # rows may be fuller than what keeps responses to a prompt together
+            rows = self._config.learner.rows_per_microbatch
+            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=_cost)
+        return found
 
     # -- training
 
@@ -219,6 +229,8 @@ class BatchSteps(ABC):
     def _of_all_ranks(self, report: StepReport, statistics: BatchStatistics, batch: PackedBatch) -> StepReport:
         """The report on the whole batch, on rank 0; the moments of the mismatch, on every rank."""
         mismatch = self._objective.mismatch
+        if self._ranks.rank == 0:
+            report = dataclasses.replace(report, tokens=trained_tokens(statistics, batch.plan))
         united = union(self._ranks, statistics, batch, reports_rows=self._reports_rows)
         if united is not None:
             everything, plan = united
@@ -246,3 +258,36 @@ class BatchSteps(ABC):
         self._objective.settings = self._config.loss
         self._optimizer.learning_rate = self._config.learner.learning_rate
         self._ensure_reference()
+
+    # -- state beside weights and moments
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint keeps that is not a tensor."""
+        is_cuda = self._device.type == "cuda"
+        return {
+            "mismatch": self._objective.mismatch.state(),
+            "num_nonfinite": self._num_nonfinite,
+            "rng": _bytes_of(torch.get_rng_state()),
+            "cuda_rng": _bytes_of(torch.cuda.get_rng_state(self._device)) if is_cuda else None,
+        }
+
+    def _restore_state(self, state: dict[str, Any]) -> None:
+        """Take over what `_state` gave."""
+        self._objective.mismatch.restore(state["mismatch"])
+        self._num_nonfinite = int(state.get("num_nonfinite", 0))
+        torch.set_rng_state(_tensor_of(state["rng"]))
+        if state["cuda_rng"] is not None and self._device.type == "cuda":
+            torch.cuda.set_rng_state(_tensor_of(state["cuda_rng"]), self._device)
+
+
+def _cost(microbatches: list[Microbatch]) -> tuple[int, int]:
+    """Tokens, then forwards: the fewer the better."""
+    return sum(one.input_ids.size for one in microbatches), len(microbatches)
+
+
+def _bytes_of(state: Tensor) -> str:
+    return state.numpy().tobytes().hex()
+
+
+def _tensor_of(text: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(bytes.fromhex(text), dtype=np.uint8).copy())

@@ -18,7 +18,7 @@ from typing import Any
 
 from ring_async.config.schema import Config
 
-HEAD_CHUNK_BYTES = 5 << 30
+HEAD_CHUNK_BYTES = 8 << 30
 """Logits of one chunk in float32, and what is made of them (`hf.head`)."""
 
 _GIB = 1 << 30
@@ -36,6 +36,7 @@ class ModelSizes:
         attention_width: (h + 2 h_kv) · d_h.
         feed_forward_width: f, of the layers, or of all experts that a token visits.
         experts_per_token: k; 0 without experts.
+        num_expert_parameters: of all experts that tokens choose among.
     """
 
     num_parameters: int
@@ -45,6 +46,7 @@ class ModelSizes:
     attention_width: int
     feed_forward_width: int
     experts_per_token: int = 0
+    num_expert_parameters: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +74,51 @@ class RankMemory:
 
 def rank_memory(config: Config, sizes: ModelSizes) -> RankMemory:
     """What one rank of the learner needs, in bfloat16 on a GPU."""
+    if config.learner.engine == "megatron":
+        return _megatron_memory(config, sizes)
     learner = config.learner
     num_ranks = learner.parallel.num_ranks
-    num_slices = learner.parallel.shard * learner.parallel.tensor * learner.parallel.pipeline
-    held = sizes.num_parameters / num_slices
+    held = sizes.num_parameters / learner.parallel.shard
     layer = (sizes.num_parameters - sizes.num_root_parameters) / max(1, sizes.num_layers)
     gathered = 2.0 * sizes.num_root_parameters + (2 * 2 + 4) * layer
     compute = 2.0 * sizes.num_parameters if num_ranks == 1 else gathered
     if config.loss.kl_coefficient > 0:
         compute += 2.0 * held
+    return RankMemory(
+        state=16.0 * held,
+        compute_weights=compute,
+        activations=_activations(config, sizes),
+        head=float(HEAD_CHUNK_BYTES),
+    )
+
+
+def _megatron_memory(config: Config, sizes: ModelSizes) -> RankMemory:
+    """A rank's bfloat16 weights and float32 gradients, and its part of master weights and moments, which the ranks
+    that hold the same weights share out. Its first stage has as many microbatches in flight as there are stages.
+    """
+    parallel = config.learner.parallel
+    experts = sizes.num_expert_parameters / parallel.expert / parallel.pipeline
+    others = (sizes.num_parameters - sizes.num_expert_parameters) / parallel.tensor / parallel.pipeline
+    expert_copies = parallel.tensor * parallel.data / parallel.expert
+    held = experts + others
+    return RankMemory(
+        state=4.0 * held + 12.0 * (experts / expert_copies + others / parallel.data),
+        compute_weights=2.0 * held * (2 if config.loss.kl_coefficient > 0 else 1),
+        activations=_activations(config, sizes) / parallel.tensor,
+        head=float(HEAD_CHUNK_BYTES) / parallel.tensor,
+    )
+
+
+def _activations(config: Config, sizes: ModelSizes) -> float:
+    """Bytes of one microbatch's activations in all layers."""
+    learner = config.learner
     num_tokens = learner.rows_per_microbatch * learner.token_capacity
     full = 2.0 * (4 * sizes.hidden + 2 * sizes.attention_width + 3 * sizes.feed_forward_width)
     full += 2.0 * 2 * sizes.hidden * sizes.experts_per_token
     a_layer = learner.recompute * 2.0 * sizes.hidden + (1 - learner.recompute) * full
     # While one layer is computed again, its activations are all there.
     again = full if learner.recompute else 0.0
-    return RankMemory(
-        state=16.0 * held,
-        compute_weights=compute,
-        activations=num_tokens * (sizes.num_layers * a_layer + again),
-        head=float(HEAD_CHUNK_BYTES),
-    )
+    return num_tokens * (sizes.num_layers * a_layer + again)
 
 
 def model_sizes(folder: Path) -> ModelSizes:
@@ -128,4 +154,7 @@ def model_sizes(folder: Path) -> ModelSizes:
         attention_width=(heads + 2 * kv_heads) * head_width,
         feed_forward_width=width,
         experts_per_token=experts,
+        num_expert_parameters=sum(
+            parameter.numel() for name, parameter in model.named_parameters() if ".experts." in name
+        ),
     )

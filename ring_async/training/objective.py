@@ -214,7 +214,7 @@ class RlObjective:
             tokens, corrected, score.entropy, score.reference_logprobs, settings=self.settings, divisor=divisor
         )
         columns = rl_columns(tokens, corrected, score.entropy, loss.kl, interpolated_versions=versions_ahead)
-        return MicrobatchLoss(loss.total, columns)
+        return MicrobatchLoss(loss.total, columns | {"position": positions[tokens.is_loss]})
 
     @property
     def _bounds_mismatch(self) -> bool:

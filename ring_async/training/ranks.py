@@ -63,6 +63,11 @@ class Ranks:
         return self.num_ranks == 1
 
     @property
+    def bytes_group(self) -> dist.ProcessGroup | None:
+        """The group over host memory for what is told between two steps."""
+        return self._bytes_group
+
+    @property
     def publish_group(self) -> dist.ProcessGroup | None:
         """The group over host memory that weights are published through."""
         return self._publish_group

@@ -9,7 +9,13 @@ from ring_async.config.registry import Registry
 from ring_async.config.schema import Config
 from ring_async.training.base import TrainEngine, TrainerEntry
 
-TRAINERS: Registry[TrainerEntry] = Registry("learner.engine", {"hf": "ring_async.training.hf.entry:HfEntry"})
+TRAINERS: Registry[TrainerEntry] = Registry(
+    "learner.engine",
+    {
+        "hf": "ring_async.training.hf.entry:HfEntry",
+        "megatron": "ring_async.training.megatron.entry:MegatronEntry",
+    },
+)
 
 
 def make_trainer(config: Config, rank: int = 0, store: str = "") -> TrainEngine:

@@ -1,8 +1,11 @@
 """Data files as people have them: `check` reads each, or refuses it with file, line and remedy on one screen."""
 
+import bz2
 import codecs
 import gzip
 import json
+import lzma
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +85,42 @@ REFUSED = {
     "answers of nothing": (rows_of(lambda n: {"prompt": f"{n}", "answer": None}), "metadata has no `answer`"),
     "one row without": (with_row({"prompt": "What is 4 + 5?"}), f"data.jsonl:{LAST}: metadata has no `answer`"),
     "deep": (with_row('{"prompt": "1", "a": ' + "[" * 100_000 + "]" * 100_000 + "}"), f":{LAST} is nested too deeply"),
+    "CSV": (("prompt,answer\n" + "1 + 2 =,3\n" * 40).encode(), "csv.DictReader(sys.stdin)"),
+    "CSV with semicolons": (("prompt;answer\n" + "1 + 2 =;3\n" * 40).encode(), "delimiter=';'"),
+    "tabs": (("prompt\tanswer\n" + "1 + 2 =\t3\n" * 40).encode(), "dialect='excel-tab'"),
+    "YAML": (b"- prompt: 1 + 2 =\n  answer: 3\n", "it looks like YAML"),
+    "a web page": (b"<!DOCTYPE html>\n<html><body>404</body></html>", "it is a web page"),
+    "a pointer of Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+    "Python's repr": ("".join(f"{row}\n" for row in ROWS).encode(), "write json.dumps(row)"),
+    "commas between lines": (GOOD.replace("}\n", "},\n").encode(), "no comma stands between lines"),
+    "a last row cut off": ((GOOD + '{"prompt": "cut').encode(), "was it copied whole?"),
+    "bzip2": (bz2.compress(GOOD.encode()), "unpack it: bunzip2 data.jsonl"),
+    "xz": (lzma.compress(GOOD.encode()), "unpack it: unxz data.jsonl"),
+    "zip": (b"PK\x03\x04" + b"\0" * 40, "a zip archive"),
+    "zstd": (b"\x28\xb5\x2f\xfd" + b"\0" * 40, "unpack it: unzstd data.jsonl"),
+    "pickle": (pickle.dumps(ROWS), "a pickle, which is never opened here"),
+    "bytes": (b"\0\xff" * 200, "is no text; rows are JSON lines"),
+    "rows under a key": (json.dumps({"data": ROWS}).encode(), "jq -c '.data[]'"),
+    "ShareGPT": (
+        rows_of(lambda n: {"conversations": [{"from": "human", "value": "1"}, {"from": "gpt", "value": "2"}]}),
+        "messages are {role: user, content: text}",
+    ),
+    "a chat as text": (
+        rows_of(lambda n: {"prompt": json.dumps([{"role": "user", "content": str(n)}]), "answer": "3"}),
+        "jq -c '.prompt |= fromjson'",
+    ),
+    "a tool's turn": (
+        rows_of(lambda n: {"messages": [{"role": "user", "content": "1", "tool_calls": [{"id": "1"}]}], "answer": "3"}),
+        "has tool_calls; chat messages here have role and content alone",
+    ),
+    "an image": (
+        rows_of(lambda n: {"messages": [{"role": "user", "content": [{"type": "image_url"}]}], "answer": "3"}),
+        "is no text; models here read text alone",
+    ),
+    "the assistant's turn last": (
+        rows_of(lambda n: {"messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]}),
+        "not the assistant's",
+    ),
     "Parquet cut off": (b"PAR1" + b"\0" * 64, "cannot be read behind row 0"),
     "Arrow cut off": (b"\xff\xff\xff\xff" + b"\x10\0\0\0" + b"\0" * 64, "cannot be read behind row 0"),
     "only long prompts": (rows_of(lambda n: {"prompt": f"{n} " * 400, "answer": "3"}), "40 of 40 prompts are too long"),
@@ -113,6 +152,14 @@ def test_a_file_that_cannot_is_refused_on_one_screen(tmp_path: Path, capsys, kin
     assert "Traceback" not in out + err
     assert len((out + err).splitlines()) <= 6
     assert len(out + err) <= 1000
+
+
+@pytest.mark.parametrize(("note", "words"), [("state.json", "_data_files"), ("dataset_dict.json", "splits")])
+def test_a_damaged_note_of_datasets_is_named(tmp_path: Path, capsys, note: str, words: str) -> None:
+    (tmp_path / note).write_text("{")
+    with pytest.raises(SystemExit):
+        main(["check", "configs/math.yaml", f"sources.math.path={tmp_path}"])
+    assert f"{note}: holds no `{words}`" in capsys.readouterr().err
 
 
 def test_some_long_prompts_are_a_warning_with_their_number(tmp_path: Path, capsys) -> None:

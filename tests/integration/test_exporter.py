@@ -29,6 +29,25 @@ def test_metrics_are_served_until_closed():
         read(exporter.endpoint)
 
 
+def test_a_role_serves_its_own_metrics_and_those_of_every_process():
+    with Exporter("reward") as exporter:
+        text = read(exporter.endpoint)
+    assert "process_cpu_seconds_total " in text
+    assert "ring_actor_event_loop_lag_seconds_count" in text
+    assert "ring_reward_" in text
+    assert "ring_learner_" not in text
+    assert "_created" not in text
+
+
+def test_prometheus_gets_plain_text_whatever_it_asks_for():
+    accept = {"accept": "application/openmetrics-text;version=1.0.0", "accept-encoding": "gzip"}
+    with Exporter("reward") as exporter:
+        request = urllib.request.Request(f"http://{exporter.endpoint}/metrics", headers=accept)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            assert answer.headers["content-type"].startswith("text/plain")
+            assert answer.headers.get("content-encoding") is None
+
+
 def test_closing_twice_is_harmless_and_the_port_is_free_again():
     first = Exporter(registry=CollectorRegistry())
     first.close()

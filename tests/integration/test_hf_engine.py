@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from ring_async.algorithms.logprobs import score_tokens
 from ring_async.errors import ConfigError, DivergedError, StorageError
+from ring_async.records.trained_tokens import Fate
 from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences, write_tiny_llama
 from ring_async.training.hf.engine import HfTrainEngine
@@ -491,3 +492,23 @@ def test_a_large_head_is_cut_into_chunks_and_nothing_changes():
         results.append((logprobs.detach(), entropy.detach(), hidden.grad, weight.grad))
     for whole, cut in zip(*results, strict=True):
         assert torch.allclose(whole, cut, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("num_minibatches", [1, 4])
+def test_each_trained_token_is_reported_with_its_own_ratio(model_path, num_minibatches):
+    specs = make_specs()
+    engine = make_engine(model_path, budget__minibatches_per_batch=num_minibatches)
+    batch = pack_sequences(specs, token_capacity=48)
+    flat = engine.logprobs(batch).ravel()
+    report = engine.train_batch(batch)
+    assert [one.trajectory_id for one in report.tokens] == [one.trajectory_id for one in batch.plan.sequences]
+    for planned, one in zip(batch.plan.sequences, report.tokens, strict=True):
+        assert one.start == planned.interval.start
+        begin = planned.row * 48 + planned.offset + planned.num_prompt_tokens + planned.interval.start
+        place = slice(begin, begin + planned.interval.end - planned.interval.start)
+        behavior = batch.behavior_logprobs.ravel()[place]
+        # before the batch's first gradient: π_prox is what M > 1 recomputed, and the policy itself with M = 1
+        np.testing.assert_allclose(np.frombuffer(one.ratios, "<f4"), np.exp(flat[place] - behavior), rtol=1e-3)
+        assert set(one.fates) <= {Fate.TRAINED, Fate.MASKED, Fate.CLIPPED}
+    masked = sum(fate == Fate.MASKED for one in report.tokens for fate in one.fates)
+    assert masked == round(report.metrics["behavior_ratio_masked"] * report.loss_tokens)

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 
 import pytest
 
+from bait import Touch
 from ring_async.errors import StorageError
 from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import write_tiny_llama
 from ring_async.training.checkpoint import MANIFEST, CheckpointStore
 from ring_async.training.hf.engine import HfTrainEngine
 from ring_async.types import PolicyVersion
-
-
-class Touch:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ OVERRIDES = (
     "checkpoint.every_versions=5",
     "placement.num_cpus=4",
     "monitoring.prometheus=managed",
+    "monitoring.scrape_s=2",
     "evaluation.every_versions=3",
     "evaluation.num_problems=8",
     "sources.gaps.kind=jsonl",

@@ -20,7 +20,9 @@ from ring_async.config.schema import ControlSection
 from ring_async.control.api import make_app, serve
 from ring_async.engines.tokenizer import load_tokenizer
 from ring_async.models import resolve_model_path
+from ring_async.records.trained_tokens import Fate, TrainedTokens
 from ring_async.storage.run_dir import write_json
+from ring_async.storage.trained_tokens import TrainedTokensFile
 from ring_async.testing.builders import make_config, make_prompt
 from ring_async.testing.one_process import CountingSource, OneProcessFleet
 from ring_async.testing.scripted_engine import ScriptedResponse, seeded_script
@@ -115,7 +117,7 @@ def test_the_page_follows_a_run_shows_a_swap_and_runs_nothing_a_model_wrote(tmp_
         await page.click("#scale button")
         await expect(page.locator("#change-state")).to_contain_text("Refused", timeout=30_000)
         await page.click("#tab-fleet")
-        await expect(page.locator("#events")).to_contain_text("verifier_swapped", timeout=30_000)
+        await expect(page.locator("#events")).to_contain_text("verifier swapped", timeout=30_000)
 
         await page.click("#tab-samples")
         await page.click("#filters button")
@@ -126,10 +128,36 @@ def test_the_page_follows_a_run_shows_a_swap_and_runs_nothing_a_model_wrote(tmp_
         assert not {"\x1b", "\x07", "\u202e"} & set(shown)
         assert await page.locator("#groups img, #groups script, #groups b >> text=8").count() == 0
         assert await page.locator("#groups .t").count() > 10
+        await _look_at_ratios(fleet, page)
         assert await page.title() != "owned"
         assert [one for one in complaints if "status of 422" not in one] == []  # that was the size of 0
 
     watched(tmp_path, talk)
+
+
+async def _look_at_ratios(fleet: OneProcessFleet, page: Page) -> None:
+    """Ratios that the learner kept are shaded, and the arrow keys read a token's numbers."""
+    found = await page.evaluate("fetch('/page/samples?num=20').then((answer) => answer.json())")
+    responses = [one for group in found["groups"] for one in group["responses"]]
+    kept = [
+        TrainedTokens(
+            one["trajectory_id"],
+            1,
+            0,
+            np.full(one["num_tokens"], 0.5, "<f4").tobytes(),
+            bytes([Fate.MASKED] * one["num_tokens"]),
+        )
+        for one in responses
+    ]
+    TrainedTokensFile(fleet.run_dir.trained_tokens).append(kept)
+    await page.check("#filters [name=is_trained]")
+    await page.click("#filters button")
+    await expect(page.locator("#shade")).to_contain_text("ratio", timeout=60_000)
+    await page.select_option("#shade", "ratio")
+    await expect(page.locator("#groups .b4.masked").first).to_be_visible()
+    await page.locator(".response pre").first.focus()
+    await page.keyboard.press("ArrowRight")
+    await expect(page.locator("#token-figures")).to_contain_text("ratio 0.5, left out by the correction")
 
 
 def test_a_stranger_sees_nothing_and_the_token_lets_in(tmp_path: Path):

@@ -68,7 +68,7 @@ def make_live_fleet(runs: Path, *, is_resumed: bool = False, **settings: Any) ->
     return OneProcessFleet(config, runs, token_s=0.005, train_s=0.5, is_resumed=is_resumed)
 
 
-_OF_THE_FLEET = ("is_resumed", "make_train_engine", "token_s", "train_s")
+_OF_THE_FLEET = ("is_resumed", "make_train_engine", "script", "token_s", "train_s")
 
 
 def make_small_fleet(

@@ -3,7 +3,8 @@
     python -m rank_process '{"rank": 0, "num_ranks": 2, "store": "…", "tasks": […], "out": "…"}'
 
 A task is a model with a configuration, the folder to restore from, batches by their seed, and the folder to save into.
-Rank 0 writes what it found into `out`: for each task the metrics of every batch, and the published weights.
+Rank 0 writes what it found into `out`: for each task the metrics of every batch (or why the run would end), the
+log-probabilities of one batch where `logprobs` names its seed, and the published weights.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ import torch
 from safetensors.torch import save_file
 
 from ring_async.batches import PackedBatch
+from ring_async.config.schema import Config
 from ring_async.core.rank_batches import batch_of_rank
+from ring_async.errors import DivergedError, StorageError
 from ring_async.testing.builders import make_config
 from ring_async.testing.packed_batches import SequenceSpec, pack_sequences
+from ring_async.training.base import TrainEngine
 from ring_async.training.hf.engine import HfTrainEngine
 from ring_async.training.ranks import RankPlace, Ranks, join_ranks
 from tiny_models import VOCABULARY
@@ -70,16 +74,27 @@ def make_batch(seed: int, num_ranks: int) -> PackedBatch:
 def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Restore, train, save; returns the metrics of each batch and the version that would be published."""
     config = make_config(**settings(ranks.num_ranks, **task.get("overrides", {})))
-    engine = HfTrainEngine(config, Path(task["model"]), ranks)
+    parallel = config.learner.parallel
+    engine = make_engine(config, Path(task["model"]), ranks)
+    metrics: list[dict[str, Any]] = []
     if "restore" in task:
-        engine.restore(Path(task["restore"]))
-    metrics = []
+        try:
+            engine.restore(Path(task["restore"]))
+        except StorageError as error:
+            metrics.append({"refused": str(error)})
     for seed in task.get("seeds", ()):
-        batch = make_batch(seed, max(2, ranks.num_ranks))
+        batch = make_batch(seed, max(2, parallel.num_data_ranks))
         if "spoil" in task:
             batch.advantages[np.flatnonzero(batch.loss_mask.any(axis=1))[-1]] = task["spoil"]
-        own, share = (batch, None) if ranks.is_alone else batch_of_rank(batch, ranks.rank)
-        metrics.append(engine.train_batch(own, share).metrics)
+        own, share = batch, None
+        if parallel.num_data_ranks > 1:
+            own, share = batch_of_rank(batch, parallel.data_rank_of(ranks.rank))
+        try:
+            metrics.append(engine.train_batch(own, share).metrics)
+        except DivergedError as error:
+            metrics.append({"diverged": str(error)})
+    if "logprobs" in task:
+        metrics.append({"logprobs": engine.logprobs(make_batch(task["logprobs"], 2)).tolist()})
     snapshot = engine.snapshot()
     published = {}
     if ranks.rank == 0:
@@ -94,7 +109,17 @@ def do_task(task: dict[str, Any], ranks: Ranks) -> tuple[list[dict[str, Any]], d
         ranks.barrier()
         saved.write(Path(task["save"]))
         ranks.barrier()
+    engine.close()
     return metrics, published
+
+
+def make_engine(config: Config, folder: Path, ranks: Ranks) -> TrainEngine:
+    """One rank of the trainer that a configuration names."""
+    if config.learner.engine == "hf":
+        return HfTrainEngine(config, folder, ranks)
+    from ring_async.training.megatron.engine import MegatronTrainEngine  # seconds, for these tasks alone
+
+    return MegatronTrainEngine(config, folder, ranks)
 
 
 def run_ranks(num_ranks: int, tasks: list[dict[str, Any]], folder: Path) -> list[list[dict[str, Any]]]:
@@ -110,7 +135,7 @@ def run_ranks(num_ranks: int, tasks: list[dict[str, Any]], folder: Path) -> list
         for rank in range(num_ranks)
     ]
     try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
+        errors = [process.communicate(timeout=500)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()

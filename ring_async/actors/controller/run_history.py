@@ -2,8 +2,8 @@
 
     controller's status, RunLog's newest lines ──every SAMPLE_S──▶ RunHistory ──▶ History
 
-Owns: when a sample is taken, how long samples, steps and events are kept, and how a status becomes a sample. Does not
-own what they mean (`core.explain`).
+Owns: when a sample is taken, how long samples, steps and events are kept, how a status becomes a sample, and the events
+of alerts. Does not own what samples mean, nor what is an alert (`core.explain`).
 Invariant: memory is bounded, whatever the length of the run and the size of its events.
 """
 
@@ -23,6 +23,9 @@ from ring_async.actors.controller.context import RunContext
 from ring_async.clock import monotonic_s, wall_s
 from ring_async.config.schema import Config
 from ring_async.config.tunable import tuned
+from ring_async.core.event_kinds import EventKind
+from ring_async.core.explain.alerts import Alerts
+from ring_async.core.explain.explain import explain
 from ring_async.core.explain.history import (
     ActorSample,
     Happening,
@@ -69,15 +72,19 @@ class RunHistory:
         self.run_dir = context.run_dir
         self.status = status
         self._knobs = knobs
+        self._limits: tuple[dict[str, Any], Limits] | None = None
+        """The settings that were changed live, and the limits that follow: they are validated only when they change."""
+        self._alerts = Alerts()
         self._began_s = monotonic_s()
         self.samples: deque[Sample] = deque(maxlen=NUM_SAMPLES)
         self.steps: deque[Step] = deque(maxlen=NUM_STEPS)
         self.events: deque[Happening] = deque(maxlen=NUM_EVENTS)
 
     async def run(self) -> None:
-        """Consumes the status / produces samples / waits for the next one to be due / freed by time."""
+        """Consumes the status / produces samples and alerts / waits for the next one to be due / freed by time."""
         while True:
             self.take()
+            self._note_alerts()
             await asyncio.sleep(SAMPLE_S)
 
     def take(self) -> None:
@@ -87,6 +94,14 @@ class RunHistory:
         free, total = _disk(self.run_dir.path)
         uptime_s = monotonic_s() - self._began_s
         self.samples.append(sample_of(status, time=wall_s(), uptime_s=uptime_s, free_bytes=free, total_bytes=total))
+
+    def _note_alerts(self) -> None:
+        """Write an event for each alert that is raised or over."""
+        for notice in self._alerts.observe(explain(self.recent())):
+            kind = EventKind.ALERT_RAISED if notice.is_raised else EventKind.ALERT_CLEARED
+            one = notice.finding
+            remedy = {"remedy": one.remedy} if notice.is_raised else {}
+            self._run_log.event(kind, author="explain", cause=str(one.cause), who=one.who, what=one.what, **remedy)
 
     def _catch_up(self) -> None:
         """Take over the steps and events since the last call."""
@@ -98,9 +113,11 @@ class RunHistory:
     def recent(self) -> History:
         """All that is kept, up to now."""
         self._catch_up()
-        limits = limits_of(tuned(self._config, self._knobs()))
+        knobs = dict(self._knobs())
+        if self._limits is None or self._limits[0] != knobs:
+            self._limits = knobs, limits_of(tuned(self._config, knobs))
         return History(
-            limits=limits, samples=tuple(self.samples), steps=tuple(self.steps), events=tuple(self.events)
+            limits=self._limits[1], samples=tuple(self.samples), steps=tuple(self.steps), events=tuple(self.events)
         )  # fmt: skip
 
     def recent_steps(self) -> Sequence[StepRecord]:
@@ -152,7 +169,7 @@ def _actor_of(actor: ActorStatus) -> ActorSample:
         waiting_for=actor.waiting_for[:MAX_WORDS],
         waited_s=actor.waited_s,
         silent_s=actor.heartbeat_age_s,
-        figures={name: value for name, value in figures.items() if isinstance(value, int | float)},
+        figures={name: value for name, value in figures.items() if type(value) in {int, float}},  # no booleans
     )
 
 

@@ -141,7 +141,8 @@ class Follower:
             return
         self._fetching.add(order.plan_number)
         planner = self._planner
-        ask = RequestBatch(order.plan_number, order.policy_version, BATCH_POLL_S, self._begin.rank)
+        data_rank = self._config.learner.parallel.data_rank_of(self._begin.rank)
+        ask = RequestBatch(order.plan_number, order.policy_version, BATCH_POLL_S, data_rank)
         while True:
             answer = await ask_until_answered(lambda: planner.request(ask, timeout_s=BATCH_POLL_S + REQUEST_TIMEOUT_S))
             if isinstance(answer.message, BatchReady):

@@ -48,6 +48,11 @@ class Cause(StrEnum):
     MISMATCH = "mismatch"
     REWARD_FELL = "reward_fell"
     IMBALANCE = "imbalance"
+    SLOW_REWARD = "slow_reward"
+    LATE_WEIGHTS = "late_weights"
+    SLOW_STEP = "slow_step"
+    CLIPPED = "clipped"
+    ENTROPY_FELL = "entropy_fell"
     GENERATION_BOUND = "generation_bound"
     LEARNER_BOUND = "learner_bound"
 

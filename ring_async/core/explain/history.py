@@ -65,6 +65,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     effective_sample_size: float | None = None
     nonfinite_tokens: int | None = None
     behavior_ratio_masked: float | None = None
+    policy_ratio_clipped: float | None = None
     entropy: float | None = None
     mismatch_kl: float | None = None
 

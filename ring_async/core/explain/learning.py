@@ -16,6 +16,9 @@ TRUNCATED_SHARE = 0.8
 """Mean length over the longest allowed; above it, most responses are cut."""
 LOW_SAMPLE_SIZE = 0.5
 MASKED_SHARE = 0.2
+CLIPPED_SHARE = 0.3
+LOW_ENTROPY = 0.02
+"""Nats a token."""
 FELL_TO = 0.6
 NUM_STEPS_AFTER = 5
 
@@ -145,6 +148,36 @@ def masked(view: View) -> Iterator[Finding]:
             what=f"The correction masks {share(mean)} of the tokens of the last {len(masks)} steps: what is trained "
             "was sampled by a policy that differs too much.",
             remedy="Lower replay.max_staleness or learner.learning_rate.",
+        )  # fmt: skip
+
+
+def clipped(view: View) -> Iterator[Finding]:
+    """The policy moves so far within a batch that much of it has no gradient."""
+    shares = _last(view, lambda one: one.policy_ratio_clipped)
+    if len(shares) >= NUM_STEPS_AFTER and (mean := sum(shares) / len(shares)) >= CLIPPED_SHARE:
+        yield Finding(
+            cause=Cause.CLIPPED, gravity=Gravity.SYMPTOM,
+            what=f"{share(mean)} of the tokens of the last {len(shares)} steps were clipped: the policy moves too far "
+            "within a batch, and these tokens teach nothing.",
+            remedy="Lower learner.learning_rate or budget.minibatches_per_batch, or widen correction.clip_low and "
+            "clip_high.",
+        )  # fmt: skip
+
+
+def entropy_fell(view: View) -> Iterator[Finding]:
+    """The policy hardly varies any more."""
+    entropies = _last(view, lambda one: one.entropy)
+    known = [one.entropy for one in view.steps if one.entropy is not None]
+    if len(entropies) < NUM_STEPS_AFTER or len(known) < 4 * NUM_STEPS_AFTER:
+        return
+    was, now_is = sum(known[:NUM_STEPS_AFTER]) / NUM_STEPS_AFTER, sum(entropies) / len(entropies)
+    if now_is < LOW_ENTROPY and was >= 10 * LOW_ENTROPY:
+        yield Finding(
+            cause=Cause.ENTROPY_FELL, gravity=Gravity.SYMPTOM,
+            what=f"The policy's entropy fell from {was:.2f} to {now_is:.3f} nats a token: all responses to a prompt "
+            "become the same, and nothing more can be learnt from them.",
+            remedy="Go back to a checkpoint before the fall; then lower learner.learning_rate, or set "
+            "loss.entropy_coefficient.",
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from ring_async.core.explain.growth import (
     span_s,
 )
 from ring_async.core.explain.history import ActorSample, Happening, Sample
-from ring_async.core.explain.view import View
+from ring_async.core.explain.view import RECENT_S, View
 from ring_async.core.fleet.states import WaitCause
 from ring_async.core.roster import Role
 
@@ -110,7 +110,9 @@ def _last_swap(view: View) -> Happening | None:
 
 
 def _long_responses(view: View) -> Finding | None:
-    """Engines are busy, and responses are longer than they were."""
+    """Engines are busy, and responses are longer than they were. A run's first completed ones are its short ones."""
+    if span_s(view.samples) < RECENT_S:
+        return None
     length, earlier = mean_length(view.window[len(view.window) // 2 :]), mean_length(_first_third(view))
     if length is None or earlier is None or length / earlier < SLOWER or (view.engine_busy_share or 0.0) < 0.5:
         return None

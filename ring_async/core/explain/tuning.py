@@ -62,4 +62,4 @@ def _load(actor: list[ActorSample], view: View) -> tuple[float, float] | None:
         return None
     verdicts = [one.figures["verdicts"] for one in actor if "verdicts" in one.figures]
     rate = (verdicts[-1] - verdicts[0]) / max(1, len(actor) - 1) / max(span_s(view.window) / len(view.window), 1e-9)
-    return (pace_s, rate) if rate > 0 and figure_mean(actor, "verdicts") else None
+    return (pace_s, rate) if rate > 0 and pace_s > 0 and figure_mean(actor, "verdicts") else None

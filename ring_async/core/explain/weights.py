@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 from ring_async.core.explain.finding import Cause, Finding, Gravity, clock, seconds, share
-from ring_async.core.explain.growth import completed_growth, ended_growth, figure_growth, figure_mean
+from ring_async.core.explain.growth import completed_growth, ended_growth, span_s
 from ring_async.core.explain.view import View
 from ring_async.core.roster import Role
 
 LAG_SAMPLES = 3
 EVICTED_SHARE = 0.15
+LEAST_EVICTION_S = 120.0
+"""The first versions of a run follow each other quickly, and what was sampled for them at once grows old at once."""
 PUBLISH_SHARE = 0.8
 MISMATCH_KL = 0.05
 """Nats a token; formats and kernels alone make a few thousandths."""
-CHECKPOINT_SHARE = 0.1
-SLOW_ROLLOUT = 0.5
 
 
 def stale_weights(view: View) -> Iterator[Finding]:
@@ -62,32 +61,11 @@ def slow_channel(view: View) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def slow_checkpoint(view: View) -> Iterator[Finding]:
-    """The learner stands still while it writes checkpoints, for a good part of its time."""
-    every, period_s = view.limits.checkpoint_every, view.period_s
-    if not view.has_rates or not every or not period_s:
-        return
-    at_checkpoint: list[float] = []
-    elsewhere: list[float] = []
-    for before, now in pairwise(view.warm_steps[-2 * every :]):
-        spent = (now.step_s or 0.0) + (now.wait_batch_s or 0.0)
-        gap_s = max(0.0, now.time - before.time - spent)
-        (elsewhere if before.policy_version % every else at_checkpoint).append(gap_s)
-    if not at_checkpoint or not elsewhere:
-        return
-    took_s = sum(at_checkpoint) / len(at_checkpoint) - sum(elsewhere) / len(elsewhere)
-    part = took_s / (every * period_s)
-    if took_s >= 1.0 and part >= CHECKPOINT_SHARE:
-        yield Finding(
-            cause=Cause.SLOW_CHECKPOINT, gravity=Gravity.SYMPTOM,
-            what=f"The learner stands still {seconds(took_s)} for each checkpoint, {share(part)} of its time.",
-            remedy=f"Raise checkpoint.every_versions (now {every}), or give checkpoints/ a faster disk.",
-        )  # fmt: skip
-
-
 def evictions(view: View) -> Iterator[Finding]:
-    """Much of what is sampled grows too old before it is trained."""
-    if not view.has_rates or (ended := completed_growth(view.recent)) < 20:
+    """Much of what is sampled grows too old before it is trained. In sync mode a batch's rest goes by rule."""
+    if view.limits.mode == "sync" or not view.has_rates or span_s(view.recent) < LEAST_EVICTION_S:
+        return
+    if (ended := completed_growth(view.recent)) < 20:
         return
     evicted = ended_growth(view.recent, "evicted")
     if evicted / ended >= EVICTED_SHARE:
@@ -111,28 +89,4 @@ def mismatch(view: View) -> Iterator[Finding]:
             "their age (rollout.max_kv_age)."
             if keep
             else "Their number formats or kernels differ: see docs/algorithm.md on the mismatch.",
-        )  # fmt: skip
-
-
-def imbalance(view: View) -> Iterator[Finding]:
-    """One rollout samples far slower than the others while it works as much."""
-    actors = view.actors(Role.ROLLOUT)
-    if not view.has_rates or len(actors) < 2:
-        return
-    paces = {}
-    for actor_id, actor in actors.items():
-        tokens, busy_s = figure_growth(actor, "generated_tokens"), figure_growth(actor, "busy_s")
-        running = figure_mean(actor, "running")
-        if tokens is not None and busy_s and running:
-            paces[actor_id] = tokens / busy_s / running
-    if len(paces) < 2:
-        return
-    slowest = min(paces, key=lambda name: paces[name])
-    others = sorted(pace for name, pace in paces.items() if name != slowest)
-    median = others[len(others) // 2]
-    if paces[slowest] <= SLOW_ROLLOUT * median:
-        yield Finding(
-            cause=Cause.IMBALANCE, gravity=Gravity.SYMPTOM, who=slowest,
-            what=f"{slowest} samples {paces[slowest]:,.0f} tokens/s a response, the other rollouts {median:,.0f}.",
-            remedy="Look at its host: another process on its GPU or cores, a throttled card, or swapping.",
         )  # fmt: skip

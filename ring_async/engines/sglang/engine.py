@@ -170,7 +170,8 @@ class SglangEngine:
             raise ValueError(f"request {request.request_id} is already running on engine {self.engine_id}")
         self._model.check_fits(request)
         stops = frozenset[int]() if self._ignore_stops else self._model.stop_ids
-        length = self._mean_tokens and imposed_length(request.seed, self._mean_tokens, request.sampling.max_tokens)
+        mean, longest = self._mean_tokens, request.sampling.max_tokens
+        length = None if mean is None else imposed_length(request.seed, mean, longest)
         response = self._responses[request.request_id] = Response(request, stops, length)
         try:
             return await self._complete(response)

@@ -45,21 +45,21 @@ class _InForce:
 class StepTags:
     """The serials of one request's tokens, as runs; a slice of it is a list with one serial for each token."""
 
-    __slots__ = ("last", "runs")
+    __slots__ = ("runs",)
 
     def __init__(self, serial: int) -> None:
-        self.last = serial
         self.runs = [(0, serial)]
 
     def begin(self, token: int, serial: int) -> None:
         """From this token on; a run that has no token yet is replaced."""
-        self.last = serial
         if self.runs[-1][0] == token:
             self.runs.pop()
         self.runs.append((token, serial))
 
     def __getitem__(self, tokens: slice) -> list[int]:
         start, stop = tokens.start or 0, tokens.stop
+        if len(self.runs) == 1:
+            return [self.runs[0][1]] * (stop - start)
         ends = [begin for begin, _ in self.runs[1:]] + [max(stop, self.runs[-1][0])]
         serials: list[int] = []
         for (begin, serial), end in zip(self.runs, ends, strict=True):
@@ -85,17 +85,25 @@ def mark_result(result: Any, *_: Any, **__: Any) -> None:
 
 
 def tag_tokens(_scheduler: Any, batch: Any, result: Any, *_: Any, **__: Any) -> None:
-    """Before a step's tokens are appended to their requests: note where a serial begins."""
+    """Before a step's tokens are appended to their requests: note where a serial begins.
+
+    In nearly every step no request's serial changes; then this is one comparison for each of them.
+    """
     serial = getattr(result, "ring_serial", None)
     if serial is None:
         return
-    for request in batch.reqs:
+    try:
+        changed = [request for request in batch.reqs if request.ring_serial != serial]
+    except AttributeError:  # some are new
+        changed = [request for request in batch.reqs if getattr(request, "ring_serial", None) != serial]
+    for request in changed:
         tags = getattr(request, "ring_tags", None)
         if tags is None:
             request.ring_tags = tags = StepTags(serial)
             request.customized_info = {**(request.customized_info or {}), TAG: tags}
-        elif tags.last != serial:
+        else:
             tags.begin(len(request.output_ids), serial)
+        request.ring_serial = serial
 
 
 def count_update(original: Callable[..., Any], updater: Any, request: Any, *args: Any, **kwargs: Any) -> Any:

@@ -50,9 +50,11 @@ ANNOTATED = frozenset(
         EventKind.SOURCE_ADDED,
         EventKind.KNOBS_CHANGED,
         EventKind.SCALED,
+        EventKind.ALERT_RAISED,
+        EventKind.ALERT_CLEARED,
     }
 )
-"""Kinds that a person wants to see on a curve. Alerts come from Prometheus, by the board's own query."""
+"""Kinds that a person wants to see on a curve. Alerts of Prometheus' rules come by the board's own query."""
 
 _MAX_VALUE = 120
 """Characters of one value in an annotation's text."""

@@ -1,6 +1,6 @@
 """The stream of frames to everybody who watches the page.
 
-    Frames.news ──once a second, while somebody watches──▶ a queue for each viewer ──▶ server-sent events
+    Frames.news ──every EVERY_S, while somebody watches──▶ a queue for each viewer ──▶ server-sent events
 
 Owns: who watches, and the pace. Does not own what a frame says (`frames`).
 Invariants: nothing is computed while nobody watches; a frame is made once for all viewers; a viewer who does not keep
@@ -16,7 +16,7 @@ from ring_async.errors import RefusedError
 from ring_async.monitoring.live.frames import Frames, Watched
 from ring_async.monitoring.report.rows import read_steps
 
-EVERY_S = 1.0
+EVERY_S = 2.0
 MAX_VIEWERS = 32
 MAX_BEHIND = 8
 """Frames that wait for one viewer."""

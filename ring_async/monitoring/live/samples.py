@@ -41,6 +41,7 @@ class SampleQuery(BaseModel):
     max_staleness: Whole = None
     min_tokens: Whole = None
     max_tokens: Whole = None
+    is_trained: bool = False
 
 
 class SampleReader:

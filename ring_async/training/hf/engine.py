@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +29,6 @@ from ring_async.training.hf.snapshot import CopiedWeights
 from ring_async.training.layout import (
     Bool,
     Microbatch,
-    iterate_rows,
 )
 from ring_async.training.objective import Score, Statistics
 from ring_async.training.ranks import Ranks, alone
@@ -56,6 +54,7 @@ class HfTrainEngine(BatchSteps):
         torch.set_num_threads(config.learner.num_threads)
         self._model_path = model_path
         self._settings = forward_settings(config, self._device.type)
+        self._may_take_rows = self._settings.attention == "varlen"
         self._master: MasterWeights | None = None
         self._model = self._load(is_trained=True)
         self._parameters: dict[str, torch.nn.Parameter] = (
@@ -94,13 +93,6 @@ class HfTrainEngine(BatchSteps):
         return model
 
     # -- training
-
-    def _forwards(self, batch: PackedBatch, scored: Bool, wanted: Bool) -> list[Microbatch]:
-        found = super()._forwards(batch, scored, wanted)
-        if self._settings.attention == "varlen":  # rows may be fuller than what keeps responses to a prompt together
-            rows = self._config.learner.rows_per_microbatch
-            found = min(found, list(iterate_rows(batch, scored, wanted, rows)), key=_cost)
-        return found
 
     def _gradients(
         self,
@@ -201,19 +193,11 @@ class HfTrainEngine(BatchSteps):
 
     def capture(self) -> SavedTrainer:
         """Copy what this rank writes of a checkpoint. See `TrainEngine.capture`."""
-        is_cuda = self._device.type == "cuda"
-        cuda_rng = torch.cuda.get_rng_state(self._device).numpy().tobytes().hex() if is_cuda else None
-        state = {
-            "mismatch": self._objective.mismatch.state(),
-            "num_nonfinite": self._num_nonfinite,
-            "rng": torch.get_rng_state().numpy().tobytes().hex(),
-            "cuda_rng": cuda_rng,
-        }
         return capture(
             self._ranks,
             self._parameters,
             self._optimizer.state(),
-            state=state,
+            state=self._state(),
             model=self._model.module,
             tokenizer_folder=self._model_path,
         )
@@ -228,20 +212,7 @@ class HfTrainEngine(BatchSteps):
         weights = [(own, values.clone()) for own, values in read_weights(folder, self._parameters)]
         self._optimizer.restore(folder)
         self._put_back(weights)
-        self._objective.mismatch.restore(state["mismatch"])
-        self._num_nonfinite = int(state.get("num_nonfinite", 0))
-        torch.set_rng_state(_bytes_tensor(state["rng"]))
-        if state["cuda_rng"] is not None and self._device.type == "cuda":
-            torch.cuda.set_rng_state(_bytes_tensor(state["cuda_rng"]), self._device)
+        self._restore_state(state)
 
     def close(self) -> None:
         """Nothing to release beyond memory, which goes with the learner's process."""
-
-
-def _cost(microbatches: list[Microbatch]) -> tuple[int, int]:
-    """Tokens, then forwards: the fewer the better."""
-    return sum(one.input_ids.size for one in microbatches), len(microbatches)
-
-
-def _bytes_tensor(text: str) -> Tensor:
-    return torch.from_numpy(np.frombuffer(bytes.fromhex(text), dtype=np.uint8).copy())

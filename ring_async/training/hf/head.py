@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = 4096
-"""Tokens of one chunk: 2.5 GB of float32 logits at a vocabulary of 152,000."""
+CHUNK_TOKENS = 8192
+"""Tokens of one chunk: 5 GB of float32 logits at a vocabulary of 152,000, and half as much of their gradient. Each
+chunk reads and writes the gradient of the weight, 2.5 GB."""
 
 
 def score_in_chunks(
@@ -89,15 +90,15 @@ class _Head(torch.autograd.Function):
             logits = product(hidden[part], weight.t())
             grad_logits = elementwise(gradient_of_logits, logits.is_cuda)(
                 logits,
+                targets[part],
                 temperatures[part],
                 normalizer[part],
                 entropy[part],
                 grad_logprob[part],
                 grad_entropy[part],
+                hidden.dtype,
             )
-            rows = torch.arange(grad_logits.shape[0], device=grad_logits.device)
-            grad_logits[rows, targets[part]] += grad_logprob[part] / temperatures[part]
-            grad_logits = grad_logits.to(hidden.dtype)
+            del logits
             grad_hidden[part] = grad_logits @ weight
             grad_weight += product(grad_logits.t(), hidden[part])
         return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
@@ -106,23 +107,33 @@ class _Head(torch.autograd.Function):
 def _statistics(logits: Tensor, targets: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Normalizer, log-probability and entropy of a chunk, from logits before the temperature. `[c]` each."""
     logits = logits / temperatures[:, None]
-    normalizer = logits.logsumexp(-1)
-    entropy = normalizer - ((logits - normalizer[:, None]).exp() * logits).sum(-1)
-    return normalizer, logits.gather(1, targets[:, None])[:, 0] - normalizer, entropy
+    largest = logits.max(-1).values
+    # Both sums in one pass; a normalizer that came first would make them two.
+    weights = (logits - largest[:, None]).exp()
+    total, weighted = weights.sum(-1), (weights * logits).sum(-1)
+    normalizer = largest + total.log()
+    return normalizer, logits.gather(1, targets[:, None])[:, 0] - normalizer, normalizer - weighted / total
 
 
 def gradient_of_logits(  # noqa: PLR0917
     logits: Tensor,
+    targets: Tensor,
     temperatures: Tensor,
     normalizer: Tensor,
     entropy: Tensor,
     grad_logprob: Tensor,
     grad_entropy: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """The gradient of the logits before the temperature, but for what the target's own adds. `[c, V]`."""
+    """The gradient of the logits before the temperature, `[c, V]`, in the dtype of the product that it goes into.
+
+    A target outside of the rows of `logits` adds nothing: another rank has it.
+    """
     logprobs = logits / temperatures[:, None] - normalizer[:, None]
     slope = grad_logprob[:, None] + grad_entropy[:, None] * (logprobs + entropy[:, None])
-    return -logprobs.exp() * slope / temperatures[:, None]
+    is_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+    at_target = torch.where(is_target, grad_logprob[:, None], 0.0)
+    return ((at_target - logprobs.exp() * slope) / temperatures[:, None]).to(dtype)
 
 
 @cache

@@ -95,6 +95,14 @@ def hf_problems(config: Config) -> list[str]:
         )
         if value != 1
     ]
+    problems += [
+        f"it has no loss on routers; loss.{key} is {value:g}, set it to 0 or use megatron"
+        for key, value in (
+            ("balance_coefficient", config.loss.balance_coefficient),
+            ("router_z_coefficient", config.loss.router_z_coefficient),
+        )
+        if value
+    ]
     if parallel.num_ranks > 1 and config.correction.rule == "m2po":
         problems.append("correction.rule m2po needs a mask over the whole batch, which ranks do not share; use icepop")
     gpus = config.placement.gpus.get("learner", 0)  # type: ignore[call-overload]

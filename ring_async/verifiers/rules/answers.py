@@ -41,6 +41,8 @@ _LONGEST_NUMBER = 400
 
 def finished_text(text: str) -> str:
     """The response without thinking that was begun and never ended: what stands there is no answer yet."""
+    if not any(sign in text for sign in "<◁["):
+        return text
     start = None
     for mark in _THINKING.finditer(text):
         if "/" in mark.group() or mark["sky"] == "end":

@@ -40,6 +40,8 @@ from ring_async.verifiers.rules import values
 from ring_async.verifiers.rules.values import ValueEquality
 
 MAX_CHARACTERS = 4000
+_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?")
+"""What most answers are: nothing else is asked about two of them."""
 _INDEX = re.compile(r"_\{?\d\}?$")
 _POINT = re.compile(r"^(?:\\text\s*\{\s*[Pp]oint\s*\}\s*)?[A-Z]'?\s*(?:_\{?\d\}?)?\s*(?=\()")
 _MAX_UNORDERED_ALGEBRA = 12
@@ -58,6 +60,8 @@ class Equality:
         """Whether the answer is the reference, as far as rules and algebra can tell."""
         if len(answer) > MAX_CHARACTERS or len(gold) > MAX_CHARACTERS:
             return False
+        if _NUMBER.fullmatch(gold) and _NUMBER.fullmatch(answer):
+            return self.values.holds(gold, answer)
         golds, answers = readings(gold), readings(answer)
         if any(squeezed(one) == squeezed(other) for one in golds for other in answers):
             return True

@@ -29,14 +29,15 @@ def test_every_part_that_is_not_here_is_told_at_once(tmp_path: Path, monkeypatch
     monkeypatch.setattr(ray_cluster, "num_gpus", lambda: 1)
     said = problems(
         tmp_path,
-        rollout__engine="sglang", rollout__num=2, learner__engine="megatron", placement__gpus={"rollout": 1},
+        rollout__engine="sglang", rollout__num=2, learner__engine_options={"x": 1}, placement__gpus={"rollout": 1},
         placement__num_cpus=4, monitoring__grafana={"url": "http://grafana:3000"},
         model__path="/no/such/model",
     )  # fmt: skip
     assert said == [
         "rollout.engine: sglang: not here, because the package sglang is missing: install 0.5.17 (for torch 2.11) or a "
         "later one (docs/sglang.md), or use embedded",
-        "learner.engine: megatron: not here, because this release does not have it; choose hf",
+        "learner.engine: hf: not here, because it takes no learner.engine_options but device, attention, compile, "
+        "head, not x; leave them out",
         "placement.gpus: the fleet needs 2 (rollout 2), this machine has 1; lower rollout.num, reward.num, "
         "learner.parallel or placement.gpus, or add machines",
         "monitoring.grafana.url: needs a token, in monitoring.grafana.token_file or $GRAFANA_TOKEN",
@@ -58,7 +59,7 @@ def test_a_cluster_s_own_hosts_are_not_judged_by_this_machine(monkeypatch: pytes
 def test_what_a_rank_of_the_learner_needs_of_its_gpu_is_said():
     said = _learner_memory(make_config(learner__parallel__shard=2, placement__gpus={"learner": 2}))
     # The tiny model: a chunk of the head, and little else.
-    assert said.startswith("learner: 2 ranks, about 5.0 GiB (state 0.0, ")
+    assert said.startswith("learner: 2 ranks, about 8.0 GiB (state 0.0, ")
 
 
 def test_a_learner_of_many_ranks_needs_the_gpus_of_its_process():

@@ -9,7 +9,7 @@ from ring_async.config.schema import Config
 from ring_async.engines.registry import engine_problems
 from ring_async.errors import ConfigError
 from ring_async.testing.builders import make_config
-from ring_async.training.registry import make_trainer, trainer_problems
+from ring_async.training.registry import trainer_problems
 from ring_async.transport.weights.registry import channel_problems
 
 
@@ -42,19 +42,23 @@ def test_the_default_parts_work_here():
     assert engine_problems(config) + trainer_problems(config) + channel_problems(config) == []
 
 
-def test_engines_that_are_not_part_of_this_release_are_refused_by_check_and_by_make():
-    config = make_config(learner__engine="megatron")
-    (trainer,) = trainer_problems(config)
-    assert trainer == "learner.engine: megatron: not here, because this release does not have it; choose hf"
-    with pytest.raises(ConfigError, match=r"learner\.engine: megatron: not here"):
-        make_trainer(config)
-
-
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
         ({"learner__parallel__tensor": 2}, "learner.engine: hf: not here, because it does not split matrix products"),
         ({"learner__engine_options": {"x": 1}}, "learner.engine: hf: not here, because it takes no"),
+        (
+            {"learner__engine": "megatron", "learner__parallel__tensor": 3},
+            "learner.engine: megatron: not here, because the model has 512 rows of its feed-forward parts",
+        ),
+        (
+            {"learner__engine": "megatron", "learner__parallel__expert": 2, "learner__parallel__data": 2},
+            "learner.engine: megatron: not here, because the model has no experts",
+        ),
+        (
+            {"learner__engine": "megatron", "learner__parallel__shard": 2},
+            "learner.engine: megatron: not here, because it splits the optimizer over data-parallel ranks by itself",
+        ),
         ({"rollout__engine_options": {"x": 1}}, "rollout.engine: embedded: not here, because it takes no"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ring_async.core.advantages import AdvantageRules
@@ -11,9 +12,11 @@ from ring_async.core.replay.buffer_rules import BufferRules
 from ring_async.engines.tokenizer import load_tokenizer
 from ring_async.models import resolve_model_path
 from ring_async.monitoring.samples import Choice, read_samples, token_texts
+from ring_async.records.trained_tokens import Fate, TrainedTokens
 from ring_async.storage.replay_shard import ReplayShard
 from ring_async.storage.replay_store import ReplayStore
 from ring_async.storage.run_dir import RunDir
+from ring_async.storage.trained_tokens import TrainedTokensFile
 from ring_async.testing.builders import make_group
 
 
@@ -74,3 +77,33 @@ def test_token_by_token_is_the_whole_text():
     text = "5-6=-1+9=8<answer>8</answer>"
     tokens = tokenizer.encode(text, add_special_tokens=False)
     assert "".join(token_texts(tokenizer, tokens)) == tokenizer.decode(tokens)
+
+
+def keep(run_dir: RunDir, start: int, ratios: list[float], fates: list[int], trajectory: int = 0) -> None:
+    trajectory_id = make_group("new", rewards=[1, 1, 1, 0]).header.trajectories[trajectory].trajectory_id
+    one = TrainedTokens(trajectory_id, 7, start, np.array(ratios, "<f4").tobytes(), bytes(fates))
+    TrainedTokensFile(run_dir.trained_tokens).append([one])
+
+
+def test_what_the_learner_kept_of_a_token_lies_at_its_place(run_dir: RunDir):
+    keep(run_dir, 1, [0.5, float("nan")], [Fate.MASKED, Fate.NONFINITE])
+    keep(run_dir, 4, [2.0], [Fate.CLIPPED])
+    [group] = read_samples(run_dir, Choice(num=1, has_tokens=True), Letters())
+    first, second, *_ = group["responses"]
+    assert first["per_token"]["ratio"] == [None, 0.5, None, None, 2.0, None]
+    assert first["fates"] == [None, "masked", "nonfinite", None, "clipped", None]
+    assert "ratio" not in second["per_token"]
+    assert second["fates"] is None
+
+
+def test_a_token_that_was_trained_again_shows_the_last_time(run_dir: RunDir):
+    keep(run_dir, 0, [0.5] * 6, [Fate.MASKED] * 6)
+    keep(run_dir, 0, [1.5] * 3, [Fate.TRAINED] * 3)
+    [group] = read_samples(run_dir, Choice(num=1, has_tokens=True), Letters())
+    assert group["responses"][0]["per_token"]["ratio"] == [1.5, 1.5, 1.5, 0.5, 0.5, 0.5]
+
+
+def test_groups_with_ratios_can_be_asked_for(run_dir: RunDir):
+    assert ids(run_dir, is_trained=True) == []
+    keep(run_dir, 0, [1.0], [Fate.TRAINED])
+    assert ids(run_dir, is_trained=True) == ["new"]

@@ -30,7 +30,7 @@ def test_the_scrape_configuration_asks_the_controller():
     assert job["http_sd_configs"] == [
         {
             "url": "http://127.0.0.1:8000/v1/discovery",
-            "refresh_interval": "5s",
+            "refresh_interval": "10s",
             "authorization": {"type": "Bearer", "credentials_file": "/run/token"},
         }
     ]

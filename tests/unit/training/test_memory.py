@@ -45,3 +45,15 @@ def test_copies_of_the_model_save_nothing_and_slices_do():
     slices = memory(DENSE, 16_384, learner__parallel__shard=8)
     assert copies.state == 8 * slices.state
     assert copies.activations == slices.activations
+
+
+def test_megatron_by_hand():
+    sizes = ModelSizes(1000, 200, 2, 8, 12, 16, 2, 400)
+    layout = {"tensor": 2, "data": 2, "pipeline": 2, "expert": 2}
+    found = memory(
+        sizes, 32, learner__engine="megatron", **{f"learner__parallel__{key}": value for key, value in layout.items()}
+    )
+    # Of 400 weights of experts two ranks hold half each, on two stages, and two hold the same; of 600 others likewise.
+    assert found.state == 4 * (100 + 150) + 12 * (100 / 2 + 150 / 2)
+    assert found.compute_weights == 2 * (100 + 150)
+    assert found.activations == memory(sizes, 32).activations / 2

@@ -39,7 +39,7 @@ export async function offerChanges(status) {
     select.addEventListener("change", say);
     say();
   }
-  const mixture = status?.changes?.mixture ?? {};
+  const mixture = status?.mixture ?? {};
   const inputs = byId("weights");
   for (const [name, share] of Object.entries(mixture)) {
     if ([...inputs.querySelectorAll("input")].some((input) => input.name === name)) continue;

@@ -1,8 +1,11 @@
 // The curves over policy versions, with a mark for each event that people or faults made.
 import { byId, el, number } from "./dom.js";
 
-const MARKED = new Set(["verifier_swapped", "verifier_rolled_back", "mixture_changed", "difficulty_changed", "knobs_changed",
-  "scaled", "paused", "resumed", "actor_lost", "domain_paused", "checkpoint", "source_added"]);
+const MARKED = { verifier_swapped: "swap", verifier_rolled_back: "rollback", mixture_changed: "mixture", difficulty_changed: "window",
+  knobs_changed: "set", scaled: "scale", paused: "pause", resumed: "resume", actor_lost: "lost", domain_paused: "source off",
+  domain_resumed: "source on", checkpoint: "checkpoint", source_added: "source", controller_started: "start", alert_raised: "alert",
+  alert_cleared: "alert over", batch_skipped: "skipped", evaluator_given_up: "evaluator" };
+const GRAVE = new Set(["actor_lost", "domain_paused", "alert_raised", "batch_skipped", "evaluator_given_up"]);
 
 const PANELS = [
   { id: "reward", title: "Reward", unit: "mean of all scored, by source", digits: 3, curves: rewards },
@@ -39,7 +42,9 @@ export class Charts {
 
   /** Draw all steps; marks are the events with the version they fell into. */
   draw(steps, events) {
-    this.marks = events.filter((event) => MARKED.has(event.kind)).map((event) => versionAt(steps, event.time));
+    byId("charts-wait").hidden = true;
+    this.marks = events.filter((event) => event.kind in MARKED && event.time > (steps[0]?.time ?? 0)).map((event) => (
+      { version: versionAt(steps, event.time), words: MARKED[event.kind], isGrave: GRAVE.has(event.kind) }));
     const versions = steps.map((step) => step.policy_version);
     for (const panel of this.panels) {
       const curves = panel.curves(steps);
@@ -67,7 +72,8 @@ export class Charts {
       width: this.width(panel), height: 190, legend: { show: false }, cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false } }, axes: [{ ...axis, incrs: whole, size: 30 }, { ...axis, size: 56 }],
       series: [{}, ...names.map((name, index) => ({
-        label: name, stroke: colour(`--c${index % 8}`), width: 1.7, points: { show: false }, spanGaps: true,
+        label: name, stroke: colour(`--c${index % 8}`), width: 1.7, spanGaps: true,
+        points: { show: (plot) => plot.data[0].length < 3, size: 6 },
       }))],
       hooks: { draw: [(plot) => this.mark(plot)] },
     }, [[], ...names.map(() => [])], panel.place);
@@ -75,16 +81,25 @@ export class Charts {
 
   mark(plot) {
     const { ctx, bbox } = plot;
+    const scale = window.devicePixelRatio || 1;
     ctx.save();
-    ctx.strokeStyle = colour("--mark");
-    ctx.setLineDash([4, 4]);
-    for (const version of this.marks ?? []) {
+    ctx.font = `${11 * scale}px system-ui`;
+    let free = -Infinity;
+    for (const { version, words, isGrave } of this.marks ?? []) {
       const x = plot.valToPos(version, "x", true);
       if (version === null || x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.strokeStyle = ctx.fillStyle = colour(isGrave ? "--fault" : "--faint");
+      ctx.setLineDash([3 * scale, 4 * scale]);
       ctx.beginPath();
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
+      if (x < free) continue; // a label would lie over the one before
+      const width = ctx.measureText(words).width + 8 * scale;
+      free = x + width;
+      const isLast = free > bbox.left + bbox.width;
+      ctx.textAlign = isLast ? "right" : "left";
+      ctx.fillText(words, x + (isLast ? -4 : 4) * scale, bbox.top + 10 * scale);
     }
     ctx.restore();
   }

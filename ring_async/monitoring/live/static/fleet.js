@@ -1,5 +1,6 @@
 // The first tab: what is the matter, the actors with how they spend their time, and what happened.
 import { byId, duration, el, number, show, timeOfDay } from "./dom.js";
+import { eventWords } from "./events.js";
 
 const WORDS = { work: "at work", reservation: "waits for a reservation", commit: "waits for judging or commit", weights: "waits for weights",
   batch: "waits for a batch", tokens: "waits for tokens", disk: "waits for disk space", slot: "engine is full", group: "waits for a group",
@@ -23,7 +24,7 @@ export function showWhy(findings) {
 export function showActors(status, utilisation) {
   const parts = new Map(utilisation.map((one) => [one.actor_id, one.parts]));
   byId("actors").replaceChildren(...(status.actors ?? []).map((actor) => {
-    const silent = actor.heartbeat_age_s;
+    const silent = actor.silent_s;
     const waits = actor.waiting_for ? `${actor.waiting_for}, ${duration(actor.waited_s ?? 0)}` : "–";
     const restarts = actor.incarnation ? ` (start ${actor.incarnation + 1})` : "";
     return el("tr", {},
@@ -31,8 +32,8 @@ export function showActors(status, utilisation) {
       el("td", { class: GOOD.has(actor.state) ? null : "bad" }, actor.state ?? "–"),
       el("td", {}, bar(parts.get(actor.actor_id))),
       el("td", {}, waits),
-      el("td", {}, number(actor.counters?.policy_version)),
-      el("td", { class: typeof silent !== "number" || silent > 5 ? "bad" : null }, typeof silent === "number" ? `${silent.toFixed(1)} s ago` : "never"));
+      el("td", {}, number(actor.policy_version)),
+      el("td", { class: silent === 0 ? null : "bad" }, silent === 0 ? "now" : typeof silent === "number" ? `${duration(silent)} ago` : "never"));
   }));
 }
 
@@ -51,8 +52,9 @@ function bar(parts) {
 
 export function showEvents(events) {
   const lines = events.slice(-100).reverse().map((event) => {
-    const details = Object.entries(event.details ?? {}).map(([key, value]) => `${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
-    return el("li", {}, el("time", {}, timeOfDay(event.time)), el("b", {}, event.kind), ` ${details}${event.author ? ` (${event.author})` : ""}`);
+    return el("li", { class: event.kind === "alert_raised" || event.kind === "actor_lost" ? "grave" : null },
+      el("time", {}, timeOfDay(event.time)), el("b", {}, event.kind.replaceAll("_", " ")), ` ${eventWords(event)}`,
+      event.author ? el("small", {}, ` ${event.author}`) : null);
   });
   show(byId("events"), lines, `${events.length} ${events.at(-1)?.time}`);
 }

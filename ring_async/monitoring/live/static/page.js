@@ -6,7 +6,7 @@ import { showActors, showEvents, showHead, showWhy } from "./fleet.js";
 import { offerSources, startSamples } from "./samples.js";
 
 const MAX_STEPS = 2000, MAX_EVENTS = 500;
-let charts = null, stream = null, status = null, steps = [], events = [];
+let charts = null, stream = null, status = null, findings = [], utilisation = [], steps = [], events = [];
 
 async function letIn() {
   const code = new URLSearchParams(location.hash.slice(1)).get("code");
@@ -50,14 +50,16 @@ function start() {
 }
 
 function take(frame) {
-  status = frame.status;
+  status = { ...status, ...frame.status };
+  findings = frame.findings ?? findings;
+  utilisation = frame.utilisation ?? utilisation;
   steps = [...steps, ...frame.steps].slice(-MAX_STEPS);
   events = [...events, ...frame.events].slice(-MAX_EVENTS);
   showHead(status);
-  showWhy(frame.findings);
-  showActors(status, frame.utilisation);
+  showWhy(findings);
+  showActors(status, utilisation);
   showEvents(events);
-  offerSources(Object.keys(status.changes?.mixture ?? {}));
+  offerSources(Object.keys(status.mixture ?? {}));
   if (steps.length) charts.draw(steps, events);
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 from ring_async.actors.controller import run_history
 from ring_async.actors.controller.run_history import NUM_SAMPLES, SAMPLE_S, RunHistory, limits_of, sample_of
+from ring_async.clock import wall_s
 from ring_async.core.event_kinds import EventKind
 from ring_async.core.fleet.states import ActorState, RunState, WaitCause
 from ring_async.core.roster import Role
@@ -47,6 +48,7 @@ STATUS = RunStatus(
 
 def make_history(folder: Path) -> tuple[RunHistory, SimpleNamespace]:
     log = SimpleNamespace(recent_steps=[], recent_events=[])
+    log.event = lambda kind, *, author, **details: log.recent_events.append(Event(wall_s(), kind, author, details))
     context = SimpleNamespace(config=make_config(), run_log=log, run_dir=RunDir(folder))
     return RunHistory(context, lambda: STATUS, lambda: {"replay.max_staleness": 9}), log
 
@@ -96,3 +98,19 @@ def test_limits_follow_live_changes(tmp_path: Path):
 
 def test_a_disk_that_cannot_be_asked_is_unknown(tmp_path: Path):
     assert run_history._disk(tmp_path / "none") == (None, None)
+
+
+def test_what_explain_says_for_a_while_becomes_one_event(tmp_path: Path):
+    async def live() -> list[Event]:
+        history, log = make_history(tmp_path)
+        running = asyncio.create_task(history.run())
+        await asyncio.sleep(20 * SAMPLE_S)
+        running.cancel()
+        return log.recent_events
+
+    [event] = run_virtual(live())
+    assert (event.kind, event.author) == (EventKind.ALERT_RAISED, "explain")
+    assert event.details["cause"] == "failing_verifier"
+    assert event.details["who"] == "letters"
+    assert "Source letters is paused" in event.details["what"]
+    assert event.details["remedy"]

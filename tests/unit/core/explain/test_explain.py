@@ -4,31 +4,33 @@ clock (`tests/support/planted_faults.py` makes them).
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from planted_faults import PLANS, read
-from ring_async.core.explain.explain import explain
+from planted_faults import PLANS, read, until
+from ring_async.core.explain.explain import RULES, explain
 from ring_async.core.explain.finding import Cause, Finding, Gravity
 from ring_async.core.explain.history import Happening, History, Limits
 from ring_async.core.explain.utilisation import utilisation
+from ring_async.core.explain.view import View
+from ring_async.core.roster import Role
 
 FAULTY = sorted(name for name, plan in PLANS.items() if plan.cause)
 HEALTHY = sorted(name for name, plan in PLANS.items() if not plan.cause)
-
-
-def until(history: History, seconds: float) -> History:
-    """The same run as it was known `seconds` after its beginning."""
-    end = history.samples[0].time + seconds
-    parts = {name: tuple(o for o in getattr(history, name) if o.time <= end) for name in ("samples", "steps", "events")}
-    return msgspec.structs.replace(history, **parts)
 
 
 @pytest.mark.parametrize("name", FAULTY)
 def test_the_planted_cause_is_named_first(name: str):
     found = explain(read(name))
     assert found, "nothing is said"
-    assert str(found[0].cause) == PLANS[name].cause
+    plan = PLANS[name]
+    assert str(found[0].cause) == plan.cause
+    assert set(plan.causes) <= {str(one.cause) for one in found}
+    assert plan.who in {"", *(one.who for one in found)}
     assert found[0].what.endswith(".")
     assert found[0].remedy
 
@@ -201,3 +203,54 @@ def test_an_actor_that_is_not_heard_is_named():
     [finding] = explain(changed(history, last=1, actors=actors))
     assert (finding.cause, finding.who) == (Cause.DEAD_ACTOR, "rollout-0")
     assert "has not been heard for 40 s" in finding.what
+
+
+# -- figures of any kind
+
+
+def _odd_figures(history: History, odd: dict[str, float], drop: str) -> History:
+    def change(index: int, figures: dict[str, float]) -> dict[str, float]:
+        return {name: odd.get(name, value) for name, value in figures.items() if name != drop}
+
+    for role in Role:
+        history = with_figures(history, role, change)
+    return history
+
+
+NUMBERS = st.sampled_from([0.0, -1.0, 1e-12, 1.0, 1e18])
+FIGURES = (
+    "busy_s",
+    "verdicts",
+    "generated_tokens",
+    "running",
+    "capacity",
+    "policy_version",
+    "pending_groups",
+    "answered",
+)
+
+
+@given(
+    name=st.sampled_from(["slow_verifier", "healthy_01", "stale_weights", "imbalance"]),
+    odd=st.dictionaries(st.sampled_from(FIGURES), NUMBERS, max_size=4),
+    drop=st.sampled_from(["", *FIGURES]),
+    step=st.fixed_dictionaries({}, optional=dict.fromkeys(["step_s", "wait_batch_s", "publish_s", "entropy"], NUMBERS)),
+)
+@settings(max_examples=40, deadline=None)
+def test_no_rule_fails_over_figures_of_any_size(name, odd, drop, step):
+    history = _odd_figures(read(name), odd, drop)
+    steps = tuple(msgspec.structs.replace(one, **step) for one in history.steps)
+    view = View(msgspec.structs.replace(history, steps=steps))
+    for rule in RULES:
+        list(rule(view))
+
+
+def test_a_rule_that_fails_silences_no_other(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    def broken(view: View):
+        raise ZeroDivisionError
+        yield
+
+    module = sys.modules["ring_async.core.explain.explain"]
+    monkeypatch.setattr(module, "RULES", (broken, *RULES))
+    assert first_cause(read("slow_verifier")) == Cause.SLOW_VERIFIER
+    assert "the rule broken failed" in caplog.text
