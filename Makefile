@@ -59,7 +59,7 @@ chaos: setup  ## strike every kind of process for an hour, and print what was lo
 	$(BIN)/ring-async chaos configs/local.yaml rollout.num=2 placement.num_cpus=4 monitoring.heartbeat_timeout_s=8 \
 		--minutes 60 --runs build/chaos
 
-chaos-short: setup  ## the part of chaos that CI runs
+chaos-short: setup  ## the part of chaos that CI runs: twenty real strikes, 2,000 faults under the virtual clock
 	$(BIN)/python -m pytest tests/chaos
 
 check-sglang: setup  ## requests of the SGLang engine against its newest release (outside CI)

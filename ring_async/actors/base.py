@@ -17,6 +17,7 @@ import functools
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -105,6 +106,8 @@ class Actor:
         self.stop_deadline_s = 0.0
         self.state = ActorState.STARTING
         self._known = KnownMembers()
+        self._num_given: Counter[str] = Counter()
+        """Messages for which `deliver` has chosen each member."""
         self._members_moved = asyncio.Condition()
         self.compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._is_open = asyncio.Event()
@@ -200,7 +203,7 @@ class Actor:
     async def deliver(
         self, role: Role, message: Message, buffers: Sequence[Buffer], *, message_id: str, what: str
     ) -> None:
-        """Send a message to the least busy member of a role, and wait until that member has acknowledged it.
+        """Send a message to the least busy member of a role, in turns among equals; wait for its acknowledgement.
 
         A member that restarts gets the message again from the channel. Where a member leaves the fleet, another one
         of its role gets the message.
@@ -222,7 +225,9 @@ class Actor:
 
         while True:
             members = await self.registered(role)
-            chosen = min(members, key=lambda member: self.data_link(member.actor_id).num_unacknowledged).actor_id
+            busy = {one.actor_id: self.data_link(one.actor_id).num_unacknowledged for one in members}
+            chosen = min(busy, key=lambda actor_id: (busy[actor_id], self._num_given[actor_id]))
+            self._num_given[chosen] += 1
             sending = asyncio.create_task(send(chosen))
             try:
                 while not sending.done() and chosen in self.members:
@@ -273,18 +278,14 @@ class Actor:
             await self._release()
 
     async def _release(self) -> None:
-        await self.controller.close(
-            drain_s=2.0
-        )  # closed first: callbacks on its acknowledgements may use what is closed below
-        await self.close()
-        self.compute.shutdown(wait=True)
-        for link in self._data_links.values():
-            await link.close()
-        for inbox in (self._data_inbox, self._control_inbox):
-            if inbox is not None:
-                await inbox.close()
-        await self.context.transport.close()
-        self.tracer.close()
+        """Let go of everything; an interruption ends the step that it meets, and the others are still taken."""
+        async with contextlib.AsyncExitStack() as steps:  # taken from the last to the first
+            steps.callback(self.tracer.close)
+            steps.push_async_callback(self.context.transport.close)
+            steps.callback(self.compute.shutdown, wait=True)
+            steps.push_async_callback(self.close)
+            # before all others: callbacks on its acknowledgements may use what they close
+            await self.controller.close(drain_s=2.0)
 
     async def _report(self, failure: BaseException) -> None:
         log.error("%s failed: %s", self.actor_id, failure)

@@ -54,17 +54,24 @@ def has_successor(role: Role, actor_id: str, before: Seen, now: Seen) -> bool:
     if role is Role.CONTROLLER:
         return now.controller_pid != before.controller_pid
     was, is_now = before.actor(actor_id), now.actor(actor_id)
-    return is_now is not None and is_now.pid is not None and (was is None or is_now.pid != was.pid)
+    return is_now is not None and is_now.pid is not None and (was is None or _life(is_now) != _life(was))
 
 
 def bystanders_lost(struck: frozenset[str], before: Seen, now: Seen) -> list[str]:
     """The actors that nobody struck and that have another process now."""
-    was = {actor.actor_id: actor.pid for actor in before.status.actors if actor.pid is not None}
+    was = {actor.actor_id: _life(actor) for actor in before.status.actors if actor.pid is not None}
     return [
         actor.actor_id
         for actor in now.status.actors
-        if actor.actor_id not in struck and actor.pid is not None and was.get(actor.actor_id, actor.pid) != actor.pid
+        if actor.actor_id not in struck
+        and actor.pid is not None
+        and was.get(actor.actor_id, _life(actor)) != _life(actor)
     ]
+
+
+def _life(actor: ActorStatus) -> tuple[int | None, int]:
+    """What tells an actor from its successor: actors of one process have one process id, and differ by incarnation."""
+    return actor.pid, actor.incarnation
 
 
 def _is_productive(figures: ActorFigures) -> bool:

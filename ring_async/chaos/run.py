@@ -81,7 +81,7 @@ def strike_until_over(target: Target, orders: Orders, say: Say) -> ChaosReport:
     finally:
         report.orphans = target.close()
     found = audit(target.run_dir.path)
-    report.violations = [(one.rule, one.subject, one.detail) for one in found.violations]
+    report.violations = found.violations
     report.failed = {cause: number for cause, number in found.causes.items() if cause.startswith("failed")}
     report.num_trajectories = found.counts.get("reserved", 0)
     return report
@@ -114,9 +114,9 @@ def _strike(target: Target, orders: Orders, injection: Injection, rng: random.Ra
         target.thaw()
         if target.look() is None:
             raise
-        return Strike(injection, None)
+        return Strike(*injection.kind, None)
     recovered_s = time.monotonic() - began_s
-    return Strike(injection, recovered_s, tuple(bystanders_lost(frozenset(struck.values()), before, now)))
+    return Strike(*injection.kind, recovered_s, tuple(bystanders_lost(frozenset(struck.values()), before, now)))
 
 
 def _hit(target: Target, fault: Fault, struck: Mapping[Role, str], seen: Seen) -> None:

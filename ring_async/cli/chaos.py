@@ -50,9 +50,8 @@ def chaos(
 
     def say(strike: Strike) -> None:
         took = "did not recover" if strike.recovered_s is None else f"recovered after {strike.recovered_s:.1f} s"
-        fault, victims, phase = strike.injection.kind
         also = f"; also restarted: {', '.join(strike.bystanders)}" if strike.bystanders else ""
-        err.print(f"{strike.injection.number:>4}  {fault} {victims}, {phase}: {took}{also}", soft_wrap=True)
+        err.print(f"{strike.fault} {strike.victims}, {strike.phase}: {took}{also}", soft_wrap=True)
 
     uses = {name: section.use for name, section in resolved.verifiers.items()}
     orders = Orders(resolved.roster, uses, number, minutes, strikes)

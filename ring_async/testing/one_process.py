@@ -138,7 +138,8 @@ class OneProcessFleet:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._specs: dict[str, ActorSpec] = {}
         self._controller_endpoint = ""
-        self._num_controllers = 0
+        self.num_controllers = 0
+        """How many controllers were started so far."""
 
     @property
     def controller(self) -> Controller:
@@ -174,15 +175,22 @@ class OneProcessFleet:
 
     def kill(self, actor_id: str) -> None:
         """End an actor in the middle of whatever it does: it acknowledges nothing more and says no goodbye."""
-        self._tasks[actor_id].cancel("killed")
+        task = self._tasks[actor_id]
+
+        def cancel() -> None:
+            if not task.cancelling():  # a second cancellation would interrupt what frees its addresses
+                task.cancel("killed")
+
+        # On the loop's next turn: an actor that was started in this very turn has begun then, and frees what it took.
+        asyncio.get_running_loop().call_soon(cancel)
 
     async def _restart_controller(self) -> None:
         """Start the controller, again if it has ended: as the launcher does, where its predecessor listened."""
-        self._num_controllers += 1
-        if self._num_controllers > 1:
+        self.num_controllers += 1
+        if self.num_controllers > 1:
             self._is_resumed = True
             await asyncio.sleep(RESTART_S)
-        self._start(ActorSpec(CONTROLLER_ID, Role.CONTROLLER, self._num_controllers - 1))
+        self._start(ActorSpec(CONTROLLER_ID, Role.CONTROLLER, self.num_controllers - 1))
         self._controller_endpoint = self.controller.endpoint
 
     async def _ask(self, link: Outbox) -> FleetWanted | None:
@@ -273,8 +281,9 @@ class OneProcessFleet:
                 cause = repr(task.exception()) if task.exception() else "returned"
             del self._tasks[actor_id]
             if actor_id == CONTROLLER_ID:
-                if not task.cancelled():
+                if not task.cancelled() and task.exception():
                     raise AssertionError(f"the controller ended: {cause}")
+                # killed, or it has ended the run and its answer was lost: its successor finds the end in the journal
                 continue
             self.exits.append(ActorExit(actor_id, self._specs[actor_id].incarnation, cause))
 

@@ -206,16 +206,17 @@ class SessionInbox:
                 waiter.set_result(None)
         self._waiters.clear()
         self._flush()
-        if any(session.outcomes for session in self._sessions.values()):
-            try:
+        try:
+            if any(session.outcomes for session in self._sessions.values()):
                 async with asyncio.timeout(CLOSE_DRAIN_S):
                     await self._drained.wait()
-            except TimeoutError:
-                pass
-        self._is_closed = True
-        self._sessions.clear()
-        if self._link is not None:
-            self._link.close()
+        except TimeoutError:
+            pass
+        finally:  # also if this very call is cancelled: nobody could release the endpoint afterwards
+            self._is_closed = True
+            self._sessions.clear()
+            if self._link is not None:
+                self._link.close()
 
     # -- what the link calls
 

@@ -8,6 +8,7 @@ loop's own clock is used, so a virtual clock moves it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -189,9 +190,11 @@ class MemoryTransport:
         self._meter.update(self._outboxes, self._inboxes)
 
     async def close(self) -> None:
-        for outbox in self._outboxes:
-            await outbox.close()
-        for inbox in self._inboxes:
-            await inbox.close()
+        """Close every end, outboxes first; an interruption ends the wait of one end, and the others are closed too."""
+        async with contextlib.AsyncExitStack() as ends:
+            for inbox in self._inboxes:
+                ends.push_async_callback(inbox.close)
+            for outbox in self._outboxes:
+                ends.push_async_callback(outbox.close)
         self._outboxes.clear()
         self._inboxes.clear()

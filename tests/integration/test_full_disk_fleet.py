@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from full_disk import files_limited_to
 from one_process_run import events, lines, make_small_fleet, run, until_version
 from ring_async.errors import StorageError
 from ring_async.storage.audit import audit
 from ring_async.storage.journal import Journal
 from ring_async.storage.replay_store import ReplayStore, Writes
+from ring_async.testing.full_disk import files_limited_to
 from ring_async.testing.one_process import OneProcessFleet
 
 FULL_S = 5.0

@@ -223,6 +223,32 @@ def test_a_version_that_failed_is_rolled_back_again_when_it_comes_again(tmp_path
     prove(fleet)
 
 
+def test_two_failing_versions_are_rolled_back_in_turn_and_the_first_is_named(tmp_path: Path):
+    names = ("exact", "second", "third")
+
+    async def change(fleet: OneProcessFleet) -> None:
+        changes = fleet.controller.changes
+        await until_version(fleet, 1)
+        for name in names[:2]:
+            assert (await swapped(changes, name, SALTED, {"salt": 1})).state == "committed"
+        held = changes.swap_verifier("third", SALTED, {"salt": 1}, hold=True)["swap_id"]
+        while (await changes.follow_swap(held, 0.1))["state"] != "held":
+            pass
+        for name in names[:2]:
+            changes._swaps.roll_back_failing(name, "crash")
+        while len(events(fleet, "verifier_rolled_back")) < 2:
+            await asyncio.sleep(0.1)
+
+    fleet = make_fleet(
+        tmp_path, sources={name: {"task": "chain_sum", "verifier": name} for name in names},
+        mixture=dict.fromkeys(names, 1.0), verifiers={name: {"use": SALTED} for name in names},
+    )  # fmt: skip
+    assert run(fleet, change, limit_s=600.0) == ""
+    (aborted,) = events(fleet, "verifier_swap_aborted")
+    assert aborted["reason"] == "verifier exact fails and is rolled back first"
+    assert [event["verifier"] for event in events(fleet, "verifier_rolled_back")] == ["exact", "second"]
+
+
 def test_two_hundred_swaps_while_reward_actors_die(tmp_path: Path):
     """At random times, a third with `rescore`, a fifth rolled back at once; a reward actor dies in every tenth."""
     rng = random.Random(7)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from changing_fleet import MAX_STALENESS, TOKEN_BUDGET, make_fleet
 from one_process_run import events, lines, run, until_version
+from ring_async.actors.controller.mixture_changes import MixtureChanges
+from ring_async.core.roster import CONTROLLER_ID
 from ring_async.errors import ConfigError, RefusedError
 from ring_async.storage.audit import audit
 from ring_async.storage.replay_store import ReplayStore
@@ -86,6 +90,28 @@ def test_the_mixture_follows_its_schedule(tmp_path: Path):
         ("schedule", {"poems": 1.0}),
     ]
     assert set(lines(fleet.run_dir.metrics)[-1]["reward_by_source"]) == {"poems"}
+
+
+def test_a_step_of_the_schedule_outlives_a_controller_that_dies_before_it_is_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The step waits for a thread that looks for a prompt; meanwhile the controller writes its journal, and dies."""
+    follow, num_deaths = MixtureChanges.change, 0
+
+    async def die_first(changes: MixtureChanges, *change: Any, author: str) -> None:
+        nonlocal num_deaths
+        if author == "schedule" and num_deaths == 0:
+            num_deaths += 1
+            await asyncio.sleep(2.0)
+            fleet.kill(CONTROLLER_ID)
+            await asyncio.sleep(60.0)
+        await follow(changes, *change, author=author)
+
+    monkeypatch.setattr(MixtureChanges, "change", die_first)
+    fleet = make_fleet(tmp_path, mixture_schedule=[{"at_version": 6, "mixture": {"letters": 1.0}}])
+    assert run(fleet) == ""
+    assert num_deaths == 1
+    assert [event["after"] for event in events(fleet, "mixture_changed")] == [{"letters": 1.0}]
 
 
 def test_settings_take_effect_where_they_belong_and_survive_a_restart_of_everybody(tmp_path: Path):

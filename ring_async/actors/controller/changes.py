@@ -187,14 +187,15 @@ class LiveChanges:
         while True:
             try:
                 await self.set_mixture(due.mixture, difficulty=due.difficulty, author="schedule")
-                return
+                break
             except ConfigError as refusal:  # the run keeps its mixture, and an event says why
                 at, reason = due.at_version, str(refusal)
                 self._run_log.event(EventKind.SCHEDULE_REFUSED, author="schedule", at_version=at, reason=reason)
-                return
+                break
             except StorageError as full:
                 log.error("the mixture of version %d waits for room on the disk: %s", due.at_version, full)
                 await asyncio.sleep(STORAGE_RETRY_S)
+        self._mixture.followed(due)
 
     # -- settings
 

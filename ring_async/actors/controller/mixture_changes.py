@@ -36,7 +36,8 @@ class MixtureChanges:
     """Changes the mixture of one run, for people and for the schedule.
 
         await mixture.change({"math": 0.8, "code": 0.2}, {}, {}, author="ada")
-        mixture.due(20)                # the step of `mixture_schedule` at version 20, once
+        step = mixture.due(20)         # the step of `mixture_schedule` at version 20, once
+        mixture.followed(step)         # it is in force
 
     Args:
         context: of the run.
@@ -120,15 +121,19 @@ class MixtureChanges:
     def due(self, number: int) -> MixtureStep | None:
         """The change that the schedule asks for at a version; None if nothing new is due.
 
-        If several steps are due, the weights are those of the last step, and the windows those of all steps.
+        If several steps are due, the weights are those of the last step, and the windows those of all steps. The
+        caller says when the step was followed; a controller that dies before that finds it due again.
         """
         due = [step for step in self._config.mixture_schedule if self._schedule_done < step.at_version <= number]
         if not due:
             return None
         self._schedule_done = due[-1].at_version
-        self._notes.hold("schedule", self._schedule_done)
         windows = {name: window for step in due for name, window in step.difficulty.items()}
         return due[-1].model_copy(update={"difficulty": windows})
+
+    def followed(self, step: MixtureStep) -> None:
+        """A step that was due is in force, or was refused: no later controller follows it again."""
+        self._notes.hold("schedule", step.at_version)
 
     async def _checked(self, name: str, wanted: Any) -> Window | None:
         """The window of a section, once some prompt satisfies it; a thread searches, since prompts may take long."""

@@ -182,18 +182,19 @@ class VerifierSwaps:
         return name not in self._failing
 
     def _roll_back_next(self) -> None:
-        """Begin with the next rollback that is due, if no other change stands in its way."""
-        for followed in self._followed.values():
-            if not (swap := followed.swap).has_ended:
-                if self._failing and not swap.is_rollback and swap.state in (SwapState.SHADOWING, SwapState.HELD):
-                    name = next(iter(self._failing))
-                    self._happened(followed, CalledOff(f"verifier {name} fails and is rolled back first"))
-                return
-        while self._failing:
-            name, (epoch, cause) = self._failing.popitem()
-            if self._epochs.in_force(name).epoch == epoch and self.can_roll_back(name):
-                self.roll_back(name, author=CONTROLLER_ID, cause=cause)
-                return
+        """Begin with the rollback that is due first, if no other change stands in its way."""
+        while (name := next(iter(self._failing), None)) is not None:
+            epoch, cause = self._failing[name]
+            if self._epochs.in_force(name).epoch != epoch or not self.can_roll_back(name):
+                del self._failing[name]  # another verifier is in force meanwhile
+                continue
+            for followed in self._followed.values():
+                if not (swap := followed.swap).has_ended:
+                    if not swap.is_rollback and swap.state in (SwapState.SHADOWING, SwapState.HELD):
+                        self._happened(followed, CalledOff(f"verifier {name} fails and is rolled back first"))
+                    return
+            del self._failing[name]
+            self.roll_back(name, author=CONTROLLER_ID, cause=cause)
 
     def decide(self, swap_id: str, *, commit: bool) -> Swap:
         """Commit a swap that is held, or call off a swap, as a person decides.

@@ -13,7 +13,7 @@ from typing import Any
 from ring_async.actors.controller.context import RunContext
 from ring_async.actors.controller.fleet_shell import FleetShell
 from ring_async.core.roster import LEARNER_ID, Role
-from ring_async.errors import PeerTimeoutError, RunError
+from ring_async.errors import RefusedError, RunError, TransportError
 from ring_async.transport.messages.fleet import Holding, Member
 from ring_async.transport.messages.versions import (
     CheckpointCovered,
@@ -88,12 +88,14 @@ class Versions:
         """Have the learner write a checkpoint between two steps; returns its path.
 
         Raises:
-            RunError: the learner did not write one in time.
+            RunError: the learner did not write one in time, or was lost meanwhile.
             RefusedError: the learner cannot write one now.
         """
         try:
             saved = await self._fleet.links.command(LEARNER_ID, SaveCheckpoint(""), timeout_s=SAVE_TIMEOUT_S)
-        except PeerTimeoutError as error:
+        except RefusedError:
+            raise
+        except TransportError as error:  # no answer in time, or a learner that was lost meanwhile
             raise RunError(f"no checkpoint: {error}") from error
         assert isinstance(saved, CheckpointSaved)
         return saved.path

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from full_disk import files_limited_to
 from ring_async.core.work.ledger import LedgerError
 from ring_async.core.work.ledger_records import GroupReissued, GroupReserved, GroupReturned, Noted, StatesMoved
 from ring_async.errors import StorageError
 from ring_async.storage.journal import Journal
 from ring_async.storage.journal_file import journal_files, read_file
 from ring_async.testing.builders import make_reservation
+from ring_async.testing.full_disk import files_limited_to
 from ring_async.trajectory_states import TrajectoryState
 
 

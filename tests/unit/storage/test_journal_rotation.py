@@ -6,13 +6,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from full_disk import files_limited_to
 from ring_async.core.work.ledger import Ledger
 from ring_async.core.work.ledger_records import AnyRecord, GroupReserved, LedgerSnapshot, Noted, SnapshotPart
 from ring_async.storage.journal import Journal
 from ring_async.storage.journal_file import journal_files, read_file
 from ring_async.storage.journal_rotation import Rotation
 from ring_async.testing.builders import make_reservation
+from ring_async.testing.full_disk import files_limited_to
 
 
 def wait_for_rotation(journal: Journal) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from full_disk import files_limited_to
 from ring_async.storage import json_lines
 from ring_async.storage.json_lines import JsonLines
+from ring_async.testing.full_disk import files_limited_to
 
 
 def numbers(path: Path) -> list[int]:

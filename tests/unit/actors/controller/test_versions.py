@@ -9,8 +9,9 @@ import pytest
 
 from ring_async.actors.controller.versions import Versions
 from ring_async.core.roster import Role
-from ring_async.errors import StorageError
+from ring_async.errors import PeerTimeoutError, RunError, StorageError, TransportError
 from ring_async.testing.builders import make_config
+from ring_async.testing.virtual_clock import run_virtual
 from ring_async.transport.messages.fleet import Holding, Member
 
 LEARNER = Member("learner-0", Role.LEARNER, 0, 1, "host", "memory://learner-0/control")
@@ -60,3 +61,14 @@ def test_an_incarnation_that_cannot_be_stored_does_not_begin():
     notes.is_full = False
     versions.number_learner(LEARNER, Holding())
     assert versions.learner_incarnation == notes.kept["learner_incarnation"] == 1
+
+
+@pytest.mark.parametrize("loss", [PeerTimeoutError("no answer"), TransportError("the channel was closed")])
+def test_a_learner_that_is_lost_while_it_saves_is_told_as_a_run_error(loss: Exception):
+    async def command(*_: object, **__: object) -> None:
+        raise loss
+
+    fleet = SimpleNamespace(links=SimpleNamespace(command=command))
+    versions = Versions(SimpleNamespace(notes=Notes(), config=make_config()), fleet)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match="no checkpoint: "):
+        run_virtual(versions.save_checkpoint())
