@@ -18,8 +18,8 @@ def resolved_late(tree: ast.AST) -> list[int]:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     for call in (node for function in functions for node in ast.walk(function) if isinstance(node, ast.Call)):
         name = ast.unparse(call.func)
-        is_typed_decode = name.startswith("msgspec.") and any(keyword.arg == "type" for keyword in call.keywords)
-        if name.endswith("Decoder") or name == "msgspec.convert" or is_typed_decode:
+        is_typed = any(keyword.arg == "type" for keyword in call.keywords)
+        if name.startswith("msgspec.") and (name.endswith((".Decoder", ".convert")) or is_typed):
             lines.append(call.lineno)
     return lines
 

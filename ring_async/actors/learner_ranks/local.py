@@ -31,7 +31,7 @@ LEAVE_S = 20.0
 class LocalRanks:
     """Processes of some ranks. Call it from the event loop.
 
-        ranks = LocalRanks("learner-0", log_file, on_lost)
+        ranks = LocalRanks(actor_id, log_path, on_lost)
         await ranks.start(range(1, 8), rank_of_leader=0)
         answer = await ranks.give(3, Given(1, Train(7)))
 
