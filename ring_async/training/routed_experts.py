@@ -42,8 +42,8 @@ def recorded_experts(
     """
     if column is None:
         raise ConfigError(
-            f"learner.engine_options.replay_routing: batches carry no column {COLUMN}; set "
-            "rollout.engine_options.routed_experts, or leave replay_routing out"
+            f"learner.engine_options.replay_routing: batches carry no column {COLUMN}, which no engine of ring-async "
+            "records yet; leave replay_routing out, or have your engine add the column"
         )
     if column.shape[-1] != num_layers * per_token:
         raise ConfigError(
