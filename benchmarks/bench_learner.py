@@ -135,11 +135,15 @@ def make_engine(config: Config, model: Path) -> TrainEngine:
 
 def measure_megatron(bench: Bench, shape: Shape, model: Path, capacity: int, num_steps: int) -> float:
     """Median MFU of one rank, with as little computed again as fits."""
+    from ring_async.training.megatron.groups import give_up_groups
+    from ring_async.training.ranks import alone
+
     for recompute in (0.0, 0.25, 0.75):
         try:
             return measure(bench, shape, model, capacity, recompute, num_steps, trainer="megatron")[0]
         except torch.OutOfMemoryError:
             print(f"megatron {shape.name}: {recompute:g} of the layers computed again is too little", flush=True)
+            give_up_groups(alone(bench.device))  # the engine that did not fit could not
     return 0.0
 
 

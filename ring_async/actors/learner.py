@@ -189,7 +189,7 @@ class Learner(Actor):
         number = await self._restore()
         await self._on_ranks(Tune(self._knobs), self.engine.tune, self._knobs)
         self._version = PolicyVersion(self._lineage, number)
-        await self._publish(self._version)
+        await self._publish(self._version, await self._snapshot())
         last_number = self.config.stop.policy_versions
         ahead: asyncio.Task[Rows] | None = None
         try:
@@ -284,7 +284,9 @@ class Learner(Actor):
         if self._publishing is not None:
             with self._idle.waiting(WaitCause.PUBLISH):
                 await self._publishing
-        self._publishing = asyncio.create_task(self._publish(version), name="publish")
+        # Taken before the next step can be begun: a task that took it might come after that, if its batch is here already.
+        snapshot = await self._snapshot()
+        self._publishing = asyncio.create_task(self._publish(version, snapshot), name="publish")
         own = {
             "token_budget": plan.token_budget,
             "loss_tokens": report.loss_tokens,
@@ -303,11 +305,14 @@ class Learner(Actor):
 
     # -- versions
 
-    async def _publish(self, version: PolicyVersion) -> None:
-        """Take a snapshot of the weights on the compute thread, then publish it while the next step runs."""
+    async def _snapshot(self) -> WeightsSnapshot:
+        """The present weights, copied on the compute thread."""
+        return await self._on_ranks(Publish(), self.engine.snapshot)
+
+    async def _publish(self, version: PolicyVersion, snapshot: WeightsSnapshot) -> None:
+        """Publish a version's snapshot while the next step runs."""
         began_s = monotonic_s()
         with self.tracer.async_span("publish", str(version)):
-            snapshot = await self._on_ranks(Publish(), self.engine.snapshot)
             announcement = await asyncio.to_thread(self._send, version, snapshot)
         self._published = announcement
         self._published_s = monotonic_s() - began_s

@@ -85,8 +85,8 @@ def rank_memory(config: Config, sizes: ModelSizes) -> RankMemory:
     layer += spread / max(1, sizes.num_layers) / learner.parallel.shard
     gathered = 2.0 * sizes.num_root_parameters + (2 * 2 + 4) * layer
     compute = 2.0 * sizes.num_parameters if num_ranks == 1 else gathered
-    if config.loss.kl_coefficient > 0:
-        compute += 2.0 * held
+    if config.loss.kl_coefficient > 0:  # ranks hold the reference in float32 slices, its embedding and head gathered
+        compute += 2.0 * held if num_ranks == 1 else 4.0 * held + 2.0 * sizes.num_root_parameters
     return RankMemory(
         state=16.0 * held,
         compute_weights=compute,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sortedcontainers import SortedDict
@@ -74,8 +74,7 @@ class OfferLog:
         """Groups that were taken away by changes up to this one are not known any more."""
         self._told = 0
         """The newest change that an offer of this stream has held."""
-        self._numbers: dict[str, tuple[int, int]] = {}
-        """By id: the number of a group's newest change, and of the newest change of its record."""
+        self._numbers: dict[str, _Numbers] = {}
         self._order: SortedDict = SortedDict()
         """Group ids by the number of their newest change."""
         self._gone: deque[tuple[int, str]] = deque()
@@ -89,26 +88,30 @@ class OfferLog:
             is_open: whether a batch may take from it.
             is_new: whether its record changed, too.
         """
-        before, of_record = self._numbers.pop(group_id, (0, 0))
-        if before:
-            del self._order[before]
-        is_told = 0 < of_record <= self._told
+        before = self._numbers.pop(group_id, _Numbers(0, 0, 0))
+        if before.newest:
+            del self._order[before.newest]
+        is_told = 0 < before.due <= self._told
         if not is_open and not is_told:
             return
         self._newest += 1
-        self._numbers[group_id] = (self._newest, of_record if is_told and not is_new else self._newest)
-        self._order[self._newest] = group_id
+        new = self._newest
+        record = before.record if is_told and not is_new else new
+        self._numbers[group_id] = _Numbers(new, record, before.due if is_told else new)
+        self._order[new] = group_id
         if not is_open:
             self._gone.append((self._newest, group_id))
 
     def offer(self, held: HeldGroups, since: OfferMark, *, max_bytes: int = MAX_OFFER_BYTES) -> Offer:
         """The oldest changes after a mark, as many as fit. `held`: the shard's groups as they are."""
         is_whole = since.stream != self._stream or not self._forgotten <= since.number <= self._told
+        known = last = 0 if is_whole else since.number
+        self._forget_gone(self._newest if is_whole else known)
         if is_whole:
             self._num_streams += 1
             self._forgotten = self._told = 0
-        known = last = 0 if is_whole else since.number
-        self._forget_gone(self._newest if is_whole else known)
+        if is_whole or known < self._told:
+            self._records_are_due(known, is_whole)
         groups: list[OfferedGroup] = []
         num_bytes = 0
         for change in self._order.irange(known + 1):
@@ -125,6 +128,18 @@ class OfferLog:
     def _stream(self) -> str:
         return f"{self._opening}.{self._num_streams}"
 
+    def _records_are_due(self, known: int, is_whole: bool) -> None:
+        """Tell records again that the planner has not heard: it begins from nothing, or an answer was lost.
+
+        A change of its progress since would hide that the record before it never arrived.
+        """
+        for change in self._order.irange(known + 1):
+            group_id = self._order[change]
+            numbers = self._numbers[group_id]
+            record = numbers.newest if numbers.record > known else numbers.record
+            due = numbers.newest if is_whole else numbers.due
+            self._numbers[group_id] = _Numbers(numbers.newest, record, due)
+
     def _forget_gone(self, until: int) -> None:
         while self._gone and self._gone[0][0] <= until:
             change, group_id = self._gone.popleft()
@@ -134,8 +149,22 @@ class OfferLog:
     def _offered(self, held: HeldGroups, group_id: str, known: int) -> OfferedGroup:
         if group_id not in held or not (group := held[group_id]).is_open:
             return OfferedGroup(group_id)
-        is_record_known = self._numbers[group_id][1] <= known
+        is_record_known = self._numbers[group_id].record <= known
         return OfferedGroup(group_id, group.progress, None if is_record_known else planning_record(group.record))
+
+
+class _Numbers(NamedTuple):
+    """What an offer log knows of one group, as numbers of changes.
+
+    Attributes:
+        newest: its newest change.
+        record: the newest change of its record.
+        due: the change by which this stream was first to tell of it.
+    """
+
+    newest: int
+    record: int
+    due: int
 
 
 class Mirror:

@@ -123,6 +123,8 @@ def _fill(ordered: Iterable[Candidate], missing: int, taken: Taken, *, max_passe
 
     Those that may not be cut and are too long are passed over; if they are more than `max_passed_over`, it ends there.
     """
+    if not missing:
+        return 0
     num_passed_over = 0
     for candidate in ordered:
         if candidate.num_loss_tokens <= missing:

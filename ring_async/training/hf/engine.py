@@ -22,7 +22,7 @@ from ring_async.training.batch_steps import BatchSteps
 from ring_async.training.batch_tensors import BatchTensors, to_device
 from ring_async.training.hf.model import PackedModel
 from ring_async.training.hf.optimizer import Optimizer
-from ring_async.training.hf.precision import MasterWeights
+from ring_async.training.hf.precision import MasterWeights, round_parameters
 from ring_async.training.hf.saving import SavedTrainer, capture, read_state, read_weights
 from ring_async.training.hf.settings import device_of, forward_settings, refuse_problems
 from ring_async.training.hf.sharding import GatheredWeights, shard_model
@@ -77,9 +77,9 @@ class HfTrainEngine(BatchSteps):
         mesh = None if ranks.is_alone else ranks.mesh(parallel.data, parallel.shard)
         has_master = ranks.is_alone and settings.bfloat16 and self._device.type == "cuda"
         autocast = settings.bfloat16 and ranks.is_alone and not has_master
-        # One rank after another: each holds the whole model for a moment, in the memory of one host.
-        for rank in range(ranks.num_ranks):
-            if rank == ranks.rank:
+        # On each host one rank after another: each holds the whole model for a moment, in the memory of its host.
+        for turn in range(parallel.ranks_per_host):
+            if ranks.rank % parallel.ranks_per_host == turn:
                 device = self._device if ranks.is_alone else torch.device("cpu")
                 model = PackedModel.load(self._model_path, device=device, settings=settings, autocast=autocast)
                 if mesh is not None:
@@ -89,7 +89,7 @@ class HfTrainEngine(BatchSteps):
         if not is_trained:
             model.module.requires_grad_(False)
             if has_master:
-                model.module.to(torch.bfloat16)
+                round_parameters(model.module)
         elif has_master:
             self._master = MasterWeights(model.module)
         return model

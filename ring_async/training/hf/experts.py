@@ -101,6 +101,8 @@ def _compute(experts: Any, received: Tensor, local: Tensor) -> Tensor:
     gate_up, down = (
         _SumOverCopies.apply(getattr(experts, name).to_local(), exchange.copies).to(received.dtype) for name in _WEIGHTS
     )
+    if not received.shape[0]:  # the grouped product takes no empty matrix; the weights' gradients are zero, not none
+        return received + 0 * (gate_up.sum() + down.sum())
     order = local.argsort(stable=True)
     ends = torch.bincount(local, minlength=exchange.num_own).cumsum(0).to(torch.int32)
     joined = torch.nn.functional.grouped_mm(received[order], gate_up.transpose(-2, -1), offs=ends)

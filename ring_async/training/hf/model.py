@@ -176,7 +176,8 @@ class PackedModel:
         if self._settings.attention == "varlen":
             return PackedSequences.of(microbatch, self.device, num_padded).arguments()
         gathers = tuple(self._index(gather) for gather in microbatch.gathers)
-        return {"blocks": AttentionBlocks(gathers, self._index(microbatch.scatter))}
+        # Nobody reads what padding attends to.
+        return {"blocks": AttentionBlocks(gathers, self._index(np.pad(microbatch.scatter, (0, num_padded))))}
 
     def _prepare_layers(self) -> None:
         """Compile the layers, and mark those that are computed again: evenly spread, so that none waits for many."""

@@ -34,7 +34,7 @@ class MasterWeights:
             name: torch.nn.Parameter(parameter.detach().to(torch.float32, copy=True))
             for name, parameter in model.named_parameters()
         }
-        model.to(torch.bfloat16)
+        round_parameters(model)
         self._computed = dict(model.named_parameters())
         for name, parameter in self._computed.items():
             parameter.register_post_accumulate_grad_hook(functools.partial(_add, self.parameters[name]))
@@ -43,6 +43,14 @@ class MasterWeights:
         """Round the master weights into the model."""
         with torch.no_grad():
             torch._foreach_copy_(list(self._computed.values()), list(self.parameters.values()))
+
+
+def round_parameters(model: torch.nn.Module) -> None:
+    """Make a model's parameters bfloat16, and nothing else of it: rotations of positions are wrong by more than a
+    probability bears if their frequencies, a buffer, are rounded, and engines keep them in float32.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _add(master: torch.nn.Parameter, computed: Tensor) -> None:

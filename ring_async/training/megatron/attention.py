@@ -71,9 +71,8 @@ class PackedAttention(torch.nn.Module):
         query, key, value = (one.transpose(0, 1)[None] for one in (query, key, value))
         options: dict[str, Any] = {"scaling": self.scaling}
         if isinstance(tokens.sequences, PackedSequences):
-            output, _none = varlen.attend(
-                self, query, key, value, attention_mask, sequences=tokens.sequences, **options
-            )
+            options |= tokens.sequences.arguments()
+            output, _none = varlen.attend(self, query, key, value, attention_mask, **options)
         else:
             assert tokens.sequences is not None
             output, _none = attention.attend(

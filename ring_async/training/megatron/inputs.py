@@ -155,7 +155,7 @@ class InputMaker:
 
     def _sequences(self, microbatch: Microbatch, num_padded: int) -> AttentionBlocks | PackedSequences:
         if self._attention == "varlen":
-            return PackedSequences.of(microbatch, self._device)
+            return PackedSequences.of(microbatch, self._device, num_padded)
         gathers = tuple(self._index(gather) for gather in microbatch.gathers)
         # Nobody reads what padding attends to.
         return AttentionBlocks(gathers, self._index(np.pad(microbatch.scatter, (0, num_padded))))

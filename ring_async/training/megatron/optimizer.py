@@ -131,13 +131,13 @@ class ShardedAdamW:
 
     # -- state
 
-    def whole(self, kind: str) -> dict[str, Tensor]:
-        """This rank's parameters made whole from the parts of all: `master` weights or a moment, float32, by name.
+    def whole(self, kind: str) -> Iterator[tuple[str, Tensor]]:
+        """This rank's parameters made whole from the parts of all, one after another: `master` weights or a moment,
+        float32, with their names.
 
-        Every rank must ask. Parameters without a moment are left out, alike on all ranks.
+        Every rank must ask for all of them. Parameters without a moment are left out, alike on all ranks.
         """
         own = {part.name: part for part in self.parts}
-        found = {}
         for name, (shape, group) in self._everything().items():
             if kind in MOMENTS and not self.num_steps:
                 continue
@@ -147,8 +147,7 @@ class ShardedAdamW:
                 flat[part.rows.start : part.rows.stop] = values.detach()
             if group.size() > 1:
                 dist.all_reduce(flat, group=group)
-            found[name] = flat.view(shape)
-        return found
+            yield name, flat.view(shape)
 
     @torch.no_grad()
     def put(self, kind: str, name: str, values: Tensor) -> None:

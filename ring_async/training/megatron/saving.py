@@ -74,7 +74,7 @@ def _collect(
     ranks: Ranks, exchange: Exchange, optimizer: ShardedAdamW, owners: Mapping[str, int], kind: str
 ) -> list[tuple[str, Tensor]]:
     """The tensors that this rank writes, by name, of one kind."""
-    parameters = {name: values.to("cpu") for name, values in optimizer.whole(kind).items()}
+    parameters = {name: values.to("cpu") for name, values in optimizer.whole(kind)}
     if kind in MOMENTS and not optimizer.num_steps:
         return []
     collected = [

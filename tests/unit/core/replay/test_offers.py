@@ -146,6 +146,38 @@ def test_a_difference_costs_as_much_in_a_large_shard_as_in_a_small_one():
     assert costs[1] < 2 * costs[0]
 
 
+def test_a_record_is_told_again_after_the_planner_s_restart_whatever_a_batch_took_since():
+    shard, mirror = Shard(), Mirror(RULES, Lineage())
+    for number in range(4):
+        shard.put(number)
+    hear(shard, mirror)
+    shard.move(1, (Progress(position=1), OPEN))
+    mirror = Mirror(RULES, Lineage())
+    assert all(one.record is not None for offer in hear(shard, mirror) for one in offer.groups)
+    assert copied(mirror.groups) == copied(shard.held)
+
+
+def test_a_record_that_was_lost_on_the_way_is_told_again_with_the_progress_behind_it():
+    shard, mirror = Shard(), Mirror(RULES, Lineage())
+    shard.put(1)
+    hear(shard, mirror)
+    shard.put(2)
+    shard.offer(mirror)  # lost
+    shard.move(2, (Progress(position=1), OPEN))
+    hear(shard, mirror)
+    assert copied(mirror.groups) == copied(shard.held)
+
+
+def test_a_group_judged_again_and_ended_before_the_next_offer_is_taken_back():
+    shard, mirror = Shard(), Mirror(RULES, Lineage())
+    shard.put(1)
+    hear(shard, mirror)
+    shard.put(1)
+    shard.move(1, (ENDED, ENDED))
+    hear(shard, mirror)
+    assert copied(mirror.groups) == {}
+
+
 class Told(RuleBasedStateMachine):
     """Groups come, move and go; answers are lost; shard and planner restart: after a hearing, both hold the same."""
 
@@ -158,6 +190,11 @@ class Told(RuleBasedStateMachine):
     def put(self):
         self.num += 1
         self.shard.put(self.num)
+
+    @rule(data=st.data())
+    def judge_again(self, data):
+        if is_open := [int(g[1:]) for g, group in self.shard.held.items() if group.is_open]:
+            self.shard.put(data.draw(st.sampled_from(is_open)))
 
     @rule(data=st.data(), progress=st.sampled_from([(OPEN, ENDED), (Progress(position=1), OPEN), (ENDED, ENDED)]))
     def move(self, data, progress):

@@ -85,6 +85,10 @@ def test_whole_responses_that_add_up_are_found():
     assert choose(several(9, 6, 7, 4, rigid=range(4)), 20) == Choice(((0, 9), (2, 7), (3, 4)))
 
 
+def test_a_budget_that_whole_responses_fill_takes_nothing_of_others():
+    assert choose(several(7, 6, 4, 1, rigid=(0, 1, 2)), 10) == Choice(((1, 6), (2, 4)))
+
+
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=10), st.integers(1, 100))
 def test_the_largest_sum_is_the_largest(sizes, limit):
     sums = {0}
