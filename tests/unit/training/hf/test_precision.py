@@ -35,3 +35,11 @@ def test_steps_too_small_for_bfloat16_are_kept_and_shown_once_they_add_up():
         seen.append(model.weight[0, 0].item())
     assert weight[0, 0].item() == pytest.approx(1.008, abs=1e-6)
     assert seen == [1.0, 1.0078125, 1.0078125, 1.0078125]
+
+
+def test_buffers_keep_their_precision():
+    model = make_model()
+    model.register_buffer("frequencies", torch.tensor([1.0, 0.1]))
+    MasterWeights(model)
+    assert model.frequencies.dtype == torch.float32
+    assert model.weight.dtype == torch.bfloat16
