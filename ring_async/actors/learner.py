@@ -284,7 +284,7 @@ class Learner(Actor):
         if self._publishing is not None:
             with self._idle.waiting(WaitCause.PUBLISH):
                 await self._publishing
-        # Taken before the next step can be begun: a task that took it might come after that, if its batch is here already.
+        # Taken here, since a task that took it could come behind the next step, whose batch may be here already.
         snapshot = await self._snapshot()
         self._publishing = asyncio.create_task(self._publish(version, snapshot), name="publish")
         own = {

@@ -22,6 +22,7 @@ from ring_async.actors.handover import PartialHandover
 from ring_async.actors.waits import finish_or_cancel, until_stopped
 from ring_async.actors.weight_follower import WeightFollower
 from ring_async.clock import monotonic_s
+from ring_async.config.tunable import retention_under
 from ring_async.core.fleet.states import WaitCause
 from ring_async.core.ids import trajectory_id_for
 from ring_async.core.replay.partials import PartialResponse
@@ -36,6 +37,7 @@ from ring_async.telemetry.idle import IdleMeter
 from ring_async.telemetry.observe import EngineMeter
 from ring_async.trajectory_states import EndCause
 from ring_async.transport.messages.base import Done, Message
+from ring_async.transport.messages.changes import TuneKnobs
 from ring_async.transport.messages.fleet import Holding, Pause, Registered, Resume
 from ring_async.transport.messages.versions import UseWeights, WeightsAdopted
 from ring_async.transport.messages.work import (
@@ -90,10 +92,9 @@ class Rollout(Actor):
     async def joined(self, registered: Registered) -> None:
         if registered.weights is not None:
             self._weights.hear_of(registered.weights)
-        if registered.is_paused:
-            self._unpaused.clear()
-        else:
-            self._unpaused.set()
+        self._retention.max_staleness = retention_under(self.config, registered.knobs)
+        follow = self._unpaused.clear if registered.is_paused else self._unpaused.set
+        follow()
 
     def holds(self) -> Holding:
         return Holding(group_ids=tuple(self._in_flight))
@@ -128,6 +129,8 @@ class Rollout(Actor):
                 self._unpaused.clear()
             case Resume():
                 self._unpaused.set()
+            case TuneKnobs(knobs):
+                self._retention.max_staleness = retention_under(self.config, knobs)
             case _:
                 return await super().on_command(message)
         return Done()
@@ -322,18 +325,15 @@ class Rollout(Actor):
             self._retention.end(trajectory_id)
 
     def _retained(self, trajectory_id: str, prefix: Generation | None) -> Generation | None:
-        """The tokens that a response goes on from: none where they are too old to be trained. Then no more of it is
-        handed over, since a shard holds what was given up.
-        """
+        """The tokens that a response goes on from: none, and no more handed over, where they are too old to be trained."""
         newest = self.engine.policy_version
         assert newest is not None
         oldest = prefix.segments[0].policy_version if prefix and prefix.segments else newest
-        if prefix is not None and self._retention.is_overdue(oldest, newest):
-            metrics.rollout_purged_tokens.inc(prefix.response_ids.size)
-            self._handover.forget([trajectory_id])
-            prefix, oldest = None, newest
-        self._retention.begin(trajectory_id, oldest)
-        return prefix
+        if self._retention.goes_on(trajectory_id, oldest, newest) or prefix is None:
+            return prefix
+        metrics.rollout_purged_tokens.inc(prefix.response_ids.size)
+        self._handover.forget([trajectory_id])
+        return None
 
     async def _deliver(self, group: Group) -> None:
         """Send the group to a reward actor, and keep it until replay has committed it."""

@@ -31,6 +31,22 @@ TUNABLE: Mapping[str, tuple[Role, str]] = {
 """The role whose actors put a setting into effect, and when. Limits of admission follow those of replay."""
 
 
+_STALENESS = "replay.max_staleness"
+"""Rollouts hear of it, too: it bounds how long they carry unfinished responses on."""
+
+
+def roles_that_hear(knobs: Mapping[str, Any]) -> tuple[Role, ...]:
+    """The roles whose actors must be told that these settings changed."""
+    roles = [role for role in (Role.LEARNER, Role.REPLAY) if knobs_of(role, knobs)]
+    return (*roles, Role.ROLLOUT) if _STALENESS in knobs else tuple(roles)
+
+
+def retention_under(config: Config, knobs: Mapping[str, Any]) -> int | None:
+    """`Config.retention_versions` where these settings were changed."""
+    own = {name: value for name, value in knobs.items() if name == _STALENESS}
+    return tuned(config, own).retention_versions
+
+
 def tuned(config: Config, knobs: Mapping[str, Any]) -> Config:
     """The configuration with these settings changed.
 

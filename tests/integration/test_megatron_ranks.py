@@ -41,7 +41,11 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, Any]]] = {
     "experts, tensor 2, expert 2, whole objective": ("experts", {"tensor": 2, "expert": 2}, OBJECTIVE),
     "experts, tensor 2, expert 2, replayed": ("experts", {"tensor": 2, "expert": 2}, OBJECTIVE | REPLAYED),
     "experts, pipeline 2, replayed": ("experts", {"pipeline": 2}, REPLAYED),
-    "dense, tensor 2, attention of a GPU": ("dense", {"tensor": 2}, {"learner__engine_options": {"attention": "varlen"}}),
+    "dense, tensor 2, attention of a GPU": (
+        "dense",
+        {"tensor": 2},
+        {"learner__engine_options": {"attention": "varlen"}},
+    ),
 }
 RESTORED = {
     1: [index for index, (_, _, objective) in enumerate(CASES.values()) if not objective],

@@ -23,7 +23,7 @@ from ring_async.actors.controller.mixture_changes import MixtureChanges
 from ring_async.actors.controller.verifier_swap import VerifierSwaps, plain_swap
 from ring_async.actors.waits import STORAGE_RETRY_S
 from ring_async.config.schema import Config, MixtureStep
-from ring_async.config.tunable import knobs_of, tuned
+from ring_async.config.tunable import roles_that_hear, tuned
 from ring_async.core.event_kinds import EventKind
 from ring_async.core.roster import CONTROLLER_ID, SCALABLE, Role
 from ring_async.errors import ConfigError, RunError, StorageError
@@ -221,7 +221,7 @@ class LiveChanges:
                 EventKind.KNOBS_CHANGED, author=author, before={name: _value(before, name) for name in knobs},
                 after={name: _value(after, name) for name in knobs},
             )  # fmt: skip
-            late = await self._tell_knobs(*(role for role in (Role.LEARNER, Role.REPLAY) if knobs_of(role, knobs)))
+            late = await self._tell_knobs(*roles_that_hear(knobs))
         if late:
             raise RunError(f"changed, but not yet in effect at {', '.join(late)}; see: ring-async status")
         return self.status()

@@ -26,7 +26,7 @@ from ring_async.actors.base import ActorContext
 from ring_async.actors.learner_ranks.host import RankHostLaunch
 from ring_async.actors.learner_ranks.local import LEAVE_S, LocalRanks
 from ring_async.actors.learner_ranks.orders import SHARED_ERRORS, Answer, Begin, Given, Leave, Order, Write
-from ring_async.actors.learner_ranks.remote import RemoteRanks
+from ring_async.actors.learner_ranks.remote import KNOCK_S, KNOCK_TIMEOUT_S, RemoteRanks
 from ring_async.config.load import dump_config
 from ring_async.errors import ActorFailedError, RingAsyncError
 from ring_async.training.ranks import serve_store, use_interface
@@ -158,7 +158,8 @@ class RankGroup:
         await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
         if own.done() and not others.done() and not isinstance(own.exception(), SHARED_ERRORS):
             # A lost peer ends a collective over gloo at once, and its socket a moment later.
-            await asyncio.wait({others}, timeout=LOST_S)
+            # Another host is noticed only once it has not answered for a while.
+            await asyncio.wait({others}, timeout=LOST_S + (KNOCK_S + KNOCK_TIMEOUT_S if self._remote else 0.0))
         elif not self._local.lost:
             await asyncio.wait(parts)
         if self._local.lost:
@@ -170,9 +171,10 @@ class RankGroup:
     async def close(self) -> None:
         """Let the ranks leave in order; end those that do not. Where one is lost, the watcher ends them all."""
         self._local.expect_leaving()
-        with contextlib.suppress(TimeoutError, RingAsyncError):
-            async with asyncio.timeout(LEAVE_S):
-                await self.order(Leave())
+        if len(self._remote) == self._parallel.hosts - 1:  # else a host could not be started: nobody waits for orders
+            with contextlib.suppress(TimeoutError, RingAsyncError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self.order(Leave())
         for remote in self._remote.values():
             await remote.close()
         await self._local.close()

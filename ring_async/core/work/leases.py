@@ -18,6 +18,9 @@ import msgspec
 
 from ring_async.types import Reservation
 
+_MIN_ENDS = 1_024
+"""Entries that the heap of ends may hold beside those of open groups before it is made anew."""
+
 
 @dataclass(slots=True)
 class OpenReservation:
@@ -64,8 +67,9 @@ class LeaseTable:
     _held_by: dict[str, dict[str, OpenReservation]] = field(default_factory=dict)
     """The open groups of each owner, by id."""
     _ends: list[tuple[float, str]] = field(default_factory=list)
-    """A heap with one entry for each open group: a time at which its lease may end, and its id. A lease that was
-    renewed meanwhile ends later, and one that is over has left its entry behind; `expire` finds out."""
+    """A heap with an entry for each open group: a time at which its lease may end, and its id. A lease that was
+    renewed meanwhile ends later, and one that is over has left its entry behind; `expire` finds out. Most entries are
+    of open groups: the heap is made anew before it is otherwise."""
 
     @property
     def num_open(self) -> int:
@@ -93,7 +97,11 @@ class LeaseTable:
         held = OpenReservation(reservation, owner, lease_end_s, attempt)
         self._open[group_id] = held
         self._held_by.setdefault(owner, {})[group_id] = held
-        heapq.heappush(self._ends, (lease_end_s, group_id))
+        if len(self._ends) >= _MIN_ENDS + 2 * len(self._open):  # leases that were withdrawn leave entries behind
+            self._ends = [(one.lease_end_s, key) for key, one in self._open.items()]
+            heapq.heapify(self._ends)
+        else:
+            heapq.heappush(self._ends, (lease_end_s, group_id))
 
     def withdraw(self, reservations: Sequence[Reservation]) -> None:
         """Undo `issue` for reservations of which nobody has heard: they are issued first by the next call, in order."""

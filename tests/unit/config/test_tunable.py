@@ -2,7 +2,8 @@
 
 import pytest
 
-from ring_async.config.tunable import TUNABLE, knobs_of, tuned
+from ring_async.config.tunable import TUNABLE, knobs_of, retention_under, roles_that_hear, tuned
+from ring_async.core.roster import Role
 from ring_async.errors import ConfigError
 from ring_async.testing.builders import make_config
 
@@ -48,3 +49,12 @@ def test_each_role_hears_its_own():
 def test_a_number_that_no_message_can_hold_is_refused(value: int):
     with pytest.raises(ConfigError, match=r"budget\.token_budget"):
         tuned(make_config(), {"budget.token_budget": value})
+
+
+def test_rollouts_hear_of_the_bound_on_staleness():
+    assert roles_that_hear({"replay.max_staleness": 8}) == (Role.REPLAY, Role.ROLLOUT)
+    assert roles_that_hear({"learner.learning_rate": 1e-4}) == (Role.LEARNER,)
+    assert roles_that_hear({"rollout.temperature": 0.7}) == ()
+    config = make_config(replay__max_staleness=2)
+    assert retention_under(config, {"replay.max_staleness": 8, "mixture": {"sums": 1.0}}) == 8
+    assert retention_under(config, {}) == 2

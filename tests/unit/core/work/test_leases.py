@@ -153,3 +153,14 @@ def test_a_renewed_lease_ends_when_it_says():
     assert leases.expire(34.0) == []
     assert [back.cause for back in leases.expire(34.5)] == ["lease_expired"]
     assert leases.expire(1_000.0) == []
+
+
+def test_leases_that_are_withdrawn_again_and_again_leave_nothing_behind():
+    leases = LeaseTable()
+    for _ in range(5_000):
+        leases.issue(make_reservation(), "rollout-0", now_s=0.0)
+        leases.withdraw([make_reservation()])
+        leases.next_again()
+    leases.issue(make_reservation(lease_s=10.0), "rollout-0", now_s=0.0)
+    assert len(leases._ends) < 2_000
+    assert [one.reservation.group_id for one in leases.expire(11.0)] == ["sum-0"]
