@@ -5,8 +5,8 @@
 Owns: the decision. Under asynchronous training a response is not cut off at a step: it goes on under newer weights for
 as long as `max_staleness` allows. One beyond it would be sampled to its end and then be evicted, so it is given up, and
 its prompt answered anew under the present weights (C3PO++'s purge). Does not own aborting it, nor what was handed over.
-Invariants: a response whose oldest token may still be trained is never overdue; each is given up once at most: one that
-takes longer than `max_staleness` versions would be sampled for ever. It ends instead, and is evicted on record.
+Invariants: a response whose oldest token may still be trained is never overdue; each is given up once at most. One that
+takes longer than `max_staleness` versions would be sampled for ever; it ends instead, and is evicted on record.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Retention:
     _given_up: set[str] = field(default_factory=set)
 
     def goes_on(self, trajectory_id: str, oldest: PolicyVersion, newest: PolicyVersion) -> bool:
-        """Whether a response, whose oldest token is of version `oldest`, goes on from its tokens under version `newest`;
-        else it is given up, and answered anew.
+        """Whether a response whose oldest token is of version `oldest` goes on from its tokens under version `newest`.
+
+        Else it is given up, and answered anew.
         """
         is_overdue = self._is_overdue(trajectory_id, oldest, newest)
         if is_overdue:
