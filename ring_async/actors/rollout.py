@@ -325,7 +325,7 @@ class Rollout(Actor):
             self._retention.end(trajectory_id)
 
     def _retained(self, trajectory_id: str, prefix: Generation | None) -> Generation | None:
-        """The tokens that a response goes on from: none, and no more handed over, where they are too old to be trained."""
+        """The tokens that a response goes on from: none, and no more are handed over, if they are too old to train."""
         newest = self.engine.policy_version
         assert newest is not None
         oldest = prefix.segments[0].policy_version if prefix and prefix.segments else newest
