@@ -148,7 +148,7 @@ class OverTcp(OneProcessFleet):
     def _transport(self, actor_id: str) -> MemoryTransport:
         if actor_id != CONTROLLER_ID:
             return super()._transport(actor_id)
-        return MemoryTransport(f"{actor_id}:{40_000 + self._num_controllers}", self.hub)
+        return MemoryTransport(f"{actor_id}:{40_000 + self.num_controllers}", self.hub)
 
 
 def test_a_controller_comes_back_at_the_address_it_had(tmp_path: Path):

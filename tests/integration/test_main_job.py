@@ -111,7 +111,7 @@ def test_report_draws_the_curves(finished: LiveFleet):
 
 def test_down_and_resume(tmp_path: Path):
     """`down` writes a checkpoint; `up --resume` goes on from it, exact to the token, and the account stays whole."""
-    with fleet(tmp_path, "again", "stop.policy_versions=12") as live:
+    with fleet(tmp_path, "again", "stop.policy_versions=400") as live:
         live.wait_version(5)
         shown = cli("status", "--runs", str(tmp_path), "--json")
         assert json.loads(shown.stdout)["run"] == "again"
@@ -119,16 +119,17 @@ def test_down_and_resume(tmp_path: Path):
         assert done.returncode == 0, done.stderr
         assert live.wait_end(60) == 0
         reached = json.loads(live.run_dir.outcome.read_text())["policy_version"]
-        assert 5 <= reached < 12
+        assert 5 <= reached < 400
     refused = cli("up", "configs/local.yaml", "run.name=again", f"run.dir={tmp_path}")
     assert refused.returncode == 2
     assert "--resume" in refused.stderr
-    with fleet(tmp_path, "again", "stop.policy_versions=12", resume=True) as live:
+    last = reached + 6
+    with fleet(tmp_path, "again", f"stop.policy_versions={last}", resume=True) as live:
         assert live.wait_end() == 0, live.output()
     steps = live.steps()
-    assert steps[-1]["policy_version"] == 12
+    assert steps[-1]["policy_version"] == last
     surviving = {(step["incarnation"], step["policy_version"]) for step in steps}
-    assert {number for incarnation, number in surviving if incarnation == 1} == set(range(reached + 1, 13))
+    assert {number for incarnation, number in surviving if incarnation == 1} == set(range(reached + 1, last + 1))
     assert {step["loss_tokens"] for step in steps} == {TOKEN_BUDGET}
     assert audit(live.run_dir.path).is_clean
 

@@ -56,6 +56,7 @@ UNMOVED = {
     "ring_rollout_kv_age_versions": "rollout.engine: sglang",
     "ring_rollout_server_restarts_total": "rollout.engine: sglang",
     "ring_rollout_failed_groups_total": "a fault",
+    "ring_rollout_purged_tokens_total": "a response that takes longer than max_staleness versions",
     "ring_reward_failures_total": "a fault",
     "ring_evaluator_failures_total": "a fault",
     "ring_learner_nonfinite_tokens_total": "a fault",
