@@ -30,8 +30,9 @@ def test_by_hand():
     assert found.head == HEAD_CHUNK_BYTES
     sharded = memory(sizes, 32, learner__parallel__shard=4, loss__kl_coefficient=0.1)
     assert sharded.state == 16 * 250
-    # embedding and head, two layers in bfloat16 and one gradient in float32, and the reference's slice
-    assert sharded.compute_weights == 2 * 200 + 8 * 400 + 2 * 250
+    # embedding and head, two layers in bfloat16 and one gradient in float32; the reference's slice in float32, and its
+    # embedding and head
+    assert sharded.compute_weights == 2 * 200 + 8 * 400 + 4 * 250 + 2 * 200
 
 
 def test_what_is_computed_again_needs_its_inputs_and_one_layer_at_a_time():
