@@ -17,6 +17,7 @@ the gradient of the weight is summed over chunks in float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -65,43 +66,78 @@ class _Head(torch.autograd.Function):
         entropy_grad: bool,
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
-        gathered: tuple[list[Tensor], ...] = ([], [], [])
-        for part in chunks(hidden.shape[0], chunk_tokens):
-            logits = product(hidden[part], weight.t())
-            found = elementwise(_statistics, logits.is_cuda)(logits, targets[part], temperatures[part])
-            for parts, values in zip(gathered, found, strict=True):
-                parts.append(values)
-        normalizer, logprob, entropy = (torch.cat(parts) for parts in gathered)
-        ctx.save_for_backward(hidden, weight, targets, temperatures, normalizer, entropy)
-        ctx.chunk_tokens = chunk_tokens
-        if not entropy_grad:
-            ctx.mark_non_differentiable(entropy)
-        ctx.entropy_grad = entropy_grad
-        return logprob, entropy
+        return keep_for_backward(
+            ctx, hidden, weight, targets, temperatures, _statistics_of_all, entropy_grad, chunk_tokens
+        )
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, temperatures, normalizer, entropy = ctx.saved_tensors
-        grad_logprob = grads[0]
-        grad_entropy = grads[1] if ctx.entropy_grad else torch.zeros_like(grad_logprob)
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=grad_logprob.dtype, device=weight.device)
-        for part in chunks(hidden.shape[0], ctx.chunk_tokens):
-            logits = product(hidden[part], weight.t())
-            grad_logits = elementwise(gradient_of_logits, logits.is_cuda)(
-                logits,
-                targets[part],
-                temperatures[part],
-                normalizer[part],
-                entropy[part],
-                grad_logprob[part],
-                grad_entropy[part],
-                hidden.dtype,
-            )
-            del logits
-            grad_hidden[part] = grad_logits @ weight
-            grad_weight += product(grad_logits.t(), hidden[part])
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None
+        return *gradients_in_chunks(ctx, *grads), None, None, None, None
+
+
+def keep_for_backward(  # noqa: PLR0917 - as autograd passes them
+    ctx: Any,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperatures: Tensor,
+    statistics: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+    entropy_grad: bool,
+    chunk_tokens: int,
+) -> tuple[Tensor, Tensor]:
+    """The forward of a head in chunks: log-probability and entropy `[T]`; keeps in `ctx` what the backward needs.
+
+    Args:
+        ctx: of the autograd function.
+        hidden: `[T, d]`.
+        weight: `[V, d]`, or this rank's rows of it.
+        targets: int64 `[T]`, counted from the first of these rows.
+        temperatures: float32 `[T]`.
+        statistics: normalizer, log-probability and entropy of a chunk's logits, targets and temperatures.
+        entropy_grad: whether the entropy carries a gradient.
+        chunk_tokens: tokens of one chunk.
+    """
+    gathered: tuple[list[Tensor], ...] = ([], [], [])
+    for part in chunks(hidden.shape[0], chunk_tokens):
+        found = statistics(product(hidden[part], weight.t()), targets[part], temperatures[part])
+        for parts, values in zip(gathered, found, strict=True):
+            parts.append(values)
+    normalizer, logprob, entropy = (torch.cat(parts) for parts in gathered)
+    ctx.save_for_backward(hidden, weight, targets, temperatures, normalizer, entropy)
+    ctx.chunk_tokens, ctx.entropy_grad = chunk_tokens, entropy_grad
+    if not entropy_grad:
+        ctx.mark_non_differentiable(entropy)
+    return logprob, entropy
+
+
+def gradients_in_chunks(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    """The backward of what `keep_for_backward` computed: the gradients of `hidden` and of `weight`."""
+    hidden, weight, targets, temperatures, normalizer, entropy = ctx.saved_tensors
+    grad_logprob = grads[0]
+    grad_entropy = grads[1] if ctx.entropy_grad else torch.zeros_like(grad_logprob)
+    grad_hidden = torch.empty_like(hidden)
+    grad_weight = torch.zeros(weight.shape, dtype=grad_logprob.dtype, device=weight.device)
+    for part in chunks(hidden.shape[0], ctx.chunk_tokens):
+        logits = product(hidden[part], weight.t())
+        grad_logits = elementwise(_gradient_of_logits, logits.is_cuda)(
+            logits,
+            targets[part],
+            temperatures[part],
+            normalizer[part],
+            entropy[part],
+            grad_logprob[part],
+            grad_entropy[part],
+            hidden.dtype,
+        )
+        del logits
+        grad_hidden[part] = grad_logits @ weight
+        grad_weight += product(grad_logits.t(), hidden[part])
+    return grad_hidden, grad_weight.to(weight.dtype)
+
+
+def _statistics_of_all(logits: Tensor, targets: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    found: tuple[Tensor, Tensor, Tensor] = elementwise(_statistics, logits.is_cuda)(logits, targets, temperatures)
+    return found
 
 
 def _statistics(logits: Tensor, targets: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,7 +151,7 @@ def _statistics(logits: Tensor, targets: Tensor, temperatures: Tensor) -> tuple[
     return normalizer, logits.gather(1, targets[:, None])[:, 0] - normalizer, normalizer - weighted / total
 
 
-def gradient_of_logits(  # noqa: PLR0917
+def _gradient_of_logits(  # noqa: PLR0917
     logits: Tensor,
     targets: Tensor,
     temperatures: Tensor,

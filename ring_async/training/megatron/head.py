@@ -19,7 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ring_async.training.hf.head import CHUNK_TOKENS, chunks, elementwise, gradient_of_logits, product, score_in_chunks
+from ring_async.training.hf.head import (
+    CHUNK_TOKENS,
+    elementwise,
+    gradients_in_chunks,
+    keep_for_backward,
+    score_in_chunks,
+)
 
 
 def score_over_ranks(
@@ -68,42 +74,15 @@ class _Head(torch.autograd.Function):
         entropy_grad: bool,
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
-        gathered: tuple[list[Tensor], ...] = ([], [], [])
-        for part in chunks(hidden.shape[0], chunk_tokens):
-            logits = product(hidden[part], weight.t())
-            found = _statistics(logits, targets[part] - first_row, temperatures[part], group)
-            for parts, values in zip(gathered, found, strict=True):
-                parts.append(values)
-        normalizer, logprob, entropy = (torch.cat(parts) for parts in gathered)
-        ctx.save_for_backward(hidden, weight, targets, temperatures, normalizer, entropy)
-        ctx.first_row, ctx.chunk_tokens, ctx.entropy_grad = first_row, chunk_tokens, entropy_grad
-        if not entropy_grad:
-            ctx.mark_non_differentiable(entropy)
-        return logprob, entropy
+        def statistics(logits: Tensor, own: Tensor, temperatures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return _statistics(logits, own, temperatures, group)
+
+        own = targets - first_row
+        return keep_for_backward(ctx, hidden, weight, own, temperatures, statistics, entropy_grad, chunk_tokens)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, temperatures, normalizer, entropy = ctx.saved_tensors
-        grad_logprob = grads[0]
-        grad_entropy = grads[1] if ctx.entropy_grad else torch.zeros_like(grad_logprob)
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=grad_logprob.dtype, device=weight.device)
-        for part in chunks(hidden.shape[0], ctx.chunk_tokens):
-            logits = product(hidden[part], weight.t())
-            grad_logits = elementwise(gradient_of_logits, logits.is_cuda)(
-                logits,
-                targets[part] - ctx.first_row,
-                temperatures[part],
-                normalizer[part],
-                entropy[part],
-                grad_logprob[part],
-                grad_entropy[part],
-                hidden.dtype,
-            )
-            del logits
-            grad_hidden[part] = grad_logits @ weight
-            grad_weight += product(grad_logits.t(), hidden[part])
-        return grad_hidden, grad_weight.to(weight.dtype), *[None] * 6
+        return *gradients_in_chunks(ctx, *grads), *[None] * 6
 
 
 def _statistics(
