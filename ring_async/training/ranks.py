@@ -137,7 +137,9 @@ def alone(device: str = "cpu") -> Ranks:
 
 
 def join_ranks(place: RankPlace) -> Ranks:
-    """Join the process group of a learner's ranks. Blocks until all are there."""
+    """Join the process group of a learner's ranks, before any takes memory of a GPU. Blocks until all are there."""
+    # Forwards of many sizes would leave holes between segments of a GPU's memory.
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if place.num_ranks == 1:
         return Ranks(place)
     if not place.store.startswith(_TCP):

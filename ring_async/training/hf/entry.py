@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from ring_async.config.schema import Config
 from ring_async.models import resolve_model_path
 from ring_async.training.base import TrainEngine
@@ -15,8 +13,6 @@ class HfEntry:
     """Keeps `TrainerEntry`."""
 
     def make(self, config: Config, rank: int, store: str) -> TrainEngine:
-        # Before torch takes the first memory of a GPU: forwards of many sizes would leave holes between segments.
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         from ring_async.training.hf.engine import HfTrainEngine
 
         place = RankPlace(rank, config.learner.parallel.num_ranks, store, device_of(config, rank))

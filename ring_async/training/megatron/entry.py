@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from ring_async.config.schema import Config
 from ring_async.models import resolve_model_path
 from ring_async.training.base import TrainEngine
@@ -16,8 +14,6 @@ class MegatronEntry:
     """Keeps `TrainerEntry`."""
 
     def make(self, config: Config, rank: int, store: str) -> TrainEngine:
-        # As `HfEntry.make` has it.
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         folder = resolve_model_path(config.model.path)
         refuse_problems(config, folder)
         from ring_async.training.megatron.engine import MegatronTrainEngine

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ring_async.training.batch_tensors import BatchTensors
+from ring_async.training.batch_tensors import BatchTensors, to_device
 from ring_async.training.hf.attention import AttentionBlocks
 from ring_async.training.hf.varlen import PackedSequences
 from ring_async.training.layout import Microbatch
@@ -161,4 +161,4 @@ class InputMaker:
         return AttentionBlocks(gathers, self._index(np.pad(microbatch.scatter, (0, num_padded))))
 
     def _index(self, values: Any) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return to_device(values, self._device)
